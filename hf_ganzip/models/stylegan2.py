@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""StyleGAN2 generator (Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", CVPR 2020)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.utils import BaseOutput
+from torch import Tensor, nn
+
+from .stylegan2_layers import (
+    NOISE_MODES,
+    EqualizedConv2d,
+    MappingNetwork,
+    SynthesisLayer,
+    ToRGBLayer,
+    blur_kernel,
+    upsample2d,
+)
+
+
+ARCHITECTURES = ("skip", "resnet", "orig")
+
+
+@dataclass
+class GeneratorOutput(BaseOutput):
+    """Images of a generator.
+
+    Args:
+        sample: Float images (B, C, H, W), about [-1, 1].
+    """
+
+    sample: Tensor
+
+
+def channel_widths(resolution: int, channel_base: int = 16384, channel_max: int = 512) -> tuple[int, ...]:
+    """Official widths per resolution 4, 8, ..., ``resolution``: min(channel_base / resolution, channel_max).
+
+    Example:
+        >>> channel_widths(32, channel_base=512, channel_max=24)
+        (24, 24, 24, 16)
+    """
+    return tuple(min(channel_base // 2**i, channel_max) for i in range(2, int(math.log2(resolution)) + 1))
+
+
+def resolutions(resolution: int, channels: Sequence) -> list[int]:
+    """Block resolutions 4..``resolution``, checked against the number of widths.
+
+    Raises:
+        ValueError: ``resolution`` is not a power of two >= 4 or ``channels`` has another length.
+    """
+    if resolution < 4 or resolution & (resolution - 1):
+        raise ValueError(f"resolution is {resolution}; allowed are powers of two from 4.")
+    blocks = [2**i for i in range(2, int(math.log2(resolution)) + 1)]
+    if len(channels) != len(blocks):
+        raise ValueError(f"channels has {len(channels)} entries; resolution {resolution} needs one for each of {blocks}.")
+    return blocks
+
+
+class SynthesisBlock(nn.Module):
+    """One resolution of the synthesis network: two modulated convolutions (one at 4x4) and the image output."""
+
+    def __init__(
+        self,
+        in_channels: int,  # 0 for the first block, which starts from a learned constant
+        widths: tuple[int, int],  # (conv0 or constant, conv1)
+        w_dim: int,
+        resolution: int,
+        image_channels: int,
+        is_last: bool,
+        architecture: str,
+        resample_filter: tuple[int, ...],
+        conv_clamp: float | None,
+    ):
+        super().__init__()
+        self.in_channels, self.architecture = in_channels, architecture
+        self.num_convs = 1 if in_channels == 0 else 2
+        self.has_torgb = is_last or architecture == "skip"
+        self.register_buffer("resample_filter", blur_kernel(resample_filter))
+        shared = {"resample_filter": resample_filter, "conv_clamp": conv_clamp}
+        if in_channels == 0:
+            self.const = nn.Parameter(torch.randn(widths[0], resolution, resolution))
+        else:
+            self.conv0 = SynthesisLayer(in_channels, widths[0], w_dim, resolution, up=True, **shared)
+        self.conv1 = SynthesisLayer(widths[0], widths[1], w_dim, resolution, **shared)
+        if self.has_torgb:
+            self.torgb = ToRGBLayer(widths[1], image_channels, w_dim, conv_clamp=conv_clamp)
+        if in_channels != 0 and architecture == "resnet":
+            self.skip = EqualizedConv2d(
+                in_channels, widths[1], 1, bias=False, resample="up", resample_filter=resample_filter
+            )
+
+    def forward(
+        self, x: Tensor | None, image: Tensor | None, ws: Tensor, dtype: torch.dtype, noise_mode: str, generator=None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Features (B, I, H/2, W/2) and image so far to features (B, O, H, W) and image (B, C, H, W).
+
+        ``ws`` (B, num_convs + has_torgb, w_dim).
+        """
+        w = ws.unbind(dim=1)
+        if self.in_channels == 0:
+            x = self.const.to(dtype)[None].expand(ws.shape[0], -1, -1, -1)
+            x = x.contiguous(memory_format=torch.channels_last)
+            x = self.conv1(x, w[0], noise_mode, generator)
+        elif self.architecture == "resnet":
+            shortcut = self.skip(x, gain=math.sqrt(0.5))
+            x = self.conv0(x, w[0], noise_mode, generator)
+            x = shortcut + self.conv1(x, w[1], noise_mode, generator, gain=math.sqrt(0.5))
+        else:
+            x = self.conv0(x, w[0], noise_mode, generator)
+            x = self.conv1(x, w[1], noise_mode, generator)
+
+        if image is not None:
+            image = upsample2d(image, self.resample_filter)
+        if self.has_torgb:
+            rgb = self.torgb(x, w[self.num_convs]).float()
+            image = rgb if image is None else image + rgb
+        return x, image
+
+
+class SynthesisNetwork(nn.Module):
+    """Styles ws (B, num_ws, w_dim) to images (B, C, H, W) float32."""
+
+    def __init__(
+        self,
+        resolution: int,
+        image_channels: int,
+        w_dim: int,
+        channels: Sequence,
+        architecture: str,
+        resample_filter: tuple[int, ...],
+        conv_clamp: float | None,
+    ):
+        super().__init__()
+        self.block_resolutions = resolutions(resolution, channels)
+        self.num_ws = 2 * len(channels)
+        self.gradient_checkpointing = False
+        in_channels = 0
+        for size, width in zip(self.block_resolutions, channels):
+            widths = (width, width) if isinstance(width, int) else tuple(width)
+            block = SynthesisBlock(
+                in_channels,
+                widths,
+                w_dim,
+                size,
+                image_channels,
+                is_last=size == resolution,
+                architecture=architecture,
+                resample_filter=resample_filter,
+                conv_clamp=conv_clamp,
+            )
+            setattr(self, f"b{size}", block)
+            in_channels = widths[1]
+
+    def forward(self, ws: Tensor, dtype: torch.dtype, noise_mode: str = "random", generator=None) -> Tensor:
+        x = image = None
+        start = 0
+        for size in self.block_resolutions:
+            block = getattr(self, f"b{size}")
+            block_ws = ws[:, start : start + block.num_convs + 1]
+            start += block.num_convs
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                x, image = self._gradient_checkpointing_func(block, x, image, block_ws, dtype, noise_mode, generator)
+            else:
+                x, image = block(x, image, block_ws, dtype, noise_mode, generator)
+        return image
+
+
+class StyleGAN2Generator(ModelMixin, ConfigMixin):
+    """StyleGAN2 generator; state-dict keys follow the official checkpoints (``mapping.fc0.weight``, ...).
+
+    Args:
+        resolution: Image side in pixels, a power of two.
+        image_channels: 3 for RGB, 1 for grey images.
+        z_dim: Dimension of the latent z.
+        w_dim: Dimension of the style w.
+        num_classes: 0 for unconditional models.
+        mapping_layers: Fully connected layers of the mapping network.
+        channels: One entry per resolution 4, 8, ..., ``resolution``: a width, or a pair (first, second) where the first
+            is that of the constant (at 4) or of ``conv0`` and the second that of ``conv1``. Pruned generators are
+            ordinary configs. None: the official widths for ``channel_base`` and ``channel_max``, then written into the config.
+        channel_base: Used only if ``channels`` is None.
+        channel_max: Used only if ``channels`` is None.
+        architecture: "skip", "resnet" or "orig".
+        conv_clamp: Clamp of layer outputs, or None.
+        resample_filter: 1-D taps of the low-pass filter.
+        w_avg_beta: Decay of the running mean of w, updated by forwards in training mode.
+
+    Example:
+        >>> G = StyleGAN2Generator(resolution=16, z_dim=8, w_dim=8, channels=(8, 8, 4))
+        >>> G(torch.randn(2, 8)).sample.shape
+        torch.Size([2, 3, 16, 16])
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["SynthesisBlock"]
+    _repeated_blocks = ["SynthesisBlock"]
+    _keep_in_fp32_modules = ["mapping"]
+
+    @register_to_config
+    def __init__(
+        self,
+        resolution: int = 256,
+        image_channels: int = 3,
+        z_dim: int = 512,
+        w_dim: int = 512,
+        num_classes: int = 0,
+        mapping_layers: int = 8,
+        channels: tuple | None = None,
+        channel_base: int = 16384,
+        channel_max: int = 512,
+        architecture: str = "skip",
+        conv_clamp: float | None = None,
+        resample_filter: tuple[int, ...] = (1, 3, 3, 1),
+        w_avg_beta: float = 0.995,
+    ):
+        super().__init__()
+        if architecture not in ARCHITECTURES:
+            raise ValueError(f"architecture is {architecture!r}; allowed are {', '.join(ARCHITECTURES)}.")
+        if channels is None:
+            channels = channel_widths(resolution, channel_base, channel_max)
+            self.register_to_config(channels=channels)
+        self.synthesis = SynthesisNetwork(
+            resolution, image_channels, w_dim, channels, architecture, tuple(resample_filter), conv_clamp
+        )
+        self.mapping = MappingNetwork(
+            z_dim, num_classes, w_dim, mapping_layers, num_ws=self.synthesis.num_ws, w_avg_beta=w_avg_beta
+        )
+
+    @property
+    def num_ws(self) -> int:
+        """Number of style inputs of the synthesis network."""
+        return self.synthesis.num_ws
+
+    def synthesize(self, ws: Tensor, *, noise_mode: str = "random", generator=None) -> Tensor:
+        """Styles ws (B, num_ws, w_dim) to float32 images (B, C, H, W); options as in :meth:`forward`."""
+        if noise_mode not in NOISE_MODES:
+            raise ValueError(f"noise_mode is {noise_mode!r}; allowed are {', '.join(NOISE_MODES)}.")
+        dtype = self.synthesis.b4.const.dtype
+        if torch.is_autocast_enabled(ws.device.type):
+            dtype = torch.get_autocast_dtype(ws.device.type)
+        return self.synthesis(ws.to(dtype), dtype, noise_mode, generator)
+
+    def forward(
+        self,
+        z: Tensor,
+        class_labels: Tensor | None = None,
+        *,
+        truncation_psi: float = 1.0,
+        truncation_cutoff: int | None = None,
+        noise_mode: str = "random",
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        return_dict: bool = True,
+    ) -> GeneratorOutput | tuple[Tensor]:
+        """Generate images.
+
+        Args:
+            z: Latents (B, z_dim), standard normal.
+            class_labels: Ids (B,) int64 or one-hot rows (B, num_classes) for conditional models.
+            truncation_psi: 1 = no truncation.
+            truncation_cutoff: Number of leading styles that are truncated; None means all.
+            noise_mode: "random" (new noise each call), "const" (the stored noise) or "none".
+            generator: Source of the random noise; a list of B generators makes sample i independent of the batch.
+            return_dict: False returns a plain tuple.
+
+        Returns:
+            ``.sample`` float32 (B, C, H, W), about [-1, 1].
+        """
+        ws = self.mapping(z, class_labels, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
+        image = self.synthesize(ws, noise_mode=noise_mode, generator=generator)
+        return GeneratorOutput(sample=image) if return_dict else (image,)

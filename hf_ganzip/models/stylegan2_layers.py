@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers shared by the StyleGAN2 generator and discriminator, in plain torch ops.
+
+Weights are stored unscaled (equalized learning rate: the layer multiplies them by a constant gain at run time) and
+under the names of the official checkpoints. Modulation scales the activations instead of the weights, so one ordinary
+convolution serves the whole batch: the result equals per-sample modulated weights with grouped convolutions and is
+several times faster on CPUs. Activations travel in the ``channels_last`` memory format for the same reason.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor, nn
+
+
+LRELU_GAIN = math.sqrt(2)
+NOISE_MODES = ("random", "const", "none")
+
+
+def normalize_second_moment(x: Tensor) -> Tensor:
+    """Scale each row of ``x`` (B, C) to unit mean square."""
+    return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+
+
+def blur_kernel(taps: tuple[int, ...]) -> Tensor:
+    """Separable low-pass kernel (K, K) from 1-D ``taps``, normalized to sum 1."""
+    kernel = torch.tensor(taps, dtype=torch.float32)
+    kernel = kernel[:, None] * kernel[None, :]
+    return kernel / kernel.sum()
+
+
+def blur(x: Tensor, kernel: Tensor, padding: tuple[int, int], gain: float = 1.0, stride: int = 1) -> Tensor:
+    """Depthwise FIR filter of ``x`` (B, C, H, W); ``padding`` = (before, after) on both axes."""
+    before, after = padding
+    channels = x.shape[1]
+    weight = (kernel.flip(0, 1) * gain).to(x.dtype).expand(channels, 1, -1, -1)
+    if before != after:
+        x, before = F.pad(x, [before, after, before, after]), 0
+    return F.conv2d(x, weight, padding=before, stride=stride, groups=channels)
+
+
+def upsample2d(x: Tensor, kernel: Tensor) -> Tensor:
+    """Double the size of ``x`` (B, C, H, W) by zero insertion and FIR filtering."""
+    size, channels = kernel.shape[0], x.shape[1]
+    weight = (kernel * 4).to(x.dtype).expand(channels, 1, -1, -1)
+    before, after = (size + 1) // 2, (size - 2) // 2
+    y = F.conv_transpose2d(x, weight, stride=2, groups=channels)  # (B, C, 2H + K - 2, 2W + K - 2)
+    crop = size - 1 - before
+    end = size - 1 - after
+    return y[:, :, crop : y.shape[2] - end + 1, crop : y.shape[3] - end + 1]
+
+
+def downsample2d(x: Tensor, kernel: Tensor) -> Tensor:
+    """Halve the size of ``x`` (B, C, H, W) by FIR filtering and striding."""
+    size = kernel.shape[0]
+    return blur(x, kernel, ((size - 1) // 2, (size - 2) // 2), stride=2)
+
+
+def activate(x: Tensor, activation: str, gain: float, clamp: float | None) -> Tensor:
+    """Leaky ReLU 0.2 with its unit-variance gain, or identity; then ``gain`` and clamp at ``clamp * gain``."""
+    if activation == "lrelu":
+        x = F.leaky_relu(x, 0.2) * (LRELU_GAIN * gain)
+    elif gain != 1:
+        x = x * gain
+    if clamp is not None:
+        x = x.clamp(-clamp * gain, clamp * gain)
+    return x
+
+
+class FullyConnectedLayer(nn.Linear):
+    """Linear layer with equalized learning rate: effective weight = ``weight * lr_multiplier / sqrt(in_features)``.
+
+    Input (B, in_features), output (B, out_features) in the dtype of ``x``.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        activation: str = "linear",
+        lr_multiplier: float = 1.0,
+        bias_init: float = 0.0,
+    ):
+        super().__init__(in_features, out_features)
+        self.activation = activation
+        self.bias_gain = lr_multiplier
+        self.weight_gain = lr_multiplier / math.sqrt(in_features)
+        nn.init.normal_(self.weight, std=1 / lr_multiplier)
+        nn.init.constant_(self.bias, bias_init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.linear(x, self.weight.to(x.dtype) * self.weight_gain, self.bias.to(x.dtype) * self.bias_gain)
+        return activate(x, self.activation, 1.0, None)
+
+
+class EqualizedConv2d(nn.Module):
+    """Convolution with equalized learning rate, optional FIR up/downsampling, bias, activation and clamp.
+
+    Input (B, in_channels, H, W); output (B, out_channels, H', W') with H' = 2H, H or H/2.
+    """
+
+    ganzip_quantizable = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        bias: bool = True,
+        activation: str = "linear",
+        resample: str | None = None,  # None, "up", "down"
+        resample_filter: tuple[int, ...] = (1, 3, 3, 1),
+        conv_clamp: float | None = None,
+    ):
+        super().__init__()
+        self.activation, self.resample, self.conv_clamp = activation, resample, conv_clamp
+        self.padding = kernel_size // 2
+        self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.register_buffer("resample_filter", blur_kernel(resample_filter))
+
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        x = resampled_conv2d(
+            x, self.weight.to(x.dtype) * self.weight_gain, self.resample, self.resample_filter, self.padding
+        )
+        if self.bias is not None:
+            x = x + self.bias.to(x.dtype)[:, None, None]
+        return activate(x, self.activation, gain, self.conv_clamp)
+
+
+def resampled_conv2d(x: Tensor, weight: Tensor, resample: str | None, kernel: Tensor, padding: int) -> Tensor:
+    """Convolve ``x`` (B, I, H, W) with ``weight`` (O, I, k, k), k in {1, 3}, and double or halve its size on the way."""
+    size = kernel.shape[0]
+    if resample is None:
+        return F.conv2d(x, weight, padding=padding)
+    if resample == "down":
+        if padding == 0:  # 1x1: filter and stride first, on fewer pixels
+            return F.conv2d(downsample2d(x, kernel), weight)
+        x = blur(x, kernel, (padding + (size - 1) // 2, padding + (size - 2) // 2))
+        return F.conv2d(x, weight, stride=2)
+    if padding == 0:
+        return upsample2d(F.conv2d(x, weight), kernel)
+    x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # (B, O, 2H + 1, 2W + 1)
+    return blur(x, kernel, ((size + 1) // 2 - padding, (size - 2) // 2), gain=4.0)
+
+
+class SynthesisLayer(nn.Module):
+    """Modulated 3x3 convolution, noise, bias, leaky ReLU (StyleGAN2, equations 1-3).
+
+    ``x`` (B, in_channels, H, W) and style ``w`` (B, w_dim) to (B, out_channels, H', W'), H' = 2H if ``up``.
+    """
+
+    ganzip_quantizable = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,
+        *,
+        up: bool = False,
+        resample_filter: tuple[int, ...] = (1, 3, 3, 1),
+        conv_clamp: float | None = None,
+    ):
+        super().__init__()
+        self.resolution, self.conv_clamp = resolution, conv_clamp
+        self.resample = "up" if up else None
+        self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.noise_strength = nn.Parameter(torch.zeros([]))
+        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.register_buffer("resample_filter", blur_kernel(resample_filter))
+
+    def forward(
+        self,
+        x: Tensor,
+        w: Tensor,
+        noise_mode: str = "random",
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        gain: float = 1.0,
+    ) -> Tensor:
+        styles = self.affine(w)  # (B, I)
+        weight = self.weight
+        energy = weight.float().square().sum(dim=(2, 3))  # (O, I)
+        demodulation = (styles.float().square() @ energy.t() + 1e-8).rsqrt().to(x.dtype)  # (B, O)
+        x = x * styles.to(x.dtype)[:, :, None, None]
+        x = resampled_conv2d(x, weight.to(x.dtype), self.resample, self.resample_filter, padding=1)
+        x = x * demodulation[:, :, None, None]
+        if noise_mode != "none":
+            x = x + self.noise(len(x), x, noise_mode, generator)
+        x = x + self.bias.to(x.dtype)[:, None, None]
+        return activate(x, "lrelu", gain, self.conv_clamp)
+
+    def noise(self, batch: int, x: Tensor, noise_mode: str, generator) -> Tensor:
+        """Noise image times its learned strength, (B, 1, H, W) or (H, W)."""
+        if noise_mode == "const":
+            noise = self.noise_const
+        else:
+            shape = (batch, 1, self.resolution, self.resolution)
+            noise = randn_tensor(shape, generator=generator, device=x.device, dtype=torch.float32)
+        return (noise * self.noise_strength).to(x.dtype)
+
+
+class ToRGBLayer(nn.Module):
+    """Modulated 1x1 convolution without demodulation: features (B, in_channels, H, W) to image (B, C, H, W)."""
+
+    ganzip_quantizable = True
+
+    def __init__(self, in_channels: int, out_channels: int, w_dim: int, *, conv_clamp: float | None = None):
+        super().__init__()
+        self.conv_clamp = conv_clamp
+        self.weight_gain = 1 / math.sqrt(in_channels)
+        self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        styles = (self.affine(w) * self.weight_gain).to(x.dtype)
+        x = F.conv2d(x * styles[:, :, None, None], self.weight.to(x.dtype))
+        return activate(x + self.bias.to(x.dtype)[:, None, None], "linear", 1.0, self.conv_clamp)
+
+
+class MappingNetwork(nn.Module):
+    """z (B, z_dim) and optional class labels to styles.
+
+    With ``num_ws`` the result is repeated to ws (B, num_ws, w_dim) and its running mean ``w_avg`` is kept for truncation;
+    without it (class projection of discriminators) the result is w (B, w_dim). ``z_dim=0`` maps labels only.
+    Always computes in the dtype of its parameters (float32 in mixed precision).
+    """
+
+    def __init__(
+        self,
+        z_dim: int,
+        num_classes: int,
+        w_dim: int,
+        num_layers: int,
+        *,
+        num_ws: int | None = None,
+        w_avg_beta: float = 0.995,
+    ):
+        super().__init__()
+        self.z_dim, self.num_classes, self.num_layers = z_dim, num_classes, num_layers
+        self.num_ws, self.w_avg_beta = num_ws, w_avg_beta
+        if num_classes:
+            self.embed = FullyConnectedLayer(num_classes, w_dim)
+        features = [z_dim + (w_dim if num_classes else 0)] + [w_dim] * num_layers
+        for i in range(num_layers):
+            layer = FullyConnectedLayer(features[i], features[i + 1], activation="lrelu", lr_multiplier=0.01)
+            setattr(self, f"fc{i}", layer)
+        if num_ws is not None:
+            self.register_buffer("w_avg", torch.zeros(w_dim))
+
+    def forward(
+        self,
+        z: Tensor | None,
+        class_labels: Tensor | None = None,
+        *,
+        truncation_psi: float = 1.0,
+        truncation_cutoff: int | None = None,
+    ) -> Tensor:
+        """Map latents to styles.
+
+        Args:
+            z: (B, z_dim), standard normal; None if ``z_dim`` is 0.
+            class_labels: Ids (B,) int64 or one-hot rows (B, num_classes).
+            truncation_psi: Interpolation from the mean style (0) to the full style (1).
+            truncation_cutoff: Number of leading styles that are truncated; None means all.
+
+        Returns:
+            ws (B, num_ws, w_dim), or w (B, w_dim) without ``num_ws``.
+
+        Raises:
+            ValueError: ``z`` or ``class_labels`` has a wrong shape, or labels are missing or superfluous.
+        """
+        w = self._map(z, class_labels)
+        if self.num_ws is None:
+            return w
+        if self.training:
+            self.w_avg.copy_(w.detach().mean(dim=0).lerp(self.w_avg, self.w_avg_beta))
+        ws = w[:, None].expand(-1, self.num_ws, -1)
+        if truncation_psi == 1:
+            return ws
+        cutoff = self.num_ws if truncation_cutoff is None else truncation_cutoff
+        return torch.cat([self.w_avg.lerp(ws[:, :cutoff], truncation_psi), ws[:, cutoff:]], dim=1)
+
+    def _map(self, z: Tensor | None, class_labels: Tensor | None) -> Tensor:
+        bias = self.fc0.bias
+        inputs, batch = [], len(class_labels if z is None else z)
+        if self.z_dim:
+            if z.ndim != 2 or z.shape[1] != self.z_dim:
+                raise ValueError(f"z has shape {tuple(z.shape)}; allowed is (batch, {self.z_dim}).")
+            inputs.append(normalize_second_moment(z.to(bias.dtype)))
+        labels = one_hot_labels(class_labels, self.num_classes, batch, bias.dtype)
+        with torch.autocast(bias.device.type, enabled=False):
+            if labels is not None:
+                inputs.append(normalize_second_moment(self.embed(labels)))
+            x = torch.cat(inputs, dim=1)
+            for i in range(self.num_layers):
+                x = getattr(self, f"fc{i}")(x)
+        return x
+
+
+def one_hot_labels(class_labels: Tensor | None, num_classes: int, batch: int, dtype: torch.dtype) -> Tensor | None:
+    """Class ids (B,) int64 or rows (B, num_classes) to float rows (B, num_classes); None for unconditional models.
+
+    Raises:
+        ValueError: Labels missing for a conditional model, given to an unconditional one, or of a wrong shape.
+    """
+    if not num_classes:
+        if class_labels is not None and class_labels.numel():
+            raise ValueError("class_labels were given, but this model has num_classes=0; pass class_labels=None.")
+        return None
+    if class_labels is None:
+        raise ValueError(
+            f"class_labels is required: the model has {num_classes} classes. "
+            f"Pass ids of shape ({batch},) in 0..{num_classes - 1} or one-hot rows ({batch}, {num_classes})."
+        )
+    if class_labels.ndim == 1 and len(class_labels) == batch:
+        return F.one_hot(class_labels.long(), num_classes).to(dtype)
+    if class_labels.shape == (batch, num_classes):
+        return class_labels.to(dtype)
+    raise ValueError(
+        f"class_labels has shape {tuple(class_labels.shape)}; "
+        f"allowed are ids ({batch},) or one-hot rows ({batch}, {num_classes})."
+    )

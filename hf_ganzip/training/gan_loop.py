@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training loop for a generator and a discriminator with Accelerate: one process or many, exact resume.
+
+Every random draw of a micro-step comes from a generator seeded by (seed, micro-step, process), so a resumed run repeats
+an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import logging
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from tqdm.auto import tqdm
+
+from ..plotting import save_image_grid
+from .data import to_model_range, to_uint8
+from .losses import discriminator_loss, generator_loss, r1_penalty
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class GANTrainingConfig:
+    """Options of :func:`train_gan`; images are counted over all processes."""
+
+    output_dir: str
+    max_train_steps: int = 10_000  # optimizer steps of each network
+    train_batch_size: int = 32  # images per process and micro-step
+    learning_rate: float = 0.0025
+    discr_learning_rate: float = 0.0025
+    r1_gamma: float = 0.1
+    r1_every: int = 16  # steps between R1 penalties (lazy regularization); 0 turns R1 off
+    ema_images: float = 20_000.0  # half-life of the averaged generator, in images
+    ema_rampup: float = 0.05  # half-life is at most this share of the images seen
+    mixed_precision: str = "no"  # "no" or "bf16"; R1 is always float32
+    seed: int = 0
+    checkpointing_steps: int = 1000
+    checkpoints_total_limit: int = 2
+    validation_steps: int = 1000  # sample grid of the averaged generator
+    resume_from_checkpoint: str | None = None  # folder or "latest"
+
+    def __post_init__(self):
+        if self.mixed_precision not in ("no", "bf16"):
+            raise ValueError(f"mixed_precision is {self.mixed_precision!r}; allowed are 'no' and 'bf16'.")
+
+
+class Progress:
+    """Step counter that is saved with the training state."""
+
+    def __init__(self):
+        self.step = 0
+
+    def state_dict(self) -> dict:
+        return {"step": self.step}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.step = state["step"]
+
+
+@torch.no_grad()
+def update_ema_(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move the parameters of ``average`` towards ``model``: a <- decay * a + (1 - decay) * m; buffers are copied."""
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+    for target, source in zip(average.buffers(), model.buffers()):
+        target.copy_(source)
+
+
+def lazy_adam(parameters, learning_rate: float, every: int) -> torch.optim.Adam:
+    """Adam (beta1 0, beta2 0.99) corrected for a regularizer that runs every ``every`` steps (StyleGAN2, appendix B)."""
+    ratio = every / (every + 1) if every else 1.0
+    return torch.optim.Adam(parameters, lr=learning_rate * ratio, betas=(0.0, 0.99**ratio), eps=1e-8)
+
+
+def train_gan(
+    generator: nn.Module,
+    discriminator: nn.Module,
+    dataset: TensorDataset,
+    config: GANTrainingConfig,
+    accelerator: Accelerator,
+) -> nn.Module:
+    """Train in place and return the averaged generator; checkpoints, grids and a log go to ``config.output_dir``.
+
+    Args:
+        generator: ``generator(z, class_labels, generator=)`` with ``.sample``; its config has ``z_dim``, ``num_classes``.
+        discriminator: ``discriminator(images, class_labels)`` with ``.logits``.
+        dataset: (image uint8 (C, H, W), label int64) pairs.
+        config: Options.
+        accelerator: With ``mixed_precision="no"``; the loop applies ``config.mixed_precision`` itself.
+
+    Raises:
+        FloatingPointError: A loss is not finite; the last checkpoint is kept.
+    """
+    return _Training(generator, discriminator, dataset, config, accelerator).run()
+
+
+class _Training:
+    def __init__(self, generator, discriminator, dataset, config: GANTrainingConfig, accelerator: Accelerator):
+        self.config, self.accelerator = config, accelerator
+        self.output = Path(config.output_dir)
+        self.conditional = generator.config.num_classes > 0
+        self.z_dim = generator.config.z_dim
+        self.average = copy.deepcopy(generator).eval().requires_grad_(False).to(accelerator.device)
+        loader = DataLoader(dataset, batch_size=config.train_batch_size, shuffle=True, drop_last=True)
+        self.generator, self.discriminator, self.optimizer_g, self.optimizer_d, self.loader = accelerator.prepare(
+            generator,
+            discriminator,
+            lazy_adam(generator.parameters(), config.learning_rate, 0),
+            lazy_adam(discriminator.parameters(), config.discr_learning_rate, config.r1_every),
+            loader,
+        )
+        self.progress = Progress()
+        accelerator.register_for_checkpointing(self.average, self.progress)
+        self.accumulation = accelerator.gradient_accumulation_steps
+        self.images_per_step = config.train_batch_size * accelerator.num_processes * self.accumulation
+        self.stop_requested = False
+        labels = dataset.tensors[1].unique()
+        self.grid_labels = labels[:10].repeat_interleave(10)
+
+    # -- one optimizer step -------------------------------------------------------------------------------------------
+
+    def autocast(self, enabled: bool = True):
+        enabled = enabled and self.config.mixed_precision == "bf16"
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=enabled)
+
+    def random(self, micro_step: int) -> torch.Generator:
+        key = (self.config.seed * 1_000_003 + micro_step) * 4096 + self.accelerator.process_index
+        return torch.Generator(self.accelerator.device).manual_seed(key % 2**63)
+
+    def latents(self, batch: int, random: torch.Generator) -> Tensor:
+        return torch.randn(batch, self.z_dim, device=self.accelerator.device, generator=random)
+
+    def train_discriminator(self, real: Tensor, labels: Tensor | None, random: torch.Generator) -> dict[str, Tensor]:
+        regularize = self.config.r1_every and self.progress.step % self.config.r1_every == 0
+        self.discriminator.requires_grad_(True)
+        with self.autocast():
+            with torch.no_grad():
+                generated = self.generator(self.latents(len(real), random), labels, generator=random).sample
+            generated_logits = self.discriminator(generated, labels).logits
+        with self.autocast(enabled=not regularize):
+            real = real.requires_grad_(bool(regularize))
+            real_logits = self.discriminator(real, labels).logits
+        loss = discriminator_loss(real_logits, generated_logits)
+        losses = {"loss_d": loss.detach(), "real": real_logits.detach().sign().mean()}
+        if regularize:
+            penalty = r1_penalty(real_logits, real)
+            losses["r1"] = penalty.detach()
+            loss = loss + penalty * (self.config.r1_gamma * self.config.r1_every)
+        self.accelerator.backward(loss)
+        self.optimizer_d.step()
+        self.optimizer_d.zero_grad()
+        return losses
+
+    def train_generator(self, labels: Tensor | None, batch: int, random: torch.Generator) -> dict[str, Tensor]:
+        self.discriminator.requires_grad_(False)
+        with self.autocast():
+            generated = self.generator(self.latents(batch, random), labels, generator=random).sample
+            loss = generator_loss(self.discriminator(generated, labels).logits)
+        self.accelerator.backward(loss)
+        self.optimizer_g.step()
+        self.optimizer_g.zero_grad()
+        return {"loss_g": loss.detach()}
+
+    def update_average(self) -> None:
+        seen = self.progress.step * self.images_per_step
+        half_life = min(self.config.ema_images, max(seen, 1) * self.config.ema_rampup)
+        decay = 0.5 ** (self.images_per_step / max(half_life, 1e-8))
+        update_ema_(self.average, self.accelerator.unwrap_model(self.generator), decay)
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    def run(self) -> nn.Module:
+        config, accelerator = self.config, self.accelerator
+        self.resume()
+        previous = signal.signal(signal.SIGTERM, self.request_stop)
+        bar = tqdm(
+            total=config.max_train_steps,
+            initial=self.progress.step,
+            desc="train",
+            unit="step",
+            disable=not accelerator.is_main_process,
+        )
+        self.clock = (time.monotonic(), self.progress.step)
+        steps_per_epoch = len(self.loader) // self.accumulation
+        try:
+            while self.progress.step < config.max_train_steps and not self.stop_requested:
+                epoch, start = divmod(self.progress.step, steps_per_epoch)
+                self.run_epoch(epoch, start * self.accumulation, steps_per_epoch, bar)
+        except KeyboardInterrupt:
+            self.stop_requested = True
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+            bar.close()
+        if self.stop_requested:
+            self.save_checkpoint()
+            logger.warning("stopped at step %d; continue with resume_from_checkpoint='latest'", self.progress.step)
+        accelerator.wait_for_everyone()
+        return self.average
+
+    def run_epoch(self, epoch: int, skip: int, steps_per_epoch: int, bar: tqdm) -> None:
+        self.loader.set_epoch(epoch)
+        loader = self.accelerator.skip_first_batches(self.loader, skip) if skip else self.loader
+        for position, (images, labels) in enumerate(loader, start=skip):
+            if position >= steps_per_epoch * self.accumulation:
+                break
+            random = self.random(epoch * steps_per_epoch * self.accumulation + position)
+            real = to_model_range(images)
+            given = labels if self.conditional else None
+            with self.accelerator.accumulate(self.generator, self.discriminator):
+                losses = self.train_discriminator(real, given, random)
+                losses |= self.train_generator(given, len(real), random)
+            if not self.accelerator.sync_gradients:
+                continue
+            self.progress.step += 1
+            self.update_average()
+            bar.update()
+            self.after_step(losses, bar)
+            if self.stop_requested or self.progress.step >= self.config.max_train_steps:
+                return
+
+    def after_step(self, losses: dict[str, Tensor], bar: tqdm) -> None:
+        step, config = self.progress.step, self.config
+        if step % 50 == 1:
+            values = {name: float(value) for name, value in losses.items()}
+            bad = [name for name, value in values.items() if value != value or abs(value) == float("inf")]
+            if bad:
+                raise FloatingPointError(f"train_gan: {', '.join(bad)} is not finite at step {step}; last checkpoint kept.")
+            then, start = self.clock
+            rate = (step - start) * self.images_per_step / max(time.monotonic() - then, 1e-9)
+            bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()} | {"images/s": f"{rate:.0f}"})
+            self.accelerator.log(values | {"images_per_second": rate}, step=step)
+            if self.accelerator.is_main_process:
+                with open(self.output / "log.jsonl", "a") as log:
+                    log.write(json.dumps({"step": step, "images": step * self.images_per_step} | values) + "\n")
+        if step % config.checkpointing_steps == 0 or step == config.max_train_steps:
+            self.save_checkpoint()
+        if step % config.validation_steps == 0 and self.accelerator.is_main_process:
+            self.save_grid(self.output / "samples" / f"step-{step:07d}.png")
+
+    @torch.no_grad()
+    def save_grid(self, path: Path) -> None:
+        """Ten latents per class, the same in every grid."""
+        random = torch.Generator().manual_seed(self.config.seed)
+        z = torch.randn(len(self.grid_labels), self.z_dim, generator=random).to(self.accelerator.device)
+        labels = self.grid_labels.to(self.accelerator.device) if self.conditional else None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_image_grid(to_uint8(self.average(z, labels, noise_mode="const").sample), path, columns=10)
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def request_stop(self, *_) -> None:
+        self.stop_requested = True
+
+    def checkpoints(self) -> list[Path]:
+        found = [path for path in self.output.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+        return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+
+    def save_checkpoint(self) -> None:
+        """Write ``checkpoint-STEP`` under a temporary name and rename it, so that an interrupted save leaves no torso."""
+        final = self.output / f"checkpoint-{self.progress.step}"
+        partial = self.output / "checkpoint.partial"
+        if self.accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(partial))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self.average.save_pretrained(partial / "generator_ema")
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+            for old in self.checkpoints()[: -self.config.checkpoints_total_limit]:
+                shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
+
+    def resume(self) -> None:
+        wanted = self.config.resume_from_checkpoint
+        if not wanted:
+            return
+        if wanted == "latest":
+            found = self.checkpoints()
+            if not found:
+                logger.warning("no checkpoint in %s; starting from step 0", self.output)
+                return
+            path = found[-1]
+        else:
+            path = Path(wanted)
+            if not path.is_dir():
+                raise FileNotFoundError(f"resume_from_checkpoint: no folder {path}; use 'latest' or a checkpoint-STEP folder.")
+        self.accelerator.load_state(str(path))
