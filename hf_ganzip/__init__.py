@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Make image generators small, and say honestly what that cost.
+
+``import hf_ganzip`` is cheap: names load on first use, and the quantizer registers itself when diffusers is imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from .post_import import when_imported
+
+
+if TYPE_CHECKING:
+    from .compress import compress, load_model
+    from .evaluation.evaluate import evaluate
+    from .integration import GanzipConfig
+    from .models import StyleGAN2Discriminator, StyleGAN2Generator
+    from .pipelines import GANPipeline
+    from .quantization import QuantizeConfig, dequantize_, quantize_, set_compute_
+
+_NAMES = {
+    "StyleGAN2Generator": "models",
+    "StyleGAN2Discriminator": "models",
+    "GANPipeline": "pipelines",
+    "load_model": "compress",
+    "compress": "compress",
+    "GanzipConfig": "integration",
+    "QuantizeConfig": "quantization",
+    "quantize_": "quantization",
+    "dequantize_": "quantization",
+    "set_compute_": "quantization",
+    "evaluate": "evaluation.evaluate",
+}
+
+__all__ = [
+    "StyleGAN2Generator",
+    "StyleGAN2Discriminator",
+    "GANPipeline",
+    "load_model",
+    "compress",
+    "GanzipConfig",
+    "QuantizeConfig",
+    "quantize_",
+    "dequantize_",
+    "set_compute_",
+    "evaluate",
+]
+
+
+def __getattr__(name: str):
+    if name not in _NAMES:
+        raise AttributeError(f"module 'hf_ganzip' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_NAMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+# The integration registers itself when it is imported.
+when_imported("diffusers.quantizers.auto", lambda: importlib.import_module(".integration", __name__))

@@ -28,3 +28,38 @@ def image_grid(images: Tensor, columns: int, *, padding: int = 1, scale: int = 2
 def save_image_grid(images: Tensor, path: str | Path, columns: int = 10) -> None:
     """Write :func:`image_grid` of ``images`` as PNG."""
     image_grid(images, columns).save(path)
+
+
+def save_precision_recall_plot(rows: list[dict], path: str | Path) -> None:
+    """Plot precision and recall against bits, one panel per pair of metrics, one line per method.
+
+    Args:
+        rows: Dicts with ``method``, ``bits`` (32 = full precision, drawn as a dashed line) and the six values
+            ``{lsh,lsh_knn,knn}_{precision,recall}``.
+        path: PNG file.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("Plots need matplotlib: pip install 'hf_ganzip[plot]'") from error
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    full = next(row for row in rows if row["bits"] == 32)
+    methods = list(dict.fromkeys(row["method"] for row in rows if row["bits"] != 32))
+    for axes, (key, title) in zip(
+        figure.subplots(1, 3, sharey=True), [("lsh", "LSH"), ("lsh_knn", "LSH+KNN"), ("knn", "KNN")]
+    ):
+        for kind, colour in (("precision", "tab:blue"), ("recall", "tab:orange")):
+            axes.axhline(full[f"{key}_{kind}"], color=colour, linestyle="--", linewidth=1)
+            for method, marker in zip(methods, "os^Dv"):
+                points = sorted((row["bits"], row[f"{key}_{kind}"]) for row in rows if row["method"] == method)
+                axes.plot(*zip(*points), color=colour, marker=marker, label=f"{kind}, {method}")
+        axes.set(title=title, xlabel="bits", ylim=(-0.02, 1.02))
+        axes.invert_xaxis()
+    axes.legend(fontsize=8)
+    figure.suptitle("Precision and recall against bits (dashed: full precision)")
+    figure.savefig(path, dpi=110)

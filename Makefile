@@ -1,0 +1,34 @@
+# Every target does its own set-up in .venv; needed are Python >= 3.10 with pip and venv, make and git.
+# On Linux, TORCH_INDEX=https://download.pytorch.org/whl/cpu gets the small CPU build of torch.
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: demo test quality style benchmark
+
+demo: $(READY)
+	$(BIN)/hf-ganzip demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow" --doctest-modules hf_ganzip tests
+
+quality: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+style: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: $(READY)
+	set -e; for script in $(sort $(wildcard benchmarks/*.py)); do echo "$$script"; $(BIN)/python "$$script"; done
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "hf_ganzip needs Python 3.10 or newer; set PYTHON=")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --progress-bar off --constraint constraints.txt \
+		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable ".[dev]"
+	touch $@

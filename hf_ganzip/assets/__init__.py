@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models and images that ship with the library: a few megabytes, so that everything can be tried without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..registry import lookup
+
+
+ASSETS = {
+    "stylegan2-fashion-mnist": "stylegan2-fashion-mnist",
+    "stylegan2-fashion-mnist-discriminator": "stylegan2-fashion-mnist-discriminator",
+    "fashion-mnist-features": "fashion-mnist-features",
+    "fashion-mnist-test-5000": "fashion-mnist-test-5000.parquet",
+}
+
+
+def asset_path(name: str) -> Path:
+    """Path of a bundled model folder or image file.
+
+    Raises:
+        ValueError: Unknown name.
+        FileNotFoundError: The installation lacks the file.
+
+    Example:
+        >>> asset_path("fashion-mnist-test-5000").name
+        'fashion-mnist-test-5000.parquet'
+    """
+    path = Path(__file__).parent / lookup(ASSETS, name, "asset")
+    if not path.exists():
+        raise FileNotFoundError(f"asset {name!r} is missing at {path}; install hf_ganzip again.")
+    return path

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Open a model by folder or Hub id, and run a list of compression steps on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffusers import ModelMixin
+from huggingface_hub import snapshot_download
+
+from . import models
+from .quantization import QuantizeConfig, quantize_
+from .record import QuantizationReport
+from .registry import lookup
+
+
+STEPS: dict[str, Callable[[ModelMixin, dict[str, Any]], QuantizationReport]] = {
+    "quantize": lambda model, options: quantize_(model, QuantizeConfig(**options)),
+}
+
+
+def load_model(model_or_id: str | Path, **kwargs: Any) -> ModelMixin:
+    """Load a model of hf_ganzip or diffusers by the class named in its ``config.json``.
+
+    Args:
+        model_or_id: Folder with ``config.json`` and safetensors, or Hub id.
+        **kwargs: For the class's ``from_pretrained`` (``torch_dtype``, ``quantization_config``, ...).
+
+    Raises:
+        FileNotFoundError: The folder has no ``config.json``.
+        ValueError: ``config.json`` is damaged or names a class that neither library has.
+    """
+    import diffusers
+
+    folder = Path(model_or_id)
+    if not folder.is_dir():
+        revision = kwargs.pop("revision", None)
+        folder = Path(snapshot_download(str(model_or_id), revision=revision, allow_patterns=["*.json", "*.safetensors"]))
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise FileNotFoundError(f"{folder} has no config.json; a model folder is one that save_pretrained wrote.")
+    try:
+        class_name = json.loads(config_file.read_text(encoding="utf-8"))["_class_name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{config_file} is not the config of a model: {error!r}.") from error
+    cls = getattr(models, class_name, None) or getattr(diffusers, class_name, None)
+    if not (isinstance(cls, type) and issubclass(cls, ModelMixin)):
+        raise ValueError(f"{config_file} names the class {class_name!r}, which neither hf_ganzip nor diffusers has.")
+    return cls.from_pretrained(folder, **kwargs)  # type: ignore[no-any-return]
+
+
+def compress(
+    model_or_id: ModelMixin | str | Path, recipe: Sequence[Mapping[str, Any]]
+) -> tuple[ModelMixin, list[QuantizationReport]]:
+    """Run the steps of a recipe, one after the other.
+
+    Args:
+        model_or_id: A model (changed in place), a folder or a Hub id.
+        recipe: Steps, each ``{"step": "quantize", **options of QuantizeConfig}``.
+
+    Returns:
+        The model and one report per step.
+
+    Raises:
+        ValueError: An empty recipe, an unknown step or a wrong option; nothing is changed then.
+    """
+    if not recipe:
+        raise ValueError("compress: the recipe has no steps; allowed are " + ", ".join(sorted(STEPS)) + ".")
+    steps = []
+    for entry in recipe:
+        options = dict(entry)
+        steps.append((lookup(STEPS, options.pop("step", None) or "", "step"), options))
+    for step, options in steps:
+        if step is STEPS["quantize"]:
+            QuantizeConfig(**options)
+    model = model_or_id if isinstance(model_or_id, ModelMixin) else load_model(model_or_id)
+    return model, [step(model, options) for step, options in steps]

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The main job on the bundled generator: quantize, measure, look, save, reload, verify."""
+
+from __future__ import annotations
+
+import copy
+import json
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ModelMixin
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .assets import asset_path
+from .compress import load_model
+from .evaluation.evaluate import DEFAULT_METRICS, measure
+from .evaluation.extractors import EXTRACTORS, extract_features
+from .evaluation.reference import load_reference
+from .evaluation.sampling import sample_images
+from .plotting import save_image_grid, save_precision_recall_plot
+from .quantization import QuantizeConfig, quantize_
+from .record import QuantizationReport, table, versions
+
+
+GENERATOR = "stylegan2-fashion-mnist"
+REFERENCE = "fashion-mnist-test-5000"
+METHOD_LABELS = {"linear": "Q", "aciq": "C+Q"}
+_COLUMNS = ("lsh_precision", "lsh_recall", "lsh_knn_precision", "lsh_knn_recall", "knn_precision", "knn_recall")
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Options of :func:`run_demo`."""
+
+    output_dir: str = "demo_output"
+    num_samples: int = 5000  # generated images per setting; as many real ones are used
+    bits: tuple[int, ...] = (6, 5, 4, 3, 2)
+    methods: tuple[str, ...] = ("linear", "aciq")
+    saved: tuple[str, int] = ("aciq", 4)  # method and bits of the model that is saved and reloaded
+    seed: int = 0
+    progress: bool = True
+
+
+def run_demo(config: DemoConfig | None = None) -> dict[str, Any]:
+    """Quantize the bundled generator at several bits and compare it with real images.
+
+    Writes ``samples.png`` (one row per setting, the same latents in each), ``mean_images.png``,
+    ``precision_recall.png``, ``results.json`` and the folder ``model`` with one compressed generator, which is reloaded
+    and compared bit for bit.
+
+    Returns:
+        What ``results.json`` holds: ``rows`` of the table, ``conditions``, ``saved_model``, ``seconds``.
+
+    Raises:
+        RuntimeError: The reloaded model does not repeat the images of the saved one.
+    """
+    config = config or DemoConfig()
+    started = time.monotonic()
+    output = Path(config.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    generator = load_model(asset_path(GENERATOR)).eval()
+    extractor = EXTRACTORS["fashion_mnist"]()
+    real = evenly(load_reference(REFERENCE, resolution=generator.config.resolution)[0], config.num_samples)
+    real_features = extract_features(real, extractor, progress=False)
+
+    settings = [("full", 32)] + [(method, bits) for method in config.methods for bits in config.bits]
+    rows, grids, means = [], [], [mean_image(real)]
+    for method, bits in tqdm(settings, desc="demo", unit="setting", disable=not config.progress):
+        model, report = compressed(generator, method, bits)
+        images, _ = sample_images(model, config.num_samples, seed=config.seed, progress=False)
+        features = extract_features(images, extractor, progress=False)
+        results = measure(real=real_features, generated=features, metrics=DEFAULT_METRICS, seed=config.seed)
+        rows.append(table_row(method, bits, results, model, report))
+        grids.append(images[:20])
+        means.append(mean_image(images))
+
+    save_image_grid(torch.cat(grids), output / "samples.png", columns=20)
+    save_image_grid(torch.stack(means), output / "mean_images.png", columns=len(means))
+    save_precision_recall_plot(rows, output / "precision_recall.png")
+    conditions = {
+        "n_real": len(real),
+        "n_generated": config.num_samples,
+        "seed": config.seed,
+        "num_hyperplanes": results["lsh_precision_recall"]["num_hyperplanes"],
+        "draws": results["lsh_precision_recall"]["draws"],
+        "k": results["lsh_precision_recall"]["k"],
+        "extractor": extractor.name,
+        "extractor_digest": extractor.digest,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "versions": versions(),
+    }
+    saved = save_and_verify(generator, output / "model", *config.saved)
+    result = {"rows": rows, "conditions": conditions, "saved_model": saved, "seconds": time.monotonic() - started}
+    (output / "results.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    return result
+
+
+def evenly(images: Tensor, count: int) -> Tensor:
+    """At most ``count`` of ``images``, evenly spaced, so that images sorted by class keep their balance."""
+    count = min(count, len(images))
+    return images[torch.arange(count) * len(images) // count]
+
+
+def compressed(generator: ModelMixin, method: str, bits: int) -> tuple[ModelMixin, QuantizationReport | None]:
+    """A quantized copy and its report; 32 bits: the generator itself and None."""
+    if bits == 32:
+        return generator, None
+    model = copy.deepcopy(generator)
+    return model, quantize_(model, QuantizeConfig(method=method, bits=bits))
+
+
+def mean_image(images: Tensor) -> Tensor:
+    """Mean of uint8 images (N, C, H, W) as one uint8 image (C, H, W)."""
+    return images.double().mean(dim=0).round().to(torch.uint8)
+
+
+def table_row(
+    method: str, bits: int, results: dict[str, dict], model: ModelMixin, report: QuantizationReport | None
+) -> dict[str, Any]:
+    """One line of the table as a dict: the six precisions and recalls, the Frechet distance, bytes of all tensors."""
+    lsh, knn = results["lsh_precision_recall"], results["knn_precision_recall"]
+    values = {name: lsh[name] for name in lsh if name.startswith("lsh_")}
+    values |= {f"knn_{name}": knn[name] for name in ("precision", "recall")}
+    values["frechet_distance"] = results["frechet_distance"]["frechet_distance"]
+    total = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+    values["bytes"] = report.bytes_after if report else total
+    if report:
+        values["bits_per_weight"] = report.bits_per_weight
+    return {"method": METHOD_LABELS.get(method, method), "bits": bits} | values
+
+
+def format_table(rows: list[dict[str, Any]]) -> str:
+    """The paper's table: precision and recall by LSH, LSH+KNN and KNN, and the Frechet distance."""
+    lines = [("method", "bits", "LSH P", "R", "LSH+KNN P", "R", "KNN P", "R", "FD", "KiB", "")]
+    for row in rows:
+        scores = tuple(f"{row[column]:.3f}" for column in _COLUMNS)
+        cost = (f"{row['frechet_distance']:.2f}", f"{row['bytes'] / 1024:.0f}", "")
+        lines.append((row["method"], str(row["bits"]), *scores, *cost))
+    return "\n".join(table(lines))
+
+
+def save_and_verify(generator: ModelMixin, folder: Path, method: str, bits: int) -> dict[str, Any]:
+    """Save a quantized copy, load it with a plain ``from_pretrained`` and compare 100 images bit for bit."""
+    model, _ = compressed(generator, method, bits)
+    model.save_pretrained(folder)
+    reloaded = type(generator).from_pretrained(folder)
+    before, after = (sample_images(m, 100, progress=False)[0] for m in (model, reloaded))
+    if not torch.equal(before, after):
+        raise RuntimeError(f"demo: the model reloaded from {folder} does not repeat the images of the saved one.")
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return {"folder": str(folder), "method": method, "bits": bits, "file_bytes": size, "bit_exact": True}

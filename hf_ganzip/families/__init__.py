@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The seam between GANs and diffusion models: what a default needs to know of a model class.
+
+``FAMILIES`` maps class names to a :class:`Family`, so that no model has to be imported to look one up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from . import diffusion, gan
+
+
+@dataclass(frozen=True)
+class Family:
+    """Defaults of one kind of model.
+
+    Args:
+        last_block: Model -> glob patterns of the weights of its last residual block and output layer, which stay in full
+            precision by default (the rule of Mordido et al., section 5).
+        example_inputs: Model -> (args, kwargs) of a small deterministic forward pass.
+    """
+
+    last_block: Callable[[nn.Module], tuple[str, ...]]
+    example_inputs: Callable[[nn.Module], tuple[tuple, dict]]
+
+
+FAMILIES = {
+    "StyleGAN2Generator": Family(gan.stylegan_last_block, gan.latent_inputs),
+    "StyleGAN2Discriminator": Family(gan.discriminator_last_block, gan.image_inputs),
+    "UNet2DModel": Family(diffusion.unet_last_block, diffusion.unet_inputs),
+}
+
+
+def family_of(model: nn.Module) -> Family | None:
+    """Family of the model's class or of the nearest base class that has one; None for a class of no family."""
+    for cls in type(model).__mro__:
+        if cls.__name__ in FAMILIES:
+            return FAMILIES[cls.__name__]
+    return None

@@ -1,0 +1,359 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The quantizer that diffusers calls for ``quant_method: "ganzip"``: the only file that knows diffusers' private hooks.
+
+diffusers has no public way to register a quantizer: :func:`register` writes the two dicts of
+``diffusers.quantizers.auto``. ``tests/test_integration_contract.py`` fails when a new diffusers moves what is used here.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import FrozenDict
+from diffusers.quantizers import auto
+from diffusers.quantizers.base import DiffusersQuantizer
+from diffusers.quantizers.quantization_config import QuantizationConfigMixin
+from torch import Tensor, nn
+
+from .quantization.config import QuantizeConfig
+from .quantization.packed import (
+    PackedLayout,
+    PackedWeightMixin,
+    pack_module_,
+    packed_modules,
+    unpack_module_,
+)
+from .quantization.packing import packed_size
+from .quantization.quantize import plan_quantization, quantization_report, quantize_weight
+from .record import QuantizationReport, Step
+
+
+FORMAT_VERSION = 1
+
+
+class GanzipMethod(str, Enum):
+    """``quant_method`` in ``config.json``; diffusers asks for its ``.value``."""
+
+    GANZIP = "ganzip"
+
+
+class GanzipConfig(QuantizationConfigMixin):
+    """Quantization for ``from_pretrained(..., quantization_config=)``, and what a saved folder says of it.
+
+    Args:
+        method: Name in ``METHODS`` ("linear", "aciq") or a method object.
+        bits: 2 to 8.
+        granularity: "tensor" or "channel".
+        method_options: Options of a method given by name.
+        skip: Glob patterns of module names to leave in full precision.
+        skip_last_block: Leave the last residual block and the output layer in full precision.
+        overrides: Glob pattern -> changed options.
+        compute: "dequantized" or "packed".
+        layers: Written by the library: layout and digest of every packed weight.
+        record: Written by the library: the steps that led to the model.
+        format_version: Written by the library.
+
+    The options are those of :class:`~hf_ganzip.QuantizeConfig`, where they are explained.
+
+    Raises:
+        ValueError: An option is unknown or out of range, or the folder was written by a newer format.
+
+    Example:
+        >>> GanzipConfig(method="aciq", bits=3).quantize_config.bits
+        3
+    """
+
+    def __init__(
+        self,
+        method: Any = "aciq",
+        bits: int = 4,
+        granularity: str = "tensor",
+        method_options: dict | None = None,
+        skip: tuple[str, ...] = (),
+        skip_last_block: bool = True,
+        overrides: dict | None = None,
+        compute: str = "dequantized",
+        layers: dict | None = None,
+        record: list | None = None,
+        format_version: int = FORMAT_VERSION,
+        **kwargs,
+    ):
+        kwargs.pop("quant_method", None)
+        if kwargs:
+            raise ValueError(f"GanzipConfig has no option {', '.join(sorted(kwargs))}.")
+        if format_version != FORMAT_VERSION:
+            raise ValueError(
+                f"This model was saved in ganzip format {format_version!r}; this hf_ganzip reads format {FORMAT_VERSION}. "
+                f"Install a version of hf_ganzip that reads it."
+            )
+        self.quant_method = GanzipMethod.GANZIP
+        self.quantize_config = QuantizeConfig(
+            method=method,
+            bits=bits,
+            granularity=granularity,
+            method_options=method_options or {},
+            skip=skip,
+            skip_last_block=skip_last_block,
+            overrides=overrides or {},
+            compute=compute,
+        )
+        self.layers = layers
+        self.record = list(record or [])
+        self.format_version = format_version
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types only, as written to ``config.json``."""
+        return {
+            "quant_method": self.quant_method.value,
+            "format_version": self.format_version,
+            **self.quantize_config.to_dict(),
+            "layers": self.layers,
+            "record": self.record,
+        }
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """For ``repr``: :meth:`to_dict` without the layer table."""
+        return {name: value for name, value in self.to_dict().items() if name != "layers"}
+
+
+class GanzipQuantizer(DiffusersQuantizer):
+    """Quantizes while full-precision weights load, or restores packed ones; strict in both cases."""
+
+    use_keep_in_fp32_modules = True
+
+    def __init__(self, quantization_config: GanzipConfig, **kwargs):
+        super().__init__(quantization_config, **kwargs)
+        self.report: QuantizationReport | None = None
+        self._plan = None
+        self._sqnr_db: dict[str, float | None] = {}
+        self._problems: list[str] = []
+        self._loaded_keys: set[str] = set()
+        self._base_model = ""
+
+    # -- environment --------------------------------------------------------------------------------------------------
+
+    def validate_environment(self, *args, device_map=None, **kwargs) -> None:
+        placed = device_map.values() if isinstance(device_map, dict) else [device_map]
+        if any(str(device) == "disk" for device in placed):
+            raise ValueError("device_map puts packed weights on disk, where they cannot be unpacked; use cpu or a device.")
+
+    def update_torch_dtype(self, torch_dtype: torch.dtype | None) -> torch.dtype:
+        self.dtype = torch_dtype or torch.float32
+        return self.dtype
+
+    # -- loading ------------------------------------------------------------------------------------------------------
+
+    def maybe_update_loaded_keys(self, loaded_keys: list[str], checkpoint_files: list[str]) -> list[str]:
+        self._loaded_keys = set(loaded_keys)
+        self._base_model = origin(Path(checkpoint_files[0]).parent) if checkpoint_files else ""
+        return loaded_keys
+
+    def _process_model_before_weight_loading(
+        self, model: nn.Module, device_map=None, keep_in_fp32_modules=(), **kwargs
+    ) -> None:
+        self._keep_in_fp32 = set(keep_in_fp32_modules or ())
+        if self.pre_quantized:
+            allocate_packed_layers_(model, self.quantization_config, self._dtype_of)
+        else:
+            self._plan = plan_quantization(model, self.quantization_config.quantize_config)
+        self._check_keys(model)
+
+    def _dtype_of(self, name: str) -> torch.dtype:
+        return torch.float32 if self._keep_in_fp32 & set(name.split(".")) else self.dtype
+
+    def _check_keys(self, model: nn.Module) -> None:
+        ignored = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or []
+        expected = set(model.state_dict())
+        unexpected = {k for k in self._loaded_keys - expected if not any(re.search(pattern, k) for pattern in ignored)}
+        missing = expected - self._loaded_keys
+        if missing or unexpected:
+            raise ValueError(
+                f"{type(model).__name__}: the checkpoint does not fit the config: "
+                f"missing tensors {sorted(missing)[:5]} ({len(missing)} in all), "
+                f"unexpected tensors {sorted(unexpected)[:5]} ({len(unexpected)} in all)."
+            )
+
+    def check_if_quantized_param(self, model, param_value, param_name: str, state_dict, **kwargs) -> bool:
+        module_name, _, tensor = param_name.rpartition(".")
+        if self.pre_quantized:
+            return tensor in ("weight_codes", "weight_scale") and isinstance(
+                model.get_submodule(module_name), PackedWeightMixin
+            )
+        return tensor == "weight" and module_name in self._plan.settings
+
+    def check_quantized_param_shape(self, param_name: str, current: Tensor, loaded: Tensor) -> bool:
+        raise ValueError(
+            f"{param_name} has shape {tuple(loaded.shape)} in the checkpoint; config.json asks for {tuple(current.shape)}."
+        )
+
+    def create_quantized_param(
+        self, model, param_value, param_name: str, target_device, state_dict=None, unexpected_keys=None, **kwargs
+    ) -> None:
+        module_name, _, tensor = param_name.rpartition(".")
+        module = model.get_submodule(module_name)
+        stored = state_dict[param_name].to(target_device)  # before diffusers cast it to the load dtype
+        if self.pre_quantized:
+            expected = module._buffers[tensor].dtype
+            if stored.dtype != expected:
+                raise ValueError(f"{param_name} is {stored.dtype} in the checkpoint; allowed is {expected}.")
+            module._buffers[tensor] = stored
+            return
+        if not torch.isfinite(stored).all():
+            self._problems.append(f"{param_name} holds NaN or infinity")
+            return
+        weight = quantize_weight(module, self._plan.settings[module_name], stored)
+        self._sqnr_db[module_name] = weight.sqnr_db
+        compute = self.quantization_config.quantize_config.compute
+        pack_module_(
+            module, weight.layout, weight.codes, weight.scale, dtype=self._dtype_of(module_name), compute=compute
+        )
+
+    def _process_model_after_weight_loading(self, model: nn.Module, **kwargs) -> nn.Module:
+        if self._problems:
+            raise ValueError(f"{type(model).__name__}: {'; '.join(self._problems)}; nothing was quantized.")
+        if self.pre_quantized:
+            verify_packed_layers(model, self.quantization_config)
+        else:
+            self.report = quantization_report(model, self._plan, self._sqnr_db)
+            _finish_config(model, self.quantization_config, self._base_model)
+        _align_(model)
+        model.requires_grad_(False)
+        model.register_to_config(quantization_config=self.quantization_config)
+        return model
+
+    # -- the rest of the protocol -------------------------------------------------------------------------------------
+
+    def _dequantize(self, model: nn.Module) -> nn.Module:
+        for module in packed_modules(model).values():
+            unpack_module_(module)
+        _drop_config(model)
+        return model
+
+    def get_state_dict_and_metadata(self, state_dict, safe_serialization: bool = False):
+        return state_dict, {"ganzip_format": str(FORMAT_VERSION)}
+
+    @property
+    def is_serializable(self) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        return False
+
+    @property
+    def is_compileable(self) -> bool:
+        return True
+
+
+def allocate_packed_layers_(model: nn.Module, config: GanzipConfig, dtype_of) -> None:
+    """Replace the weights named in ``config.layers`` by empty packed buffers on the meta device.
+
+    Raises:
+        ValueError: The table is missing, damaged, or names layers or shapes that the model does not have.
+    """
+    if not isinstance(config.layers, dict) or not config.layers:
+        raise ValueError("config.json has quant_method 'ganzip' but no layers table; the folder is damaged.")
+    modules, problems = dict(model.named_modules()), []
+    for name, entry in config.layers.items():
+        try:
+            layout = PackedLayout(entry["bits"], tuple(entry["shape"]), tuple(entry["scale_shape"]))
+            size = packed_size(layout.numel, layout.bits)
+        except (KeyError, TypeError, ValueError) as error:
+            problems.append(f"{name}: damaged entry ({error})")
+            continue
+        weight = getattr(modules.get(name), "_parameters", {}).get("weight")
+        if weight is None:
+            problems.append(f"{name}: the model has no such layer")
+        elif tuple(weight.shape) != layout.shape:
+            problems.append(f"{name}: shape {layout.shape} in the table, {tuple(weight.shape)} in the model")
+        else:
+            codes = torch.empty(size, dtype=torch.uint8, device="meta")
+            scale = torch.empty(layout.scale_shape, dtype=torch.float32, device="meta")
+            compute = config.quantize_config.compute
+            pack_module_(modules[name], layout, codes, scale, dtype=dtype_of(name), compute=compute)
+    if problems:
+        raise ValueError(f"{type(model).__name__}: config.json does not fit: {'; '.join(problems[:10])}.")
+
+
+def verify_packed_layers(model: nn.Module, config: GanzipConfig) -> None:
+    """Compare codes and scales with the digests in ``config.layers``.
+
+    Raises:
+        ValueError: A packed weight was changed after it was saved.
+    """
+    changed = [name for name, module in packed_modules(model).items() if module.digest() != config.layers[name]["digest"]]
+    if changed:
+        raise ValueError(f"{type(model).__name__}: packed weights differ from their digest in config.json: {changed[:5]}.")
+
+
+def attach(model: nn.Module, config: QuantizeConfig) -> None:
+    """Make a diffusers model that was quantized in memory savable: ``save_pretrained`` writes the packed form."""
+    options = {name: getattr(config, name) for name in QuantizeConfig.__dataclass_fields__}
+    ganzip = GanzipConfig(**options)
+    _finish_config(model, ganzip, origin(Path(str(model.config.get("_name_or_path") or ""))))
+    quantizer = GanzipQuantizer(ganzip, pre_quantized=True)
+    quantizer.update_torch_dtype(model.dtype if model.dtype.is_floating_point else None)
+    model.hf_quantizer = quantizer
+    model.is_quantized = True
+    model.quantization_method = ganzip.quant_method
+    model.register_to_config(quantization_config=ganzip)
+
+
+def detach(model: nn.Module) -> None:
+    """Undo :func:`attach` after the packed layers were unpacked."""
+    _drop_config(model)
+    del model.hf_quantizer
+    model.is_quantized = False
+
+
+def register() -> None:
+    """Make diffusers know ``quant_method: "ganzip"``; harmless when repeated.
+
+    Raises:
+        RuntimeError: Another package took the name.
+    """
+    for mapping, value in (
+        (auto.AUTO_QUANTIZER_MAPPING, GanzipQuantizer),
+        (auto.AUTO_QUANTIZATION_CONFIG_MAPPING, GanzipConfig),
+    ):
+        if mapping.setdefault("ganzip", value) is not value:
+            raise RuntimeError("another package has registered the quantization method 'ganzip' with diffusers.")
+
+
+def origin(folder: Path) -> str:
+    """Hub id and revision ("org/name@sha") of a folder in the Hub cache, else the name of the folder."""
+    if folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--"):
+        repository = folder.parents[1].name.removeprefix("models--").replace("--", "/")
+        return f"{repository}@{folder.name}"
+    return folder.name if folder.is_dir() else str(folder).removeprefix(".")
+
+
+def _align_(model: nn.Module) -> None:
+    """Copy CPU tensors that a memory-mapped file left unaligned: kernels round differently on those."""
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.device.type == "cpu" and tensor.data_ptr() % 64:
+            tensor.data = tensor.data.clone()
+
+
+def _finish_config(model: nn.Module, config: GanzipConfig, base_model: str) -> None:
+    config.layers = {
+        name: {
+            "bits": module.packed_layout.bits,
+            "shape": list(module.packed_layout.shape),
+            "scale_shape": list(module.packed_layout.scale_shape),
+            "digest": module.digest(),
+        }
+        for name, module in packed_modules(model).items()
+    }
+    config.record = [*config.record, Step("quantize", config.quantize_config.to_dict(), base_model).to_dict()]
+
+
+def _drop_config(model: nn.Module) -> None:
+    model._internal_dict = FrozenDict({k: v for k, v in model.config.items() if k != "quantization_config"})
+
+
+register()

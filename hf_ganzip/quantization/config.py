@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of quantization."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..registry import lookup
+from .methods import METHODS
+from .packed import COMPUTE_MODES
+
+
+GRANULARITIES = ("tensor", "channel")
+_OVERRIDES = ("method", "method_options", "bits", "granularity")
+
+
+@dataclass(frozen=True)
+class LayerSettings:
+    """How one weight is quantized. ``method`` is an instance from ``METHODS`` or any object with its call signature."""
+
+    method: Any
+    bits: int
+    granularity: str
+
+    @property
+    def method_name(self) -> str:
+        """Registry name of the method, or the name of its class."""
+        names = [name for name, cls in METHODS.items() if isinstance(self.method, cls)]
+        return names[0] if names else type(self.method).__name__
+
+
+@dataclass(frozen=True)
+class QuantizeConfig:
+    """Options of :func:`~hf_ganzip.quantize_`.
+
+    Args:
+        method: Name in ``METHODS`` ("linear", "aciq") or a method object.
+        bits: 2 to 8.
+        granularity: One scale per "tensor" (the paper's) or per output "channel".
+        method_options: Options of a method given by name, for example ``{"constants": "published"}``.
+        skip: Glob patterns of module names to leave alone, in addition to the last block.
+        skip_last_block: Leave the last residual block and the output layer alone (the paper's rule).
+        overrides: Glob pattern -> changed ``method``, ``method_options``, ``bits`` or ``granularity``; the first match
+            counts. A match also brings back a layer that ``skip_last_block`` would leave alone; ``bits=None`` skips it.
+        compute: "dequantized" (unpack once, on first use) or "packed" (unpack in every forward).
+
+    Raises:
+        ValueError: An unknown name or a value out of range.
+    """
+
+    method: Any = "aciq"
+    bits: int = 4
+    granularity: str = "tensor"
+    method_options: Mapping[str, Any] = field(default_factory=dict)
+    skip: tuple[str, ...] = ()
+    skip_last_block: bool = True
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    compute: str = "dequantized"
+
+    def __post_init__(self):
+        if isinstance(self.skip, str):
+            raise ValueError(f"skip is the string {self.skip!r}; it takes a list of patterns, for example [{self.skip!r}].")
+        object.__setattr__(self, "skip", tuple(self.skip))
+        if self.compute not in COMPUTE_MODES:
+            raise ValueError(f"compute is {self.compute!r}; allowed are {', '.join(COMPUTE_MODES)}.")
+        self.settings()
+        for pattern, changes in self.overrides.items():
+            unknown = sorted(set(changes) - set(_OVERRIDES))
+            if unknown:
+                raise ValueError(f"overrides[{pattern!r}] has {unknown}; allowed are {', '.join(_OVERRIDES)}.")
+            self.settings(changes)
+
+    def settings(self, changes: Mapping[str, Any] | None = None) -> LayerSettings | None:
+        """Settings of a layer with ``changes`` applied; None if they set ``bits`` to None."""
+        values = {name: getattr(self, name) for name in _OVERRIDES} | dict(changes or {})
+        if changes and "method" in changes and "method_options" not in changes:
+            values["method_options"] = {}
+        if changes and values["bits"] is None:
+            return None
+        bits, granularity = values["bits"], values["granularity"]
+        if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 8:
+            raise ValueError(f"bits is {bits!r}; allowed are integers from 2 to 8.")
+        if granularity not in GRANULARITIES:
+            raise ValueError(f"granularity is {granularity!r}; allowed are {', '.join(GRANULARITIES)}.")
+        return LayerSettings(_make_method(values["method"], values["method_options"]), bits, granularity)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Options as JSON types; a method object becomes its name and options."""
+        base = self.settings()
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values |= {"method": base.method_name, "method_options": _method_options(base.method), "skip": list(self.skip)}
+        values["overrides"] = {pattern: _plain_override(self, changes) for pattern, changes in self.overrides.items()}
+        return values
+
+
+def _plain_override(config: QuantizeConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
+    plain = dict(changes)
+    if "method" in plain and not isinstance(plain["method"], str):
+        settings = config.settings(changes)
+        plain |= {"method": settings.method_name, "method_options": _method_options(settings.method)}
+    return plain
+
+
+def _make_method(method: Any, options: Mapping[str, Any]) -> Any:
+    found = lookup(METHODS, method, "quantization method")
+    if not isinstance(method, str):
+        if options:
+            raise ValueError("method_options belong to a method given by name; set them in the method object instead.")
+        return found
+    allowed = [f.name for f in dataclasses.fields(found)]
+    unknown = sorted(set(options) - set(allowed))
+    if unknown:
+        raise ValueError(f"method {method!r} has no option {', '.join(unknown)}; allowed are {', '.join(allowed) or 'none'}.")
+    return found(**options)
+
+
+def _method_options(method: Any) -> dict[str, Any]:
+    return dataclasses.asdict(method) if dataclasses.is_dataclass(method) else {}

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dense storage of 2- to 8-bit codes: b bits take b bits, also 3, 5, 6 and 7.
+
+A code is cut into bit planes of width 1, 2, 4 or 8 (low bits first: 3 = 2 + 1, 7 = 4 + 2 + 1), and the planes follow one
+another. Within a plane of width w, v = 8 / w codes share a byte, and the plane is laid out in blocks: with
+M = ceil(N / v) bytes, code j * M + i sits in byte i at bit w * j. Unpacking is therefore v shifted and masked copies.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+PLANES = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,)}
+
+
+def packed_size(numel: int, bits: int) -> int:
+    """Bytes that ``numel`` codes of ``bits`` bits take.
+
+    Example:
+        >>> packed_size(1000, 3)
+        375
+    """
+    return sum(-(-numel * width // 8) for width in _planes(bits))
+
+
+def pack(codes: Tensor, bits: int) -> Tensor:
+    """Pack uint8 codes (any shape) below ``2**bits`` into a flat uint8 tensor of :func:`packed_size` bytes.
+
+    Raises:
+        ValueError: ``bits`` is not in 2..8 or a code does not fit.
+
+    Example:
+        >>> pack(torch.tensor([1, 2, 3, 0, 1], dtype=torch.uint8), bits=2).tolist()
+        [13, 6]
+    """
+    planes = _planes(bits)
+    codes = codes.flatten()
+    if codes.numel() and int(codes.max()) >= 2**bits:
+        raise ValueError(f"pack: a code is {int(codes.max())}; allowed with {bits} bits are 0..{2**bits - 1}.")
+    packed, shift = [], 0
+    for width in planes:
+        packed.append(_pack_plane((codes >> shift) & (2**width - 1), width))
+        shift += width
+    return torch.cat(packed)
+
+
+def unpack(packed: Tensor, bits: int, numel: int) -> Tensor:
+    """Inverse of :func:`pack`: flat uint8 codes (numel,).
+
+    Raises:
+        ValueError: ``packed`` has not :func:`packed_size` bytes.
+    """
+    if packed.numel() != packed_size(numel, bits):
+        raise ValueError(
+            f"unpack: got {packed.numel()} bytes; {numel} codes of {bits} bits take {packed_size(numel, bits)}."
+        )
+    codes, start, shift = None, 0, 0
+    for width in _planes(bits):
+        size = -(-numel * width // 8)
+        plane = _unpack_plane(packed[start : start + size], width, numel)
+        codes = plane if codes is None else codes | (plane << shift)
+        start, shift = start + size, shift + width
+    return codes
+
+
+def _planes(bits: int) -> tuple[int, ...]:
+    if bits not in PLANES:
+        raise ValueError(f"bits is {bits!r}; allowed are 2 to 8.")
+    return PLANES[bits]
+
+
+def _pack_plane(values: Tensor, width: int) -> Tensor:
+    if width == 8:
+        return values.clone()
+    per_byte = 8 // width
+    size = -(-values.numel() // per_byte)
+    values = torch.nn.functional.pad(values, (0, size * per_byte - values.numel())).view(per_byte, size)
+    packed = values[0].clone()
+    for j in range(1, per_byte):
+        packed |= values[j] << (width * j)
+    return packed
+
+
+def _unpack_plane(packed: Tensor, width: int, numel: int) -> Tensor:
+    if width == 8:
+        return packed
+    mask = 2**width - 1
+    return torch.cat([(packed >> shift) & mask for shift in range(0, 8, width)])[:numel]

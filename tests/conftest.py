@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shared fixtures: tiny models, and an environment without network."""
+
+import os
+
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face import: it is read once
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["HF_EVALUATE_OFFLINE"] = "1"
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+
+TINY_UNET = {
+    "sample_size": 8,
+    "block_out_channels": (8, 16),
+    "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    "norm_num_groups": 4,
+    "attention_head_dim": 4,
+}
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    torch.manual_seed(0)
+
+
+def tiny_generator(**changes):
+    from hf_ganzip.models import StyleGAN2Generator
+
+    config = {"resolution": 16, "z_dim": 8, "w_dim": 8, "num_classes": 3, "mapping_layers": 2, "channels": (16, 16, 8)}
+    return StyleGAN2Generator(**config | changes).eval()
+
+
+def tiny_discriminator(**changes):
+    from hf_ganzip.models import StyleGAN2Discriminator
+
+    config = {"resolution": 16, "num_classes": 3, "mapping_layers": 2, "channels": (16, 16, 8)}
+    return StyleGAN2Discriminator(**config | changes).eval()
+
+
+def tiny_unet(**changes):
+    from diffusers import UNet2DModel
+
+    return UNet2DModel(**TINY_UNET | changes).eval()
+
+
+TINY = {"generator": tiny_generator, "discriminator": tiny_discriminator, "unet": tiny_unet}
+
+
+@pytest.fixture(params=sorted(TINY))
+def tiny_model(request):
+    """One freshly initialized small model of each kind."""
+    return TINY[request.param]()
+
+
+@torch.no_grad()
+def run(model):
+    """Output tensor of the model's example inputs."""
+    from hf_ganzip.families import family_of
+
+    args, kwargs = family_of(model).example_inputs(model)
+    dtype = next(p.dtype for p in [*model.parameters(), *model.buffers()] if p.is_floating_point())
+    if type(model).__name__ == "UNet2DModel":
+        args = (args[0].to(model.conv_in.bias.dtype), *args[1:])
+    elif dtype != torch.float32:
+        args = (args[0], *args[1:])
+    return model(*args, return_dict=False, **kwargs)[0]

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_ganzip.quantization.packing import pack, packed_size, unpack
+
+
+@given(bits=st.integers(2, 8), numel=st.integers(0, 70), seed=st.integers(0, 2**16))
+def test_unpacking_reverses_packing(bits, numel, seed):
+    codes = torch.randint(0, 2**bits, (numel,), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    packed = pack(codes, bits)
+    assert packed.dtype == torch.uint8 and packed.numel() == packed_size(numel, bits)
+    assert torch.equal(unpack(packed, bits, numel), codes)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_b_bits_take_b_bits(bits):
+    assert packed_size(8 * 1000, bits) == 1000 * bits
+
+
+def test_extreme_codes_survive():
+    for bits in range(2, 9):
+        codes = torch.tensor([0, 2**bits - 1] * 9, dtype=torch.uint8)
+        assert torch.equal(unpack(pack(codes, bits), bits, 18), codes)
+
+
+def test_layout_is_blocked_planes():
+    # 3 bits = a plane of width 2 (v = 4, M = 2), then one of width 1 (v = 8, M = 1); code j * M + i is in byte i.
+    codes = torch.tensor([1, 2, 3, 4, 5], dtype=torch.uint8)
+    low, high = codes & 3, codes >> 2
+    expected = [
+        int(low[0]) | int(low[2]) << 2 | int(low[4]) << 4,
+        int(low[1]) | int(low[3]) << 2,
+        sum(int(bit) << j for j, bit in enumerate(high)),
+    ]
+    assert pack(codes, 3).tolist() == expected
+
+
+def test_codes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"a code is 4; allowed with 2 bits are 0..3"):
+        pack(torch.tensor([4], dtype=torch.uint8), 2)
+
+
+@pytest.mark.parametrize("bits", [0, 1, 9])
+def test_bits_out_of_range(bits):
+    with pytest.raises(ValueError, match="allowed are 2 to 8"):
+        packed_size(8, bits)
+
+
+def test_wrong_byte_count_is_refused():
+    with pytest.raises(ValueError, match="got 4 bytes; 10 codes of 3 bits take 5"):
+        unpack(torch.zeros(4, dtype=torch.uint8), 3, 10)

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What holds for every entry of a registry: the line that registers a feature also enrols it here."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_ganzip.families import family_of
+from hf_ganzip.metrics import METRICS
+from hf_ganzip.models import ARCHITECTURES
+from hf_ganzip.quantization import METHODS, QuantizeConfig, quantize_
+from hf_ganzip.quantization.packing import unpack
+from hf_ganzip.quantization.packed import pack_codes
+from hf_ganzip.quantization.quantize import quantize_weight
+
+from .conftest import TINY, run
+
+
+BITS = (2, 3, 4, 5, 6, 7, 8)
+ROWS = {
+    "normal": torch.randn(3, 50, generator=torch.Generator().manual_seed(1)),
+    "zero": torch.zeros(2, 9),
+    "constant": torch.full((2, 7), 0.3),
+    "one element": torch.tensor([[-2.5]]),
+    "tiny": torch.full((1, 5), 1e-38) * torch.tensor([1.0, -1, 0.5, 0.2, 0]),
+    "huge": torch.tensor([[3e38, -1e38, 0.0, 2e38]]),
+    "some zero rows": torch.tensor([[0.0, 0, 0], [1, -1, 0.5]]),
+}
+
+
+@pytest.fixture(params=sorted(METHODS))
+def method(request):
+    return METHODS[request.param]()
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
+def test_method_codes_and_scales(method, bits, rows):
+    before = rows.clone()
+    codes, scale = method(rows, bits)
+    assert codes.dtype == torch.int8 and codes.shape == rows.shape
+    assert scale.dtype == torch.float32 and scale.shape == (len(rows), 1)
+    assert torch.isfinite(scale).all() and (scale > 0).all()
+    assert codes.min() >= -(2 ** (bits - 1)) and codes.max() <= 2 ** (bits - 1) - 1
+    assert torch.equal(rows, before), "the input was changed"
+    again = method(rows, bits)
+    assert torch.equal(codes, again[0]) and torch.equal(scale, again[1]), "not deterministic"
+    zero = (rows == 0).all(dim=1)
+    assert (codes[zero] == 0).all() and (scale[zero] == 1).all()
+    assert ((codes == 0) | (codes.sign() == rows.sign())).all(), "a code has the wrong sign"
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_method_packing_is_exactly_reversible(method, bits):
+    codes, _ = method(ROWS["normal"], bits)
+    unpacked = unpack(pack_codes(codes, bits), bits, codes.numel())
+    assert torch.equal(unpacked.to(torch.int16) - 2 ** (bits - 1), codes.flatten().to(torch.int16))
+
+
+@settings(max_examples=25, deadline=None)
+@given(exponent=st.integers(-10, 10), seed=st.integers(0, 999), bits=st.sampled_from(BITS))
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_method_is_scale_equivariant(name, exponent, seed, bits):
+    rows = torch.randn(2, 40, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    codes, scale = METHODS[name]()(rows, bits)
+    scaled_codes, scaled = METHODS[name]()(rows * 2.0**exponent, bits)
+    assert torch.equal(codes, scaled_codes)
+    assert torch.equal(scale * 2.0**exponent, scaled)
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+@pytest.mark.parametrize("bits", [2, 3, 8])
+def test_method_error_is_reported_as_measured(method, bits, granularity):
+    layer = torch.nn.Conv2d(6, 5, 3)
+    config = QuantizeConfig(method=method, bits=bits, granularity=granularity)
+    before = layer.weight.detach().clone()
+    reported = quantize_weight(layer, config.settings()).sqnr_db
+    model = torch.nn.Sequential(layer)
+    report = quantize_(model, config)
+    noise = (before.double() - model[0].weight.double()).square().sum()
+    measured = 10 * torch.log10(before.double().square().sum() / noise)
+    assert reported == report.layers[0].sqnr_db == pytest.approx(measured.item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(TINY))
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_architecture_survives_a_quantized_round_trip(method, bits, name, tmp_path):
+    model = TINY[name]()
+    quantize_(model, QuantizeConfig(method=method, bits=bits))
+    expected = run(model)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(run(type(model).from_pretrained(tmp_path)), expected)
+    assert {file.suffix for file in tmp_path.iterdir()} == {".json", ".safetensors"}
+
+
+def test_every_architecture_has_a_tiny_model_and_a_family():
+    covered = {type(build()) for build in TINY.values()}
+    assert set(ARCHITECTURES.values()) <= covered
+    for build in TINY.values():
+        assert family_of(build()) is not None
+
+
+def test_architecture_every_weight_is_seen(tiny_model):
+    report = quantize_(tiny_model, QuantizeConfig(bits=4, skip_last_block=False))
+    for layer in report.skipped:
+        assert layer.skipped == "one-dimensional weight (norm)", layer
+
+
+def test_architecture_save_and_load_is_bit_exact(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    assert torch.equal(run(type(tiny_model).from_pretrained(tmp_path)), run(tiny_model))
+
+
+@pytest.mark.parametrize("name", sorted(METRICS))
+class TestMetric:
+    metric_rows = 120
+
+    def sets(self):
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(self.metric_rows, 6, generator=generator), torch.randn(90, 6, generator=generator)
+
+    def test_order_does_not_matter(self, name):
+        real, generated = self.sets()
+        flipped = METRICS[name](real=real.flip(0), generated=generated.flip(0))
+        for key, value in METRICS[name](real=real, generated=generated).items():
+            assert flipped[key] == pytest.approx(value, abs=1e-9), key
+
+    def test_arrays_and_tensors_agree(self, name):
+        real, generated = self.sets()
+        tensors = METRICS[name](real=real, generated=generated)
+        assert METRICS[name](real=real.numpy(), generated=generated.numpy()) == tensors
+        assert all(type(value) in (float, int, str, type(None)) for value in tensors.values())
+
+    def test_bad_input_is_refused(self, name):
+        real, generated = self.sets()
+        broken = generated.clone()
+        broken[3, 2] = float("nan")
+        for wrong in (broken, generated[:1], generated[:, :4], generated[0]):
+            with pytest.raises(ValueError, match="generated|dimension|real"):
+                METRICS[name](real=real, generated=wrong)

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The saved form: quantize while loading, save, restore with plain from_pretrained, bit for bit and strictly."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoModel, DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
+from safetensors.torch import load_file, save_file
+
+import hf_ganzip as gz
+from hf_ganzip.integration import origin
+from hf_ganzip.quantization.packed import packed_modules
+
+from .conftest import TINY, run, tiny_generator, tiny_unet
+
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A full-precision generator, saved."""
+    tiny_generator().save_pretrained(tmp_path / "full")
+    return tmp_path / "full"
+
+
+@pytest.fixture
+def packed(folder, tmp_path):
+    """The same generator quantized while loading, saved."""
+    config = gz.GanzipConfig(bits=4)
+    gz.StyleGAN2Generator.from_pretrained(folder, quantization_config=config).save_pretrained(tmp_path / "packed")
+    return tmp_path / "packed"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("method, bits, granularity", [("linear", 2, "channel"), ("aciq", 3, "tensor"), ("aciq", 8, "channel")])
+@pytest.mark.parametrize("name", sorted(TINY))
+def test_round_trip_is_bit_exact(name, method, bits, granularity, dtype, tmp_path):
+    TINY[name]().save_pretrained(tmp_path / "full")
+    cls = type(TINY[name]())
+    config = gz.GanzipConfig(method=method, bits=bits, granularity=granularity)
+    model = cls.from_pretrained(tmp_path / "full", quantization_config=config, torch_dtype=dtype)
+    expected = run(model)
+    model.save_pretrained(tmp_path / "packed")
+    restored = cls.from_pretrained(tmp_path / "packed", torch_dtype=dtype)
+    assert torch.equal(run(restored), expected)
+    restored.save_pretrained(tmp_path / "again")
+    assert load_equal(tmp_path / "packed" / WEIGHTS, tmp_path / "again" / WEIGHTS)
+    assert restored.config.quantization_config.to_dict() == model.config.quantization_config.to_dict()
+    for module in packed_modules(restored).values():
+        assert module.weight_scale.dtype == torch.float32
+
+
+def load_equal(first, second):
+    a, b = load_file(first), load_file(second)
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
+
+
+def test_in_memory_and_while_loading_give_the_same_model(folder):
+    loaded = gz.StyleGAN2Generator.from_pretrained(folder, quantization_config=gz.GanzipConfig(bits=3))
+    in_memory = gz.StyleGAN2Generator.from_pretrained(folder)
+    report = gz.quantize_(in_memory, gz.QuantizeConfig(bits=3))
+    assert torch.equal(run(loaded), run(in_memory))
+    assert loaded.hf_quantizer.report.to_dict() == report.to_dict()
+    saved, memory = (m.config.quantization_config.to_dict() for m in (loaded, in_memory))
+    assert saved["layers"] == memory["layers"]
+
+
+def test_keep_in_fp32_modules_stay_float32(packed):
+    model = gz.StyleGAN2Generator.from_pretrained(packed, torch_dtype=torch.bfloat16)
+    assert model.mapping.fc0.weight.dtype == torch.float32
+    assert model.synthesis.b8.conv1.weight.dtype == torch.bfloat16
+
+
+_FRESH = """
+import sys, torch
+import hf_ganzip
+from {module} import {name} as Model
+model = Model.from_pretrained(sys.argv[1]).eval()
+inputs = torch.load(sys.argv[2])
+with torch.no_grad():
+    torch.save(model(*inputs["args"], return_dict=False, **inputs["kwargs"])[0], sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("name, module, loader", [
+    ("generator", "hf_ganzip", "StyleGAN2Generator"),
+    ("unet", "diffusers", "UNet2DModel"),
+    ("unet", "diffusers", "AutoModel"),
+])  # fmt: skip
+def test_a_fresh_process_restores_the_same_output(name, module, loader, tmp_path):
+    from hf_ganzip.families import family_of
+
+    model = TINY[name]()
+    gz.quantize_(model, gz.QuantizeConfig(bits=3))
+    model.save_pretrained(tmp_path / "packed")
+    args, kwargs = family_of(model).example_inputs(model)
+    torch.save({"args": args, "kwargs": kwargs}, tmp_path / "inputs.pt")
+    code = _FRESH.format(module=module, name=loader)
+    command = [sys.executable, "-c", code, tmp_path / "packed", tmp_path / "inputs.pt", tmp_path / "out.pt"]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    assert torch.equal(torch.load(tmp_path / "out.pt"), run(model))
+
+
+def test_sharded_folders_are_restored(tmp_path):
+    model = tiny_unet()
+    gz.quantize_(model, gz.QuantizeConfig(bits=5))
+    model.save_pretrained(tmp_path, max_shard_size="8KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    for cls in (UNet2DModel, AutoModel):
+        assert torch.equal(run(cls.from_pretrained(str(tmp_path))), run(model))
+
+
+def test_full_precision_shards_are_quantized_while_loading(tmp_path):
+    model = tiny_unet()
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    loaded = UNet2DModel.from_pretrained(tmp_path, quantization_config=gz.GanzipConfig(bits=4))
+    gz.quantize_(model, gz.QuantizeConfig(bits=4))
+    assert torch.equal(run(loaded), run(model))
+
+
+def test_ddpm_pipeline_restores_a_packed_unet(tmp_path):
+    unet = tiny_unet()
+    gz.quantize_(unet, gz.QuantizeConfig(bits=4))
+    pipeline = DDPMPipeline(unet, DDPMScheduler(num_train_timesteps=10))
+    pipeline.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "model_index.json").read_text())["unet"] == ["diffusers", "UNet2DModel"]
+    images = []
+    for pipe in (pipeline, DDPMPipeline.from_pretrained(tmp_path), DiffusionPipeline.from_pretrained(tmp_path)):
+        pipe.set_progress_bar_config(disable=True)
+        generator = torch.Generator().manual_seed(0)
+        images.append(pipe(generator=generator, num_inference_steps=2, output_type="np").images)
+    assert (images[0] == images[1]).all() and (images[0] == images[2]).all()
+
+
+def test_gan_pipeline_restores_a_packed_generator(tmp_path):
+    generator = tiny_generator()
+    gz.quantize_(generator, gz.QuantizeConfig(bits=4))
+    gz.GANPipeline(generator).save_pretrained(tmp_path)
+    images = []
+    for pipe in (gz.GANPipeline(generator), gz.GANPipeline.from_pretrained(tmp_path)):
+        pipe.set_progress_bar_config(disable=True)
+        images.append(pipe(batch_size=2, generator=torch.Generator().manual_seed(0), output_type="np").images)
+    assert (images[0] == images[1]).all()
+
+
+def test_record_says_what_was_done(packed, folder):
+    config = json.loads((packed / "config.json").read_text())["quantization_config"]
+    assert (config["quant_method"], config["bits"], config["method"]) == ("ganzip", 4, "aciq")
+    (step,) = config["record"]
+    assert step["name"] == "quantize" and step["options"]["bits"] == 4 and step["base_model"] == folder.name
+    assert set(step["versions"]) >= {"torch", "diffusers"}
+
+
+def test_origin_knows_the_hub_cache(tmp_path):
+    snapshot = tmp_path / "models--org--name" / "snapshots" / "0123abc"
+    snapshot.mkdir(parents=True)
+    assert origin(snapshot) == "org/name@0123abc"
+    assert origin(tmp_path) == tmp_path.name
+    assert origin(Path("org/name")) == "org/name"
+    assert origin(Path("")) == ""
+
+
+def test_restored_tensors_are_aligned(packed):
+    model = gz.StyleGAN2Generator.from_pretrained(packed)
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in model.state_dict().values())
+
+
+def test_stored_config_wins_over_the_argument(packed):
+    with pytest.warns(UserWarning, match="already has a `quantization_config`"):
+        model = gz.StyleGAN2Generator.from_pretrained(packed, quantization_config=gz.GanzipConfig(bits=8))
+    assert model.config.quantization_config.quantize_config.bits == 4
+
+
+def test_dequantize_method_of_diffusers(packed, tmp_path):
+    model = gz.StyleGAN2Generator.from_pretrained(packed)
+    expected = run(model)
+    model.dequantize()
+    assert torch.equal(run(model), expected)
+    model.save_pretrained(tmp_path / "plain")
+    assert torch.equal(run(gz.StyleGAN2Generator.from_pretrained(tmp_path / "plain")), expected)
+
+
+def test_device_map_keeps_the_output(packed):
+    placed = gz.StyleGAN2Generator.from_pretrained(packed, device_map={"": "cpu"})
+    assert torch.equal(run(placed), run(gz.StyleGAN2Generator.from_pretrained(packed)))
+
+
+# -- bad input: one clear error -----------------------------------------------------------------------------------------
+
+
+def edit_config(folder: Path, change):
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def edit_weights(folder: Path, change):
+    tensors = load_file(folder / WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / WEIGHTS)
+
+
+FIRST = "synthesis.b4.conv1"
+
+
+def flip_a_bit(tensors):
+    tensors[f"{FIRST}.weight_codes"][0] ^= 1
+
+
+def shorten(tensors):
+    tensors[f"{FIRST}.weight_codes"] = tensors[f"{FIRST}.weight_codes"][:-1].clone()
+
+
+def retype(tensors):
+    tensors[f"{FIRST}.weight_scale"] = tensors[f"{FIRST}.weight_scale"].half()
+
+
+def add_layer(config):
+    config["quantization_config"]["layers"]["synthesis.b64.conv0"] = config["quantization_config"]["layers"][FIRST]
+
+
+def reshape_layer(config):
+    config["quantization_config"]["layers"][FIRST]["shape"] = [16, 16, 9]
+
+
+@pytest.mark.parametrize(
+    "edit, change, message",
+    [
+        (edit_weights, lambda t: t.pop(f"{FIRST}.weight_codes"), r"missing tensors \['synthesis.b4.conv1.weight_codes'\]"),
+        (edit_weights, lambda t: t.update(extra=torch.zeros(1)), r"unexpected tensors \['extra'\]"),
+        (edit_weights, lambda t: t.pop(f"{FIRST}.bias"), r"missing tensors \['synthesis.b4.conv1.bias'\]"),
+        (edit_weights, flip_a_bit, r"differ from their digest in config.json: \['synthesis.b4.conv1'\]"),
+        (edit_weights, shorten, "has shape .* in the checkpoint; config.json asks for"),
+        (edit_weights, retype, "is torch.float16 in the checkpoint; allowed is torch.float32"),
+        (edit_config, add_layer, "synthesis.b64.conv0: the model has no such layer"),
+        (edit_config, reshape_layer, r"shape \(16, 16, 9\) in the table, \(16, 16, 3, 3\) in the model"),
+        (edit_config, lambda c: c["quantization_config"]["layers"][FIRST].pop("bits"), "damaged entry"),
+        (edit_config, lambda c: c["quantization_config"].update(layers={}), "no layers table"),
+        (edit_config, lambda c: c["quantization_config"].update(format_version=99), "ganzip format 99"),
+        (edit_config, lambda c: c["quantization_config"].update(foo=1), "GanzipConfig has no option foo"),
+        (edit_config, lambda c: c["quantization_config"].update(bits=77), "allowed are integers from 2 to 8"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else value[:20],
+)
+def test_damaged_folders_are_refused(packed, edit, change, message):
+    edit(packed, change)
+    with pytest.raises(ValueError, match=message):
+        gz.StyleGAN2Generator.from_pretrained(packed)
+
+
+def test_truncated_safetensors_are_refused(packed):
+    data = (packed / WEIGHTS).read_bytes()
+    (packed / WEIGHTS).write_bytes(data[: len(data) // 2])
+    with pytest.raises(Exception, match="(?i)safetensor|incomplete|header|corrupt"):
+        gz.StyleGAN2Generator.from_pretrained(packed)
+
+
+def test_non_finite_weights_are_refused_while_loading(folder):
+    edit_weights(folder, lambda t: t["mapping.fc1.weight"].fill_(float("nan")))
+    with pytest.raises(ValueError, match="mapping.fc1.weight holds NaN or infinity; nothing was quantized"):
+        gz.StyleGAN2Generator.from_pretrained(folder, quantization_config=gz.GanzipConfig(bits=4))
+
+
+def test_patterns_without_a_layer_are_refused_while_loading(folder):
+    config = gz.GanzipConfig(skip=("nothing.*",))
+    with pytest.raises(ValueError, match=r"skip 'nothing.\*' matches no layer"):
+        gz.StyleGAN2Generator.from_pretrained(folder, quantization_config=config)
+
+
+def test_disk_offload_is_refused(packed, tmp_path):
+    with pytest.raises(ValueError, match="on disk, where they cannot be unpacked"):
+        device_map = {"mapping": "cpu", "synthesis": "disk"}
+        gz.StyleGAN2Generator.from_pretrained(packed, device_map=device_map, offload_folder=tmp_path / "offload")
+
+
+def test_without_the_import_diffusers_fails_loudly(tmp_path):
+    model = tiny_unet()
+    gz.quantize_(model)
+    model.save_pretrained(tmp_path)
+    code = f"from diffusers import UNet2DModel; UNet2DModel.from_pretrained({str(tmp_path)!r})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.returncode != 0 and "Unknown quantization type, got ganzip" in result.stderr

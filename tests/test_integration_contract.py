@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What hf_ganzip relies on in diffusers beyond its documented API; fails when a new version moves it."""
+
+import inspect
+
+import pytest
+from diffusers import ModelMixin
+from diffusers.models import model_loading_utils
+from diffusers.quantizers import DiffusersAutoQuantizer, DiffusersQuantizer, auto
+
+import hf_ganzip as gz
+from hf_ganzip import integration
+
+from .conftest import tiny_generator
+
+
+def test_registries_are_plain_dicts_with_our_entries():
+    assert isinstance(auto.AUTO_QUANTIZER_MAPPING, dict) and isinstance(auto.AUTO_QUANTIZATION_CONFIG_MAPPING, dict)
+    assert auto.AUTO_QUANTIZER_MAPPING["ganzip"] is integration.GanzipQuantizer
+    config = DiffusersAutoQuantizer.from_dict({"quant_method": "ganzip", "bits": 3})
+    assert isinstance(config, gz.GanzipConfig) and config.quantize_config.bits == 3
+
+
+def test_registration_is_idempotent_and_refuses_a_foreign_entry(monkeypatch):
+    integration.register()
+    monkeypatch.setitem(auto.AUTO_QUANTIZER_MAPPING, "ganzip", object)
+    with pytest.raises(RuntimeError, match="another package"):
+        integration.register()
+
+
+def test_no_new_abstract_methods():
+    assert DiffusersQuantizer.__abstractmethods__ <= {
+        "_process_model_before_weight_loading",
+        "_process_model_after_weight_loading",
+        "is_serializable",
+        "is_trainable",
+    }
+
+
+def test_every_hook_we_override_exists():
+    own = [name for name in vars(integration.GanzipQuantizer) if not name.startswith("__")]
+    private = {"_dtype_of", "_check_keys", "use_keep_in_fp32_modules", "_abc_impl"}
+    for name in set(own) - private:
+        assert hasattr(DiffusersQuantizer, name) or name == "is_compileable", name
+
+
+def test_loader_call_sites():
+    source = inspect.getsource(model_loading_utils.load_model_dict_into_meta)
+    for needle in ("check_if_quantized_param", "create_quantized_param", "check_quantized_param_shape"):
+        assert needle in source
+    source = inspect.getsource(ModelMixin)
+    for needle in ("preprocess_model", "postprocess_model", "maybe_update_loaded_keys", "quant_method.value"):
+        assert needle in source
+
+
+HOOKS = (
+    "update_torch_dtype",
+    "maybe_update_loaded_keys",
+    "_process_model_before_weight_loading",
+    "create_quantized_param",
+    "_process_model_after_weight_loading",
+    "get_state_dict_and_metadata",
+)
+
+
+@pytest.mark.parametrize("pre_quantized", [False, True])
+def test_hooks_are_called_in_order(tmp_path, monkeypatch, pre_quantized):
+    model = tiny_generator()
+    if pre_quantized:
+        gz.quantize_(model)
+    model.save_pretrained(tmp_path / "saved")
+    calls = []
+    for name in HOOKS:
+        original = getattr(integration.GanzipQuantizer, name)
+
+        def recorded(self, *args, _name=name, _original=original, **kwargs):
+            calls.append(_name)
+            return _original(self, *args, **kwargs)
+
+        monkeypatch.setattr(integration.GanzipQuantizer, name, recorded)
+    config = None if pre_quantized else gz.GanzipConfig()
+    loaded = type(model).from_pretrained(tmp_path / "saved", quantization_config=config)
+    loaded.save_pretrained(tmp_path / "again")
+    assert list(dict.fromkeys(calls)) == list(HOOKS)

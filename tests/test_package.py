@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Public names, cheap import, registration in any order of imports."""
+
+import subprocess
+import sys
+
+import pytest
+
+import hf_ganzip as gz
+from hf_ganzip.registry import lookup
+
+
+def python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+def test_public_names_resolve_and_are_frozen():
+    assert gz.__all__ == [
+        "StyleGAN2Generator",
+        "StyleGAN2Discriminator",
+        "GANPipeline",
+        "load_model",
+        "compress",
+        "GanzipConfig",
+        "QuantizeConfig",
+        "quantize_",
+        "dequantize_",
+        "set_compute_",
+        "evaluate",
+    ]
+    for name in gz.__all__:
+        assert getattr(gz, name) is not None
+    assert callable(gz.compress) and callable(gz.evaluate)
+    assert dir(gz) == sorted(gz.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'prune'"):
+        gz.prune  # noqa: B018
+
+
+def test_import_is_cheap():
+    result = python("import sys, hf_ganzip; print(sorted({'torch', 'diffusers', 'numpy'} & set(sys.modules)))")
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+@pytest.mark.parametrize(
+    "imports",
+    ["import hf_ganzip, diffusers.quantizers.auto", "import diffusers.quantizers.auto, hf_ganzip", "from hf_ganzip import GanzipConfig"],
+)
+def test_quantizer_is_registered_in_any_order(imports):
+    result = python(f"{imports}\nfrom diffusers.quantizers import auto\nprint('ganzip' in auto.AUTO_QUANTIZER_MAPPING)")
+    assert result.stdout.strip() == "True", result.stderr
+
+
+def test_lookup_suggests_and_lists():
+    registry = {"sqrt": 1, "log": 2}
+    assert lookup(registry, "log", "scaling") == 2
+    assert lookup(registry, len, "scaling") is len
+    with pytest.raises(ValueError, match=r"Unknown scaling 'sqr'. Did you mean 'sqrt'\? Available: log, sqrt."):
+        lookup(registry, "sqr", "scaling")
+    with pytest.raises(ValueError, match=r"Unknown scaling 'xyz'. Available"):
+        lookup(registry, "xyz", "scaling")

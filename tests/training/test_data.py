@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading labelled images from every kind of source."""
+
+from __future__ import annotations
+
+import gzip
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from hf_ganzip.training.data import (
+    fit_images,
+    load_images,
+    read_idx,
+    read_images,
+    resize_image,
+    stack_images,
+    to_model_range,
+    to_uint8,
+)
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5, 5), dtype=np.uint8)
+LABELS = np.array([0, 2, 1, 1, 0, 2], np.uint8)
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.tobytes()
+
+
+def png_bytes(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(params=["idx", "idx.gz", "parquet struct", "parquet bytes", "folder", "folder with splits"])
+def source(request, tmp_path):
+    """The same six images and labels in each form."""
+    kind = request.param
+    if kind.startswith("idx"):
+        opened, suffix = (gzip.open, ".gz") if kind == "idx.gz" else (open, "")
+        for name, array in (("images-idx3", PIXELS), ("labels-idx1", LABELS)):
+            with opened(tmp_path / f"train-{name}-ubyte{suffix}", "wb") as file:
+                file.write(idx_bytes(array))
+        return tmp_path
+    encoded = [png_bytes(pixels) for pixels in PIXELS]
+    if kind.startswith("parquet"):
+        cells = encoded if kind == "parquet bytes" else [{"bytes": data, "path": None} for data in encoded]
+        pq.write_table(pa.table({"image": cells, "label": LABELS.astype(np.int64)}), tmp_path / "images.parquet")
+        return tmp_path / "images.parquet"
+    root = tmp_path / "train" if kind == "folder with splits" else tmp_path
+    for i, (data, label) in enumerate(zip(encoded, LABELS)):
+        path = root / f"class{label}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return tmp_path
+
+
+def test_every_source_gives_the_same_images(source):
+    images, labels = load_images(str(source), resolution=8).tensors
+    order = np.argsort(LABELS, kind="stable") if source.is_dir() and any(source.rglob("*.png")) else np.arange(6)
+    assert images.dtype == torch.uint8 and labels.dtype == torch.int64
+    assert labels.tolist() == LABELS[order].tolist()
+    assert np.array_equal(images.numpy(), fit_images(PIXELS[order][..., None], 8).transpose(0, 3, 1, 2))
+
+
+def test_smaller_images_are_centred_and_larger_ones_resized():
+    image = np.full((8, 6, 3), 200, np.uint8)
+    resized = resize_image(image, 4)
+    assert resized.shape == (4, 4, 3) and (resized == 200).all()
+    centred = resize_image(np.full((4, 4, 1), 200, np.uint8), 6)
+    assert centred[1:5, 1:5].min() == 200 and centred.sum() == 16 * 200
+    with pytest.raises(ValueError, match="images are 8x6; allowed are square images of at most 7 pixels"):
+        resize_image(image, 7)
+
+
+def test_grey_images_among_colour_ones_get_three_channels():
+    stacked = stack_images([np.full((2, 2, 1), 9, np.uint8), np.zeros((2, 2, 3), np.uint8)])
+    assert stacked.shape == (2, 3, 2, 2) and (stacked[0] == 9).all()
+
+
+def test_missing_labels(tmp_path):
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx_bytes(PIXELS))
+    assert read_images(tmp_path)[1] is None
+    assert load_images(tmp_path, resolution=5).tensors[1].tolist() == [0] * 6
+
+
+def test_labels_must_match_images(tmp_path):
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx_bytes(PIXELS))
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx_bytes(LABELS[:4]))
+    with pytest.raises(ValueError, match="6 images in train-images-idx3-ubyte but 4 labels"):
+        read_images(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "is not an idx file"),
+        (b"PNG nonsense", "is not an idx file"),
+        (b"\0\0\x08\x03\0\0", "is not an idx file"),
+        (idx_bytes(PIXELS)[:-1], "has 165 bytes; its header asks for 166"),
+    ],
+)
+def test_damaged_idx_file(tmp_path, data, message):
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+        read_idx(path)
+
+
+@pytest.mark.parametrize("data", [gzip.compress(idx_bytes(PIXELS))[:-20], b"no gzip"])
+def test_damaged_gzip_file(tmp_path, data):
+    path = tmp_path / "file.gz"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="is a damaged gzip file .*; download it again"):
+        read_idx(path)
+
+
+def test_damaged_image_is_named(tmp_path):
+    (tmp_path / "bad.png").write_bytes(png_bytes(PIXELS[0])[:40])
+    with pytest.raises(ValueError, match="bad.png is not a readable image"):
+        read_images(tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "I;16", "CMYK"])
+def test_lossy_modes_are_refused(tmp_path, mode):
+    Image.new(mode, (4, 4)).save(tmp_path / ("a.jpg" if mode == "CMYK" else "a.png"))
+    with pytest.raises(ValueError, match=f"has mode {mode}; allowed are 8-bit grey and RGB"):
+        read_images(tmp_path)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("1", 1), ("L", 1), ("P", 3), ("RGB", 3)])
+def test_lossless_modes_are_read(tmp_path, mode, channels):
+    Image.new(mode, (4, 4)).save(tmp_path / "a.png")
+    assert read_images(tmp_path)[0][0].shape == (4, 4, channels)
+
+
+def test_wrong_parquet_files(tmp_path):
+    path = tmp_path / "a.parquet"
+    with pytest.raises(FileNotFoundError, match="no parquet file"):
+        read_images(path)
+    path.write_bytes(b"not parquet at all")
+    with pytest.raises(ValueError, match="is not a readable parquet file"):
+        read_images(path)
+    pq.write_table(pa.table({"picture": [png_bytes(PIXELS[0])]}), path)
+    with pytest.raises(ValueError, match="has no column 'image'; it has picture. Set image_column"):
+        read_images(path)
+    assert read_images(path, image_column="picture")[1] is None
+    pq.write_table(pa.table({"image": [{"bytes": None, "path": "elsewhere.png"}]}), path)
+    with pytest.raises(ValueError, match="row 0: column 'image' holds no encoded image"):
+        read_images(path)
+
+
+def test_sources_without_images(tmp_path):
+    with pytest.raises(ValueError, match=r"has no images; images in a folder end in \.png, \.jpg, \.jpeg"):
+        read_images(tmp_path)
+    with pytest.raises(FileNotFoundError, match="is no file or folder"):
+        read_images(tmp_path / "missing")
+
+
+def test_range_conversions_invert_each_other():
+    values = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_uint8(to_model_range(values)), values)
+    assert to_model_range(values).min() == -1 and to_model_range(values).max() == 1
+    assert to_uint8(torch.tensor([-9.0, 9.0])).tolist() == [0, 255]
