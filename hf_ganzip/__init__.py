@@ -13,7 +13,7 @@ from .post_import import when_imported
 
 
 if TYPE_CHECKING:
-    from .compress import compress, load_model
+    from .recipes import compress, load_model
     from .evaluation.evaluate import evaluate
     from .integration import GanzipConfig
     from .models import StyleGAN2Discriminator, StyleGAN2Generator
@@ -24,8 +24,8 @@ _NAMES = {
     "StyleGAN2Generator": "models",
     "StyleGAN2Discriminator": "models",
     "GANPipeline": "pipelines",
-    "load_model": "compress",
-    "compress": "compress",
+    "load_model": "recipes",
+    "compress": "recipes",
     "GanzipConfig": "integration",
     "QuantizeConfig": "quantization",
     "quantize_": "quantization",

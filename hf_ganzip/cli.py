@@ -62,7 +62,7 @@ def compress(
     as_json: Json = False,
 ) -> None:
     """Quantize a model and save it; plain from_pretrained restores it once hf_ganzip is imported."""
-    from .compress import compress as run
+    from .recipes import compress as run
 
     recipe = {"step": "quantize", "method": method, "bits": bits, "granularity": granularity}
     recipe |= {"skip": tuple(skip or ()), "skip_last_block": not last_block}
@@ -148,7 +148,7 @@ def _folder(model: str) -> str | Path:
 
 
 def _open(model: str) -> Any:
-    from .compress import load_model
+    from .recipes import load_model
 
     return load_model(_folder(model))
 

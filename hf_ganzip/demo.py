@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .assets import asset_path
-from .compress import load_model
+from .recipes import load_model
 from .evaluation.evaluate import DEFAULT_METRICS, measure
 from .evaluation.extractors import EXTRACTORS, extract_features
 from .evaluation.reference import load_reference

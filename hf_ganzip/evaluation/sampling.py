@@ -8,7 +8,8 @@ from diffusers import ModelMixin
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..pipelines.gan import GANPipeline, sample_generators
+from ..pipelines.gan import GANPipeline
+from ..seeding import sample_generators
 from ..training.data import to_uint8
 
 

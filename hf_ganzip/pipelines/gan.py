@@ -17,17 +17,6 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 _HUB_OPTIONS = ("revision", "cache_dir", "token", "force_download", "local_files_only")
 
 
-def sample_generators(seed: int, count: int, start: int = 0, device: str | torch.device = "cpu") -> list[torch.Generator]:
-    """One random generator per image: image i depends on ``(seed, i)`` only, not on the batch or the process.
-
-    Example:
-        >>> a, b = sample_generators(0, 2), sample_generators(0, 1, start=1)
-        >>> torch.equal(torch.randn(3, generator=a[1]), torch.randn(3, generator=b[0]))
-        True
-    """
-    return [torch.Generator(device).manual_seed((seed << 32) + i) for i in range(start, start + count)]
-
-
 class GANPipeline(DiffusionPipeline):
     """Images from latents.
 

@@ -33,7 +33,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
     Example:
         >>> pack(torch.tensor([1, 2, 3, 0, 1], dtype=torch.uint8), bits=2).tolist()
-        [13, 6]
+        [29, 2]
     """
     planes = _planes(bits)
     codes = codes.flatten()

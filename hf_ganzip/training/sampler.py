@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ..seeding import derive_seed
+
 
 class ClassGroupedBatchSampler:
     """Index batches in which minibatch group i (positions i, i + n, i + 2n, ..., n = batch_size / group_size) is one class.
@@ -49,7 +51,7 @@ class ClassGroupedBatchSampler:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed((self.seed << 32) + self.epoch)
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
         groups = []
         for members in self.members:
             order = members[torch.randperm(len(members), generator=generator)]

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics on features, as pure functions of ``real`` and ``generated``: arrays or tensors (N, d) and (M, d) on any device."""
+
+from .frechet import frechet_distance
+from .knn import density_coverage, knn_precision_recall
+from .lsh import lsh_precision_recall
+from .realism import realism_scores
+
+
+METRICS = {
+    "lsh_precision_recall": lsh_precision_recall,
+    "knn_precision_recall": knn_precision_recall,
+    "density_coverage": density_coverage,
+    "frechet_distance": frechet_distance,
+}
+
+__all__ = [
+    "METRICS",
+    "density_coverage",
+    "frechet_distance",
+    "knn_precision_recall",
+    "lsh_precision_recall",
+    "realism_scores",
+]

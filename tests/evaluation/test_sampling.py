@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+
+from hf_ganzip.evaluation.evaluate import evaluate, measure
+from hf_ganzip.evaluation.sampling import sample_images
+
+from ..conftest import tiny_generator, tiny_unet
+
+
+def test_images_depend_on_seed_and_index_only():
+    model = tiny_generator()
+    images, labels = sample_images(model, 7, seed=3, batch_size=3, progress=False)
+    again, _ = sample_images(model, 5, seed=3, batch_size=5, progress=False)
+    assert images.dtype == torch.uint8 and images.shape == (7, 3, 16, 16)
+    assert (images[:5].int() - again.int()).abs().max() <= 1  # rounding of float differences between batch sizes
+    assert labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
+    other, _ = sample_images(model, 5, seed=4, progress=False)
+    assert not torch.equal(again, other)
+
+
+def test_training_mode_is_kept_and_statistics_are_not_touched():
+    model = tiny_generator().train()
+    before = model.mapping.w_avg.clone()
+    sample_images(model, 2, progress=False)
+    assert model.training and torch.equal(model.mapping.w_avg, before)
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="num_samples is 0"):
+        sample_images(tiny_generator(), 0)
+    with pytest.raises(ValueError, match="UNet2DModel is not a GAN generator"):
+        sample_images(tiny_unet(), 2)
+    with pytest.raises(ValueError, match="class_label is 3; the model has 3 classes"):
+        sample_images(tiny_generator(), 2, class_label=3)
+
+
+def test_evaluate_accepts_functions_and_tensors():
+    def mean_gap(*, real, generated):
+        return {"gap": float((real.mean() - generated.mean()).abs())}
+
+    def pixels(images):
+        return images.flatten(1).float()
+
+    reference = torch.randint(0, 256, (20, 3, 16, 16), dtype=torch.uint8)
+    report = evaluate(
+        tiny_generator(), reference, metrics=[mean_gap], num_samples=10, extractor=pixels, options={"progress": False}
+    )
+    assert report.metrics["mean_gap"]["gap"] >= 0
+    assert report.conditions["n_real"] == 20 and report.conditions["extractor"] == "function"
+    assert "mean_gap" in str(report)
+
+
+def test_measure_seeds_the_hyperplanes():
+    real, generated = torch.randn(40, 4), torch.randn(30, 4)
+    a, b, c = (measure(real=real, generated=generated, metrics=["lsh_precision_recall"], seed=s) for s in (0, 0, 1))
+    assert a == b != c

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+import torch
+
+from hf_ganzip.metrics.inputs import as_features
+
+
+GOOD = np.ones((4, 3), dtype=np.float32)
+
+
+def with_value(value):
+    array = GOOD.copy()
+    array[2, 1] = value
+    return array
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.uint8])
+def test_dtypes_are_widened(dtype):
+    real, generated = as_features(real=torch.ones(3, 2, dtype=dtype), generated=np.ones((5, 2), dtype=np.float32))
+    expected = torch.float64 if dtype == torch.float64 else torch.float32
+    assert real.dtype == generated.dtype == expected and len(generated) == 5
+
+
+def test_gradients_are_cut():
+    assert not as_features(real=torch.ones(2, 2, requires_grad=True), generated=torch.ones(2, 2))[0].requires_grad
+
+
+@pytest.mark.parametrize(
+    "real, error, message",
+    [
+        (with_value(np.nan), ValueError, "real has NaN or infinity in 1 of 4 rows"),
+        (with_value(np.inf), ValueError, "real has NaN or infinity in 1 of 4 rows"),
+        (GOOD[:1], ValueError, "real has 1 rows; at least 2 are needed"),
+        (GOOD[:0], ValueError, "real has 0 rows"),
+        (GOOD[0], ValueError, r"real has shape \(3,\); allowed is \(N, d\)"),
+        (GOOD[:, :0], ValueError, "real has shape"),
+        (GOOD[:, :2], ValueError, "real has dimension 2 and generated has dimension 3"),
+        (GOOD.astype(complex), TypeError, "allowed are real numbers"),
+        ([["a", "b", "c"]] * 2, TypeError, "real is list; allowed are arrays or tensors"),
+        (None, TypeError, "real is NoneType"),
+    ],
+)
+def test_bad_input(real, error, message):
+    with pytest.raises(error, match=message):
+        as_features(real=real, generated=GOOD)
+    if "dimension" not in message:
+        with pytest.raises(error, match=message.replace("real has", "generated has").replace("real is", "generated is")):
+            as_features(real=GOOD, generated=real)

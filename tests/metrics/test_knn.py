@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from hf_ganzip.metrics import density_coverage, knn, knn_precision_recall
+
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+REAL = torch.tensor([(1.0, 1), (2, 2), (3, 1), (-1, 1), (-1, -2)])
+GENERATED = torch.tensor([(1.0, 2), (2, 1), (-2, 3), (1, -1)])
+
+
+def collapsed():
+    generator = torch.Generator().manual_seed(0)
+    real = torch.randn(300, 8, generator=generator)
+    return real, real[:1] + 1e-3 * torch.randn(300, 8, generator=generator)
+
+
+def naive(real, generated, k):
+    """Distance matrices in float64."""
+    real, generated = (np.asarray(x, dtype=np.float64) for x in (real, generated))
+
+    def distances(a, b):
+        return ((a[:, None] - b[None]) ** 2).sum(-1)
+
+    def radii(points):
+        matrix = distances(points, points)
+        np.fill_diagonal(matrix, -1)
+        return np.sort(matrix, axis=1)[:, min(k, len(points) - 1)]
+
+    cross = distances(generated, real)
+    inside = cross <= radii(real)
+    return {
+        "precision": inside.any(1).mean(),
+        "recall": (cross <= radii(generated)[:, None]).any(0).mean(),
+        "density": inside.sum() / (k * len(generated)),
+        "coverage": inside.any(0).mean(),
+    }
+
+
+def test_mode_collapse_has_high_precision_and_low_recall():
+    real, generated = collapsed()
+    result = knn_precision_recall(real=real, generated=generated)
+    assert result["precision"] == 1 and result["recall"] < 0.05
+    assert density_coverage(real=real, generated=generated)["coverage"] < 0.2
+
+
+def test_exact_small_example():
+    assert knn_precision_recall(real=REAL, generated=GENERATED, k=1) == {"precision": 0.75, "recall": 1.0}
+    assert knn_precision_recall(real=REAL, generated=GENERATED, k=3) == {"precision": 1.0, "recall": 1.0}
+    assert density_coverage(real=REAL, generated=GENERATED, k=1) == {"density": 1.5, "coverage": 0.8}
+
+
+@pytest.mark.parametrize("name", ["overlap", "collapsed"])
+def test_golden_values_of_the_reference_libraries(name):
+    features = load_file(GOLDEN / "metrics.io.safetensors")
+    expected = json.loads((GOLDEN / "metrics.json").read_text())[name]
+    sets = {"real": features[f"{name}.real"], "generated": features[f"{name}.fake"]}
+    for k in (3, 5):
+        result = knn_precision_recall(**sets, k=k) | density_coverage(**sets, k=k)
+        assert result == pytest.approx(expected[f"prdc_k{k}"], abs=1e-12)
+    result = knn_precision_recall(**sets, k=3)
+    assert result["precision"] == pytest.approx(expected["tf_prc_k3"]["precision"], abs=1e-7)
+    assert result["recall"] == pytest.approx(expected["tf_prc_k3"]["recall"], abs=1e-7)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(2, 30), m=st.integers(2, 30), dim=st.integers(1, 4), k=st.integers(1, 40), seed=st.integers(0, 999),
+    span=st.sampled_from([2, 4, 100]), offset=st.sampled_from([0, 1000]),
+)  # fmt: skip
+def test_agrees_with_distance_matrices_on_grids_full_of_ties(n, m, dim, k, seed, span, offset):
+    generator = torch.Generator().manual_seed(seed)
+    real = torch.randint(0, span, (n, dim), generator=generator).float() + offset
+    generated = torch.randint(0, span, (m, dim), generator=generator).float() + offset
+    result = knn_precision_recall(real=real, generated=generated, k=k) | density_coverage(real=real, generated=generated, k=k)
+    assert result == pytest.approx(naive(real, generated, k), abs=1e-12)
+
+
+@pytest.mark.parametrize("copies", [1, 2, 5])
+def test_identical_sets_are_ideal_with_duplicates(copies):
+    x = torch.randn(40, 3).repeat(copies, 1)
+    assert knn_precision_recall(real=x, generated=x.flip(0)) == {"precision": 1.0, "recall": 1.0}
+    assert density_coverage(real=x, generated=x)["coverage"] == 1.0
+
+
+def test_disjoint_sets_score_zero():
+    x = torch.randn(50, 3)
+    assert knn_precision_recall(real=x, generated=x + 1000) == {"precision": 0.0, "recall": 0.0}
+
+
+def test_block_size_does_not_matter(monkeypatch):
+    real, generated = torch.randn(130, 5), torch.randn(90, 5)
+    expected = knn_precision_recall(real=real, generated=generated), density_coverage(real=real, generated=generated)
+    monkeypatch.setattr(knn, "_BLOCK", 7)
+    monkeypatch.setattr(knn, "_PAIR_BUDGET", 11)
+    assert (knn_precision_recall(real=real, generated=generated), density_coverage(real=real, generated=generated)) == expected
+
+
+def test_invariances():
+    real, generated = torch.randn(80, 4, dtype=torch.float64), torch.randn(60, 4, dtype=torch.float64)
+    base = knn_precision_recall(real=real, generated=generated)
+    assert knn_precision_recall(real=real * 8, generated=generated * 8) == base
+    assert knn_precision_recall(real=real + 3, generated=generated + 3) == base
+    swapped = knn_precision_recall(real=generated, generated=real)
+    assert (swapped["precision"], swapped["recall"]) == (base["recall"], base["precision"])
+    assert knn_precision_recall(real=real, generated=generated.repeat(3, 1))["precision"] == base["precision"]
+    previous = 0.0
+    for k in range(1, 10):
+        precision = knn_precision_recall(real=real, generated=generated, k=k)["precision"]
+        assert precision >= previous
+        previous = precision
+
+
+def test_a_large_common_offset_flips_no_decision():
+    real, generated = torch.randn(200, 16), torch.randn(200, 16)
+    shifted = knn_precision_recall(real=real + 100, generated=generated + 100)
+    exact = naive((real + 100).double(), (generated + 100).double(), 3)
+    assert shifted == {"precision": exact["precision"], "recall": exact["recall"]}
+
+
+@pytest.mark.parametrize("metric", [knn_precision_recall, density_coverage])
+@pytest.mark.parametrize("k, error", [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError), ("3", TypeError)])
+def test_wrong_k(metric, k, error):
+    with pytest.raises(error, match="allowed are integers from 1"):
+        metric(real=REAL, generated=GENERATED, k=k)

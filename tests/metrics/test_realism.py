@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hf_ganzip.metrics import realism_scores
+from hf_ganzip.metrics.cells import Cells, covered_in_cells
+from hf_ganzip.metrics.lsh import hash_keys, hyperplanes
+from hf_ganzip.metrics.realism import realism_in_cells
+
+from .test_lsh import AXES, GENERATED, REAL
+
+
+def test_exact_small_example():
+    scores = realism_in_cells(REAL, GENERATED, hash_keys(REAL, *AXES), hash_keys(GENERATED, *AXES), 1)
+    assert scores.tolist() == pytest.approx([math.sqrt(2), math.sqrt(2), 0, 0], abs=1e-4)
+
+
+def test_at_least_one_means_covered():
+    real, generated = torch.randn(300, 4), torch.randn(200, 4)
+    keys = tuple(hash_keys(x, *hyperplanes(4, 3, 0)) for x in (real, generated))
+    scores = realism_in_cells(real, generated, *keys, 3)
+    covered = covered_in_cells(real, generated, Cells.of(keys[0]), Cells.of(keys[1]), 3)
+    clear = (scores - 1).abs() > 1e-3  # 1e-5 is added to distances
+    assert clear.sum() > 150 and torch.equal((scores >= 1)[clear], covered[clear])
+
+
+@pytest.mark.parametrize("method", ["lsh_knn", "knn"])
+def test_samples_near_the_data_are_more_real(method):
+    real = torch.randn(400, 3)
+    near, far = real[:100] + 0.01 * torch.randn(100, 3), real[:100] * 0.5 + 6
+    scores = realism_scores(real=real, generated=torch.cat([near, far]), method=method, num_hyperplanes=4 if method == "lsh_knn" else None)
+    assert scores.shape == (200,) and np.median(scores[:100]) > 1 > np.median(scores[100:])
+
+
+def test_an_outlier_of_the_reference_makes_nothing_real_by_knn():
+    real = torch.cat([torch.randn(200, 3), torch.full((1, 3), 50.0)])
+    generated = torch.full((2, 3), 30.0) + torch.randn(2, 3)
+    assert (realism_scores(real=real, generated=generated, method="knn") < 0.5).all()
+
+
+def test_unknown_method():
+    with pytest.raises(ValueError, match="allowed are lsh_knn, knn"):
+        realism_scores(real=REAL, generated=GENERATED, method="faiss")

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+import torch
+
+import hf_ganzip as gz
+from hf_ganzip.seeding import sample_generators
+
+from ..conftest import tiny_generator
+
+
+@pytest.fixture
+def pipe():
+    pipeline = gz.GANPipeline(tiny_generator())
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def test_output_types(pipe):
+    random = sample_generators(0, 3)
+    latent = pipe(3, generator=random, output_type="latent").images
+    assert latent.shape == (3, 3, 16, 16) and latent.dtype == torch.float32
+    pt = pipe(3, generator=sample_generators(0, 3), output_type="pt").images
+    torch.testing.assert_close(pt, (latent / 2 + 0.5).clamp(0, 1))
+    array = pipe(3, generator=sample_generators(0, 3), output_type="np", return_dict=False)[0]
+    np.testing.assert_allclose(array, pt.permute(0, 2, 3, 1).numpy(), atol=1e-6)
+    images = pipe(3, generator=sample_generators(0, 3)).images
+    np.testing.assert_array_equal(np.asarray(images[1]), np.round(array[1] * 255).astype(np.uint8))
+
+
+def test_image_i_does_not_depend_on_the_batch(pipe):
+    with torch.no_grad():
+        for name, parameter in pipe.generator.named_parameters():
+            if name.endswith("noise_strength"):
+                parameter.fill_(0.3)
+    options = {"output_type": "latent", "class_labels": 1}
+    together = pipe(5, generator=sample_generators(7, 5), **options).images
+    parts = [pipe(n, generator=sample_generators(7, n, start), **options).images for start, n in ((0, 2), (2, 1), (3, 2))]
+    torch.testing.assert_close(torch.cat(parts), together)
+    split = pipe(5, generator=sample_generators(7, 5), max_batch_size=2, **options).images
+    torch.testing.assert_close(split, together)
+    assert not torch.allclose(together[0], together[1])
+
+
+def test_labels_and_latents(pipe):
+    z = torch.randn(4, 8)
+    by_default = pipe(latents=z, noise_mode="const", output_type="latent").images
+    explicit = pipe(latents=z, class_labels=[0, 1, 2, 0], noise_mode="const", output_type="latent").images
+    assert torch.equal(by_default, explicit)
+    with pytest.raises(ValueError, match="class_labels has 2 entries for 4 images"):
+        pipe(latents=z, class_labels=[0, 1])
+    with pytest.raises(ValueError, match="allowed are pil, np, pt, latent"):
+        pipe(1, output_type="jpg")
+
+
+def test_save_and_load(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    restored = gz.GANPipeline.from_pretrained(tmp_path)
+    restored.set_progress_bar_config(disable=True)
+    images = [p(2, generator=sample_generators(0, 2), output_type="np").images for p in (pipe, restored)]
+    assert (images[0] == images[1]).all()

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command as people run it, except that errors are looked at in this process."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+import hf_ganzip as gz
+from hf_ganzip import cli
+
+from .conftest import run, tiny_generator, tiny_unet
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tiny_generator(resolution=16, image_channels=1).save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run hf-ganzip with arguments: (exit code, standard output, standard error)."""
+
+    def invoke(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hf-ganzip", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    return invoke
+
+
+def size(path):
+    with Image.open(path) as image:
+        return image.size
+
+
+def test_compress_then_info(call, folder, tmp_path):
+    code, out, _ = call("compress", folder, tmp_path / "small", "--bits", "3", "--skip", "mapping.*")
+    assert code == 0 and "bits per weight" in out and "skip pattern 'mapping.*'" in out
+    model = gz.load_model(tmp_path / "small")
+    assert model.config.quantization_config.quantize_config.bits == 3
+    code, out, _ = call("info", tmp_path / "small")
+    assert code == 0 and "StyleGAN2Generator" in out and "synthesis.b8.conv0" in out and "step quantize of model" in out
+    code, out, _ = call("info", tmp_path / "small", "--json")
+    description = json.loads(out)
+    layer = next(layer for layer in description["layers"] if layer["name"] == "synthesis.b8.conv0")
+    assert (layer["bits"], layer["bytes"]) == (3, 16 * 16 * 9 * 3 // 8 + 4)
+
+
+def test_compress_json_of_a_diffusion_model(call, tmp_path):
+    model = tiny_unet()
+    model.save_pretrained(tmp_path / "unet")
+    arguments = ("--method", "linear", "--bits", "8", "--granularity", "channel", "--last-block", "--json")
+    code, out, _ = call("compress", tmp_path / "unet", tmp_path / "small", *arguments)
+    report = json.loads(out)
+    assert code == 0 and report["bytes_after"] < report["bytes_before"] / 3
+    assert (run(gz.load_model(tmp_path / "small")) - run(model)).abs().max() < 0.1
+
+
+def test_sample_grid_and_folder(call, folder, tmp_path):
+    assert call("sample", folder, tmp_path / "grid.png", "--num-samples", 7)[0] == 0
+    assert size(tmp_path / "grid.png")[0] > 7 * 16
+    assert call("sample", folder, tmp_path / "images", "--num-samples", 3, "--class-label", 2, "--seed", 5)[0] == 0
+    files = sorted((tmp_path / "images").glob("*.png"))
+    assert len(files) == 3 and size(files[0]) == (16, 16)
+
+
+def test_evaluate_prints_metrics_and_conditions(call, folder):
+    code, out, _ = call("evaluate", folder, "--num-samples", 150, "--metrics", "knn_precision_recall", "--json")
+    report = json.loads(out)
+    assert code == 0 and set(report["metrics"]) == {"knn_precision_recall"}
+    assert report["conditions"]["n_generated"] == 150 and report["conditions"]["n_real"] == 5000
+    assert len(report["conditions"]["extractor_digest"]) == 64
+    assert 0 <= report["metrics"]["knn_precision_recall"]["precision"] <= 1
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("compress", "{folder}", "{tmp}/x", "--bits", "1"), "bits is 1; allowed are integers from 2 to 8"),
+        (("compress", "{folder}", "{tmp}/x", "--method", "acik"), "Did you mean 'aciq'"),
+        (("compress", "{folder}", "{folder}"), "is not empty; choose a new folder"),
+        (("compress", "{tmp}", "{tmp}/x"), "has no config.json"),
+        (("sample", "{folder}", "{tmp}/x.png", "--class-label", "9"), "the model has 3 classes"),
+        (("evaluate", "{folder}", "--metrics", "fidd"), "Unknown metric 'fidd'"),
+        (("evaluate", "{folder}", "--reference", "{tmp}/none.parquet"), "none.parquet"),
+        (("info", "{tmp}"), "has no config.json"),
+    ],
+)
+def test_errors_are_one_line_without_traceback(call, folder, tmp_path, arguments, message):
+    code, out, err = call(*(a.format(folder=folder, tmp=tmp_path) for a in arguments))
+    assert code == 1 and out == ""
+    assert message in err and "Traceback" not in err and err.startswith("hf-ganzip: ") and err.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_help_of_every_command():
+    for command in ([], ["demo"], ["compress"], ["sample"], ["evaluate"], ["info"]):
+        code = ["-m", "hf_ganzip.cli", *command, "--help"]
+        result = subprocess.run([sys.executable, *code], capture_output=True, text=True, timeout=60)
+        assert result.returncode == 0 and "Usage" in result.stdout
+        assert "torch" not in result.stderr
+
+
+def test_fixed_seed_repeats_images(call, folder, tmp_path):
+    for name in ("a", "b"):
+        call("sample", folder, tmp_path / f"{name}.png", "--num-samples", 4, "--seed", 3)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert torch.initial_seed() == 0, "the global seed was changed"

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import pytest
+import torch
+from diffusers import UNet2DModel
+
+import hf_ganzip as gz
+from hf_ganzip.record import LayerReport, QuantizationReport
+
+from .conftest import run, tiny_generator, tiny_unet
+
+
+def test_load_model_finds_the_class(tmp_path):
+    for build in (tiny_generator, tiny_unet):
+        model = build()
+        model.save_pretrained(tmp_path / build.__name__)
+        loaded = gz.load_model(tmp_path / build.__name__)
+        assert type(loaded) is type(model) and torch.equal(run(loaded), run(model))
+
+
+def test_compress_runs_a_recipe(tmp_path):
+    tiny_unet().save_pretrained(tmp_path / "full")
+    model, (report,) = gz.compress(tmp_path / "full", [{"step": "quantize", "method": "linear", "bits": 4}])
+    assert isinstance(model, UNet2DModel) and report.quantized
+    model.save_pretrained(tmp_path / "packed")
+    assert torch.equal(run(gz.load_model(tmp_path / "packed")), run(model))
+
+
+@pytest.mark.parametrize(
+    "recipe, message",
+    [
+        ([], "the recipe has no steps"),
+        ([{"step": "quantise"}], "Unknown step 'quantise'. Did you mean 'quantize'"),
+        ([{"bits": 4}], "Unknown step ''"),
+        ([{"step": "quantize", "bits": 99}], "allowed are integers from 2 to 8"),
+    ],
+)
+def test_wrong_recipes_change_nothing(recipe, message):
+    model = tiny_generator()
+    before = run(model)
+    with pytest.raises(ValueError, match=message):
+        gz.compress(model, recipe)
+    assert torch.equal(run(model), before)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [("{", "is not the config of a model"), ("{}", "KeyError"), ("[1]", "TypeError"), ('{"_class_name": "os"}', "the class 'os'")],
+)
+def test_folders_that_are_no_model_are_refused(tmp_path, content, message):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        gz.load_model(tmp_path)
+
+
+def test_folder_without_config(tmp_path):
+    with pytest.raises(FileNotFoundError, match="has no config.json"):
+        gz.load_model(tmp_path)
+
+
+def test_folder_of_the_wrong_class_is_refused(tmp_path):
+    model = tiny_generator()
+    gz.quantize_(model)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="UNet2DModel: config.json does not fit: .* the model has no such layer"):
+        UNet2DModel.from_pretrained(tmp_path)
+
+
+def test_report_totals_and_json():
+    layers = (
+        LayerReport("a.weight", "Linear", (4, 8), 128, 20, bits=4, method="aciq", sqnr_db=18.5),
+        LayerReport("b.weight", "Linear", (2, 8), 64, 64, skipped="last block (skip_last_block)"),
+    )
+    report = QuantizationReport(layers, other_bytes=8)
+    assert (report.bytes_before, report.bytes_after) == (200, 92)
+    assert report.bits_per_weight == 5.0 and report.quantized_share == 0.64
+    restored = json.loads(json.dumps(report.to_dict()))
+    assert restored["layers"][0]["sqnr_db"] == 18.5 and restored["bytes_after"] == 92
+    assert "18.50" in str(report) and "last block" in str(report) and "2.17x smaller" in str(report)
