@@ -37,12 +37,13 @@ def parse_args(input_args=None) -> argparse.Namespace:
     add("--generator_channels", type=int, nargs="+", default=[128, 128, 64, 32], help="one per resolution from 4")
     add("--discriminator_channels", type=int, nargs="+", default=[128, 128, 64, 32])
     add("--mbstd_group_size", type=int, default=8)
-    add("--max_train_steps", type=int, default=40_000)
+    add("--class_group_size", type=int, default=8, help="groups of one class in a batch; 1 = mixed (no labels: always)")
+    add("--max_train_steps", type=int, default=22_000)
     add("--train_batch_size", type=int, default=32, help="per process")
     add("--gradient_accumulation_steps", type=int, default=1)
     add("--learning_rate", type=float, default=0.0025)
     add("--discr_learning_rate", type=float, default=0.0025)
-    add("--r1_gamma", type=float, default=0.1)
+    add("--r1_gamma", type=float, default=0.3)
     add("--r1_every", type=int, default=16, help="steps between R1 penalties")
     add("--ema_images", type=float, default=20_000, help="half-life of the averaged generator in images")
     add("--mixed_precision", choices=["no", "bf16"], default=os.environ.get("ACCELERATE_MIXED_PRECISION", "no"))
@@ -59,7 +60,7 @@ def parse_args(input_args=None) -> argparse.Namespace:
     if args.smoke:
         args.generator_channels = args.discriminator_channels = [8, 8, 8, 4]
         args.max_train_steps, args.checkpointing_steps, args.validation_steps = 4, 2, 2
-        args.train_batch_size = 8
+        args.train_batch_size, args.mbstd_group_size, args.class_group_size = 8, 4, 4
     return args
 
 

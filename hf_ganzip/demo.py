@@ -79,8 +79,9 @@ def run_demo(config: DemoConfig | None = None) -> dict[str, Any]:
         grids.append(images[:20])
         means.append(mean_image(images))
 
-    save_image_grid(torch.cat(grids), output / "samples.png", columns=20)
-    save_image_grid(torch.stack(means), output / "mean_images.png", columns=len(means))
+    names = [setting_name(row) for row in rows]
+    save_image_grid(torch.cat(grids), output / "samples.png", columns=20, row_labels=names)
+    save_image_grid(torch.stack(means), output / "mean_images.png", columns=1, row_labels=["real images", *names])
     save_precision_recall_plot(rows, output / "precision_recall.png")
     conditions = {
         "n_real": len(real),
@@ -98,6 +99,11 @@ def run_demo(config: DemoConfig | None = None) -> dict[str, Any]:
     result = {"rows": rows, "conditions": conditions, "saved_model": saved, "seconds": time.monotonic() - started}
     (output / "results.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     return result
+
+
+def setting_name(row: dict[str, Any]) -> str:
+    """Label of a row in the pictures."""
+    return "full precision" if row["bits"] == 32 else f"{row['method']}, {row['bits']} bits"
 
 
 def evenly(images: Tensor, count: int) -> Tensor:

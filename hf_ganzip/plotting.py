@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 
-def image_grid(images: Tensor, columns: int, *, padding: int = 1, scale: int = 2) -> Image.Image:
+def image_grid(
+    images: Tensor, columns: int, *, padding: int = 1, scale: int = 2, row_labels: Sequence[str] = ()
+) -> Image.Image:
     """Arrange uint8 images (N, C, H, W), C in {1, 3}, row by row; ``scale`` enlarges each pixel."""
     count, channels, height, width = images.shape
     rows = -(-count // columns)
@@ -22,12 +25,25 @@ def image_grid(images: Tensor, columns: int, *, padding: int = 1, scale: int = 2
         canvas[:, top : top + height, left : left + width] = image
     array = canvas[0].numpy() if channels == 1 else canvas.permute(1, 2, 0).numpy()
     grid = Image.fromarray(array)
-    return grid.resize((grid.width * scale, grid.height * scale), Image.Resampling.NEAREST)
+    grid = grid.resize((grid.width * scale, grid.height * scale), Image.Resampling.NEAREST)
+    return _with_row_labels(grid, rows, row_labels) if row_labels else grid
 
 
-def save_image_grid(images: Tensor, path: str | Path, columns: int = 10) -> None:
+def _with_row_labels(grid: Image.Image, rows: int, labels: Sequence[str]) -> Image.Image:
+    """The grid with one text per row at its left."""
+    font = ImageFont.load_default(size=14)
+    margin = max(int(font.getlength(label)) for label in labels) + 12
+    labelled = Image.new(grid.mode, (grid.width + margin, grid.height), "white")
+    labelled.paste(grid, (margin, 0))
+    draw = ImageDraw.Draw(labelled)
+    for row, label in enumerate(labels):
+        draw.text((6, (row + 0.5) * grid.height / rows), label, fill="black", font=font, anchor="lm")
+    return labelled
+
+
+def save_image_grid(images: Tensor, path: str | Path, columns: int = 10, *, row_labels: Sequence[str] = ()) -> None:
     """Write :func:`image_grid` of ``images`` as PNG."""
-    image_grid(images, columns).save(path)
+    image_grid(images, columns, row_labels=row_labels).save(path)
 
 
 def save_precision_recall_plot(rows: list[dict], path: str | Path) -> None:

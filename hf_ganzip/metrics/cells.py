@@ -15,7 +15,7 @@ from torch import Tensor
 from .knn import covered, neighbour_radii, pair_distances
 
 
-LARGE_CELL = 512
+LARGE_CELL = 32
 
 
 @dataclass(frozen=True)

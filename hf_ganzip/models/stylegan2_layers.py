@@ -17,7 +17,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 
-LRELU_GAIN = math.sqrt(2)
+ACTIVATION_GAINS = {"linear": 1.0, "lrelu": math.sqrt(2)}
 NOISE_MODES = ("random", "const", "none")
 
 
@@ -60,14 +60,16 @@ def downsample2d(x: Tensor, kernel: Tensor) -> Tensor:
     return blur(x, kernel, ((size - 1) // 2, (size - 2) // 2), stride=2)
 
 
-def activate(x: Tensor, activation: str, gain: float, clamp: float | None) -> Tensor:
-    """Leaky ReLU 0.2 with its unit-variance gain, or identity; then ``gain`` and clamp at ``clamp * gain``."""
+def activate(x: Tensor, activation: str, clamp: float | None = None) -> Tensor:
+    """Leaky ReLU 0.2 or identity, then clamp; overwrites ``x`` where no gradient is recorded.
+
+    The gain of the activation is applied before it, with the weights and the bias: lrelu(g * x) = g * lrelu(x), g > 0.
+    """
+    inplace = not torch.is_grad_enabled()
     if activation == "lrelu":
-        x = F.leaky_relu(x, 0.2) * (LRELU_GAIN * gain)
-    elif gain != 1:
-        x = x * gain
+        x = F.leaky_relu(x, 0.2, inplace=inplace)
     if clamp is not None:
-        x = x.clamp(-clamp * gain, clamp * gain)
+        x = x.clamp_(-clamp, clamp) if inplace else x.clamp(-clamp, clamp)
     return x
 
 
@@ -93,8 +95,9 @@ class FullyConnectedLayer(nn.Linear):
         nn.init.constant_(self.bias, bias_init)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.linear(x, self.weight.to(x.dtype) * self.weight_gain, self.bias.to(x.dtype) * self.bias_gain)
-        return activate(x, self.activation, 1.0, None)
+        gain = ACTIVATION_GAINS[self.activation]
+        bias = self.bias.to(x.dtype) * (self.bias_gain * gain)
+        return activate(F.linear(x * (self.weight_gain * gain), self.weight.to(x.dtype), bias), self.activation)
 
 
 class EqualizedConv2d(nn.Module):
@@ -126,28 +129,45 @@ class EqualizedConv2d(nn.Module):
         self.register_buffer("resample_filter", blur_kernel(resample_filter))
 
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
-        x = resampled_conv2d(
-            x, self.weight.to(x.dtype) * self.weight_gain, self.resample, self.resample_filter, self.padding
-        )
-        if self.bias is not None:
-            x = x + self.bias.to(x.dtype)[:, None, None]
-        return activate(x, self.activation, gain, self.conv_clamp)
+        clamp = None if self.conv_clamp is None else self.conv_clamp * gain
+        gain = gain * ACTIVATION_GAINS[self.activation]
+        weight = self.weight.to(x.dtype) * (self.weight_gain * gain)
+        bias = None if self.bias is None else self.bias.to(x.dtype) * gain
+        x = resampled_conv2d(x, weight, bias, self.resample, self.resample_filter, self.padding)
+        return activate(x, self.activation, clamp)
 
 
-def resampled_conv2d(x: Tensor, weight: Tensor, resample: str | None, kernel: Tensor, padding: int) -> Tensor:
+def resampled_conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, resample: str | None, kernel: Tensor, padding: int
+) -> Tensor:
     """Convolve ``x`` (B, I, H, W) with ``weight`` (O, I, k, k), k in {1, 3}, and double or halve its size on the way."""
     size = kernel.shape[0]
     if resample is None:
-        return F.conv2d(x, weight, padding=padding)
+        return F.conv2d(x, weight, bias, padding=padding)
     if resample == "down":
         if padding == 0:  # 1x1: filter and stride first, on fewer pixels
-            return F.conv2d(downsample2d(x, kernel), weight)
+            return F.conv2d(downsample2d(x, kernel), weight, bias)
         x = blur(x, kernel, (padding + (size - 1) // 2, padding + (size - 2) // 2))
-        return F.conv2d(x, weight, stride=2)
+        return F.conv2d(x, weight, bias, stride=2)
     if padding == 0:
-        return upsample2d(F.conv2d(x, weight), kernel)
-    x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # (B, O, 2H + 1, 2W + 1)
-    return blur(x, kernel, ((size + 1) // 2 - padding, (size - 2) // 2), gain=4.0)
+        x = upsample2d(F.conv2d(x, weight), kernel)
+    else:
+        x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # (B, O, 2H + 1, 2W + 1)
+        x = blur(x, kernel, ((size + 1) // 2 - padding, (size - 2) // 2), gain=4.0)
+    return x if bias is None else x + bias[:, None, None]
+
+
+def scale_and_shift(x: Tensor, scale: Tensor, *shifts: Tensor) -> Tensor:
+    """``x * scale + sum(shifts)`` with broadcasting; overwrites ``x`` where no gradient is recorded."""
+    if torch.is_grad_enabled():
+        x = torch.addcmul(shifts[0], x, scale)
+        for shift in shifts[1:]:
+            x = x + shift
+        return x
+    x = x.mul_(scale)
+    for shift in shifts:
+        x = x.add_(shift)
+    return x
 
 
 class SynthesisLayer(nn.Module):
@@ -187,26 +207,32 @@ class SynthesisLayer(nn.Module):
         generator: torch.Generator | list[torch.Generator] | None = None,
         gain: float = 1.0,
     ) -> Tensor:
-        styles = self.affine(w)  # (B, I)
-        weight = self.weight
-        energy = weight.float().square().sum(dim=(2, 3))  # (O, I)
-        demodulation = (styles.float().square() @ energy.t() + 1e-8).rsqrt().to(x.dtype)  # (B, O)
-        x = x * styles.to(x.dtype)[:, :, None, None]
-        x = resampled_conv2d(x, weight.to(x.dtype), self.resample, self.resample_filter, padding=1)
-        x = x * demodulation[:, :, None, None]
+        clamp = None if self.conv_clamp is None else self.conv_clamp * gain
+        gain = gain * ACTIVATION_GAINS["lrelu"]
+        styles, weight = self.affine(w), self.weight  # (B, I), (O, I, 3, 3)
+        scale = self.demodulation(styles, weight).mul(gain).to(x.dtype)  # (B, O)
+        x = resampled_conv2d(
+            x * styles.to(x.dtype)[:, :, None, None], weight.to(x.dtype), None, self.resample, self.resample_filter, 1
+        )
+        shifts = [(self.bias * gain).to(x.dtype)[:, None, None]]
         if noise_mode != "none":
-            x = x + self.noise(len(x), x, noise_mode, generator)
-        x = x + self.bias.to(x.dtype)[:, None, None]
-        return activate(x, "lrelu", gain, self.conv_clamp)
+            shifts.append(self.noise(len(x), x, noise_mode, generator, gain))
+        return activate(scale_and_shift(x, scale[:, :, None, None], *shifts), "lrelu", clamp)
 
-    def noise(self, batch: int, x: Tensor, noise_mode: str, generator) -> Tensor:
-        """Noise image times its learned strength, (B, 1, H, W) or (H, W)."""
+    @staticmethod
+    def demodulation(styles: Tensor, weight: Tensor) -> Tensor:
+        """Inverse norm (B, O) of each sample's modulated weights, in float32."""
+        square = styles.float().square()[:, :, None].expand(-1, -1, weight[0, 0].numel())
+        return (F.linear(square.flatten(1), weight.float().square().flatten(1)) + 1e-8).rsqrt()
+
+    def noise(self, batch: int, x: Tensor, noise_mode: str, generator, gain: float) -> Tensor:
+        """Noise image times its learned strength and ``gain``, (B, 1, H, W) or (H, W)."""
         if noise_mode == "const":
             noise = self.noise_const
         else:
             shape = (batch, 1, self.resolution, self.resolution)
             noise = randn_tensor(shape, generator=generator, device=x.device, dtype=torch.float32)
-        return (noise * self.noise_strength).to(x.dtype)
+        return (noise * (self.noise_strength * gain)).to(x.dtype)
 
 
 class ToRGBLayer(nn.Module):
@@ -224,8 +250,10 @@ class ToRGBLayer(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         styles = (self.affine(w) * self.weight_gain).to(x.dtype)
-        x = F.conv2d(x * styles[:, :, None, None], self.weight.to(x.dtype))
-        return activate(x + self.bias.to(x.dtype)[:, None, None], "linear", 1.0, self.conv_clamp)
+        weight = self.weight.to(x.dtype).flatten(1) * styles[:, None]  # (B, O, I)
+        pixels = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, H * W, I), a view in channels_last
+        image = torch.baddbmm(self.bias.to(x.dtype), pixels, weight.transpose(1, 2))
+        return activate(image.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2), "linear", self.conv_clamp)
 
 
 class MappingNetwork(nn.Module):

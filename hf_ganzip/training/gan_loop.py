@@ -24,8 +24,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from tqdm.auto import tqdm
 
 from ..plotting import save_image_grid
+from ..seeding import derive_seed
 from .data import to_model_range, to_uint8
 from .losses import discriminator_loss, generator_loss, r1_penalty
+from .sampler import ClassGroupedBatchSampler
 
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ class GANTrainingConfig:
     ema_images: float = 20_000.0  # half-life of the averaged generator, in images
     ema_rampup: float = 0.05  # half-life is at most this share of the images seen
     mixed_precision: str = "no"  # "no" or "bf16"; R1 is always float32
+    class_group_size: int = 1  # > 1: batches of one-class groups of this size, see ClassGroupedBatchSampler
     seed: int = 0
     checkpointing_steps: int = 1000
     checkpoints_total_limit: int = 2
@@ -112,7 +115,13 @@ class _Training:
         self.conditional = generator.config.num_classes > 0
         self.z_dim = generator.config.z_dim
         self.average = copy.deepcopy(generator).eval().requires_grad_(False).to(accelerator.device)
-        loader = DataLoader(dataset, batch_size=config.train_batch_size, shuffle=True, drop_last=True)
+        self.sampler = None
+        if config.class_group_size > 1:
+            labels = dataset.tensors[1]
+            self.sampler = ClassGroupedBatchSampler(labels, config.train_batch_size, config.class_group_size, config.seed)
+            loader = DataLoader(dataset, batch_sampler=self.sampler)
+        else:
+            loader = DataLoader(dataset, batch_size=config.train_batch_size, shuffle=True, drop_last=True)
         self.generator, self.discriminator, self.optimizer_g, self.optimizer_d, self.loader = accelerator.prepare(
             generator,
             discriminator,
@@ -135,8 +144,8 @@ class _Training:
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=enabled)
 
     def random(self, micro_step: int) -> torch.Generator:
-        key = (self.config.seed * 1_000_003 + micro_step) * 4096 + self.accelerator.process_index
-        return torch.Generator(self.accelerator.device).manual_seed(key % 2**63)
+        seed = derive_seed(self.config.seed, micro_step, self.accelerator.process_index)
+        return torch.Generator(self.accelerator.device).manual_seed(seed)
 
     def latents(self, batch: int, random: torch.Generator) -> Tensor:
         return torch.randn(batch, self.z_dim, device=self.accelerator.device, generator=random)
@@ -210,6 +219,8 @@ class _Training:
 
     def run_epoch(self, epoch: int, skip: int, steps_per_epoch: int, bar: tqdm) -> None:
         self.loader.set_epoch(epoch)
+        if self.sampler is not None:
+            self.sampler.set_epoch(epoch)
         loader = self.accelerator.skip_first_batches(self.loader, skip) if skip else self.loader
         for position, (images, labels) in enumerate(loader, start=skip):
             if position >= steps_per_epoch * self.accumulation:
@@ -222,6 +233,7 @@ class _Training:
                 losses |= self.train_generator(given, len(real), random)
             if not self.accelerator.sync_gradients:
                 continue
+            self.check_finite(losses)
             self.progress.step += 1
             self.update_average()
             bar.update()
@@ -229,13 +241,17 @@ class _Training:
             if self.stop_requested or self.progress.step >= self.config.max_train_steps:
                 return
 
+    def check_finite(self, losses: dict[str, Tensor]) -> None:
+        """Stop before weights that came from a broken loss are averaged or stored."""
+        bad = [name for name, value in losses.items() if not torch.isfinite(value)]
+        if bad:
+            step = self.progress.step + 1
+            raise FloatingPointError(f"train_gan: {', '.join(bad)} is not finite at step {step}; the last checkpoint is whole.")
+
     def after_step(self, losses: dict[str, Tensor], bar: tqdm) -> None:
         step, config = self.progress.step, self.config
         if step % 50 == 1:
             values = {name: float(value) for name, value in losses.items()}
-            bad = [name for name, value in values.items() if value != value or abs(value) == float("inf")]
-            if bad:
-                raise FloatingPointError(f"train_gan: {', '.join(bad)} is not finite at step {step}; last checkpoint kept.")
             then, start = self.clock
             rate = (step - start) * self.images_per_step / max(time.monotonic() - then, 1e-9)
             bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()} | {"images/s": f"{rate:.0f}"})
