@@ -37,7 +37,9 @@ def parse_args(input_args=None) -> argparse.Namespace:
     add("--generator_channels", type=int, nargs="+", default=[128, 128, 64, 32], help="one per resolution from 4")
     add("--discriminator_channels", type=int, nargs="+", default=[128, 128, 64, 32])
     add("--mbstd_group_size", type=int, default=8)
-    add("--class_group_size", type=int, default=8, help="groups of one class in a batch; 1 = mixed (no labels: always)")
+    add(
+        "--class_group_size", type=int, default=8, help="groups of one class in a batch; 1 = mixed (no labels: always)"
+    )
     add("--max_train_steps", type=int, default=22_000)
     add("--train_batch_size", type=int, default=32, help="per process")
     add("--gradient_accumulation_steps", type=int, default=1)
@@ -81,7 +83,9 @@ def main(args: argparse.Namespace) -> None:
     )
     set_seed(args.seed)
     if args.report_to:
-        accelerator.init_trackers("train_stylegan2", {k: v for k, v in vars(args).items() if isinstance(v, (int, float, str))})
+        accelerator.init_trackers(
+            "train_stylegan2", {k: v for k, v in vars(args).items() if isinstance(v, (int, float, str))}
+        )
     if args.smoke:
         dataset = smoke_images(args.resolution)
     else:

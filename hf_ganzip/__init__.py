@@ -13,12 +13,12 @@ from .post_import import when_imported
 
 
 if TYPE_CHECKING:
-    from .recipes import compress, load_model
     from .evaluation.evaluate import evaluate
     from .integration import GanzipConfig
     from .models import StyleGAN2Discriminator, StyleGAN2Generator
     from .pipelines import GANPipeline
     from .quantization import QuantizeConfig, dequantize_, quantize_, set_compute_
+    from .recipes import compress, load_model
 
 _NAMES = {
     "StyleGAN2Generator": "models",

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -46,8 +46,12 @@ def demo(
         f"mean of {conditions['draws']} draws, k = {conditions['k']}, seed {conditions['seed']}; FD: Frechet distance of "
         f"the features; KiB: all tensors of the model."
     )
-    print(f"{saved['folder']}: {saved['method']} at {saved['bits']} bits, {saved['file_bytes']:,} bytes, reloaded bit-exactly.")
-    print(f"Pictures: {output_dir}/samples.png, mean_images.png, precision_recall.png. {result['seconds']:.0f} s in all.")
+    print(
+        f"{saved['folder']}: {saved['method']} at {saved['bits']} bits, {saved['file_bytes']:,} bytes, reloaded bit-exactly."
+    )
+    print(
+        f"Pictures: {output_dir}/samples.png, mean_images.png, precision_recall.png. {result['seconds']:.0f} s in all."
+    )
 
 
 @app.command()
@@ -57,7 +61,7 @@ def compress(
     method: Annotated[str, typer.Option(help="linear (Q) or aciq (C+Q).")] = "aciq",
     bits: Annotated[int, typer.Option(help="2 to 8.")] = 4,
     granularity: Annotated[str, typer.Option(help="One scale per tensor or per channel.")] = "tensor",
-    skip: Annotated[Optional[list[str]], typer.Option(help="Pattern of layers to leave alone; repeatable.")] = None,
+    skip: Annotated[list[str] | None, typer.Option(help="Pattern of layers to leave alone; repeatable.")] = None,
     last_block: Annotated[bool, typer.Option("--last-block", help="Quantize the last block too.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -83,7 +87,7 @@ def sample(
     num_samples: Annotated[int, typer.Option(min=1, help="Number of images.")] = 64,
     seed: Seed = 0,
     truncation_psi: Annotated[float, typer.Option(help="1 = no truncation.")] = 1.0,
-    class_label: Annotated[Optional[int], typer.Option(help="One class for all; default: all classes in turn.")] = None,
+    class_label: Annotated[int | None, typer.Option(help="One class for all; default: all classes in turn.")] = None,
 ) -> None:
     """Sample images from a GAN generator."""
     from .evaluation.sampling import sample_images
@@ -108,7 +112,7 @@ def evaluate(
     reference: Annotated[str, typer.Option(help="Bundled name, image folder, parquet file or datasets id.")] = (
         "fashion-mnist-test-5000"
     ),
-    metrics: Annotated[Optional[list[str]], typer.Option(help="Metric name; repeatable.")] = None,
+    metrics: Annotated[list[str] | None, typer.Option(help="Metric name; repeatable.")] = None,
     num_samples: Annotated[int, typer.Option(min=2, help="Number of generated images.")] = 5000,
     seed: Seed = 0,
     truncation_psi: Annotated[float, typer.Option(help="1 = no truncation.")] = 1.0,

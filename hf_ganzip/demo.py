@@ -17,13 +17,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .assets import asset_path
-from .recipes import load_model
 from .evaluation.evaluate import DEFAULT_METRICS, measure
 from .evaluation.extractors import EXTRACTORS, extract_features
 from .evaluation.reference import load_reference
 from .evaluation.sampling import sample_images
 from .plotting import save_image_grid, save_precision_recall_plot
 from .quantization import QuantizeConfig, quantize_
+from .recipes import load_model
 from .record import QuantizationReport, table, versions
 
 

@@ -73,7 +73,9 @@ def format_description(description: dict[str, Any]) -> str:
         lines += table(rows)
     else:
         lines += ["no packed layer"]
-    lines += [f"{description['tensors']} tensors, {description['tensor_bytes']:,} bytes; files {description['file_bytes']:,} bytes"]
+    lines += [
+        f"{description['tensors']} tensors, {description['tensor_bytes']:,} bytes; files {description['file_bytes']:,} bytes"
+    ]
     return "\n".join(lines)
 
 

@@ -139,7 +139,9 @@ class GanzipQuantizer(DiffusersQuantizer):
     def validate_environment(self, *args, device_map=None, **kwargs) -> None:
         placed = device_map.values() if isinstance(device_map, dict) else [device_map]
         if any(str(device) == "disk" for device in placed):
-            raise ValueError("device_map puts packed weights on disk, where they cannot be unpacked; use cpu or a device.")
+            raise ValueError(
+                "device_map puts packed weights on disk, where they cannot be unpacked; use cpu or a device."
+            )
 
     def update_torch_dtype(self, torch_dtype: torch.dtype | None) -> torch.dtype:
         self.dtype = torch_dtype or torch.float32
@@ -285,9 +287,13 @@ def verify_packed_layers(model: nn.Module, config: GanzipConfig) -> None:
     Raises:
         ValueError: A packed weight was changed after it was saved.
     """
-    changed = [name for name, module in packed_modules(model).items() if module.digest() != config.layers[name]["digest"]]
+    changed = [
+        name for name, module in packed_modules(model).items() if module.digest() != config.layers[name]["digest"]
+    ]
     if changed:
-        raise ValueError(f"{type(model).__name__}: packed weights differ from their digest in config.json: {changed[:5]}.")
+        raise ValueError(
+            f"{type(model).__name__}: packed weights differ from their digest in config.json: {changed[:5]}."
+        )
 
 
 def attach(model: nn.Module, config: QuantizeConfig) -> None:

@@ -18,7 +18,7 @@ from .registry import lookup
 
 
 STEPS: dict[str, Callable[[ModelMixin, dict[str, Any]], QuantizationReport]] = {
-    "quantize": lambda model, options: quantize_(model, QuantizeConfig(**options)),
+    "quantize": lambda model, options: quantize_(model, QuantizeConfig(**options)),  # type: ignore[arg-type]
 }
 
 
@@ -38,7 +38,9 @@ def load_model(model_or_id: str | Path, **kwargs: Any) -> ModelMixin:
     folder = Path(model_or_id)
     if not folder.is_dir():
         revision = kwargs.pop("revision", None)
-        folder = Path(snapshot_download(str(model_or_id), revision=revision, allow_patterns=["*.json", "*.safetensors"]))
+        folder = Path(
+            snapshot_download(str(model_or_id), revision=revision, allow_patterns=["*.json", "*.safetensors"])
+        )
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise FileNotFoundError(f"{folder} has no config.json; a model folder is one that save_pretrained wrote.")
@@ -49,7 +51,8 @@ def load_model(model_or_id: str | Path, **kwargs: Any) -> ModelMixin:
     cls = getattr(models, class_name, None) or getattr(diffusers, class_name, None)
     if not (isinstance(cls, type) and issubclass(cls, ModelMixin)):
         raise ValueError(f"{config_file} names the class {class_name!r}, which neither hf_ganzip nor diffusers has.")
-    return cls.from_pretrained(folder, **kwargs)  # type: ignore[no-any-return]
+    model: ModelMixin = cls.from_pretrained(folder, **kwargs)  # type: ignore[no-untyped-call]
+    return model
 
 
 def compress(

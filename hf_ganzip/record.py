@@ -144,7 +144,8 @@ def table(rows: Iterable[tuple[str, ...]]) -> list[str]:
     last = len(widths) - 1
     return [
         "  ".join(
-            cell.ljust(width) if i in (0, last) else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))
+            cell.ljust(width) if i in (0, last) else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths))
         ).rstrip()
         for row in rows
     ]

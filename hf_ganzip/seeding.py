@@ -18,7 +18,9 @@ def derive_seed(*parts: int) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "little")
 
 
-def sample_generators(seed: int, count: int, start: int = 0, device: str | torch.device = "cpu") -> list[torch.Generator]:
+def sample_generators(
+    seed: int, count: int, start: int = 0, device: str | torch.device = "cpu"
+) -> list[torch.Generator]:
     """One random generator per image: image i depends on ``(seed, i)`` only, not on the batch or the process.
 
     Within a seed no two images share a generator; the sequences of small seeds lie millions of images apart.

@@ -8,8 +8,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face import: it is read
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["HF_EVALUATE_OFFLINE"] = "1"
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import pytest
+import torch
 
 
 TINY_UNET = {

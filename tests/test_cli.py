@@ -46,7 +46,9 @@ def test_compress_then_info(call, folder, tmp_path):
     model = gz.load_model(tmp_path / "small")
     assert model.config.quantization_config.quantize_config.bits == 3
     code, out, _ = call("info", tmp_path / "small")
-    assert code == 0 and "StyleGAN2Generator" in out and "synthesis.b8.conv0" in out and "step quantize of model" in out
+    assert (
+        code == 0 and "StyleGAN2Generator" in out and "synthesis.b8.conv0" in out and "step quantize of model" in out
+    )
     code, out, _ = call("info", tmp_path / "small", "--json")
     description = json.loads(out)
     layer = next(layer for layer in description["layers"] if layer["name"] == "synthesis.b8.conv0")

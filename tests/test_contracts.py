@@ -10,8 +10,8 @@ from hf_ganzip.families import family_of
 from hf_ganzip.metrics import METRICS
 from hf_ganzip.models import ARCHITECTURES
 from hf_ganzip.quantization import METHODS, QuantizeConfig, quantize_
-from hf_ganzip.quantization.packing import unpack
 from hf_ganzip.quantization.packed import pack_codes
+from hf_ganzip.quantization.packing import unpack
 from hf_ganzip.quantization.quantize import quantize_weight
 
 from .conftest import TINY, run

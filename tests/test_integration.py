@@ -37,7 +37,9 @@ def packed(folder, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("method, bits, granularity", [("linear", 2, "channel"), ("aciq", 3, "tensor"), ("aciq", 8, "channel")])
+@pytest.mark.parametrize(
+    "method, bits, granularity", [("linear", 2, "channel"), ("aciq", 3, "tensor"), ("aciq", 8, "channel")]
+)
 @pytest.mark.parametrize("name", sorted(TINY))
 def test_round_trip_is_bit_exact(name, method, bits, granularity, dtype, tmp_path):
     TINY[name]().save_pretrained(tmp_path / "full")
@@ -231,7 +233,11 @@ def reshape_layer(config):
 @pytest.mark.parametrize(
     "edit, change, message",
     [
-        (edit_weights, lambda t: t.pop(f"{FIRST}.weight_codes"), r"missing tensors \['synthesis.b4.conv1.weight_codes'\]"),
+        (
+            edit_weights,
+            lambda t: t.pop(f"{FIRST}.weight_codes"),
+            r"missing tensors \['synthesis.b4.conv1.weight_codes'\]",
+        ),
         (edit_weights, lambda t: t.update(extra=torch.zeros(1)), r"unexpected tensors \['extra'\]"),
         (edit_weights, lambda t: t.pop(f"{FIRST}.bias"), r"missing tensors \['synthesis.b4.conv1.bias'\]"),
         (edit_weights, flip_a_bit, r"differ from their digest in config.json: \['synthesis.b4.conv1'\]"),

@@ -43,10 +43,16 @@ def test_import_is_cheap():
 
 @pytest.mark.parametrize(
     "imports",
-    ["import hf_ganzip, diffusers.quantizers.auto", "import diffusers.quantizers.auto, hf_ganzip", "from hf_ganzip import GanzipConfig"],
+    [
+        "import hf_ganzip, diffusers.quantizers.auto",
+        "import diffusers.quantizers.auto, hf_ganzip",
+        "from hf_ganzip import GanzipConfig",
+    ],
 )
 def test_quantizer_is_registered_in_any_order(imports):
-    result = python(f"{imports}\nfrom diffusers.quantizers import auto\nprint('ganzip' in auto.AUTO_QUANTIZER_MAPPING)")
+    result = python(
+        f"{imports}\nfrom diffusers.quantizers import auto\nprint('ganzip' in auto.AUTO_QUANTIZER_MAPPING)"
+    )
     assert result.stdout.strip() == "True", result.stderr
 
 

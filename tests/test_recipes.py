@@ -46,7 +46,12 @@ def test_wrong_recipes_change_nothing(recipe, message):
 
 @pytest.mark.parametrize(
     "content, message",
-    [("{", "is not the config of a model"), ("{}", "KeyError"), ("[1]", "TypeError"), ('{"_class_name": "os"}', "the class 'os'")],
+    [
+        ("{", "is not the config of a model"),
+        ("{}", "KeyError"),
+        ("[1]", "TypeError"),
+        ('{"_class_name": "os"}', "the class 'os'"),
+    ],
 )
 def test_folders_that_are_no_model_are_refused(tmp_path, content, message):
     (tmp_path / "config.json").write_text(content)

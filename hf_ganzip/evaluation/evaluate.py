@@ -41,7 +41,9 @@ class EvaluationReport:
     def __str__(self) -> str:
         lines = []
         for metric, values in self.metrics.items():
-            lines += [f"{metric}:"] + [f"  {name:22} {value:.4f}" for name, value in values.items() if isinstance(value, float)]
+            lines += [f"{metric}:"] + [
+                f"  {name:22} {value:.4f}" for name, value in values.items() if isinstance(value, float)
+            ]
         lines += ["conditions:"] + [f"  {name:22} {value}" for name, value in self.conditions.items()]
         return "\n".join(lines)
 
@@ -50,7 +52,9 @@ def measure(
     *, real: Tensor, generated: Tensor, metrics: Sequence[str | Callable] = DEFAULT_METRICS, seed: int = 0
 ) -> dict[str, dict[str, float]]:
     """Run metrics on features ``real`` (N, d) and ``generated`` (M, d); ``seed`` goes to those that draw hyperplanes."""
-    found = {metric if isinstance(metric, str) else metric.__name__: lookup(METRICS, metric, "metric") for metric in metrics}
+    found = {
+        metric if isinstance(metric, str) else metric.__name__: lookup(METRICS, metric, "metric") for metric in metrics
+    }
     results = {}
     for name, metric in found.items():
         options = {"seed": seed} if name == "lsh_precision_recall" else {}

@@ -47,7 +47,9 @@ def match(reference: Cells, evaluated: Cells) -> tuple[Tensor, Tensor]:
     return position[found], found
 
 
-def covered_in_cells(reference: Tensor, evaluated: Tensor, reference_cells: Cells, evaluated_cells: Cells, k: int) -> Tensor:
+def covered_in_cells(
+    reference: Tensor, evaluated: Tensor, reference_cells: Cells, evaluated_cells: Cells, k: int
+) -> Tensor:
     """Booleans (M,): evaluated point i lies within the ball of a reference point of its own cell (equations 8-10).
 
     The radius of a reference point is the distance to its k-th nearest other point in the cell, the farthest if there are

@@ -58,7 +58,9 @@ def resolutions(resolution: int, channels: Sequence) -> list[int]:
         raise ValueError(f"resolution is {resolution}; allowed are powers of two from 4.")
     blocks = [2**i for i in range(2, int(math.log2(resolution)) + 1)]
     if len(channels) != len(blocks):
-        raise ValueError(f"channels has {len(channels)} entries; resolution {resolution} needs one for each of {blocks}.")
+        raise ValueError(
+            f"channels has {len(channels)} entries; resolution {resolution} needs one for each of {blocks}."
+        )
     return blocks
 
 

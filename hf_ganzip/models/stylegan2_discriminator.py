@@ -198,7 +198,9 @@ class StyleGAN2Discriminator(ModelMixin, ConfigMixin):
         """
         expected = (self.config.image_channels, self.config.resolution, self.config.resolution)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            raise ValueError(f"images has shape {tuple(images.shape)}; allowed is (batch, {', '.join(map(str, expected))}).")
+            raise ValueError(
+                f"images has shape {tuple(images.shape)}; allowed is (batch, {', '.join(map(str, expected))})."
+            )
         dtype = self.b4.conv.bias.dtype
         image, x = images.to(dtype).contiguous(memory_format=torch.channels_last), None
         for size in self.block_resolutions:

@@ -95,9 +95,8 @@ class FullyConnectedLayer(nn.Linear):
         nn.init.constant_(self.bias, bias_init)
 
     def forward(self, x: Tensor) -> Tensor:
-        gain = ACTIVATION_GAINS[self.activation]
-        bias = self.bias.to(x.dtype) * (self.bias_gain * gain)
-        return activate(F.linear(x * (self.weight_gain * gain), self.weight.to(x.dtype), bias), self.activation)
+        x = F.linear(x, self.weight.to(x.dtype) * self.weight_gain, self.bias.to(x.dtype) * self.bias_gain)
+        return activate(x, self.activation) * ACTIVATION_GAINS[self.activation]
 
 
 class EqualizedConv2d(nn.Module):
@@ -222,8 +221,8 @@ class SynthesisLayer(nn.Module):
     @staticmethod
     def demodulation(styles: Tensor, weight: Tensor) -> Tensor:
         """Inverse norm (B, O) of each sample's modulated weights, in float32."""
-        square = styles.float().square()[:, :, None].expand(-1, -1, weight[0, 0].numel())
-        return (F.linear(square.flatten(1), weight.float().square().flatten(1)) + 1e-8).rsqrt()
+        energy = weight.float().square().sum(dim=(2, 3))  # (O, I)
+        return (F.linear(styles.float().square(), energy) + 1e-8).rsqrt()
 
     def noise(self, batch: int, x: Tensor, noise_mode: str, generator, gain: float) -> Tensor:
         """Noise image times its learned strength and ``gain``, (B, 1, H, W) or (H, W)."""

@@ -62,7 +62,9 @@ class QuantizeConfig:
 
     def __post_init__(self):
         if isinstance(self.skip, str):
-            raise ValueError(f"skip is the string {self.skip!r}; it takes a list of patterns, for example [{self.skip!r}].")
+            raise ValueError(
+                f"skip is the string {self.skip!r}; it takes a list of patterns, for example [{self.skip!r}]."
+            )
         object.__setattr__(self, "skip", tuple(self.skip))
         if self.compute not in COMPUTE_MODES:
             raise ValueError(f"compute is {self.compute!r}; allowed are {', '.join(COMPUTE_MODES)}.")
@@ -113,7 +115,9 @@ def _make_method(method: Any, options: Mapping[str, Any]) -> Any:
     allowed = [f.name for f in dataclasses.fields(found)]
     unknown = sorted(set(options) - set(allowed))
     if unknown:
-        raise ValueError(f"method {method!r} has no option {', '.join(unknown)}; allowed are {', '.join(allowed) or 'none'}.")
+        raise ValueError(
+            f"method {method!r} has no option {', '.join(unknown)}; allowed are {', '.join(allowed) or 'none'}."
+        )
     return found(**options)
 
 

@@ -75,7 +75,9 @@ class PackedWeightMixin:
 
     def extra_repr(self) -> str:
         inherited = super().extra_repr()
-        return ", ".join(filter(None, [inherited, f"bits={self.packed_layout.bits}", f"compute={self.packed_compute}"]))
+        return ", ".join(
+            filter(None, [inherited, f"bits={self.packed_layout.bits}", f"compute={self.packed_compute}"])
+        )
 
     def _apply(self, fn, recurse=True):
         # Casting a model casts what it computes with; codes and scales stay exact.

@@ -122,7 +122,9 @@ def plan_quantization(model: nn.Module, config: QuantizeConfig) -> QuantizationP
     ]
     already = packed_modules(model)
     if already:
-        problems.append(f"{len(already)} layers are already quantized, the first is {next(iter(already))!r}; dequantize_ first")
+        problems.append(
+            f"{len(already)} layers are already quantized, the first is {next(iter(already))!r}; dequantize_ first"
+        )
     settings, skipped = {}, {}
     for name, module in weights.items():
         decision = _decide(name, module, config, last_block)
@@ -131,7 +133,9 @@ def plan_quantization(model: nn.Module, config: QuantizeConfig) -> QuantizationP
         else:
             settings[name] = decision
     if not settings and not already:
-        problems.append(f"there is nothing to quantize in {type(model).__name__} ({len(weights)} weights, all skipped)")
+        problems.append(
+            f"there is nothing to quantize in {type(model).__name__} ({len(weights)} weights, all skipped)"
+        )
     if problems:
         raise ValueError(f"quantize_: {'; '.join(problems)}; nothing was changed. Layers: {_some(list(weights))}.")
     return QuantizationPlan(settings, skipped)
@@ -160,7 +164,9 @@ def quantize_weight(module: nn.Module, settings: LayerSettings, weight: Tensor |
         scale_shape = tuple(size if i == axis else 1 for i, size in enumerate(values.shape))
     codes, scale = settings.method(rows, settings.bits)
     if not torch.isfinite(scale).all():
-        raise ValueError(f"quantize_: {settings.method_name} gave a scale that is not finite; the weights exceed float32.")
+        raise ValueError(
+            f"quantize_: {settings.method_name} gave a scale that is not finite; the weights exceed float32."
+        )
     sqnr = _sqnr(rows, codes.to(rows.dtype) * scale.to(rows.dtype))
     if settings.granularity == "channel":
         moved = values.movedim(axis, 0).shape

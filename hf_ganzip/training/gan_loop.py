@@ -118,7 +118,9 @@ class _Training:
         self.sampler = None
         if config.class_group_size > 1:
             labels = dataset.tensors[1]
-            self.sampler = ClassGroupedBatchSampler(labels, config.train_batch_size, config.class_group_size, config.seed)
+            self.sampler = ClassGroupedBatchSampler(
+                labels, config.train_batch_size, config.class_group_size, config.seed
+            )
             loader = DataLoader(dataset, batch_sampler=self.sampler)
         else:
             loader = DataLoader(dataset, batch_size=config.train_batch_size, shuffle=True, drop_last=True)
@@ -246,7 +248,9 @@ class _Training:
         bad = [name for name, value in losses.items() if not torch.isfinite(value)]
         if bad:
             step = self.progress.step + 1
-            raise FloatingPointError(f"train_gan: {', '.join(bad)} is not finite at step {step}; the last checkpoint is whole.")
+            raise FloatingPointError(
+                f"train_gan: {', '.join(bad)} is not finite at step {step}; the last checkpoint is whole."
+            )
 
     def after_step(self, losses: dict[str, Tensor], bar: tqdm) -> None:
         step, config = self.progress.step, self.config
@@ -312,5 +316,7 @@ class _Training:
         else:
             path = Path(wanted)
             if not path.is_dir():
-                raise FileNotFoundError(f"resume_from_checkpoint: no folder {path}; use 'latest' or a checkpoint-STEP folder.")
+                raise FileNotFoundError(
+                    f"resume_from_checkpoint: no folder {path}; use 'latest' or a checkpoint-STEP folder."
+                )
         self.accelerator.load_state(str(path))

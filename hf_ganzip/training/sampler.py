@@ -36,7 +36,9 @@ class ClassGroupedBatchSampler:
 
     def __init__(self, labels: Tensor, batch_size: int, group_size: int, seed: int = 0):
         if batch_size % group_size:
-            raise ValueError(f"batch_size is {batch_size}; with group_size={group_size} it must be a multiple of that.")
+            raise ValueError(
+                f"batch_size is {batch_size}; with group_size={group_size} it must be a multiple of that."
+            )
         self.batch_size, self.group_size, self.seed, self.epoch = batch_size, group_size, seed, 0
         self.members = [torch.nonzero(labels == label).flatten() for label in labels.unique()]
         self.groups_per_batch = batch_size // group_size

@@ -15,7 +15,9 @@ def with_value(value):
     return array
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.uint8])
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.uint8]
+)
 def test_dtypes_are_widened(dtype):
     real, generated = as_features(real=torch.ones(3, 2, dtype=dtype), generated=np.ones((5, 2), dtype=np.float32))
     expected = torch.float64 if dtype == torch.float64 else torch.float32
@@ -45,5 +47,7 @@ def test_bad_input(real, error, message):
     with pytest.raises(error, match=message):
         as_features(real=real, generated=GOOD)
     if "dimension" not in message:
-        with pytest.raises(error, match=message.replace("real has", "generated has").replace("real is", "generated is")):
+        with pytest.raises(
+            error, match=message.replace("real has", "generated has").replace("real is", "generated is")
+        ):
             as_features(real=GOOD, generated=real)

@@ -80,7 +80,9 @@ def test_agrees_with_distance_matrices_on_grids_full_of_ties(n, m, dim, k, seed,
     generator = torch.Generator().manual_seed(seed)
     real = torch.randint(0, span, (n, dim), generator=generator).float() + offset
     generated = torch.randint(0, span, (m, dim), generator=generator).float() + offset
-    result = knn_precision_recall(real=real, generated=generated, k=k) | density_coverage(real=real, generated=generated, k=k)
+    result = knn_precision_recall(real=real, generated=generated, k=k) | density_coverage(
+        real=real, generated=generated, k=k
+    )
     assert result == pytest.approx(naive(real, generated, k), abs=1e-12)
 
 
@@ -101,7 +103,10 @@ def test_block_size_does_not_matter(monkeypatch):
     expected = knn_precision_recall(real=real, generated=generated), density_coverage(real=real, generated=generated)
     monkeypatch.setattr(knn, "_BLOCK", 7)
     monkeypatch.setattr(knn, "_PAIR_BUDGET", 11)
-    assert (knn_precision_recall(real=real, generated=generated), density_coverage(real=real, generated=generated)) == expected
+    assert (
+        knn_precision_recall(real=real, generated=generated),
+        density_coverage(real=real, generated=generated),
+    ) == expected
 
 
 def test_invariances():
@@ -127,7 +132,9 @@ def test_a_large_common_offset_flips_no_decision():
 
 
 @pytest.mark.parametrize("metric", [knn_precision_recall, density_coverage])
-@pytest.mark.parametrize("k, error", [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError), ("3", TypeError)])
+@pytest.mark.parametrize(
+    "k, error", [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError), ("3", TypeError)]
+)
 def test_wrong_k(metric, k, error):
     with pytest.raises(error, match="allowed are integers from 1"):
         metric(real=REAL, generated=GENERATED, k=k)

@@ -136,7 +136,9 @@ def test_more_planes_never_raise_plain_lsh_and_roles_can_be_exchanged(seed):
     previous = 1.0
     for bits in range(1, 10):
         result = lsh_precision_recall(real=real, generated=generated, num_hyperplanes=bits, draws=1, k=None, seed=seed)
-        swapped = lsh_precision_recall(real=generated, generated=real, num_hyperplanes=bits, draws=1, k=None, seed=seed)
+        swapped = lsh_precision_recall(
+            real=generated, generated=real, num_hyperplanes=bits, draws=1, k=None, seed=seed
+        )
         assert result["lsh_precision"] == swapped["lsh_recall"] and result["lsh_precision"] <= previous
         previous = result["lsh_precision"]
 
@@ -146,7 +148,11 @@ def test_scaling_features_together_changes_no_distance_decision():
     normals, offsets = hyperplanes(6, 5, seed=0)
     results = [
         precision_recall_of_keys(
-            c * real, c * generated, hash_keys(c * real, normals, c * offsets), hash_keys(c * generated, normals, c * offsets), 3
+            c * real,
+            c * generated,
+            hash_keys(c * real, normals, c * offsets),
+            hash_keys(c * generated, normals, c * offsets),
+            3,
         )
         for c in (1.0, 8.0)
     ]

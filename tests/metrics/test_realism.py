@@ -31,7 +31,9 @@ def test_at_least_one_means_covered():
 def test_samples_near_the_data_are_more_real(method):
     real = torch.randn(400, 3)
     near, far = real[:100] + 0.01 * torch.randn(100, 3), real[:100] * 0.5 + 6
-    scores = realism_scores(real=real, generated=torch.cat([near, far]), method=method, num_hyperplanes=4 if method == "lsh_knn" else None)
+    scores = realism_scores(
+        real=real, generated=torch.cat([near, far]), method=method, num_hyperplanes=4 if method == "lsh_knn" else None
+    )
     assert scores.shape == (200,) and np.median(scores[:100]) > 1 > np.median(scores[100:])
 
 

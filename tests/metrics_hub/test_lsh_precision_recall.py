@@ -80,6 +80,14 @@ def test_errors(metric, features):
 
 def test_folder_is_a_space():
     card = (FOLDER / "README.md").read_text()
-    for needle in ("title:", "sdk: gradio", "- evaluate", "## Description", "### Inputs", "### Output values", "## Citation"):
+    for needle in (
+        "title:",
+        "sdk: gradio",
+        "- evaluate",
+        "## Description",
+        "### Inputs",
+        "### Output values",
+        "## Citation",
+    ):
         assert needle in card
     assert "hf_ganzip" in (FOLDER / "requirements.txt").read_text()

@@ -35,7 +35,9 @@ def test_image_i_does_not_depend_on_the_batch(pipe):
                 parameter.fill_(0.3)
     options = {"output_type": "latent", "class_labels": 1}
     together = pipe(5, generator=sample_generators(7, 5), **options).images
-    parts = [pipe(n, generator=sample_generators(7, n, start), **options).images for start, n in ((0, 2), (2, 1), (3, 2))]
+    parts = [
+        pipe(n, generator=sample_generators(7, n, start), **options).images for start, n in ((0, 2), (2, 1), (3, 2))
+    ]
     torch.testing.assert_close(torch.cat(parts), together)
     split = pipe(5, generator=sample_generators(7, 5), max_batch_size=2, **options).images
     torch.testing.assert_close(split, together)

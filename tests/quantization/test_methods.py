@@ -40,7 +40,9 @@ def test_linear_rounds_to_nearest_with_ties_to_even(bits, expected):
 
 
 @pytest.mark.parametrize(
-    "lowest, expected", [(None, [-1, -1, -1, 0, 1, 1, 1]), (-2, [-2, -2, -1, 0, 1, 1, 1])], ids=["symmetric", "asymmetric"]
+    "lowest, expected",
+    [(None, [-1, -1, -1, 0, 1, 1, 1]), (-2, [-2, -2, -1, 0, 1, 1, 1])],
+    ids=["symmetric", "asymmetric"],
 )
 def test_clamp_variants(lowest, expected):
     codes, _ = round_to_codes(
@@ -65,7 +67,9 @@ def test_paper_thresholds_match_the_reference():
         assert ACIQ().threshold(rows, int(bits)).item() == pytest.approx(threshold, rel=1e-6), key
 
 
-@pytest.mark.parametrize("bits, gauss, laplace", [(2, 7.21, 5.78), (3, 13.29, 10.81), (4, 18.90, 15.62), (8, 40.54, 35.18)])
+@pytest.mark.parametrize(
+    "bits, gauss, laplace", [(2, 7.21, 5.78), (3, 13.29, 10.81), (4, 18.90, 15.62), (8, 40.54, 35.18)]
+)
 def test_exact_constants_reach_the_densities_own_error(bits, gauss, laplace):
     levels = (torch.arange(500_000, dtype=torch.float64) + 0.5) / 500_000  # quantiles: no sampling noise in the tails
     normal = (torch.erfinv(2 * levels - 1) * math.sqrt(2))[None]

@@ -28,7 +28,14 @@ def assert_unchanged(model, before):
     assert not packed_modules(model)
     after = model.state_dict()
     assert before.keys() == after.keys()
-    assert all(torch.equal(after[name], before[name], ) or torch.isnan(before[name]).any() for name in before)
+    assert all(
+        torch.equal(
+            after[name],
+            before[name],
+        )
+        or torch.isnan(before[name]).any()
+        for name in before
+    )
 
 
 @pytest.mark.parametrize("compute", ["dequantized", "packed"])
@@ -86,7 +93,11 @@ def test_three_bits_take_three_bits():
 
 def test_overrides_change_bits_skip_layers_and_reach_the_last_block():
     model = tiny_generator()
-    overrides = {"mapping.*": {"bits": 8, "method": "linear"}, "*.torgb": {"bits": None}, "synthesis.b16.conv1": {"bits": 6}}
+    overrides = {
+        "mapping.*": {"bits": 8, "method": "linear"},
+        "*.torgb": {"bits": None},
+        "synthesis.b16.conv1": {"bits": 6},
+    }
     report = gz.quantize_(model, gz.QuantizeConfig(bits=3, overrides=overrides, skip=("mapping.fc0",)))
     layers = {layer.name: layer for layer in report.layers}
     assert layers["mapping.fc0.weight"].skipped == "skip pattern 'mapping.fc0'"
@@ -218,7 +229,9 @@ def test_quantizing_twice_is_refused():
     assert torch.equal(run(model), expected)
 
 
-@pytest.mark.parametrize("norm", [torch.nn.utils.parametrizations.spectral_norm, torch.nn.utils.parametrizations.weight_norm])
+@pytest.mark.parametrize(
+    "norm", [torch.nn.utils.parametrizations.spectral_norm, torch.nn.utils.parametrizations.weight_norm]
+)
 def test_parametrized_layers_are_reported_not_ignored(norm):
     model = nn.Sequential(norm(nn.Linear(8, 8)), nn.Linear(8, 8))
     report = gz.quantize_(model, gz.QuantizeConfig(bits=4))

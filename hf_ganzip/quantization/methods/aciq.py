@@ -94,7 +94,9 @@ class ACIQ:
         gauss = gauss_constant * self._standard_deviation(rows)
         laplace = laplace_constant * (rows - mean).abs().mean(dim=1, keepdim=True)
         if self.selection == "error":
-            error = functools.partial(_rounding_error, rows, torch.ones_like(rows), bits=bits, lowest=self.lowest(bits))
+            error = functools.partial(
+                _rounding_error, rows, torch.ones_like(rows), bits=bits, lowest=self.lowest(bits)
+            )
         else:
             centres, mass = _histogram(rows, largest)
             error = functools.partial(_estimated_error, centres, mass, bits=bits, lowest=self.lowest(bits))
