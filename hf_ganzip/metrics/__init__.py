@@ -3,7 +3,7 @@
 
 from .frechet import frechet_distance
 from .knn import density_coverage, knn_precision_recall
-from .lsh import lsh_precision_recall
+from .lsh import LSHPrecisionRecall, lsh_precision_recall, warn_if_unpaired
 from .realism import realism_scores
 
 
@@ -16,9 +16,11 @@ METRICS = {
 
 __all__ = [
     "METRICS",
+    "LSHPrecisionRecall",
     "density_coverage",
     "frechet_distance",
     "knn_precision_recall",
     "lsh_precision_recall",
     "realism_scores",
+    "warn_if_unpaired",
 ]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -11,50 +12,79 @@ from torch import Tensor
 
 
 def as_features(*, real: Any, generated: Any) -> tuple[Tensor, Tensor]:
-    """Two feature sets as float32 or float64 tensors (N, d), (M, d) on the device of ``real``; half precision is widened.
+    """Two feature sets as float32 or float64 tensors (N, d), (M, d) of one dtype on the device of ``real``.
+
+    Half precision and integers are widened to float32; float32 and float64 are not copied, unless they are far from 1.
 
     Raises:
         TypeError: Not an array, tensor or nested list of numbers.
         ValueError: Not two-dimensional, fewer than 2 rows, no columns, different dimensions, NaN or infinity.
     """
-    sets = {name: _as_tensor(name, values) for name, values in (("real", real), ("generated", generated))}
-    if sets["real"].shape[1] != sets["generated"].shape[1]:
-        raise ValueError(
-            f"real has dimension {sets['real'].shape[1]} and generated has dimension {sets['generated'].shape[1]}; "
-            f"both must come from the same feature extractor."
-        )
-    dtype = torch.promote_types(sets["real"].dtype, sets["generated"].dtype)
-    return sets["real"].to(dtype), sets["generated"].to(sets["real"].device, dtype)
+    sets = {name: as_matrix(name, values) for name, values in (("real", real), ("generated", generated))}
+    for name, values in sets.items():
+        if len(values) < 2:
+            raise ValueError(f"{name} has {len(values)} rows; at least 2 are needed.")
+        check_finite(name, values)
+    check_same_dimension(sets["real"].shape[1], sets["generated"].shape[1])
+    return for_distances(sets["real"], sets["generated"])
 
 
-def check_k(k: Any) -> None:
-    """Raise unless ``k`` is an integer >= 1."""
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)):
-        raise TypeError(f"k is {k!r}; allowed are integers from 1.")
-    if k < 1:
-        raise ValueError(f"k is {k}; allowed are integers from 1.")
-
-
-def _as_tensor(name: str, values: Any) -> Tensor:
+def as_matrix(name: str, values: Any) -> Tensor:
+    """``values`` as a detached float32 or float64 tensor (n, d), d >= 1, without a look at the numbers."""
     if not isinstance(values, Tensor):
         try:
-            values = torch.as_tensor(np.asarray(values))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # it is only read
+                values = torch.as_tensor(np.asarray(values))
         except (TypeError, ValueError) as error:
             raise TypeError(
                 f"{name} is {type(values).__name__}; allowed are arrays or tensors of numbers (N, d)."
             ) from error
     if values.ndim != 2 or values.shape[1] == 0:
         raise ValueError(f"{name} has shape {tuple(values.shape)}; allowed is (N, d), one feature vector per row.")
-    if len(values) < 2:
-        raise ValueError(f"{name} has {len(values)} rows; at least 2 are needed.")
     if values.is_complex():
         raise TypeError(f"{name} is {values.dtype}; allowed are real numbers.")
     values = values.detach()
-    if values.dtype != torch.float64:
-        values = values.float()
-    finite = torch.isfinite(values).all(dim=1)
-    if not finite.all():
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def check_finite(name: str, values: Tensor) -> None:
+    """Raise if ``values`` (n, d) hold NaN or infinity. One sum tells in the common case: neither can vanish in it."""
+    if torch.isfinite(values.sum()):
+        return
+    bad = int((~torch.isfinite(values)).any(dim=1).sum())
+    if bad:
+        raise ValueError(f"{name} has NaN or infinity in {bad} of {len(values)} rows; remove them first.")
+
+
+def for_distances(real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
+    """Both sets in one dtype on the device of ``real``; float64 where squares would leave the range of float32."""
+    dtype = torch.promote_types(real.dtype, generated.dtype)
+    if dtype == torch.float32:
+        largest = max(float(bound) for values in (real, generated) for bound in map(abs, values.aminmax()))
+        dtype = torch.float32 if largest == 0 or 2.0**-40 < largest < 2.0**40 else torch.float64
+    return real.to(dtype), generated.to(real.device, dtype)
+
+
+def check_same_dimension(real: int, generated: int) -> None:
+    """Raise if the two sets differ in their dimension."""
+    if real != generated:
         raise ValueError(
-            f"{name} has NaN or infinity in {int((~finite).sum())} of {len(values)} rows; remove them first."
+            f"real has dimension {real} and generated has dimension {generated}; "
+            f"both must come from the same feature extractor."
         )
-    return values
+
+
+def check_integer(name: str, value: Any, smallest: int, largest: int | None = None) -> None:
+    """Raise unless ``value`` is an integer in ``smallest`` .. ``largest``."""
+    allowed = f"integers from {smallest}" + ("" if largest is None else f" to {largest}")
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} is {value!r}; allowed are {allowed}.")
+    if value < smallest or (largest is not None and value > largest):
+        raise ValueError(f"{name} is {value}; allowed are {allowed}.")
+
+
+def matmul_dtype(values: Tensor) -> torch.dtype:
+    """Dtype for matrix products: float64 for float64, and where reduced precision (TF32, bfloat16) is switched on."""
+    exact = torch.get_float32_matmul_precision() == "highest"
+    return torch.float32 if values.dtype == torch.float32 and exact else torch.float64

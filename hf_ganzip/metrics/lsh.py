@@ -4,94 +4,272 @@
 from __future__ import annotations
 
 import statistics
+import warnings
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from .cells import Cells, covered_in_cells
-from .inputs import as_features, check_k
+from .cells import covered_in_cells
+from .gather import gather_rows
+from .hyperplanes import MAX_HYPERPLANES, default_hyperplanes, draw_hyperplanes, hash_keys
+from .inputs import as_matrix, check_integer, check_same_dimension, for_distances
+from .keyed import KeyCounts, KeyedFeatures
 
 
-MAX_HYPERPLANES = 62
+MAX_STREAMED = 24  # bits that are kept while the number of samples is not known
+_MANY_PAIRS = 10**8
+SIDES = ("real", "generated")
 _NAMES = ("lsh_precision", "lsh_recall", "lsh_knn_precision", "lsh_knn_recall")
+_CONDITIONS = ("num_hyperplanes", "draws", "k", "seed", "centered", "n_real", "n_generated", "dim")
 
 
-def default_hyperplanes(n_real: int, n_generated: int) -> int:
-    """floor(log2(n_real + n_generated)).
+class LSHPrecisionRecall:
+    """Streaming and mergeable :func:`lsh_precision_recall`: any split into batches, objects and processes gives its values.
+
+    Plain LSH (``k=None``) remembers the distinct keys and their counts, never the features: at most 2^H keys a draw. With ``k`` the
+    features are kept.
+
+    Args:
+        k: Neighbour that sets the radius, >= 1; None computes plain LSH only.
+        num_hyperplanes: Bits of a key, 1 to 62; None: floor(log(n_real + n_generated)) when computed, of at most 24.
+        draws: Number of draws, >= 1.
+        seed: Draw i uses seed + i.
+        log_base: Base of the logarithm for ``num_hyperplanes=None``, > 1.
+        center: Vector (d,) that is subtracted from both sets, such as the mean of real features; None does not centre.
+
+    Raises:
+        TypeError: An option is of a wrong kind.
+        ValueError: An option is out of range.
 
     Example:
-        >>> default_hyperplanes(5000, 5000)
-        13
+        >>> x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
+        >>> metric = LSHPrecisionRecall(draws=2)
+        >>> for batch in x.split(30):
+        ...     metric.update(real=batch, generated=batch)
+        >>> metric.compute()["lsh_precision"]
+        1.0
+
+    Source:
+        Mordido et al., equations 5-10.
     """
-    return (n_real + n_generated).bit_length() - 1
 
+    def __init__(
+        self,
+        *,
+        k: int | None = None,
+        num_hyperplanes: int | None = None,
+        draws: int = 10,
+        seed: int = 0,
+        log_base: float = 2,
+        center: Any = None,
+    ):
+        if k is not None:
+            check_integer("k", k, 1)
+        if num_hyperplanes is not None:
+            check_integer("num_hyperplanes", num_hyperplanes, 1, MAX_HYPERPLANES)
+        check_integer("draws", draws, 1)
+        check_integer("seed", seed, 0)
+        default_hyperplanes(1, log_base)  # refuses a wrong base
+        self.k, self.num_hyperplanes, self.draws, self.seed, self.log_base = k, num_hyperplanes, draws, seed, log_base
+        self.center = None if center is None else torch.as_tensor(center).double().flatten()
+        self.reset()
 
-def hyperplanes(dim: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Normals (count, dim) ~ N(0, I) and offsets (count,) ~ U(0, 1), float64; plane j depends on (seed, j, dim) only."""
-    normals = np.random.Generator(np.random.Philox(key=[seed, 0])).standard_normal((count, dim))
-    offsets = np.random.Generator(np.random.Philox(key=[seed, 1])).random(count)
-    return normals, offsets
+    def reset(self) -> None:
+        """Forget all samples."""
+        self.dim: int | None = None
+        self._planes: tuple[Tensor, Tensor] | None = None
+        self._sides: dict[str, Any] = {
+            side: KeyCounts(self.draws) if self.k is None else KeyedFeatures() for side in SIDES
+        }
 
+    @property
+    def _bits(self) -> int:
+        return self.num_hyperplanes or MAX_STREAMED
 
-def hash_keys(features: Tensor, normals: Any, offsets: Any) -> Tensor:
-    """Keys (N,) int64 of features (N, d): bit j is 1 where ``normals[j] . x + offsets[j] >= 0``; projected in float64.
+    def update(self, *, real: Any = None, generated: Any = None) -> None:
+        """Add features (n, d) of one side or both, n >= 0; the counts may differ. With ``k`` they are kept, not copied.
 
-    Example:
-        >>> hash_keys(torch.tensor([[1.0, 1], [-1, 1], [0, -1]]), torch.eye(2), torch.zeros(2)).tolist()
-        [3, 2, 1]
-    """
-    normals = torch.as_tensor(normals, dtype=torch.float64, device=features.device)
-    offsets = torch.as_tensor(offsets, dtype=torch.float64, device=features.device)
-    weights = 2 ** torch.arange(len(normals), device=features.device)
-    keys = [
-        (torch.addmm(offsets, block.double(), normals.t()) >= 0).long().mul_(weights).sum(dim=1)
-        for block in features.split(8192)
-    ]
-    return torch.cat(keys)
+        Raises:
+            TypeError: Not an array or tensor.
+            ValueError: Not (n, d), NaN or infinity, or another dimension than before; nothing of this call is added then.
+        """
+        batches = {side: as_matrix(side, x) for side, x in (("real", real), ("generated", generated)) if x is not None}
+        if len(batches) == 2:
+            check_same_dimension(real=batches["real"].shape[1], generated=batches["generated"].shape[1])
+        keys = {side: self._hash(side, batch) for side, batch in batches.items() if len(batch)}
+        for side, found in keys.items():
+            self._sides[side].add(found, batches[side])
+
+    def _hash(self, side: str, batch: Tensor) -> Tensor:
+        self._set_dimension(side, batch.shape[1])
+        return hash_keys(batch, *self._planes, name=side)
+
+    def _set_dimension(self, where: str, dim: int) -> None:
+        if self.dim not in (None, dim):
+            raise ValueError(f"{where} has dimension {dim}; what was added before has dimension {self.dim}.")
+        if self.center is not None and len(self.center) != dim:
+            raise ValueError(f"center has {len(self.center)} entries; {where} has dimension {dim}.")
+        if self.dim is None:
+            self._planes = draw_hyperplanes(dim, self._bits, self.draws, self.seed, self.center)
+            self.dim = dim
+
+    def merge(self, other: LSHPrecisionRecall) -> None:
+        """Add what ``other`` has seen.
+
+        Raises:
+            ValueError: Other options or another dimension.
+        """
+        self._check_options("merge", other._options())
+        if other.dim is not None:
+            self._set_dimension("merge: the other", other.dim)
+            for side in SIDES:
+                self._sides[side].merge(other._sides[side])
+
+    def reduce(self) -> None:
+        """Exchange samples over torch.distributed, so that every process holds those of all. Every process must call this.
+
+        Only keys and counts travel, and with ``k`` the features, for which every process must hold samples of both sides. Without
+        torch.distributed nothing changes.
+        """
+        for dim in gather_rows(torch.tensor([self.dim or 0])).tolist():
+            if dim:
+                self._set_dimension("reduce: another process", dim)
+        for side in SIDES:
+            self._sides[side].reduce()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Options, dimension and the tensors of both sides; safe for ``torch.load`` with ``weights_only=True``."""
+        sides = {side: self._sides[side].state_dict() for side in SIDES}
+        return {"options": self._options(), "dim": self.dim} | sides
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Replace everything by a saved state of the same options.
+
+        Raises:
+            ValueError: The state was saved with other options.
+        """
+        self._check_options("load_state_dict", state["options"])
+        self.reset()
+        if state["dim"] is not None:
+            self._set_dimension("load_state_dict: the state", state["dim"])
+        for side in SIDES:
+            self._sides[side].load_state_dict(state[side])
+
+    def _options(self) -> dict[str, Any]:
+        names = ("k", "num_hyperplanes", "draws", "seed", "log_base")
+        center = None if self.center is None else self.center.tolist()
+        return {name: getattr(self, name) for name in names} | {"center": center}
+
+    def _check_options(self, where: str, theirs: Mapping[str, Any]) -> None:
+        for name, mine in self._options().items():
+            if mine != theirs[name]:
+                raise ValueError(
+                    f"{where}: {name} is {mine} here and {theirs[name]} there; both must have the same options."
+                )
+
+    def compute(self) -> dict[str, Any]:
+        """Values and conditions as :func:`lsh_precision_recall` returns them; more samples may be added afterwards.
+
+        Raises:
+            ValueError: A side has fewer than 2 samples, or so many that ``num_hyperplanes`` must be given.
+        """
+        n_real, n_generated = counts = [self._sides[side].total for side in SIDES]
+        for side, count in zip(SIDES, counts):
+            if count < 2:
+                raise ValueError(f"{side} has {count} rows; at least 2 are needed.")
+        bits = self.num_hyperplanes or default_hyperplanes(sum(counts), self.log_base)
+        if bits > self._bits:
+            raise ValueError(f"{sum(counts)} samples need {bits} hyperplanes; pass num_hyperplanes={bits}.")
+        per_draw = list(self._counted(bits) if self.k is None else self._with_neighbours(bits))
+        result: dict[str, Any] = {}
+        for name in per_draw[0]:
+            values = [draw[name] for draw in per_draw]
+            result[name] = statistics.fmean(values)
+            result[f"{name}_std"] = statistics.stdev(values) if self.draws > 1 else 0.0
+        conditions = (bits, self.draws, self.k, self.seed, self.center is not None, n_real, n_generated, self.dim)
+        return result | dict(zip(_CONDITIONS, conditions))
+
+    def _counted(self, bits: int) -> Iterable[dict[str, float]]:
+        real, generated = (self._sides[side] for side in SIDES)
+        for draw in range(self.draws):
+            precision, recall = generated.share_in(real, draw, bits), real.share_in(generated, draw, bits)
+            yield {"lsh_precision": precision, "lsh_recall": recall}
+
+    def _with_neighbours(self, bits: int) -> Iterable[dict[str, float]]:
+        (real_keys, real), (generated_keys, generated) = (self._sides[side].joined() for side in SIDES)
+        sets = for_distances(real, generated)
+        mask = (1 << bits) - 1
+        for draw in range(self.draws):
+            keys = real_keys[:, draw] & mask, generated_keys[:, draw].to(real.device) & mask
+            yield precision_recall_of_keys(*sets, *keys, self.k)
 
 
 def precision_recall_of_keys(
-    real: Tensor, generated: Tensor, real_keys: Tensor, generated_keys: Tensor, k: int | None
+    real: Tensor, generated: Tensor, real_keys: Tensor, generated_keys: Tensor, k: int
 ) -> dict[str, float]:
-    """The metrics for given keys (N,), (M,): equations 6 and 7, and with ``k`` also 8 to 10."""
-    values = {
-        "lsh_precision": torch.isin(generated_keys, real_keys),
-        "lsh_recall": torch.isin(real_keys, generated_keys),
-    }
-    if k is not None:
-        real_cells, generated_cells = Cells.of(real_keys), Cells.of(generated_keys)
-        values["lsh_knn_precision"] = covered_in_cells(real, generated, real_cells, generated_cells, k)
-        values["lsh_knn_recall"] = covered_in_cells(generated, real, generated_cells, real_cells, k)
-    return {name: float(hits.double().mean()) for name, hits in values.items()}
+    """LSH and LSH+KNN precision and recall of features (N, d), (M, d) for given keys (N,), (M,): equations 6 to 10."""
+    _warn_if_skewed(real_keys, generated_keys)
+    precision, recall = covered_in_cells(real, generated, real_keys, generated_keys, k)
+    hits = (torch.isin(generated_keys, real_keys), torch.isin(real_keys, generated_keys), precision, recall)
+    return {name: float(hit.double().mean()) for name, hit in zip(_NAMES, hits)}
+
+
+def _warn_if_skewed(real_keys: Tensor, generated_keys: Tensor) -> None:
+    """Warn where a quarter of all pairs shares a cell, so that hashing saves little, in sets for which that matters."""
+    pairs = len(real_keys) * len(generated_keys)
+    if pairs < _MANY_PAIRS:
+        return
+    keys, counts = real_keys.unique(return_counts=True)
+    others = torch.bincount(
+        torch.searchsorted(keys, generated_keys[torch.isin(generated_keys, keys)]), minlength=len(keys)
+    )
+    shared = int((counts * others).sum())
+    if shared > pairs / 4:
+        warnings.warn(
+            f"lsh_precision_recall: {shared / pairs:.0%} of all pairs share a hash cell, so every draw takes about as long as exact "
+            "nearest neighbours; the features are far from the origin in one direction. center='reference' (another metric), fewer "
+            "draws or k=None are quicker.",
+            stacklevel=2,
+        )
 
 
 def lsh_precision_recall(
-    *, real: Any, generated: Any, k: int | None = 3, num_hyperplanes: int | None = None, draws: int = 10, seed: int = 0
+    *,
+    real: Any,
+    generated: Any,
+    k: int | None = 3,
+    num_hyperplanes: int | None = None,
+    draws: int = 10,
+    seed: int = 0,
+    log_base: float = 2,
+    center: Any = None,
 ) -> dict[str, Any]:
     """Precision and recall by hashing features with random hyperplanes.
 
     Plain LSH precision is the share of generated samples whose cell holds a real sample. With nearest neighbours (LSH+KNN) a
     generated sample must also lie within the ball of a real sample of its cell, whose radius is the distance to its k-th nearest
-    other real sample there. Recall exchanges the roles. All values are means over independent draws of the hyperplanes; features
-    are not centred.
+    other real sample there. Recall exchanges the roles. All values are means over independent draws of the hyperplanes.
 
     Args:
         real: Features (N, d), arrays or tensors, any float dtype, N >= 2.
         generated: Features (M, d), M >= 2.
         k: Neighbour that sets the radius, >= 1; None computes plain LSH only.
-        num_hyperplanes: Bits of a key, 1 to 62; None: floor(log2(N + M)).
+        num_hyperplanes: Bits of a key, 1 to 62; None: floor(log(N + M)).
         draws: Number of draws, >= 1.
         seed: Draw i uses seed + i. Compare models with the same seed, so that they see the same hyperplanes.
+        log_base: Base of that logarithm, > 1.
+        center: "reference" subtracts the mean of ``real`` from both sets, a vector (d,) that vector; None, as in the paper, nothing.
+            Centred cells are balanced: a different metric with lower values, for which fewer hyperplanes suit.
 
     Returns:
         ``lsh_precision``, ``lsh_recall``, ``lsh_knn_precision``, ``lsh_knn_recall`` in [0, 1], each also as ``NAME_std`` (sample
         standard deviation over the draws, 0.0 for one), and the conditions ``num_hyperplanes``, ``draws``, ``k``, ``seed``,
-        ``n_real``, ``n_generated``, ``dim``.
+        ``centered``, ``n_real``, ``n_generated``, ``dim``.
 
     Raises:
-        TypeError: ``k`` is no integer or a set is no array.
+        TypeError: An option is no integer or a set is no array.
         ValueError: A set is not (N, d), has fewer than 2 rows, NaN or infinity, or the dimensions differ; an option is out of range.
 
     Example:
@@ -103,25 +281,32 @@ def lsh_precision_recall(
     Source:
         Mordido et al., equations 5-10; Algorithm 1 exchanges precision and recall for plain LSH, the equations are followed here.
     """
-    if k is not None:
-        check_k(k)
-    real, generated = as_features(real=real, generated=generated)
-    count = default_hyperplanes(len(real), len(generated)) if num_hyperplanes is None else num_hyperplanes
-    if not 1 <= count <= MAX_HYPERPLANES:
-        raise ValueError(f"num_hyperplanes is {count}; allowed are 1 to {MAX_HYPERPLANES}, or None.")
-    if draws < 1:
-        raise ValueError(f"draws is {draws}; allowed are 1 and more.")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; allowed are 0 and more.")
-    per_draw = []
-    for draw in range(draws):
-        planes = hyperplanes(real.shape[1], count, seed + draw)
-        keys = hash_keys(real, *planes), hash_keys(generated, *planes)
-        per_draw.append(precision_recall_of_keys(real, generated, *keys, k))
-    result: dict[str, Any] = {}
-    for name in _NAMES[: 2 if k is None else 4]:
-        values = [row[name] for row in per_draw]
-        result[name] = statistics.fmean(values)
-        result[f"{name}_std"] = statistics.stdev(values) if draws > 1 else 0.0
-    conditions = {"num_hyperplanes": count, "draws": draws, "k": k, "seed": seed}
-    return result | conditions | {"n_real": len(real), "n_generated": len(generated), "dim": real.shape[1]}
+    real, generated = as_matrix("real", real), as_matrix("generated", generated)
+    if num_hyperplanes is None:
+        num_hyperplanes = min(default_hyperplanes(len(real) + len(generated), log_base), MAX_HYPERPLANES)
+    if isinstance(center, str):
+        if center != "reference":
+            raise ValueError(f"center is {center!r}; allowed are None, 'reference' or a vector (d,).")
+        center = real.mean(dim=0, dtype=torch.float64)
+    metric = LSHPrecisionRecall(
+        k=k, num_hyperplanes=num_hyperplanes, draws=draws, seed=seed, log_base=log_base, center=center
+    )
+    metric.update(real=real, generated=generated)
+    return metric.compute()
+
+
+def warn_if_unpaired(results: Iterable[Mapping[str, Any]]) -> None:
+    """Warn where results of :func:`lsh_precision_recall` for several models were not computed under one set of conditions.
+
+    Two models are comparable if they saw the same hyperplanes and the same numbers of samples.
+    """
+    results = list(results)
+    for name in _CONDITIONS:
+        values = {result.get(name) for result in results}
+        if len(values) > 1:
+            found = ", ".join(sorted(map(str, values)))
+            warnings.warn(
+                f"lsh_precision_recall: the results are not paired, {name} is {found}; "
+                f"compare models with equal {name}, or differences may be those of the conditions.",
+                stacklevel=2,
+            )

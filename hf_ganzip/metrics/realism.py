@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cells import Cells, cell_pairs, cell_radii, match
-from .inputs import as_features, check_k
-from .knn import neighbour_radii
-from .lsh import default_hyperplanes, hash_keys, hyperplanes
+from .cells import Cells
+from .hyperplanes import MAX_HYPERPLANES, default_hyperplanes, draw_hyperplanes, hash_keys
+from .inputs import as_features, check_integer
+from .knn import Balls, Points
 
 
 METHODS = ("lsh_knn", "knn")
@@ -27,6 +27,8 @@ def realism_scores(
     method: str = "lsh_knn",
     num_hyperplanes: int | None = None,
     seed: int = 0,
+    real_labels: Any = None,
+    generated_labels: Any = None,
 ) -> np.ndarray:
     r"""Realism of every generated sample: :math:`\max_r \mathrm{radius}(r) / \lVert g - r \rVert` over real samples r.
 
@@ -38,12 +40,14 @@ def realism_scores(
             radii above the median were set to 0, so that outliers do not make samples look real.
         num_hyperplanes: For "lsh_knn"; None: floor(log2(N + M)).
         seed: Seed of the hyperplanes.
+        real_labels: Class ids (N,); with ``generated_labels`` a sample is compared with real samples of its class only.
+        generated_labels: Class ids (M,); a class without real samples gives 0.
 
     Returns:
-        Scores (M,) float64, >= 0; at least 1 where the sample counts as covered (1e-5 is added to distances).
+        Scores (M,) float64, >= 0; at least 1 where the sample counts as covered, up to the 1e-5 that is added to distances.
 
     Raises:
-        ValueError: As in :func:`.lsh_precision_recall`, or an unknown method.
+        ValueError: As in :func:`.lsh_precision_recall`, an unknown method, or labels that do not fit.
 
     Example:
         >>> real = [[0.0, 0], [2, 0], [0, 2]]
@@ -53,37 +57,55 @@ def realism_scores(
     Source:
         Mordido et al., equation 11; "knn": Kynkaanniemi et al., equation 2 (whose code gives the square).
     """
-    check_k(k)
+    check_integer("k", k, 1)
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; allowed are {', '.join(METHODS)}.")
     real, generated = as_features(real=real, generated=generated)
-    if method == "knn":
-        scores = _knn_realism(real, generated, k)
-    else:
-        count = default_hyperplanes(len(real), len(generated)) if num_hyperplanes is None else num_hyperplanes
-        planes = hyperplanes(real.shape[1], count, seed)
-        scores = realism_in_cells(real, generated, hash_keys(real, *planes), hash_keys(generated, *planes), k)
+    labels = _labels(real_labels, len(real), generated_labels, len(generated), real.device)
+    keys = torch.zeros(len(real), dtype=torch.int64), torch.zeros(len(generated), dtype=torch.int64)
+    if method == "lsh_knn":
+        count = default_hyperplanes(len(real) + len(generated)) if num_hyperplanes is None else num_hyperplanes
+        check_integer("num_hyperplanes", count, 1, MAX_HYPERPLANES)
+        planes = draw_hyperplanes(real.shape[1], count, 1, seed)
+        keys = tuple(hash_keys(features, *planes)[:, 0] for features in (real, generated))
+    scores = torch.zeros(len(generated), dtype=torch.float64, device=real.device)
+    for label in labels[1][torch.isin(labels[1], labels[0])].unique():
+        index, other = (torch.nonzero(side == label).flatten() for side in labels)
+        for mine, theirs in Cells.of(keys[0][index], keys[1][other]).members():
+            points = Points(real, index[mine]), Points(generated, other[theirs])
+            scores[other[theirs]] = _realism(*points, k, prune=method == "knn")
     return scores.cpu().numpy()
 
 
-def realism_in_cells(real: Tensor, generated: Tensor, real_keys: Tensor, generated_keys: Tensor, k: int) -> Tensor:
-    """Realism (M,) float64 for given keys."""
-    real_cells, generated_cells = Cells.of(real_keys), Cells.of(generated_keys)
-    in_real, in_generated = match(real_cells, generated_cells)
-    radii = cell_radii(real, real_cells, in_real, k)
-    scores = torch.zeros(len(generated), dtype=torch.float64, device=generated.device)
-    for r, g in zip(in_real.split(64), in_generated.split(64)):
-        rows, columns = cell_pairs(generated_cells, g, real_cells, r)
-        distances = (generated[rows].double() - real[columns].double()).norm(dim=1)
-        ratio = radii[columns].sqrt() / (distances + _EPSILON)
-        scores.scatter_reduce_(0, rows, ratio, "amax")
-    return scores
+def _labels(real: Any, n_real: int, generated: Any, n_generated: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Class ids (N,), (M,) int64; all 0 where none are given."""
+    if real is None and generated is None:
+        return torch.zeros(n_real, dtype=torch.int64, device=device), torch.zeros(
+            n_generated, dtype=torch.int64, device=device
+        )
+    if real is None or generated is None:
+        raise ValueError("real_labels and generated_labels belong together; one of them is missing.")
+    labels = torch.as_tensor(real, device=device), torch.as_tensor(generated, device=device)
+    for name, values, count in zip(("real_labels", "generated_labels"), labels, (n_real, n_generated)):
+        if values.shape != (count,):
+            raise ValueError(
+                f"{name} has shape {tuple(values.shape)}; allowed is ({count},), one class id per sample."
+            )
+    return labels
 
 
-def _knn_realism(real: Tensor, generated: Tensor, k: int) -> Tensor:
-    radii = neighbour_radii(real, k).sqrt()
-    radii = torch.where(radii <= radii.quantile(0.5), radii, torch.zeros_like(radii))
-    blocks = [
-        (radii / (torch.cdist(block.double(), real.double()) + _EPSILON)).amax(dim=1) for block in generated.split(512)
-    ]
-    return torch.cat(blocks)
+def _realism(real: Points, generated: Points, k: int, prune: bool) -> Tensor:
+    """Scores (m,) float64 of the generated points against all real points given."""
+    radii = Balls(real, k).exact_radii(torch.arange(len(real), device=real.features.device)).sqrt()
+    if prune:
+        radii = torch.where(radii <= radii.quantile(0.5), radii, 0)
+    offset = real.offset.double()
+    scores = []
+    for part in generated.parts():
+        queries = generated.rows(part).double() - offset
+        ratios = [
+            (radii[other] / (torch.cdist(queries, real.rows(other).double() - offset) + _EPSILON)).amax(dim=1)
+            for other in real.parts()
+        ]
+        scores.append(torch.stack(ratios).amax(dim=0))
+    return torch.cat(scores)

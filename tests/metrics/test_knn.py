@@ -101,7 +101,7 @@ def test_disjoint_sets_score_zero():
 def test_block_size_does_not_matter(monkeypatch):
     real, generated = torch.randn(130, 5), torch.randn(90, 5)
     expected = knn_precision_recall(real=real, generated=generated), density_coverage(real=real, generated=generated)
-    monkeypatch.setattr(knn, "_BLOCK", 7)
+    monkeypatch.setattr(knn, "TILE", 7)
     monkeypatch.setattr(knn, "_PAIR_BUDGET", 11)
     assert (
         knn_precision_recall(real=real, generated=generated),
@@ -138,3 +138,46 @@ def test_a_large_common_offset_flips_no_decision():
 def test_wrong_k(metric, k, error):
     with pytest.raises(error, match="allowed are integers from 1"):
         metric(real=REAL, generated=GENERATED, k=k)
+
+
+def test_points_at_equal_distances_are_all_inside():
+    real = torch.eye(40)  # every distance is sqrt(2), which no product in float32 settles
+    result = knn_precision_recall(real=real[:20], generated=real[20:])
+    assert result == {"precision": 1.0, "recall": 1.0}
+    assert density_coverage(real=real[:20], generated=real[20:], k=3)["density"] == pytest.approx(20 / 3)
+
+
+@pytest.mark.parametrize("offset", [0, 1e3, 1e5])
+def test_a_common_offset_changes_no_decision(offset):
+    generator = torch.Generator().manual_seed(0)
+    real, generated = torch.randn(400, 30, generator=generator), torch.randn(300, 30, generator=generator)
+    real, generated = (real + offset, generated + offset)  # the rounded values are the data
+    result = knn_precision_recall(real=real, generated=generated)
+    expected = naive(real, generated, 3)
+    assert result == {"precision": expected["precision"], "recall": expected["recall"]}
+
+
+def test_remembered_neighbours_are_completed_where_rounding_hides_the_order():
+    generator = torch.Generator().manual_seed(0)
+    ring = torch.nn.functional.normalize(torch.randn(60, 12, generator=generator, dtype=torch.float64)) * 100
+    real = torch.cat([torch.zeros(1, 12), ring.float()])  # 60 points at almost one distance from the first
+    balls = knn.Balls(knn.Points(real), 3)
+    exact = (real[1:].double() ** 2).sum(1).sort().values[2]
+    assert balls.exact_radii(torch.tensor([0])).item() == exact.item()
+
+
+def test_reduced_matmul_precision_changes_no_decision():
+    real, generated = torch.randn(300, 64), torch.randn(300, 64)
+    expected = knn_precision_recall(real=real, generated=generated)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert knn_precision_recall(real=real, generated=generated) == expected
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_features_beyond_the_squares_of_float32():
+    real, generated = torch.randn(50, 4), torch.randn(40, 4)
+    expected = knn_precision_recall(real=real, generated=generated)
+    for scale in (2.0**90, 2.0**-90):
+        assert knn_precision_recall(real=scale * real, generated=scale * generated) == expected

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_ganzip.metrics import cells, knn_precision_recall, lsh_precision_recall
-from hf_ganzip.metrics.lsh import default_hyperplanes, hash_keys, hyperplanes, precision_recall_of_keys
+from hf_ganzip.metrics.hyperplanes import default_hyperplanes, hash_keys, hyperplanes
+from hf_ganzip.metrics.lsh import precision_recall_of_keys
 
 
 REAL = torch.tensor([(1.0, 1), (2, 2), (3, 1), (-1, 1), (-1, -2)])
@@ -57,7 +58,7 @@ def test_a_projection_of_zero_counts_as_one():
 
 @pytest.mark.parametrize("n, expected", [(2, 1), (4, 2), (8191, 12), (8192, 13), (10_000, 13), (100_000, 16)])
 def test_default_number_of_hyperplanes_is_the_exact_floor_of_log2(n, expected):
-    assert default_hyperplanes(n // 2, n - n // 2) == expected
+    assert default_hyperplanes(n) == expected
 
 
 def test_planes_depend_on_seed_and_index_only():
@@ -169,8 +170,8 @@ def test_plain_lsh_and_conditions():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"num_hyperplanes": 0}, "num_hyperplanes is 0; allowed are 1 to 62"),
-        ({"num_hyperplanes": 63}, "allowed are 1 to 62"),
+        ({"num_hyperplanes": 0}, "num_hyperplanes is 0; allowed are integers from 1 to 62"),
+        ({"num_hyperplanes": 63}, "allowed are integers from 1 to 62"),
         ({"draws": 0}, "draws is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"k": 0}, "k is 0"),

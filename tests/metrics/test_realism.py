@@ -5,26 +5,50 @@ import numpy as np
 import pytest
 import torch
 
-from hf_ganzip.metrics import realism_scores
-from hf_ganzip.metrics.cells import Cells, covered_in_cells
-from hf_ganzip.metrics.lsh import hash_keys, hyperplanes
-from hf_ganzip.metrics.realism import realism_in_cells
+from hf_ganzip.metrics import realism, realism_scores
+from hf_ganzip.metrics.cells import covered_in_cells
+from hf_ganzip.metrics.hyperplanes import hash_keys, hyperplanes
 
 from .test_lsh import AXES, GENERATED, REAL
 
 
-def test_exact_small_example():
-    scores = realism_in_cells(REAL, GENERATED, hash_keys(REAL, *AXES), hash_keys(GENERATED, *AXES), 1)
+def test_exact_small_example(monkeypatch):
+    monkeypatch.setattr(realism, "draw_hyperplanes", lambda *_: tuple(part[None] for part in AXES))
+    scores = realism_scores(real=REAL, generated=GENERATED, k=1)
     assert scores.tolist() == pytest.approx([math.sqrt(2), math.sqrt(2), 0, 0], abs=1e-4)
 
 
 def test_at_least_one_means_covered():
     real, generated = torch.randn(300, 4), torch.randn(200, 4)
     keys = tuple(hash_keys(x, *hyperplanes(4, 3, 0)) for x in (real, generated))
-    scores = realism_in_cells(real, generated, *keys, 3)
-    covered = covered_in_cells(real, generated, Cells.of(keys[0]), Cells.of(keys[1]), 3)
+    scores = torch.from_numpy(realism_scores(real=real, generated=generated, num_hyperplanes=3, seed=0))
+    covered, _ = covered_in_cells(real, generated, *keys, 3)
     clear = (scores - 1).abs() > 1e-3  # 1e-5 is added to distances
     assert clear.sum() > 150 and torch.equal((scores >= 1)[clear], covered[clear])
+
+
+@pytest.mark.parametrize("method", ["lsh_knn", "knn"])
+def test_labels_compare_within_a_class_only(method):
+    real, generated = torch.randn(90, 3), torch.randn(60, 3)
+    real_labels, generated_labels = torch.arange(90) % 3, torch.arange(60) % 4  # class 3 has no real sample
+    scores = realism_scores(
+        real=real, generated=generated, method=method, num_hyperplanes=2, real_labels=real_labels.numpy(),
+        generated_labels=generated_labels,
+    )  # fmt: skip
+    for label in range(3):
+        rows = generated_labels == label
+        alone = realism_scores(
+            real=real[real_labels == label], generated=generated[rows], method=method, num_hyperplanes=2
+        )
+        np.testing.assert_allclose(scores[rows], alone)
+    assert (scores[generated_labels == 3] == 0).all()
+
+
+def test_labels_must_fit():
+    with pytest.raises(ValueError, match="one of them is missing"):
+        realism_scores(real=REAL, generated=GENERATED, real_labels=[0] * 5)
+    with pytest.raises(ValueError, match="real_labels has shape \\(4,\\)"):
+        realism_scores(real=REAL, generated=GENERATED, real_labels=[0] * 4, generated_labels=[0] * 4)
 
 
 @pytest.mark.parametrize("method", ["lsh_knn", "knn"])
