@@ -130,7 +130,7 @@ class TestMetric:
         real, generated = self.sets()
         tensors = METRICS[name](real=real, generated=generated)
         assert METRICS[name](real=real.numpy(), generated=generated.numpy()) == tensors
-        assert all(type(value) in (float, int, str, type(None)) for value in tensors.values())
+        assert all(type(value) in (float, int, bool, str, type(None)) for value in tensors.values())
 
     def test_bad_input_is_refused(self, name):
         real, generated = self.sets()
