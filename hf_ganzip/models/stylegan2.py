@@ -19,6 +19,7 @@ from .stylegan2_layers import (
     MappingNetwork,
     SynthesisLayer,
     ToRGBLayer,
+    at_least_float32,
     blur_kernel,
     upsample2d,
 )
@@ -120,7 +121,7 @@ class SynthesisBlock(nn.Module):
         if image is not None:
             image = upsample2d(image, self.resample_filter)
         if self.has_torgb:
-            rgb = self.torgb(x, w[self.num_convs]).float()
+            rgb = at_least_float32(self.torgb(x, w[self.num_convs]))
             image = rgb if image is None else image + rgb
         return x, image
 

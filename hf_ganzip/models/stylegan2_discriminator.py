@@ -17,6 +17,7 @@ from .stylegan2_layers import (
     EqualizedConv2d,
     FullyConnectedLayer,
     MappingNetwork,
+    at_least_float32,
     blur_kernel,
     downsample2d,
 )
@@ -82,7 +83,7 @@ def minibatch_std(x: Tensor, group_size: int) -> Tensor:
     group = min(group_size, batch)
     if batch % group:
         raise ValueError(f"batch size {batch} is not a multiple of mbstd_group_size={group_size}; use one that is.")
-    y = x.reshape(group, -1, *x.shape[1:]).float()
+    y = at_least_float32(x.reshape(group, -1, *x.shape[1:]))
     std = (y - y.mean(dim=0)).square().mean(dim=0).add(1e-8).sqrt().mean(dim=(1, 2, 3))  # (B / group,)
     y = std.to(x.dtype).repeat(group)[:, None, None, None].expand(-1, -1, height, width)
     return torch.cat([x, y], dim=1)

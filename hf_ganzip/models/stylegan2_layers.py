@@ -21,6 +21,11 @@ ACTIVATION_GAINS = {"linear": 1.0, "lrelu": math.sqrt(2)}
 NOISE_MODES = ("random", "const", "none")
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """``x`` in float32, or float64 if it is that."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def normalize_second_moment(x: Tensor) -> Tensor:
     """Scale each row of ``x`` (B, C) to unit mean square."""
     return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
@@ -220,9 +225,9 @@ class SynthesisLayer(nn.Module):
 
     @staticmethod
     def demodulation(styles: Tensor, weight: Tensor) -> Tensor:
-        """Inverse norm (B, O) of each sample's modulated weights, in float32."""
-        energy = weight.float().square().sum(dim=(2, 3))  # (O, I)
-        return (F.linear(styles.float().square(), energy) + 1e-8).rsqrt()
+        """Inverse norm (B, O) of each sample's modulated weights, in float32 or wider."""
+        energy = at_least_float32(weight).square().sum(dim=(2, 3))  # (O, I)
+        return (F.linear(at_least_float32(styles).square(), energy) + 1e-8).rsqrt()
 
     def noise(self, batch: int, x: Tensor, noise_mode: str, generator, gain: float) -> Tensor:
         """Noise image times its learned strength and ``gain``, (B, 1, H, W) or (H, W)."""
@@ -320,7 +325,8 @@ class MappingNetwork(nn.Module):
 
     def _map(self, z: Tensor | None, class_labels: Tensor | None) -> Tensor:
         bias = self.fc0.bias
-        inputs, batch = [], len(class_labels if z is None else z)
+        given = z if z is not None else class_labels
+        inputs, batch = [], 0 if given is None else len(given)
         if self.z_dim:
             if z.ndim != 2 or z.shape[1] != self.z_dim:
                 raise ValueError(f"z has shape {tuple(z.shape)}; allowed is (batch, {self.z_dim}).")

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hf_ganzip.models import StyleGAN2Discriminator
+from hf_ganzip.models.stylegan2_discriminator import minibatch_std
+
+from ..conftest import tiny_discriminator
+from .test_stylegan2 import GOLDEN, SETS, close
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", SETS)
+def test_official_logits(name):
+    config = json.loads((GOLDEN / f"{name}.json").read_text())["d"]
+    discriminator = StyleGAN2Discriminator(
+        resolution=config["img_resolution"],
+        image_channels=config["img_channels"],
+        num_classes=config["c_dim"],
+        channel_base=config["channel_base"],
+        channel_max=config["channel_max"],
+        architecture=config["architecture"],
+    ).eval()
+    weights = load_file(GOLDEN / f"{name}.weights.safetensors")
+    discriminator.load_state_dict({key[2:]: value for key, value in weights.items() if key.startswith("D.")})
+    io = load_file(GOLDEN / f"{name}.io.safetensors")
+    close(discriminator(io["img"], io["c"]).logits, io["logits"])
+
+
+@pytest.mark.parametrize("architecture", ["resnet", "skip", "orig"])
+def test_every_parameter_gets_a_gradient(architecture):
+    discriminator = tiny_discriminator(architecture=architecture)
+    discriminator(torch.randn(4, 3, 16, 16), torch.arange(4) % 3).logits.sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in discriminator.parameters())
+
+
+def test_minibatch_deviation_by_hand():
+    x = torch.randn(6, 2, 4, 4)
+    result = minibatch_std(x, 3)
+    assert result.shape == (6, 3, 4, 4) and torch.equal(result[:, :2], x)
+    for first in (0, 1):  # groups are samples first, first + 2, first + 4
+        group = x[first::2]
+        deviation = (group.var(dim=0, correction=0) + 1e-8).sqrt().mean()
+        torch.testing.assert_close(result[first::2, 2], deviation.expand(3, 4, 4))
+
+
+def test_a_small_batch_is_one_group():
+    x = torch.randn(3, 2, 4, 4)
+    assert torch.equal(minibatch_std(x, 4), minibatch_std(x, 3))
+
+
+def test_a_batch_that_groups_do_not_divide():
+    with pytest.raises(ValueError, match="batch size 6 is not a multiple of mbstd_group_size=4"):
+        tiny_discriminator()(torch.zeros(6, 3, 16, 16), torch.zeros(6).long())
+
+
+def test_logits_of_a_sample_alone_without_minibatch_deviation():
+    discriminator = tiny_discriminator(mbstd_group_size=1)
+    images, labels = torch.randn(5, 3, 16, 16), torch.arange(5) % 3
+    together = discriminator(images, labels).logits
+    close(torch.cat([discriminator(i[None], c[None]).logits for i, c in zip(images, labels)]), together, 1e-5)
+
+
+def test_the_class_matters():
+    discriminator, images = tiny_discriminator(), torch.randn(2, 3, 16, 16)
+    logits = [discriminator(images, torch.full((2,), label)).logits for label in range(3)]
+    assert not torch.allclose(logits[0], logits[1]) and not torch.allclose(logits[1], logits[2])
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((torch.zeros(4, 3, 8, 8), torch.zeros(4).long()), r"images has shape \(4, 3, 8, 8\); allowed is \(batch, 3, 16, 16\)"),
+        ((torch.zeros(4, 3, 16, 16),), "class_labels is required"),
+    ],
+)  # fmt: skip
+def test_wrong_calls(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_discriminator()(*arguments)
+
+
+def test_save_and_load_are_bit_exact(tmp_path):
+    discriminator = tiny_discriminator()
+    discriminator.save_pretrained(tmp_path)
+    images, labels = torch.randn(4, 3, 16, 16), torch.arange(4) % 3
+    restored = StyleGAN2Discriminator.from_pretrained(tmp_path)
+    assert torch.equal(restored(images, labels).logits, discriminator(images, labels).logits)
+
+
+def test_first_and_second_derivatives_agree_with_finite_differences():
+    discriminator = tiny_discriminator(resolution=8, channels=(4, 4), num_classes=0, image_channels=1).double()
+    images = torch.randn(2, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+
+    def logits(x):
+        return discriminator(x).logits
+
+    assert torch.autograd.gradcheck(logits, images)
+    assert torch.autograd.gradgradcheck(logits, images)

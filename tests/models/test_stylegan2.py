@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The StyleGAN2 generator: the official network's values, the straightforward formulation's values, and its contracts."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.reference_stylegan2 import synthesize
+from hf_ganzip.models import StyleGAN2Generator
+
+from ..conftest import tiny_generator
+
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+SETS = ("stylegan2_small_skip", "stylegan2_cond_clamp")
+
+
+@pytest.fixture(scope="module", params=SETS)
+def golden(request):
+    """Generator with the official network's weights, and its inputs and outputs."""
+    path = GOLDEN / request.param
+    config = json.loads(path.with_suffix(".json").read_text())["g"]
+    synthesis = config["synthesis_kwargs"]
+    generator = StyleGAN2Generator(
+        resolution=config["img_resolution"],
+        image_channels=config["img_channels"],
+        z_dim=config["z_dim"],
+        w_dim=config["w_dim"],
+        num_classes=config["c_dim"],
+        mapping_layers=config["mapping_kwargs"]["num_layers"],
+        channel_base=synthesis["channel_base"],
+        channel_max=synthesis["channel_max"],
+        conv_clamp=synthesis["conv_clamp"],
+    ).eval()
+    weights = load_file(f"{path}.weights.safetensors")
+    generator.load_state_dict({key[2:]: value for key, value in weights.items() if key.startswith("G.")})
+    return generator, load_file(f"{path}.io.safetensors")
+
+
+def close(actual, expected, tolerance=1e-5):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
+
+
+class TestOfficialValues:
+    @torch.no_grad()
+    def test_styles(self, golden):
+        generator, io = golden
+        close(generator.mapping(io["z"], io["c"]), io["ws"])
+        truncated = generator.mapping(io["z"], io["c"], truncation_psi=0.7, truncation_cutoff=4)
+        close(truncated, io["ws_trunc"])
+
+    @torch.no_grad()
+    def test_images(self, golden):
+        generator, io = golden
+        close(generator(io["z"], io["c"], noise_mode="const").sample, io["img"])
+        close(generator(io["z"], io["c"], noise_mode="none").sample, io["img_nonoise"])
+        close(generator(io["z"], io["c"], noise_mode="const", truncation_psi=0.7).sample, io["img_trunc"])
+
+    def test_images_with_gradients(self, golden):
+        generator, io = golden
+        close(generator(io["z"], io["c"], noise_mode="const").sample.detach(), io["img"])
+
+
+@pytest.mark.parametrize("architecture", ["skip", "resnet", "orig"])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 2e-5), (torch.float64, 1e-11)])
+@pytest.mark.parametrize("channels", [(16, 16, 8), ((12, 16), (10, 7), (5, 6))], ids=["widths", "pairs"])
+def test_equals_one_weight_per_sample_and_grouped_convolutions(architecture, dtype, tolerance, channels):
+    generator = tiny_generator(architecture=architecture, channels=channels, conv_clamp=1.5).to(dtype)
+    with torch.no_grad():
+        for name, parameter in generator.named_parameters():
+            if name.endswith(("noise_strength", "bias")):
+                parameter.normal_()
+        ws = torch.randn(3, generator.num_ws, 8, dtype=dtype)
+        for mode in ("const", "none"):
+            close(
+                generator.synthesize(ws, noise_mode=mode).to(dtype),
+                synthesize(generator, ws, noise_mode=mode),
+                tolerance,
+            )
+
+
+@torch.no_grad()
+def test_save_and_load_keep_the_mean_style_and_the_noise(tmp_path):
+    generator = tiny_generator().train()
+    z, labels = torch.randn(6, 8), torch.arange(6) % 3
+    generator(z, labels)
+    assert generator.mapping.w_avg.abs().max() > 0
+    generator.eval().save_pretrained(tmp_path)
+    restored = StyleGAN2Generator.from_pretrained(tmp_path)
+    for psi in (1, 0.5):
+        options = {"noise_mode": "const", "truncation_psi": psi}
+        assert torch.equal(restored(z, labels, **options).sample, generator(z, labels, **options).sample)
+
+
+class TestNoise:
+    def generator(self):
+        generator = tiny_generator()
+        for name, parameter in generator.named_parameters():
+            if name.endswith("noise_strength"):
+                parameter.fill_(0.5)
+        return generator, torch.randn(3, 8), torch.arange(3)
+
+    @torch.no_grad()
+    def test_modes(self):
+        generator, z, labels = self.generator()
+        const, none = (generator(z, labels, noise_mode=mode).sample for mode in ("const", "none"))
+        assert not torch.allclose(const, none)
+        assert torch.equal(const, generator(z, labels, noise_mode="const").sample)
+        assert not torch.equal(generator(z, labels).sample, generator(z, labels).sample)
+
+    @torch.no_grad()
+    def test_one_generator_repeats(self):
+        generator, z, labels = self.generator()
+        first, second = (generator(z, labels, generator=torch.Generator().manual_seed(1)).sample for _ in range(2))
+        assert torch.equal(first, second)
+
+    @torch.no_grad()
+    def test_one_generator_per_sample_makes_samples_independent_of_the_batch(self):
+        generator, z, labels = self.generator()
+
+        def sources(*seeds):
+            return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+        together = generator(z, labels, generator=sources(4, 5, 6)).sample
+        alone = generator(z[1:2], labels[1:2], generator=sources(5)).sample
+        close(together[1:2], alone)
+        assert not torch.allclose(together[1:2], generator(z[1:2], labels[1:2], generator=sources(7)).sample)
+
+    @torch.no_grad()
+    def test_strength_zero_is_no_noise(self):
+        generator = tiny_generator()
+        z, labels = torch.randn(2, 8), torch.arange(2)
+        random, none = (generator(z, labels, noise_mode=mode).sample for mode in ("random", "none"))
+        assert torch.equal(random, none)
+
+
+class TestTruncation:
+    def generator(self):
+        generator = tiny_generator()
+        generator.mapping.w_avg.normal_()
+        return generator, torch.randn(2, 8), torch.arange(2)
+
+    @torch.no_grad()
+    def test_zero_gives_the_mean_style_to_all(self):
+        generator, z, labels = self.generator()
+        ws = generator.mapping(z, labels, truncation_psi=0)
+        assert torch.equal(ws, generator.mapping.w_avg.expand_as(ws))
+
+    @torch.no_grad()
+    def test_cutoff_leaves_later_styles_alone(self):
+        generator, z, labels = self.generator()
+        full, cut = generator.mapping(z, labels), generator.mapping(z, labels, truncation_psi=0.3, truncation_cutoff=2)
+        assert torch.equal(cut[:, 2:], full[:, 2:])
+        close(cut[:, :2], generator.mapping.w_avg + 0.3 * (full[:, :2] - generator.mapping.w_avg), 1e-6)
+
+    @torch.no_grad()
+    def test_mean_style_moves_in_training_only(self):
+        generator, z, labels = self.generator()
+        before = generator.mapping.w_avg.clone()
+        w = generator.mapping(z, labels)[:, 0]
+        assert torch.equal(generator.mapping.w_avg, before)
+        generator.train().mapping(z, labels)
+        close(generator.mapping.w_avg, 0.995 * before + 0.005 * w.mean(0), 1e-6)
+
+
+def test_labels_as_ids_or_rows():
+    generator, z = tiny_generator(), torch.randn(3, 8)
+    ids = torch.tensor([2, 0, 1])
+    rows = torch.nn.functional.one_hot(ids, 3).float()
+    assert torch.equal(generator.mapping(z, ids), generator.mapping(z, rows))
+
+
+@pytest.mark.parametrize(
+    "arguments, options, message",
+    [
+        ((torch.zeros(2, 9), torch.zeros(2).long()), {}, r"z has shape \(2, 9\); allowed is \(batch, 8\)"),
+        ((torch.zeros(2, 8),), {}, "class_labels is required: the model has 3 classes"),
+        ((torch.zeros(2, 8), torch.zeros(3).long()), {}, r"class_labels has shape \(3,\)"),
+        ((torch.zeros(2, 8), torch.zeros(2).long()), {"noise_mode": "loud"}, "allowed are random, const, none"),
+    ],
+)
+def test_wrong_calls(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_generator()(*arguments, **options)
+
+
+def test_labels_for_an_unconditional_model():
+    with pytest.raises(ValueError, match="this model has num_classes=0"):
+        tiny_generator(num_classes=0)(torch.zeros(2, 8), torch.zeros(2).long())
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"resolution": 24}, "allowed are powers of two from 4"),
+        ({"channels": (8, 8)}, r"channels has 2 entries; resolution 16 needs one for each of \[4, 8, 16\]"),
+        ({"architecture": "unet"}, "allowed are skip, resnet, orig"),
+    ],
+)
+def test_wrong_configs(change, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_generator(**change)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients():
+    gradients = []
+    generator = tiny_generator()
+    z, labels = torch.randn(2, 8), torch.arange(2)
+    for checkpointing in (False, True):
+        if checkpointing:
+            generator.enable_gradient_checkpointing()
+        generator.zero_grad()
+        generator.train()(z, labels, noise_mode="const").sample.square().sum().backward()
+        gradients.append({name: p.grad.clone() for name, p in generator.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 20
+    for name, gradient in gradients[0].items():
+        close(gradients[1][name], gradient, 1e-5 * float(gradient.abs().max()) + 1e-9)
+
+
+@torch.no_grad()
+def test_bfloat16_keeps_the_mapping_in_float32_and_the_image_close(tmp_path):
+    generator = tiny_generator()
+    generator.save_pretrained(tmp_path)
+    half = StyleGAN2Generator.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    assert {p.dtype for p in half.mapping.parameters()} == {torch.float32}
+    assert {p.dtype for p in half.synthesis.parameters()} == {torch.bfloat16}
+    z, labels = torch.randn(4, 8), torch.arange(4) % 3
+    image = half(z, labels, noise_mode="const").sample
+    expected = generator(z, labels, noise_mode="const").sample
+    assert image.dtype == torch.float32
+    assert (image - expected).abs().mean() < 0.02 * expected.abs().mean()
+
+
+@torch.no_grad()
+def test_autocast_computes_in_its_dtype():
+    generator = tiny_generator()
+    z, labels = torch.randn(4, 8), torch.arange(4) % 3
+    expected = generator(z, labels, noise_mode="const").sample
+    with torch.autocast("cpu", torch.bfloat16):
+        image = generator(z, labels, noise_mode="const").sample
+    assert image.dtype == torch.float32 and not torch.equal(image, expected)
+    assert (image - expected).abs().mean() < 0.02 * expected.abs().mean()
+
+
+@torch.no_grad()
+def test_export_traces_it():
+    class Sampler(torch.nn.Module):
+        def __init__(self, generator):
+            super().__init__()
+            self.generator = generator
+
+        def forward(self, z, labels):
+            return self.generator(z, labels, noise_mode="const", return_dict=False)[0]
+
+    sampler = Sampler(tiny_generator()).eval()
+    z, labels = torch.randn(2, 8), torch.arange(2)
+    exported = torch.export.export(sampler, (z, labels)).module()
+    other = torch.randn(2, 8)
+    close(exported(other, labels), sampler(other, labels), 1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ["skip", "resnet", "orig"])
+def test_sampling_overwrites_nothing_but_its_own_tensors(architecture):
+    generator = tiny_generator(architecture=architecture, conv_clamp=1.0)
+    before = {name: x.clone() for name, x in generator.state_dict().items()}
+    ws = torch.randn(2, generator.num_ws, 8)
+    kept = ws.clone()
+    generator.synthesize(ws, noise_mode="const")
+    assert torch.equal(ws, kept)
+    assert all(torch.equal(x, before[name]) for name, x in generator.state_dict().items())
+
+
+def test_tuple_instead_of_an_output_object():
+    generator = tiny_generator()
+    z, labels = torch.randn(1, 8), torch.zeros(1).long()
+    (image,) = generator(z, labels, noise_mode="none", return_dict=False)
+    assert torch.equal(image, generator(z, labels, noise_mode="none").sample)
