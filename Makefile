@@ -24,7 +24,7 @@ style: $(READY)
 	$(BIN)/ruff format .
 
 benchmark: $(READY)
-	set -e; for script in $(sort $(wildcard benchmarks/*.py)); do echo "$$script"; $(BIN)/python "$$script"; done
+	set -e; for script in $(sort $(wildcard benchmarks/[a-z]*.py)); do echo "$$script"; $(BIN)/python "$$script"; done
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "hf_ganzip needs Python 3.10 or newer; set PYTHON=")'

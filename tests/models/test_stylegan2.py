@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.reference_stylegan2 import synthesize
+from benchmarks._reference_stylegan2 import synthesize
 from hf_ganzip.models import StyleGAN2Generator
 
 from ..conftest import tiny_generator

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop resumes exactly, keeps one clock, and leaves no torsos; on one process and on two."""
+
+import json
+import math
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
+from PIL import Image
+from torch.utils.data import TensorDataset
+
+from hf_ganzip.models import StyleGAN2Generator
+from hf_ganzip.training import gan_loop
+from hf_ganzip.training.gan_loop import GANTrainingConfig, lazy_adam, train_gan, update_ema_
+
+from ..conftest import tiny_discriminator, tiny_generator
+from ..distributed import run_processes
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    yield
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state()
+
+
+def images(classes=2):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (40, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    return TensorDataset(pixels, torch.arange(40) % classes)
+
+
+def train(folder, steps, accumulation=1, classes=2, dataset=None, **options):
+    """Train tiny networks on batches of 8, 5 micro-steps an epoch; (generator, discriminator, average)."""
+    torch.manual_seed(1)
+    networks = {"resolution": 8, "channels": (8, 4), "num_classes": classes if classes > 1 else 0}
+    generator, discriminator = tiny_generator(**networks).train(), tiny_discriminator(**networks).train()
+    accelerator = Accelerator(
+        cpu=True,
+        gradient_accumulation_steps=accumulation,
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    options = {"train_batch_size": 8, "r1_every": 2, "validation_steps": 1000, "checkpointing_steps": 4} | options
+    config = GANTrainingConfig(output_dir=str(folder), max_train_steps=steps, **options)
+    Path(folder).mkdir(exist_ok=True)
+    average = train_gan(generator, discriminator, dataset or images(classes), config, accelerator)
+    return generator, discriminator, average
+
+
+def weights(networks):
+    return [{name: x.clone() for name, x in network.state_dict().items()} for network in networks]
+
+
+def same(left, right):
+    return all(torch.equal(a[name], b[name]) for a, b in zip(left, right) for name in a)
+
+
+@pytest.mark.parametrize("class_group_size", [1, 4])
+def test_a_resumed_run_is_an_uninterrupted_run(tmp_path, class_group_size):
+    options = {"class_group_size": class_group_size}
+    whole = weights(train(tmp_path / "whole", 8, **options))  # crosses an epoch of 5 steps
+    train(tmp_path / "parts", 4, **options)
+    torch.manual_seed(99)
+    parts = train(tmp_path / "parts", 8, resume_from_checkpoint="latest", **options)
+    assert same(whole, weights(parts))
+    saved = [tmp_path / name / "checkpoint-8" for name in ("whole", "parts")]
+    for name in ("optimizer.bin", "optimizer_1.bin"):
+        left, right = (torch.load(path / name, weights_only=True)["state"] for path in saved)
+        assert all(torch.equal(left[i][key], right[i][key]) for i in left for key in ("exp_avg_sq", "step"))
+
+
+def test_accumulated_micro_steps_are_one_step(tmp_path, monkeypatch):
+    penalties = []
+    monkeypatch.setattr(
+        gan_loop, "r1_penalty", lambda logits, real: penalties.append(1) or logits.sum() * 0 + real.sum() * 0
+    )
+    steps, step = [], torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure=None: steps.append(self) or step(self, closure))
+    averages = []
+    monkeypatch.setattr(gan_loop, "update_ema_", lambda average, model, decay: averages.append(decay))
+    train(tmp_path, 4, accumulation=2, r1_every=2, ema_images=32, ema_rampup=1e9)
+    assert len(steps) == 2 * 4  # one of each network
+    assert len(averages) == 4 and averages == pytest.approx([0.5 ** (16 / 32)] * 4)  # 16 images a step
+    assert len(penalties) == 2 * 2  # steps 0 and 2, both micro-steps
+    assert (tmp_path / "checkpoint-4").is_dir()
+
+
+def test_a_stop_request_saves_a_whole_checkpoint(tmp_path, monkeypatch):
+    whole = weights(train(tmp_path / "whole", 6))
+    original = gan_loop._Training.after_step
+
+    def stop_at_3(self, losses, bar):
+        original(self, losses, bar)
+        if self.progress.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(gan_loop._Training, "after_step", stop_at_3)
+    before = signal.getsignal(signal.SIGTERM)
+    train(tmp_path / "stopped", 6)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert [path.name for path in tmp_path.glob("stopped/checkpoint*")] == ["checkpoint-3"]
+    monkeypatch.undo()
+    assert same(whole, weights(train(tmp_path / "stopped", 6, resume_from_checkpoint="latest")))
+
+
+def test_torsos_are_ignored_and_old_checkpoints_go(tmp_path):
+    (tmp_path / "checkpoint.partial").mkdir()
+    (tmp_path / "checkpoint.partial" / "model.safetensors").write_bytes(b"torso")
+    train(tmp_path, 6, checkpointing_steps=2, checkpoints_total_limit=2, resume_from_checkpoint="latest")
+    assert sorted(path.name for path in tmp_path.glob("checkpoint*")) == ["checkpoint-4", "checkpoint-6"]
+    restored = StyleGAN2Generator.from_pretrained(tmp_path / "checkpoint-6" / "generator_ema")
+    assert restored.config.resolution == 8
+
+
+def test_resuming_from_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="use 'latest' or a checkpoint-STEP folder"):
+        train(tmp_path, 2, resume_from_checkpoint=str(tmp_path / "checkpoint-7"))
+
+
+def test_a_broken_loss_ends_the_run_and_spares_the_checkpoint(tmp_path, monkeypatch):
+    train(tmp_path, 4)
+    files = {path: path.read_bytes() for path in (tmp_path / "checkpoint-4").rglob("*") if path.is_file()}
+    monkeypatch.setattr(gan_loop, "generator_loss", lambda logits: logits.sum() * math.nan)
+    with pytest.raises(FloatingPointError, match="loss_g is not finite at step 5; the last checkpoint is whole"):
+        train(tmp_path, 8, resume_from_checkpoint="latest")
+    assert {path: path.read_bytes() for path in files} == files
+    assert sorted(path.name for path in tmp_path.glob("checkpoint*")) == ["checkpoint-4"]
+
+
+def test_average_moves_by_its_decay_and_copies_buffers():
+    model, average = torch.nn.BatchNorm1d(3), torch.nn.BatchNorm1d(3)
+    with torch.no_grad():
+        model.weight.fill_(2.0)
+        model.running_mean.fill_(5.0)
+    update_ema_(average, model, 0.75)
+    assert torch.equal(average.weight, torch.full((3,), 1.25)) and torch.equal(
+        average.running_mean, model.running_mean
+    )
+
+
+def test_half_life_of_the_average_ramps_up(tmp_path, monkeypatch):
+    decays = []
+    monkeypatch.setattr(gan_loop, "update_ema_", lambda average, model, decay: decays.append(decay))
+    train(tmp_path, 3, ema_images=20, ema_rampup=0.5)
+    assert decays == pytest.approx([0.5 ** (8 / min(20, 0.5 * seen)) for seen in (8, 16, 24)])
+
+
+def test_adam_is_corrected_for_lazy_regularization():
+    parameters = [torch.nn.Parameter(torch.zeros(1))]
+    group = lazy_adam(parameters, 0.002, 16).param_groups[0]
+    ratio = 16 / 17
+    assert group["lr"] == pytest.approx(0.002 * ratio) and group["betas"] == pytest.approx((0.0, 0.99**ratio))
+    group = lazy_adam(parameters, 0.002, 0).param_groups[0]
+    assert group["lr"] == 0.002 and group["betas"] == (0.0, 0.99)
+
+
+def test_bfloat16_leaves_r1_in_float32(tmp_path, monkeypatch):
+    dtypes = {}
+    penalty, loss = gan_loop.r1_penalty, gan_loop.generator_loss
+    monkeypatch.setattr(gan_loop, "r1_penalty", lambda x, y: dtypes.setdefault("r1", x.dtype) and penalty(x, y))
+    monkeypatch.setattr(gan_loop, "generator_loss", lambda x: dtypes.setdefault("g", x.dtype) and loss(x))
+    plain = weights(train(tmp_path / "plain", 3))
+    dtypes.clear()
+    mixed = weights(train(tmp_path / "mixed", 3, mixed_precision="bf16"))
+    assert dtypes["r1"] == torch.float32
+    assert not same(plain, mixed)
+    assert all(torch.isfinite(x).all() for state in mixed for x in state.values())
+    with pytest.raises(ValueError, match="allowed are 'no' and 'bf16'"):
+        GANTrainingConfig(output_dir="x", mixed_precision="fp16")
+
+
+def test_log_and_sample_grids(tmp_path):
+    train(tmp_path, 4, validation_steps=2)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines[0]["step"] == 1 and lines[0]["images"] == 8
+    assert {"loss_d", "loss_g", "r1"} <= lines[0].keys()
+    grids = sorted((tmp_path / "samples").iterdir())
+    assert [path.name for path in grids] == ["step-0000002.png", "step-0000004.png"]
+    with Image.open(grids[0]) as grid:
+        assert grid.size[0] > grid.size[1] > 0  # 10 columns, one row a class
+
+
+def test_unconditional_models_train(tmp_path):
+    before = weights([tiny_generator(resolution=8, channels=(8, 4), num_classes=0)])
+    after = train(tmp_path, 2, classes=1)
+    assert not same(before, weights(after[:1]))
+
+
+def train_in_a_group(rank, count, folder):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1")
+    whole = weights(train(f"{folder}/whole", 4, train_batch_size=4))
+    train(f"{folder}/parts", 2, train_batch_size=4, checkpointing_steps=2)
+    parts = weights(train(f"{folder}/parts", 4, train_batch_size=4, resume_from_checkpoint="latest"))
+    return {f"{i}.{name}": x for i, state in enumerate(whole + parts) for name, x in state.items()}
+
+
+def test_two_processes_stay_equal_and_resume_exactly(tmp_path):
+    first, second = run_processes(train_in_a_group, 2, tmp_path, str(tmp_path))
+    assert all(torch.equal(x, first[f"{int(name[0]) + 3}{name[1:]}"]) for name, x in first.items() if name[0] in "012")
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert all(name.endswith("w_avg") for name in different)  # each process averages the styles of its own samples
+    assert (tmp_path / "whole" / "checkpoint-4" / "random_states_1.pkl").is_file()
