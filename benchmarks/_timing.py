@@ -26,9 +26,9 @@ def parser(description: str, repeats: int) -> argparse.ArgumentParser:
     return result
 
 
-def interleaved(sides: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+def interleaved(sides: Mapping[str, Callable[[], Any]], repeats: int, warm_up: bool = True) -> dict[str, list[float]]:
     """Seconds of every run, the sides in turn after one warm-up each, so that drifts of the machine hit all alike."""
-    for side in sides.values():
+    for side in sides.values() if warm_up else ():
         side()
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
