@@ -112,6 +112,10 @@ def test_architecture_save_and_load_is_bit_exact(tiny_model, tmp_path):
     assert torch.equal(run(type(tiny_model).from_pretrained(tmp_path)), run(tiny_model))
 
 
+METRIC_OPTIONS = {"kernel_distance": {"subset_size": None}}  # its subsets are larger than the toy sets, and random
+DISTANCES = {"frechet_distance", "kernel_distance"}  # lower is better
+
+
 @pytest.mark.parametrize("name", sorted(METRICS))
 class TestMetric:
     metric_rows = 120
@@ -120,17 +124,30 @@ class TestMetric:
         generator = torch.Generator().manual_seed(0)
         return torch.randn(self.metric_rows, 6, generator=generator), torch.randn(90, 6, generator=generator)
 
+    def measure(self, name, real, generated):
+        return METRICS[name](real=real, generated=generated, **METRIC_OPTIONS.get(name, {}))
+
     def test_order_does_not_matter(self, name):
         real, generated = self.sets()
-        flipped = METRICS[name](real=real.flip(0), generated=generated.flip(0))
-        for key, value in METRICS[name](real=real, generated=generated).items():
+        flipped = self.measure(name, real.flip(0), generated.flip(0))
+        for key, value in self.measure(name, real, generated).items():
             assert flipped[key] == pytest.approx(value, abs=1e-9), key
 
     def test_arrays_and_tensors_agree(self, name):
         real, generated = self.sets()
-        tensors = METRICS[name](real=real, generated=generated)
-        assert METRICS[name](real=real.numpy(), generated=generated.numpy()) == tensors
+        tensors = self.measure(name, real, generated)
+        assert self.measure(name, real.numpy(), generated.numpy()) == tensors
         assert all(type(value) in (float, int, bool, str, type(None)) for value in tensors.values())
+
+    def test_mode_collapse_is_worse(self, name):
+        real, generated = self.sets()
+        collapsed = generated[:5].repeat(18, 1) + 0.01 * generated
+        good, bad = (self.measure(name, real, each) for each in (generated, collapsed))
+        keys = [key for key in good if key in DISTANCES or "recall" in key or key == "coverage"]
+        keys = [key for key in keys if not key.endswith("_std")]
+        assert keys
+        for key in keys:
+            assert (bad[key] > good[key]) if key in DISTANCES else (bad[key] < good[key]), key
 
     def test_bad_input_is_refused(self, name):
         real, generated = self.sets()
@@ -138,4 +155,4 @@ class TestMetric:
         broken[3, 2] = float("nan")
         for wrong in (broken, generated[:1], generated[:, :4], generated[0]):
             with pytest.raises(ValueError, match="generated|dimension|real"):
-                METRICS[name](real=real, generated=wrong)
+                self.measure(name, real, wrong)

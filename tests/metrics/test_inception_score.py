@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from hf_ganzip.metrics import inception_score
+
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def test_golden_value_of_torch_fidelity():
+    logits = load_file(GOLDEN / "metrics.io.safetensors")["logits"]
+    expected = json.loads((GOLDEN / "metrics.json").read_text())["isc"]
+    result = inception_score(logits, shuffle=False)
+    assert result["inception_score"] == pytest.approx(expected["inception_score_mean"], rel=1e-12)
+    assert result["inception_score_std"] == pytest.approx(expected["inception_score_std"], rel=1e-12)
+
+
+@pytest.mark.parametrize("options", [(10, True, 2020), (7, True, 5), (1, False, 0)])
+def test_live_value_of_torch_fidelity(options):
+    metric_isc = pytest.importorskip("torch_fidelity.metric_isc", reason="torch-fidelity is not installed")
+    logits = 4 * torch.randn(523, 20)
+    splits, shuffle, seed = options
+    expected = metric_isc.isc_features_to_metric(logits, *options)
+    result = inception_score(logits, splits=splits, shuffle=shuffle, seed=seed)
+    assert result["inception_score"] == pytest.approx(expected["inception_score_mean"], rel=1e-12)
+    assert result["inception_score_std"] == pytest.approx(expected["inception_score_std"], rel=1e-10, abs=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(shift=st.floats(-50, 50), classes=st.integers(2, 8))
+def test_range_and_invariances(shift, classes):
+    logits = torch.randn(60, classes, generator=torch.Generator().manual_seed(classes)).double() * 5
+    value = inception_score(logits, splits=1)["inception_score"]
+    assert 1 <= value <= classes
+    assert inception_score(logits + shift, splits=1)["inception_score"] == pytest.approx(value)
+    assert inception_score(logits.flip(0).flip(1), splits=1)["inception_score"] == pytest.approx(value)
+
+
+def test_extremes_and_classes_that_nobody_expects():
+    sure = 2000 * torch.eye(5)[:4].repeat(10, 1)  # probabilities underflow to 0, the fifth class never occurs
+    assert inception_score(sure, splits=2, shuffle=False)["inception_score"] == pytest.approx(4)
+    assert inception_score(torch.zeros(40, 5))["inception_score"] == pytest.approx(1)
+
+
+def test_mode_collapse_scores_lower():
+    diverse = 5 * torch.eye(6).repeat(20, 1) + 0.1 * torch.randn(120, 6)
+    collapsed = diverse[::6]  # one class only
+    score = inception_score(diverse, splits=2)["inception_score"]
+    assert inception_score(collapsed, splits=2)["inception_score"] < score / 3
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(ValueError, match="logits has 9 rows; splits=10 needs at least that many"):
+        inception_score(torch.zeros(9, 3))
+    with pytest.raises(ValueError, match="NaN or infinity in 1 of 20 rows"):
+        inception_score(torch.full((20, 3), 0.0).index_fill(0, torch.tensor([3]), float("-inf")))
+    with pytest.raises(ValueError, match="splits is 0; allowed are integers from 1"):
+        inception_score(torch.zeros(20, 3), splits=0)
+    with pytest.raises(TypeError, match="splits is 2.0; allowed are integers from 1"):
+        inception_score(torch.zeros(20, 3), splits=2.0)
+    with pytest.raises(ValueError, match="seed is -1; allowed are integers from 0 to 4294967295"):
+        inception_score(torch.zeros(20, 3), seed=-1)
