@@ -96,8 +96,21 @@ def plot_outliers(drift: dict, path: Path) -> None:
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
     for axis, (where, values) in zip(axes, drift.items()):
         for (label, prefix), colour in zip(METHODS.items(), ("tab:blue", "tab:green", "tab:red")):
-            axis.plot([100 * s for s in SHARES], values[f"{prefix}precision"], color=colour, marker="o", label=f"{label} precision")
-            axis.plot([100 * s for s in SHARES], values[f"{prefix}recall"], color=colour, marker="s", ls="--", label=f"{label} recall")
+            axis.plot(
+                [100 * s for s in SHARES],
+                values[f"{prefix}precision"],
+                color=colour,
+                marker="o",
+                label=f"{label} precision",
+            )
+            axis.plot(
+                [100 * s for s in SHARES],
+                values[f"{prefix}recall"],
+                color=colour,
+                marker="s",
+                ls="--",
+                label=f"{label} recall",
+            )
         axis.set(title=f"far outliers in the {where} set", xlabel="outliers, percent of the set")
         axis.axhline(0, color="black", lw=0.8)
         axis.grid(alpha=0.3)
@@ -111,7 +124,10 @@ def plot_hyperplanes(real: Tensor, generated: Tensor, path: Path) -> dict[int, d
     """Values for every number of hyperplanes, centred and not, drawn."""
     knn = knn_precision_recall(real=real, generated=generated)
     found = {
-        center: {count: lsh_precision_recall(real=real, generated=generated, num_hyperplanes=count, center=center) for count in HYPERPLANES}
+        center: {
+            count: lsh_precision_recall(real=real, generated=generated, num_hyperplanes=count, center=center)
+            for count in HYPERPLANES
+        }
         for center in (None, "reference")
     }
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
@@ -119,7 +135,9 @@ def plot_hyperplanes(real: Tensor, generated: Tensor, path: Path) -> dict[int, d
         for center, style in ((None, "-"), ("reference", ":")):
             for label, prefix, colour in (("LSH", "lsh_", "tab:blue"), ("LSH+KNN", "lsh_knn_", "tab:green")):
                 line = [found[center][count][prefix + side] for count in HYPERPLANES]
-                axis.plot(HYPERPLANES, line, style, color=colour, marker=".", label=label + (", centred" if center else ""))
+                axis.plot(
+                    HYPERPLANES, line, style, color=colour, marker=".", label=label + (", centred" if center else "")
+                )
         axis.axhline(knn[side], color="tab:red", label="KNN")
         axis.set(title=side, xlabel="hyperplanes")
         axis.grid(alpha=0.3)
@@ -148,7 +166,11 @@ def section(args: argparse.Namespace, real: Tensor, generated: Tensor) -> str:
         "|---" * 7 + "|",
     ]
     for where, values in drift.items():
-        cells = [f"{values[prefix + side][SHARES.index(0.05)]:+.3f}" for prefix in METHODS.values() for side in ("precision", "recall")]
+        cells = [
+            f"{values[prefix + side][SHARES.index(0.05)]:+.3f}"
+            for prefix in METHODS.values()
+            for side in ("precision", "recall")
+        ]
         lines.append(f"| {where} | " + " | ".join(cells) + " |")
     lines += [
         "",
@@ -168,9 +190,19 @@ def section(args: argparse.Namespace, real: Tensor, generated: Tensor) -> str:
     for label, sets in pairs.items():
         for center in (None, "reference"):
             values = scores(*sets, center=center)
-            cells = [f"{values[prefix + 'precision']:.3f} / {values[prefix + 'recall']:.3f}" for prefix in METHODS.values()]
-            lines.append(f"| {label}{', centred' if center else ''}, {values['num_hyperplanes']} hyperplanes | " + " | ".join(cells) + " |")
-    spread = [f"{name.replace('_std', '').replace('_', ' ')} {default[name]:.4f}" for name in default if name.endswith("_std")]
+            cells = [
+                f"{values[prefix + 'precision']:.3f} / {values[prefix + 'recall']:.3f}" for prefix in METHODS.values()
+            ]
+            lines.append(
+                f"| {label}{', centred' if center else ''}, {values['num_hyperplanes']} hyperplanes | "
+                + " | ".join(cells)
+                + " |"
+            )
+    spread = [
+        f"{name.replace('_std', '').replace('_', ' ')} {default[name]:.4f}"
+        for name in default
+        if name.endswith("_std")
+    ]
     single = {count: by_count[None][count]["lsh_knn_precision"] for count in HYPERPLANES}
     best = max(single, key=single.get)
     lines += [
@@ -209,8 +241,12 @@ def main(args: argparse.Namespace) -> None:
         return
     page = args.docs.read_text(encoding="utf-8")
     if BEGIN not in page or END not in page:
-        raise ValueError(f"{args.docs} has no place for the section; write the lines {BEGIN} and {END} where it belongs.")
-    args.docs.write_text(re.sub(f"(?s){BEGIN}.*{END}", lambda _: f"{BEGIN}\n\n{text}\n\n{END}", page), encoding="utf-8")
+        raise ValueError(
+            f"{args.docs} has no place for the section; write the lines {BEGIN} and {END} where it belongs."
+        )
+    args.docs.write_text(
+        re.sub(f"(?s){BEGIN}.*{END}", lambda _: f"{BEGIN}\n\n{text}\n\n{END}", page), encoding="utf-8"
+    )
     print(f"{args.docs} and two pictures in {args.output_dir} are written")
 
 

@@ -7,10 +7,11 @@ import copy
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from .inputs import as_matrix, check_finite
 
 
 MAX_SEED = 2**32 - 1  # of NumPy's RandomState
@@ -76,11 +77,13 @@ class Accumulator:
                 f"{type(self).__name__}.update: got {', '.join(unknown) or 'nothing'}; allowed are the keywords "
                 f"{', '.join(self.sides)}."
             )
-        rows = {side: as_batch(side, batch) for side, batch in batches.items()}
-        self._check_dims({side: batch.shape[1] for side, batch in rows.items()})
+        rows = {side: as_matrix(side, batch) for side, batch in batches.items()}
         for side, batch in rows.items():
-            if len(batch):
-                self._absorb(side, self.summary.of(batch))
+            check_finite(side, batch)
+        self._check_dims({side: batch.shape[1] for side, batch in rows.items()})
+        summaries = {side: self._summarize(side, batch) for side, batch in rows.items() if len(batch)}
+        for side, summary in summaries.items():
+            self._absorb(side, summary)
         return self
 
     def merge(self, other: Accumulator) -> Any:
@@ -140,6 +143,10 @@ class Accumulator:
     def _count(self, side: str) -> int:
         return self._held[side].count if side in self._held else 0
 
+    def _summarize(self, side: str, batch: Tensor) -> Any:
+        """Summary of one batch (n, d), n >= 1."""
+        return self.summary.of(batch)
+
     def _absorb(self, side: str, summary: Any) -> None:
         self._held = self._held | {side: self._held[side].merged(summary) if side in self._held else summary}
 
@@ -152,43 +159,6 @@ class Accumulator:
                     f"{side} has dimension {dim}, what came before has dimension {known}; all must come from the same "
                     f"feature extractor."
                 )
-
-
-def as_batch(name: str, values: Any) -> Tensor:
-    """A batch as tensor (n, d), n >= 0, of its own float dtype; other numbers become float32.
-
-    Raises:
-        TypeError: Not an array, tensor or nested list of real numbers.
-        ValueError: Not two-dimensional, no columns, NaN or infinity.
-    """
-    if not isinstance(values, Tensor):
-        try:
-            values = torch.as_tensor(np.asarray(values))
-        except (TypeError, ValueError) as error:
-            raise TypeError(
-                f"{name} is {type(values).__name__}; allowed are arrays or tensors of numbers (n, d)."
-            ) from error
-    if values.is_complex():
-        raise TypeError(f"{name} is {values.dtype}; allowed are real numbers.")
-    if values.ndim != 2 or values.shape[1] == 0:
-        raise ValueError(f"{name} has shape {tuple(values.shape)}; allowed is (n, d), one vector per row.")
-    values = values.detach() if values.is_floating_point() else values.float()
-    finite = torch.isfinite(values).all(dim=1)
-    if not finite.all():
-        raise ValueError(
-            f"{name} has NaN or infinity in {int((~finite).sum())} of {len(values)} rows; remove them first."
-        )
-    return values
-
-
-def check_whole(metric: str, least: int, most: int | None = None, **options: Any) -> None:
-    """Raise unless every option is an integer from ``least`` to ``most``."""
-    allowed = f"integers from {least}" + ("." if most is None else f" to {most}.")
-    for name, value in options.items():
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-            raise TypeError(f"{metric}: {name} is {value!r}; allowed are {allowed}")
-        if value < least or (most is not None and value > most):
-            raise ValueError(f"{metric}: {name} is {value}; allowed are {allowed}")
 
 
 def _gather(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,12 @@ def draw_hyperplanes(
     return normals, offsets
 
 
+def digest_of(normals: Tensor, offsets: Tensor) -> int:
+    """63-bit digest of hyperplanes: equal for equal ones."""
+    data = hashlib.sha256(normals.numpy().tobytes() + offsets.numpy().tobytes()).digest()
+    return int.from_bytes(data[:8], "little") >> 1
+
+
 def hash_keys(features: Tensor, normals: Any, offsets: Any, name: str = "features") -> Tensor:
     """Keys (N, ...) int64 of features (N, d) for planes (..., H, d) and (..., H), one key for each leading index.
 
@@ -96,7 +103,7 @@ def hash_keys(features: Tensor, normals: Any, offsets: Any, name: str = "feature
         if not torch.isfinite(norms.sum()):
             check_finite(name, features)
         sides = projections >= 0
-        if features.dtype == torch.float32:
+        if dtype == torch.float32:
             row, plane = torch.nonzero(projections.abs_() <= (relative * norms + absolute)[:, None], as_tuple=True)
             for r, p in zip(row.split(rows), plane.split(rows)):
                 exact = (features[start + r].double() * planes[p]).sum(dim=1) + shifts[p]

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .accumulate import MAX_SEED, Accumulator, check_whole
+from .accumulate import MAX_SEED, Accumulator
+from .inputs import check_integer
 
 
 def inception_score(logits: Any, *, splits: int = 10, shuffle: bool = True, seed: int = 2020) -> dict[str, Any]:
@@ -70,8 +71,8 @@ class InceptionScore(Accumulator):
 
     def __init__(self, *, splits: int = 10, shuffle: bool = True, seed: int = 2020) -> None:
         super().__init__()
-        check_whole("inception_score", 1, splits=splits)
-        check_whole("inception_score", 0, MAX_SEED, seed=seed)
+        check_integer("inception_score: splits", splits, 1)
+        check_integer("inception_score: seed", seed, 0, MAX_SEED)
         self.splits, self.shuffle, self.seed = splits, shuffle, seed
 
     def compute(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def as_features(*, real: Any, generated: Any) -> tuple[Tensor, Tensor]:
         TypeError: Not an array, tensor or nested list of numbers.
         ValueError: Not two-dimensional, fewer than 2 rows, no columns, different dimensions, NaN or infinity.
     """
-    sets = {name: as_matrix(name, values) for name, values in (("real", real), ("generated", generated))}
+    sets = {name: widened(as_matrix(name, values)) for name, values in (("real", real), ("generated", generated))}
     for name, values in sets.items():
         if len(values) < 2:
             raise ValueError(f"{name} has {len(values)} rows; at least 2 are needed.")
@@ -30,7 +30,7 @@ def as_features(*, real: Any, generated: Any) -> tuple[Tensor, Tensor]:
 
 
 def as_matrix(name: str, values: Any) -> Tensor:
-    """``values`` as a detached float32 or float64 tensor (n, d), d >= 1, without a look at the numbers."""
+    """``values`` as a detached tensor (n, d), n >= 0, d >= 1, of its own float dtype, other numbers as float32; not looked at."""
     if not isinstance(values, Tensor):
         try:
             with warnings.catch_warnings():
@@ -44,7 +44,11 @@ def as_matrix(name: str, values: Any) -> Tensor:
         raise ValueError(f"{name} has shape {tuple(values.shape)}; allowed is (N, d), one feature vector per row.")
     if values.is_complex():
         raise TypeError(f"{name} is {values.dtype}; allowed are real numbers.")
-    values = values.detach()
+    return values.detach() if values.is_floating_point() else values.float()
+
+
+def widened(values: Tensor) -> Tensor:
+    """Half precision as float32."""
     return values if values.dtype == torch.float64 else values.float()
 
 
@@ -87,4 +91,4 @@ def check_integer(name: str, value: Any, smallest: int, largest: int | None = No
 def matmul_dtype(values: Tensor) -> torch.dtype:
     """Dtype for matrix products: float64 for float64, and where reduced precision (TF32, bfloat16) is switched on."""
     exact = torch.get_float32_matmul_precision() == "highest"
-    return torch.float32 if values.dtype == torch.float32 and exact else torch.float64
+    return torch.float32 if values.dtype != torch.float64 and exact else torch.float64

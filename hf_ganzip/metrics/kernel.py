@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .accumulate import MAX_SEED, Accumulator, check_whole
-from .inputs import as_features
+from .accumulate import MAX_SEED, Accumulator
+from .inputs import as_features, check_integer
 
 
 _BLOCK = 2**24  # kernel values held at a time
@@ -113,10 +113,11 @@ class KernelDistance(Accumulator):
         seed: int = 2020,
     ) -> None:
         super().__init__()
-        check_whole("kernel_distance", 1, subsets=subsets, degree=degree)
-        check_whole("kernel_distance", 0, MAX_SEED, seed=seed)
+        check_integer("kernel_distance: subsets", subsets, 1)
+        check_integer("kernel_distance: degree", degree, 1)
+        check_integer("kernel_distance: seed", seed, 0, MAX_SEED)
         if subset_size is not None:
-            check_whole("kernel_distance", 2, subset_size=subset_size)
+            check_integer("kernel_distance: subset_size", subset_size, 2)
         if not (gamma is None or 0 < gamma < math.inf) or not 0 <= coef0 < math.inf:
             raise ValueError(
                 f"kernel_distance: gamma is {gamma} and coef0 {coef0}; allowed are gamma > 0 and coef0 >= 0."

@@ -11,25 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .accumulate import Accumulator
 from .cells import covered_in_cells
-from .gather import gather_rows
-from .hyperplanes import MAX_HYPERPLANES, default_hyperplanes, draw_hyperplanes, hash_keys
-from .inputs import as_matrix, check_integer, check_same_dimension, for_distances
+from .hyperplanes import MAX_HYPERPLANES, default_hyperplanes, digest_of, draw_hyperplanes, hash_keys
+from .inputs import as_matrix, check_integer, check_same_dimension, for_distances, widened
 from .keyed import KeyCounts, KeyedFeatures
 
 
 MAX_STREAMED = 24  # bits that are kept while the number of samples is not known
 _MANY_PAIRS = 10**8
-SIDES = ("real", "generated")
 _NAMES = ("lsh_precision", "lsh_recall", "lsh_knn_precision", "lsh_knn_recall")
 _CONDITIONS = ("num_hyperplanes", "draws", "k", "seed", "centered", "n_real", "n_generated", "dim")
 
 
-class LSHPrecisionRecall:
-    """Streaming and mergeable :func:`lsh_precision_recall`: any split into batches, objects and processes gives its values.
+class LSHPrecisionRecall(Accumulator):
+    """`lsh_precision_recall` of features that arrive in batches, on one or several processes.
 
-    Plain LSH (``k=None``) remembers the distinct keys and their counts, never the features: at most 2^H keys a draw. With ``k`` the
-    features are kept.
+    Plain LSH (``k=None``) remembers the distinct keys and their counts, never the features: at most 2^H keys a draw. With ``k``
+    the features are kept. Any split into batches, objects and processes, in any order, gives the same values.
 
     Args:
         k: Neighbour that sets the radius, >= 1; None computes plain LSH only.
@@ -47,7 +46,7 @@ class LSHPrecisionRecall:
         >>> x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
         >>> metric = LSHPrecisionRecall(draws=2)
         >>> for batch in x.split(30):
-        ...     metric.update(real=batch, generated=batch)
+        ...     metric = metric.update(real=batch, generated=batch)
         >>> metric.compute()["lsh_precision"]
         1.0
 
@@ -65,6 +64,7 @@ class LSHPrecisionRecall:
         log_base: float = 2,
         center: Any = None,
     ):
+        super().__init__()
         if k is not None:
             check_integer("k", k, 1)
         if num_hyperplanes is not None:
@@ -74,109 +74,61 @@ class LSHPrecisionRecall:
         default_hyperplanes(1, log_base)  # refuses a wrong base
         self.k, self.num_hyperplanes, self.draws, self.seed, self.log_base = k, num_hyperplanes, draws, seed, log_base
         self.center = None if center is None else torch.as_tensor(center).double().flatten()
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all samples."""
-        self.dim: int | None = None
+        self.summary = KeyCounts if k is None else KeyedFeatures
+        self._bits = num_hyperplanes or MAX_STREAMED
         self._planes: tuple[Tensor, Tensor] | None = None
-        self._sides: dict[str, Any] = {
-            side: KeyCounts(self.draws) if self.k is None else KeyedFeatures() for side in SIDES
-        }
 
-    @property
-    def _bits(self) -> int:
-        return self.num_hyperplanes or MAX_STREAMED
+    def merge(self, other: Accumulator) -> LSHPrecisionRecall:
+        """As :meth:`.Accumulator.merge`; with other hyperplanes a ValueError."""
+        for side, summary in getattr(other, "_held", {}).items():
+            self._check_planes(f"merge: {side}", summary)
+        return super().merge(other)
 
-    def update(self, *, real: Any = None, generated: Any = None) -> None:
-        """Add features (n, d) of one side or both, n >= 0; the counts may differ. With ``k`` they are kept, not copied.
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> LSHPrecisionRecall:
+        """As :meth:`.Accumulator.load_state_dict`; with other hyperplanes a ValueError."""
+        previous = self._held
+        super().load_state_dict(state)
+        try:
+            for side, summary in self._held.items():
+                self._check_planes(f"load_state_dict: {side}", summary)
+        except ValueError:
+            self._held = previous
+            raise
+        return self
 
-        Raises:
-            TypeError: Not an array or tensor.
-            ValueError: Not (n, d), NaN or infinity, or another dimension than before; nothing of this call is added then.
-        """
-        batches = {side: as_matrix(side, x) for side, x in (("real", real), ("generated", generated)) if x is not None}
-        if len(batches) == 2:
-            check_same_dimension(real=batches["real"].shape[1], generated=batches["generated"].shape[1])
-        keys = {side: self._hash(side, batch) for side, batch in batches.items() if len(batch)}
-        for side, found in keys.items():
-            self._sides[side].add(found, batches[side])
+    def _check_planes(self, where: str, summary: Any) -> None:
+        if summary.planes != self._hyperplanes(summary.dim)[1]:
+            raise ValueError(
+                f"{where} has keys of other hyperplanes; seed, draws, num_hyperplanes and center must be the same "
+                f"(here {self.seed}, {self.draws}, {self.num_hyperplanes} and {'a vector' if self.center is not None else None})."
+            )
 
-    def _hash(self, side: str, batch: Tensor) -> Tensor:
-        self._set_dimension(side, batch.shape[1])
-        return hash_keys(batch, *self._planes, name=side)
-
-    def _set_dimension(self, where: str, dim: int) -> None:
-        if self.dim not in (None, dim):
-            raise ValueError(f"{where} has dimension {dim}; what was added before has dimension {self.dim}.")
-        if self.center is not None and len(self.center) != dim:
-            raise ValueError(f"center has {len(self.center)} entries; {where} has dimension {dim}.")
-        if self.dim is None:
+    def _hyperplanes(self, dim: int) -> tuple[tuple[Tensor, Tensor], int]:
+        """Normals and offsets for features of dimension ``dim``, and their digest."""
+        if self._planes is None or self._planes[0].shape[-1] != dim:
+            if self.center is not None and len(self.center) != dim:
+                raise ValueError(f"center has {len(self.center)} entries; the features have dimension {dim}.")
             self._planes = draw_hyperplanes(dim, self._bits, self.draws, self.seed, self.center)
-            self.dim = dim
+        return self._planes, digest_of(*self._planes)
 
-    def merge(self, other: LSHPrecisionRecall) -> None:
-        """Add what ``other`` has seen.
+    def _summarize(self, side: str, batch: Tensor) -> Any:
+        return self._keyed(side, batch.clone() if self.k is not None else batch)  # the caller may reuse its buffer
 
-        Raises:
-            ValueError: Other options or another dimension.
-        """
-        self._check_options("merge", other._options())
-        if other.dim is not None:
-            self._set_dimension("merge: the other", other.dim)
-            for side in SIDES:
-                self._sides[side].merge(other._sides[side])
-
-    def reduce(self) -> None:
-        """Exchange samples over torch.distributed, so that every process holds those of all. Every process must call this.
-
-        Only keys and counts travel, and with ``k`` the features, for which every process must hold samples of both sides. Without
-        torch.distributed nothing changes.
-        """
-        for dim in gather_rows(torch.tensor([self.dim or 0])).tolist():
-            if dim:
-                self._set_dimension("reduce: another process", dim)
-        for side in SIDES:
-            self._sides[side].reduce()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Options, dimension and the tensors of both sides; safe for ``torch.load`` with ``weights_only=True``."""
-        sides = {side: self._sides[side].state_dict() for side in SIDES}
-        return {"options": self._options(), "dim": self.dim} | sides
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Replace everything by a saved state of the same options.
-
-        Raises:
-            ValueError: The state was saved with other options.
-        """
-        self._check_options("load_state_dict", state["options"])
-        self.reset()
-        if state["dim"] is not None:
-            self._set_dimension("load_state_dict: the state", state["dim"])
-        for side in SIDES:
-            self._sides[side].load_state_dict(state[side])
-
-    def _options(self) -> dict[str, Any]:
-        names = ("k", "num_hyperplanes", "draws", "seed", "log_base")
-        center = None if self.center is None else self.center.tolist()
-        return {name: getattr(self, name) for name in names} | {"center": center}
-
-    def _check_options(self, where: str, theirs: Mapping[str, Any]) -> None:
-        for name, mine in self._options().items():
-            if mine != theirs[name]:
-                raise ValueError(
-                    f"{where}: {name} is {mine} here and {theirs[name]} there; both must have the same options."
-                )
+    def _keyed(self, side: str, batch: Tensor) -> Any:
+        planes, digest = self._hyperplanes(batch.shape[1])
+        keys = hash_keys(batch, *planes, name=side)
+        if self.k is None:
+            return KeyCounts.of_keys(keys, batch.shape[1], digest)
+        return KeyedFeatures(batch, keys, digest)
 
     def compute(self) -> dict[str, Any]:
-        """Values and conditions as :func:`lsh_precision_recall` returns them; more samples may be added afterwards.
+        """Values and conditions as `lsh_precision_recall` returns them; more samples may be added afterwards.
 
         Raises:
             ValueError: A side has fewer than 2 samples, or so many that ``num_hyperplanes`` must be given.
         """
-        n_real, n_generated = counts = [self._sides[side].total for side in SIDES]
-        for side, count in zip(SIDES, counts):
+        counts = [self._count(side) for side in self.sides]
+        for side, count in zip(self.sides, counts):
             if count < 2:
                 raise ValueError(f"{side} has {count} rows; at least 2 are needed.")
         bits = self.num_hyperplanes or default_hyperplanes(sum(counts), self.log_base)
@@ -188,18 +140,18 @@ class LSHPrecisionRecall:
             values = [draw[name] for draw in per_draw]
             result[name] = statistics.fmean(values)
             result[f"{name}_std"] = statistics.stdev(values) if self.draws > 1 else 0.0
-        conditions = (bits, self.draws, self.k, self.seed, self.center is not None, n_real, n_generated, self.dim)
+        conditions = (bits, self.draws, self.k, self.seed, self.center is not None, *counts, self._held["real"].dim)
         return result | dict(zip(_CONDITIONS, conditions))
 
     def _counted(self, bits: int) -> Iterable[dict[str, float]]:
-        real, generated = (self._sides[side] for side in SIDES)
+        real, generated = (self._held[side] for side in self.sides)
         for draw in range(self.draws):
             precision, recall = generated.share_in(real, draw, bits), real.share_in(generated, draw, bits)
             yield {"lsh_precision": precision, "lsh_recall": recall}
 
     def _with_neighbours(self, bits: int) -> Iterable[dict[str, float]]:
-        (real_keys, real), (generated_keys, generated) = (self._sides[side].joined() for side in SIDES)
-        sets = for_distances(real, generated)
+        (real, real_keys), (generated, generated_keys) = (self._held[side].joined() for side in self.sides)
+        sets = for_distances(widened(real), widened(generated))
         mask = (1 << bits) - 1
         for draw in range(self.draws):
             keys = real_keys[:, draw] & mask, generated_keys[:, draw].to(real.device) & mask
@@ -291,7 +243,10 @@ def lsh_precision_recall(
     metric = LSHPrecisionRecall(
         k=k, num_hyperplanes=num_hyperplanes, draws=draws, seed=seed, log_base=log_base, center=center
     )
-    metric.update(real=real, generated=generated)
+    check_same_dimension(real.shape[1], generated.shape[1])
+    for side, features in (("real", real), ("generated", generated)):
+        if len(features):
+            metric._absorb(side, metric._keyed(side, features))
     return metric.compute()
 
 

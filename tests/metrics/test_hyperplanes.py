@@ -90,7 +90,7 @@ def test_centring_subtracts_the_mean_of_the_reference():
 
 def test_centre_must_fit():
     x = torch.randn(10, 3)
-    with pytest.raises(ValueError, match="center has 2 entries; real has dimension 3"):
+    with pytest.raises(ValueError, match="center has 2 entries; the features have dimension 3"):
         lsh_precision_recall(real=x, generated=x, center=[0, 0])
     with pytest.raises(ValueError, match="allowed are None, 'reference'"):
         lsh_precision_recall(real=x, generated=x, center="mean")

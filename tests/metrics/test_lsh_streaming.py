@@ -54,13 +54,14 @@ def test_a_saved_state_goes_on_where_it_was(k):
     buffer = io.BytesIO()
     torch.save(metric.state_dict(), buffer)
     buffer.seek(0)
-    restored = LSHPrecisionRecall(k=k, draws=2)
-    restored.update(real=real)  # is replaced
+    restored = LSHPrecisionRecall(k=k, draws=2).update(real=real)  # is replaced
     restored.load_state_dict(torch.load(buffer, weights_only=True))
     restored.update(generated=generated[30:])
     assert restored.compute() == lsh_precision_recall(real=real, generated=generated, k=k, draws=2)
-    with pytest.raises(ValueError, match="load_state_dict: draws is 3 here and 2 there"):
-        LSHPrecisionRecall(k=k, draws=3).load_state_dict(metric.state_dict())
+    other = LSHPrecisionRecall(k=k, draws=2, seed=9)
+    with pytest.raises(ValueError, match="load_state_dict: real has keys of other hyperplanes"):
+        other.load_state_dict(metric.state_dict())
+    assert other.state_dict() == {}
 
 
 def test_plain_lsh_remembers_distinct_keys_only():
@@ -69,9 +70,8 @@ def test_plain_lsh_remembers_distinct_keys_only():
     for _ in range(40):
         batch = torch.randn(5000, 16, generator=generator)
         metric.update(real=batch, generated=batch + 1)
-    state = metric.state_dict()
-    tensors = [x for side in ("real", "generated") for x in state[side].values()]
-    assert sum(x.numel() for x in tensors) <= 2 * 2 * 2 * 2**6
+    tensors = metric.state_dict().values()
+    assert sum(x.numel() for x in tensors) <= 2 * (2 * 2 * 2**6 + 4)
     assert metric.compute()["n_real"] == 200_000
 
 
@@ -79,16 +79,28 @@ def test_pending_keys_are_counted_before_they_pile_up():
     metric = LSHPrecisionRecall(num_hyperplanes=3, draws=1)
     for _ in range(30):
         metric.update(real=torch.randn(10_000, 2))
-        assert sum(map(len, metric._sides["real"]._pending)) <= 2**16
+        assert sum(map(len, metric._held["real"]._pending)) <= 2**16
 
 
-@pytest.mark.parametrize(
-    "change", [{"k": 1}, {"seed": 1}, {"draws": 2}, {"num_hyperplanes": 5}, {"center": [0.0] * 6}]
-)
-def test_objects_with_other_options_do_not_merge(change):
-    options = {"k": None, "seed": 0, "draws": 1, "num_hyperplanes": 4, "center": None}
-    with pytest.raises(ValueError, match=f"merge: {next(iter(change))} is"):
-        LSHPrecisionRecall(**options).merge(LSHPrecisionRecall(**options | change))
+@pytest.mark.parametrize("change", [{"seed": 1}, {"draws": 2}, {"num_hyperplanes": 5}, {"center": [1.0] * 6}])
+@pytest.mark.parametrize("k", [None, 1])
+def test_keys_of_other_hyperplanes_do_not_merge(change, k):
+    options = {"k": k, "seed": 0, "draws": 1, "num_hyperplanes": 4, "center": None}
+    other = LSHPrecisionRecall(**options | change)
+    other.update(real=features()[0])
+    metric = LSHPrecisionRecall(**options)
+    with pytest.raises(ValueError, match="merge: real has keys of other hyperplanes; seed, draws"):
+        metric.merge(other)
+    assert metric.state_dict() == {}
+
+
+def test_a_reused_buffer_is_not_what_was_given():
+    real, generated = features()
+    metric = LSHPrecisionRecall(k=2, draws=1).update(generated=generated)
+    buffer = real.clone()
+    metric.update(real=buffer)
+    buffer.zero_()
+    assert metric.compute() == lsh_precision_recall(real=real, generated=generated, k=2, draws=1)
 
 
 def test_a_bad_batch_adds_nothing():
@@ -100,7 +112,7 @@ def test_a_bad_batch_adds_nothing():
     nan[3, 2] = torch.nan
     with pytest.raises(ValueError, match="generated has NaN or infinity in 1 of 120 rows"):
         metric.update(real=real, generated=nan)
-    with pytest.raises(ValueError, match="generated has dimension 5; what was added before has dimension 6"):
+    with pytest.raises(ValueError, match="generated has dimension 5, what came before has dimension 6"):
         metric.update(generated=generated[:, :5])
     with pytest.raises(ValueError, match="real has shape"):
         metric.update(real=real[0])
@@ -124,8 +136,7 @@ def shard_and_reduce(rank, count, k, uneven):
     metric.update(real=real[part], generated=generated[part])
     if rank == count - 1:
         metric.update(real=real[120:])
-    metric.reduce()
-    return metric.compute()
+    return metric.reduce().compute()
 
 
 @pytest.mark.parametrize("k", [None, 3])
@@ -142,8 +153,7 @@ def reduce_with_an_idle_process(rank, count):
     metric = LSHPrecisionRecall(draws=1)
     if rank == 0:
         metric.update(real=real, generated=generated)
-    metric.reduce()
-    return metric.compute()
+    return metric.reduce().compute()
 
 
 def test_a_process_without_samples_takes_part(tmp_path):
