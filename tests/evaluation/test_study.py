@@ -2,7 +2,7 @@
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_ganzip.evaluation.study import correlation, correlation_table, pareto_front
@@ -36,6 +36,7 @@ def test_pearson_and_spearman_by_hand():
     assert correlation(x, y)["n"] == 4 and 0 < correlation(x, y)["p_value"] < 1
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-50, 50), st.integers(-50, 50)), min_size=3, max_size=20))
 def test_spearman_sees_ranks_only(pairs):
     x, y = zip(*pairs)
@@ -109,6 +110,7 @@ def dominated(point, points):
     return any(other != point and other[0] >= point[0] and other[1] >= point[1] for other in points)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=40))
 def test_pareto_front_by_its_definition(points):
     assert pareto_front(points) == [i for i, point in enumerate(points) if not dominated(point, points)]
