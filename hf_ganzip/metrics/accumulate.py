@@ -23,6 +23,8 @@ class Rows:
     fields = ("rows",)
 
     def __init__(self, *batches: Tensor) -> None:
+        if batches[0].ndim != 2:
+            raise ValueError(f"rows has shape {tuple(batches[0].shape)}; allowed is (n, d).")
         self.batches = batches
         self.count = sum(map(len, batches))
         self.dim = batches[0].shape[1]
@@ -114,7 +116,7 @@ class Accumulator:
         """Replace what was seen by ``state``; the options stay.
 
         Raises:
-            ValueError: The names are not those of `state_dict`, or the dimensions differ. Nothing was replaced.
+            ValueError: The names or shapes are not those of `state_dict`, or the dimensions differ. Nothing was replaced.
         """
         sides = [side for side in self.sides if any(name.startswith(f"{side}.") for name in state)]
         fields = self.summary.fields

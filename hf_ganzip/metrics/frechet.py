@@ -103,7 +103,7 @@ class FrechetDistance(Accumulator):
         3.0
 
     Source:
-        Chan, Golub, LeVeque, "Algorithms for Computing the Sample Variance" (1983), equation 2.1 (pairwise update).
+        Chan, Golub, LeVeque, "Algorithms for Computing the Sample Variance" (1983), the pairwise update.
     """
 
     summary = Moments

@@ -67,7 +67,8 @@ def kernel_distance(
         13.194444
 
     Source:
-        Binkowski et al., "Demystifying MMD GANs" (ICLR 2018), equation 4 and section 4.
+        Binkowski et al., "Demystifying MMD GANs" (ICLR 2018), section 4; the estimator: Gretton et al., "A Kernel
+        Two-Sample Test" (JMLR 2012), equation 3.
     """
     options = {
         "subsets": subsets,
@@ -140,23 +141,8 @@ class KernelDistance(Accumulator):
                 + ("Use more samples." if min(counts) < 2 else f"Set subset_size to at most {min(counts)}.")
             )
         real, generated = (self._held[side].tensors()["rows"] for side in self.sides)
-        generated = generated.to(real.device)
         gamma = 1 / real.shape[1] if self.gamma is None else float(self.gamma)
-
-        def kernel(products: Tensor) -> Tensor:
-            return products.mul_(gamma).add_(self.coef0).pow_(self.degree)
-
-        if self.subset_size is None:
-            values = [_squared_mmd(real.double(), generated.double(), kernel)]
-        else:
-            random = np.random.RandomState(self.seed)
-            values = []
-            for _ in range(self.subsets):
-                drawn = [
-                    rows[torch.from_numpy(random.choice(len(rows), self.subset_size, replace=False)).to(rows.device)]
-                    for rows in (generated, real)
-                ]
-                values.append(_squared_mmd(drawn[1].double(), drawn[0].double(), kernel))
+        values = self._estimates(real, generated.to(real.device), gamma)
         conditions = {"subsets": len(values), "subset_size": self.subset_size, "degree": self.degree, "gamma": gamma}
         conditions |= {"coef0": float(self.coef0), "seed": self.seed, "n_real": counts[0], "n_generated": counts[1]}
         return {
@@ -165,6 +151,24 @@ class KernelDistance(Accumulator):
             **conditions,
             "dim": real.shape[1],
         }
+
+    def _estimates(self, real: Tensor, generated: Tensor, gamma: float) -> list[float]:
+        """One estimate per pair of subsets."""
+
+        def kernel(products: Tensor) -> Tensor:
+            return products.mul_(gamma).add_(self.coef0).pow_(self.degree)
+
+        if self.subset_size is None:
+            return [_squared_mmd(real.double(), generated.double(), kernel)]
+        random = np.random.RandomState(self.seed)
+        values = []
+        for _ in range(self.subsets):
+            drawn = [  # generated first: it is torch-fidelity's input_1
+                rows[torch.from_numpy(random.choice(len(rows), self.subset_size, replace=False)).to(rows.device)]
+                for rows in (generated, real)
+            ]
+            values.append(_squared_mmd(drawn[1].double(), drawn[0].double(), kernel))
+        return values
 
 
 def _squared_mmd(real: Tensor, generated: Tensor, kernel: Kernel) -> float:

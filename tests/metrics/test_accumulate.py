@@ -132,6 +132,8 @@ def test_merge_and_load_refuse_what_is_not_theirs(name):
     with pytest.raises(ValueError, match="dimension"):
         metric.merge(METRICS[name]().update(**{metric.sides[0]: torch.ones(4, 5)}))
     state = metric.state_dict()
+    with pytest.raises(ValueError, match="allowed"):
+        metric.load_state_dict({key: tensor.flatten() for key, tensor in state.items()})
     state.pop(next(iter(state)))
     with pytest.raises(ValueError, match="load_state_dict.*allowed are"):
         metric.load_state_dict(state | {"other": torch.ones(1)})
