@@ -144,6 +144,36 @@ def info(model: Model, as_json: Json = False) -> None:
     _print_json(description) if as_json else print(format_description(description))
 
 
+metrics_app = typer.Typer(
+    help="The metrics of this package as modules of the `evaluate` library.", no_args_is_help=True
+)
+app.add_typer(metrics_app, name="metrics")
+
+
+@metrics_app.command()
+def install(as_json: Json = False) -> None:
+    """Make evaluate.load("lsh_precision_recall") and the others work by their bare names, from any folder, offline too."""
+    from .evaluation.install_metrics import install_metrics
+
+    installed = {name: str(folder) for name, folder in install_metrics().items()}
+    if as_json:
+        return _print_json(installed)
+    for name, folder in installed.items():
+        print(f'evaluate.load("{name}")  {folder}')
+
+
+@metrics_app.command("list")
+def list_metrics(as_json: Json = False) -> None:
+    """List the modules and their folders, each of which evaluate.load takes as it is."""
+    from .evaluation.install_metrics import metric_folders
+
+    folders = {name: str(folder) for name, folder in metric_folders().items()}
+    if as_json:
+        return _print_json(folders)
+    for name, folder in folders.items():
+        print(f"{name}  {folder}")
+
+
 def _folder(model: str) -> str | Path:
     """Bundled names become folders; anything else stays."""
     from .assets import ASSETS, asset_path

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Base of our `evaluate` modules: a metric function of features behind ``compute``, ``add_batch`` and ``add``.
+
+A module in ``metrics_hub/`` names its function and its texts. It must subclass ``evaluate_module.FeatureMetric`` through this
+module, not import the class: `evaluate` takes the first module class that it finds in the file.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+import torch
+from PIL import Image
+
+from ..metrics import METRICS
+from ..training.data import stack_images
+from .extractors import extract_features
+
+
+_SIDES = ("predictions", "references")
+
+
+class FeatureMetric(evaluate.Metric):
+    """Keeps what is added, so that the two sides may differ in size, and calls ``function`` when computed.
+
+    Features are not copied unless they come in several batches, and never pass through Arrow files.
+    """
+
+    function: Callable[..., dict[str, Any]]
+    description: str
+    citation: str
+    inputs_description: str
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.num_process != 1:
+            raise ValueError(
+                f"{self.name}: num_process is {self.num_process}; allowed is 1. On several processes use the accumulators of "
+                "hf_ganzip.metrics (LSHPrecisionRecall, FrechetDistance), whose reduce() merges them, or extract features with "
+                "accelerate launch examples/extract_features.py."
+            )
+        self._held: dict[str, list[Any]] = {side: [] for side in _SIDES}
+
+    def _info(self) -> evaluate.MetricInfo:
+        vectors = datasets.Sequence(datasets.Value("float32"))
+        return evaluate.MetricInfo(
+            description=self.description,
+            citation=self.citation,
+            inputs_description=self.inputs_description,
+            features=datasets.Features(dict.fromkeys(_SIDES, vectors)),
+        )
+
+    def add_batch(self, *, predictions=None, references=None, **kwargs):
+        """Add features (n, d), or images for a ``feature_extractor``, of one side or of both; the counts may differ."""
+        given = {"predictions": predictions, "references": references}
+        batches = {side: _as_array(side, values) for side, values in given.items() if values is not None}
+        for side, batch in batches.items():
+            if len(batch):
+                self._held[side].append(batch)
+
+    def add(self, *, prediction=None, reference=None, **kwargs):
+        """Add one feature vector (d,) or one image of one side or of both."""
+        one = (
+            None if x is None else [x] if isinstance(x, Image.Image) else np.asarray(x)[None]
+            for x in (prediction, reference)
+        )
+        self.add_batch(**dict(zip(_SIDES, one)))
+
+    def compute(self, *, predictions=None, references=None, **kwargs):
+        """Compute over everything that was added, and start anew."""
+        self.add_batch(predictions=predictions, references=references)
+        held, self._held = self._held, {side: [] for side in _SIDES}
+        missing = [side for side, batches in held.items() if not batches]
+        if missing:
+            raise ValueError(f"no {' and no '.join(missing)} were given; pass them to compute or add_batch.")
+        return self._compute(**{side: _joined(batches) for side, batches in held.items()}, **kwargs)
+
+    def _compute(self, predictions, references, feature_extractor=None, **options):
+        """Values for features, or for images with an extractor; options of other metrics in an `evaluate.combine` are ignored."""
+        accepted = _options_of(type(self).function)
+        known = accepted.union(*map(_options_of, METRICS.values()))
+        unknown = sorted(set(options) - known)
+        if unknown:
+            raise TypeError(
+                f"{self.name} has no option {', '.join(unknown)}; allowed are {', '.join(sorted(accepted))}."
+            )
+        if feature_extractor is not None:
+            predictions, references = (
+                extract_features(_as_images(side, x), feature_extractor)
+                for side, x in zip(_SIDES, (predictions, references))
+            )
+        chosen = {name: value for name, value in options.items() if name in accepted}
+        return type(self).function(real=references, generated=predictions, **chosen)
+
+
+def _options_of(function: Callable[..., Any]) -> set[str]:
+    return set(inspect.signature(function).parameters) - {"real", "generated"}
+
+
+def _as_array(side: str, values: Any) -> Any:
+    """Features (n, d) or images (n, C, H, W) as an array or tensor, or a list of PIL images."""
+    if isinstance(values, list) and values and isinstance(values[0], Image.Image):
+        return values
+    array = values if isinstance(values, torch.Tensor) else np.asarray(values)
+    if array.ndim not in (2, 4):
+        raise ValueError(
+            f"{side} has shape {tuple(array.shape)}; allowed are features (n, d), one vector per row, images uint8 (n, C, H, W) "
+            "and lists of PIL images."
+        )
+    return array.detach().cpu().numpy() if isinstance(array, torch.Tensor) and array.dtype != torch.bfloat16 else array
+
+
+def _joined(batches: list[Any]) -> Any:
+    if len(batches) == 1:
+        return batches[0]
+    if any(isinstance(batch, list) for batch in batches):
+        return [image for batch in batches for image in batch]
+    if any(isinstance(batch, torch.Tensor) for batch in batches):
+        return torch.cat([torch.as_tensor(batch) for batch in batches])
+    return np.concatenate(batches)
+
+
+def _as_images(side: str, values: Any) -> torch.Tensor:
+    """Images as uint8 (n, C, H, W)."""
+    if isinstance(values, list):
+        modes = {"L", "RGB"}
+        arrays = [np.asarray(image if image.mode in modes else image.convert("RGB")) for image in values]
+        return stack_images([array[..., None] if array.ndim == 2 else array for array in arrays])
+    images = torch.as_tensor(values)
+    if images.ndim != 4 or images.dtype != torch.uint8:
+        raise ValueError(
+            f"{side} has shape {tuple(images.shape)} and dtype {images.dtype}; with feature_extractor= allowed are images uint8 "
+            "(n, C, H, W) and lists of PIL images of one size."
+        )
+    return images
