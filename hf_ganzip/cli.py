@@ -108,29 +108,43 @@ def sample(
 
 @app.command()
 def evaluate(
-    model: Model,
-    reference: Annotated[str, typer.Option(help="Bundled name, image folder, parquet file or datasets id.")] = (
-        "fashion-mnist-test-5000"
-    ),
+    real: Annotated[
+        str,
+        typer.Argument(
+            help="Real images or features: bundled name, folder, parquet, .npy, .safetensors, datasets id."
+        ),
+    ],
+    generated: Annotated[
+        str, typer.Argument(help="The same of generated ones, or a model: folder, bundled name, model:HUB_ID.")
+    ],
     metrics: Annotated[list[str] | None, typer.Option(help="Metric name; repeatable.")] = None,
-    num_samples: Annotated[int, typer.Option(min=2, help="Number of generated images.")] = 5000,
+    extractor: Annotated[
+        str, typer.Option(help="fashion_mnist, vgg16, inception_v3, dinov2, clip, or NAME:WEIGHTS.")
+    ] = ("fashion_mnist"),
+    num_samples: Annotated[int, typer.Option(min=2, help="Images that a model is asked for.")] = 5000,
     seed: Seed = 0,
-    truncation_psi: Annotated[float, typer.Option(help="1 = no truncation.")] = 1.0,
-    extractor: Annotated[str, typer.Option(help="Feature extractor.")] = "fashion_mnist",
+    truncation_psi: Annotated[float, typer.Option(help="Of a model; 1 = no truncation.")] = 1.0,
+    k: Annotated[int | None, typer.Option(help="Neighbour that sets the radius; default: 3, density 5.")] = None,
+    num_hyperplanes: Annotated[int | None, typer.Option(help="LSH; default: floor(log2(real + generated)).")] = None,
+    draws: Annotated[int | None, typer.Option(help="LSH; default 10.")] = None,
+    cache: Annotated[bool, typer.Option(help="Keep features of images on disk (HF_GANZIP_CACHE).")] = True,
     as_json: Json = False,
 ) -> None:
-    """Measure a GAN generator against real images."""
+    """Compare generated images, features or a generator with real ones."""
+    from .evaluation.cache import FeatureCache
     from .evaluation.evaluate import DEFAULT_METRICS
     from .evaluation.evaluate import evaluate as run
 
+    chosen = {"k": k, "num_hyperplanes": num_hyperplanes, "draws": draws}
+    options = {name: value for name, value in chosen.items() if value is not None} | {"truncation_psi": truncation_psi}
     report = run(
-        _open(model),
-        reference,
+        generated,
+        real,
         metrics=tuple(metrics or DEFAULT_METRICS),
         num_samples=num_samples,
         seed=seed,
         extractor=extractor,
-        options={"truncation_psi": truncation_psi},
+        options=options | {"cache": FeatureCache() if cache else None},
     )
     _print_json(report.to_dict()) if as_json else print(report)
 

@@ -28,6 +28,11 @@ def fixed_seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_GANZIP_CACHE", str(tmp_path / "features"))
+
+
 def tiny_generator(**changes):
     from hf_ganzip.models import StyleGAN2Generator
 

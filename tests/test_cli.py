@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,6 +14,9 @@ import hf_ganzip as gz
 from hf_ganzip import cli
 
 from .conftest import run, tiny_generator, tiny_unet
+
+
+REAL = "fashion-mnist-test-5000"
 
 
 @pytest.fixture
@@ -74,12 +78,23 @@ def test_sample_grid_and_folder(call, folder, tmp_path):
 
 
 def test_evaluate_prints_metrics_and_conditions(call, folder):
-    code, out, _ = call("evaluate", folder, "--num-samples", 150, "--metrics", "knn_precision_recall", "--json")
+    code, out, _ = call("evaluate", REAL, folder, "--num-samples", 150, "--metrics", "knn_precision_recall", "--json")
     report = json.loads(out)
     assert code == 0 and set(report["metrics"]) == {"knn_precision_recall"}
     assert report["conditions"]["n_generated"] == 150 and report["conditions"]["n_real"] == 5000
     assert len(report["conditions"]["extractor_digest"]) == 64
     assert 0 <= report["metrics"]["knn_precision_recall"]["precision"] <= 1
+
+
+def test_evaluate_compares_feature_files(call, tmp_path):
+    np.save(tmp_path / "real.npy", np.random.default_rng(0).normal(size=(50, 4)))
+    np.save(tmp_path / "generated.npy", np.random.default_rng(1).normal(size=(40, 4)))
+    files = (tmp_path / "real.npy", tmp_path / "generated.npy")
+    code, out, _ = call("evaluate", *files, "--draws", 2, "--k", 1, "--num-hyperplanes", 3, "--json")
+    report = json.loads(out)
+    lsh = report["metrics"]["lsh_precision_recall"]
+    assert code == 0 and (lsh["draws"], lsh["k"], lsh["num_hyperplanes"]) == (2, 1, 3)
+    assert (report["conditions"]["n_real"], report["conditions"]["n_generated"]) == (50, 40)
 
 
 @pytest.mark.parametrize(
@@ -90,8 +105,10 @@ def test_evaluate_prints_metrics_and_conditions(call, folder):
         (("compress", "{folder}", "{folder}"), "is not empty; choose a new folder"),
         (("compress", "{tmp}", "{tmp}/x"), "has no config.json"),
         (("sample", "{folder}", "{tmp}/x.png", "--class-label", "9"), "the model has 3 classes"),
-        (("evaluate", "{folder}", "--metrics", "fidd"), "Unknown metric 'fidd'"),
-        (("evaluate", "{folder}", "--reference", "{tmp}/none.parquet"), "none.parquet"),
+        (("evaluate", REAL, "{folder}", "--metrics", "fidd"), "Unknown metric 'fidd'"),
+        (("evaluate", "{tmp}/none.parquet", "{folder}"), "none.parquet"),
+        (("evaluate", REAL, "{folder}", "--extractor", "vgg61"), "Unknown extractor 'vgg61'. Did you mean 'vgg16'"),
+        (("evaluate", REAL, REAL, "--metrics", "frechet_distance", "--k", "2"), "has the option k"),
         (("info", "{tmp}"), "has no config.json"),
     ],
 )
@@ -103,7 +120,7 @@ def test_errors_are_one_line_without_traceback(call, folder, tmp_path, arguments
 
 
 def test_help_of_every_command():
-    for command in ([], ["demo"], ["compress"], ["sample"], ["evaluate"], ["info"]):
+    for command in ([], ["demo"], ["compress"], ["sample"], ["evaluate"], ["info"], ["metrics", "install"]):
         code = ["-m", "hf_ganzip.cli", *command, "--help"]
         result = subprocess.run([sys.executable, *code], capture_output=True, text=True, timeout=60)
         assert result.returncode == 0 and "Usage" in result.stdout

@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure a generator against reference images: metrics together with every condition that moves them."""
+"""Measure generated images against reference images: metrics together with every condition that moves them."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from diffusers import ModelMixin
 from torch import Tensor
 
 from ..metrics import METRICS
 from ..record import versions
 from ..registry import lookup
-from .extractors import EXTRACTORS, extract_features
-from .reference import load_reference
+from .extractors import extract_features, load_extractor
 from .sampling import sample_images
+from .sources import open_source
 
 
 DEFAULT_METRICS = ("lsh_precision_recall", "knn_precision_recall", "frechet_distance")
@@ -49,22 +48,53 @@ class EvaluationReport:
 
 
 def measure(
-    *, real: Tensor, generated: Tensor, metrics: Sequence[str | Callable] = DEFAULT_METRICS, seed: int = 0
+    *,
+    real: Tensor,
+    generated: Tensor,
+    metrics: Sequence[str | Callable] = DEFAULT_METRICS,
+    seed: int = 0,
+    metric_options: Mapping[str, Any] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Run metrics on features ``real`` (N, d) and ``generated`` (M, d); ``seed`` goes to those that draw hyperplanes."""
-    found = {
+    """Run metrics on features ``real`` (N, d) and ``generated`` (M, d).
+
+    Args:
+        real: Features of real images.
+        generated: Features of generated images.
+        metrics: Names in ``METRICS`` or functions ``(real=, generated=) -> dict``.
+        seed: For the metrics that draw hyperplanes.
+        metric_options: Option name -> value, such as ``k`` or ``draws``; every metric gets those that it knows.
+
+    Raises:
+        ValueError: An unknown metric, or an option that none of the metrics has.
+    """
+    found = _named(metrics)
+    chosen = _options_by_metric(found, metric_options or {})
+    if "lsh_precision_recall" in chosen:
+        chosen["lsh_precision_recall"] = {"seed": seed} | chosen["lsh_precision_recall"]
+    return {name: metric(real=real, generated=generated, **chosen[name]) for name, metric in found.items()}
+
+
+def _named(metrics: Sequence[str | Callable]) -> dict[str, Callable]:
+    return {
         metric if isinstance(metric, str) else metric.__name__: lookup(METRICS, metric, "metric") for metric in metrics
     }
-    results = {}
-    for name, metric in found.items():
-        options = {"seed": seed} if name == "lsh_precision_recall" else {}
-        results[name] = metric(real=real, generated=generated, **options)
-    return results
+
+
+def _options_by_metric(metrics: Mapping[str, Callable], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What each metric gets of the options; every option must be known to one."""
+    chosen = {}
+    for name, metric in metrics.items():
+        parameters = inspect.signature(metric).parameters
+        chosen[name] = {option: value for option, value in options.items() if option in parameters}
+    unused = sorted(set(options).difference(*chosen.values()))
+    if unused:
+        raise ValueError(f"none of the metrics {', '.join(metrics)} has the option {', '.join(unused)}.")
+    return chosen
 
 
 def evaluate(
-    model: ModelMixin,
-    reference: str | Path | Tensor,
+    generated: Any,
+    reference: Any,
     *,
     metrics: Sequence[str | Callable] = DEFAULT_METRICS,
     num_samples: int = 5000,
@@ -72,44 +102,66 @@ def evaluate(
     extractor: Any = "fashion_mnist",
     options: Mapping[str, Any] | None = None,
 ) -> EvaluationReport:
-    """Sample a generator and compare its images with reference images.
+    """Compare generated images, or those of a generator, with reference images.
 
     Args:
-        model: GAN generator.
-        reference: Name of a bundled set, folder of images, parquet file, `datasets` id, or images (N, C, H, W) uint8.
+        generated: GAN generator, which is sampled, or images or features as :func:`.open_source` finds them.
+        reference: Real images or features, as :func:`.open_source` finds them.
         metrics: Names in ``METRICS`` or functions ``(real=, generated=) -> dict``.
-        num_samples: Number of generated images.
+        num_samples: Number of images that a generator is asked for.
         seed: Seed of the images and of the hyperplanes.
-        extractor: Name in ``EXTRACTORS`` or a callable from uint8 images (B, C, H, W) to features (B, d).
-        options: ``truncation_psi``, ``batch_size``, ``progress`` for :func:`.sample_images`.
+        extractor: As for :func:`.load_extractor`; not used where both sides are features.
+        options: For :func:`.sample_images`: ``truncation_psi``, ``batch_size``, ``progress``; ``cache``, a :class:`.FeatureCache`; all
+            others, such as ``k``, ``draws`` or ``num_hyperplanes``, go to the metrics that know them.
 
     Returns:
         Report with metrics and conditions.
 
     Raises:
-        ValueError: An unknown metric or extractor, or images that the extractor refuses.
+        ValueError: An unknown metric, extractor or option, images that the extractor refuses, features of another extractor.
     """
-    for metric in metrics:
-        lookup(METRICS, metric, "metric")
-    options = {"truncation_psi": 1.0, "batch_size": 100, "progress": True} | dict(options or {})
-    extract = lookup(EXTRACTORS, extractor, "extractor")
-    extract = extract() if isinstance(extractor, str) else extract
-    real = reference if isinstance(reference, Tensor) else load_reference(reference)[0]
-    generated, _ = sample_images(model, num_samples, seed=seed, **options)
-    features = {
-        name: extract_features(images, extract, progress=options["progress"])
-        for name, images in (("real", real), ("generated", generated))
-    }
+    given = {"truncation_psi": 1.0, "batch_size": 100, "progress": True, "cache": None} | dict(options or {})
+    truncation_psi, batch_size, progress, cache = (
+        given.pop(name) for name in ("truncation_psi", "batch_size", "progress", "cache")
+    )
+    _options_by_metric(_named(metrics), given)  # before the long work
+    sides = {"real": open_source(reference), "generated": open_source(generated)}
+    if sides["real"].model is not None:
+        raise ValueError(f"reference {sides['real'].name} is a model; allowed are images and features of real images.")
+    extract = None
+    if any(side.features is None for side in sides.values()):
+        extract = load_extractor(extractor)
+    digest = getattr(extract, "digest", None)
+    features = {}
+    for where, side in sides.items():
+        if side.features is not None:
+            if digest and side.extractor_digest not in (None, digest):
+                raise ValueError(
+                    f"{side.name} holds features of another extractor (digest {side.extractor_digest[:12]}, here {digest[:12]}); "
+                    "extract both sides with one."
+                )
+            features[where] = side.features
+            continue
+        images = side.images
+        if side.model is not None:
+            sampling = {"truncation_psi": truncation_psi, "batch_size": batch_size, "progress": progress}
+            images, _ = sample_images(side.model, num_samples, seed=seed, **sampling)
+        features[where] = extract_features(images, extract, progress=progress, cache=cache)
+    digests = {side.extractor_digest for side in sides.values()} - {None}
+    if len(digests) > 1:
+        raise ValueError(
+            f"the two feature files come from different extractors: {', '.join(sorted(d[:12] for d in digests))}."
+        )
     conditions = {
-        "model": type(model).__name__,
-        "reference": "tensor" if isinstance(reference, Tensor) else str(reference),
-        "n_real": len(real),
-        "n_generated": num_samples,
+        "reference": sides["real"].name,
+        "generated": sides["generated"].name,
+        "n_real": len(features["real"]),
+        "n_generated": len(features["generated"]),
         "seed": seed,
-        "truncation_psi": options["truncation_psi"],
-        "extractor": getattr(extract, "name", type(extract).__name__),
-        "extractor_digest": getattr(extract, "digest", None),
+        "truncation_psi": truncation_psi if sides["generated"].model is not None else None,
+        "extractor": getattr(extract, "name", type(extract).__name__) if extract else "features as given",
+        "extractor_digest": digest or next(iter(digests), None),
         "resize": getattr(extract, "resize", None),
         "versions": versions(),
     }
-    return EvaluationReport(measure(**features, metrics=metrics, seed=seed), conditions)
+    return EvaluationReport(measure(**features, metrics=metrics, seed=seed, metric_options=given), conditions)

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One rule finds images, features and models; what is something else is refused."""
+
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from hf_ganzip.evaluation.evaluate import evaluate
+from hf_ganzip.evaluation.sources import open_source, write_features
+
+from ..conftest import tiny_generator
+
+
+FEATURES = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+
+
+def parquet(path, **columns):
+    pyarrow.parquet.write_table(pa.table(columns), path)
+
+
+def png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def test_features_from_every_kind_of_file(tmp_path):
+    np.save(tmp_path / "x.npy", FEATURES.numpy())
+    save_file({"anything": FEATURES}, tmp_path / "x.safetensors")
+    parquet(tmp_path / "x.parquet", features=FEATURES.tolist())
+    write_features(tmp_path / "y.safetensors", FEATURES, {"extractor_digest": "abc", "count": 6})
+    for name in ("x.npy", "x.safetensors", "x.parquet", "y.safetensors"):
+        source = open_source(tmp_path / name)
+        torch.testing.assert_close(source.features.float(), FEATURES)
+        assert source.images is None and source.model is None
+        assert source.extractor_digest == ("abc" if name[0] == "y" else None)
+
+
+def test_images_from_every_kind_of_file(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 5, 5), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", pixels[:, None])
+    save_file({"images": torch.from_numpy(pixels[:, None])}, tmp_path / "x.safetensors")
+    parquet(tmp_path / "x.parquet", image=[png(image) for image in pixels])
+    (tmp_path / "folder").mkdir()
+    for i, image in enumerate(pixels):
+        (tmp_path / "folder" / f"{i}.png").write_bytes(png(image))
+    for name in ("x.npy", "x.safetensors", "x.parquet", "folder"):
+        assert torch.equal(open_source(tmp_path / name).images[:, 0], torch.from_numpy(pixels))
+
+
+def test_models_and_bundled_names(tmp_path):
+    tiny_generator().save_pretrained(tmp_path)
+    assert type(open_source(tmp_path).model).__name__ == "StyleGAN2Generator"
+    assert open_source(f"model:{tmp_path}").model is not None
+    assert open_source("stylegan2-fashion-mnist").model is not None
+    assert open_source("fashion-mnist-test-5000").images.shape == (5000, 1, 28, 28)
+
+
+def test_pickles_and_damaged_files_are_refused(tmp_path):
+    np.save(tmp_path / "object.npy", np.array([{}], dtype=object), allow_pickle=True)
+    (tmp_path / "torso.npy").write_bytes(b"\x93NUMPY\x01")
+    (tmp_path / "torso.safetensors").write_bytes(b"xx")
+    (tmp_path / "torso.parquet").write_bytes(b"PAR1")
+    save_file({"a": FEATURES, "b": FEATURES.clone()}, tmp_path / "two.safetensors")
+    parquet(tmp_path / "ragged.parquet", features=[[1.0, 2.0], [3.0]])
+    messages = {
+        "object.npy": "no .npy file of numbers that can be read without running code",
+        "torso.npy": "no .npy file",
+        "torso.safetensors": "no readable safetensors file",
+        "torso.parquet": "not a readable parquet file",
+        "two.safetensors": "has the tensors a, b; allowed is one",
+        "ragged.parquet": "does not hold vectors of one length",
+    }
+    for name, message in messages.items():
+        with pytest.raises(ValueError, match=message):
+            open_source(tmp_path / name)
+    for missing in ("none.npy", "no/such/folder/x"):
+        with pytest.raises(FileNotFoundError):
+            open_source(tmp_path / missing)
+    with pytest.raises(TypeError, match="allowed are features"):
+        open_source(torch.zeros(3))
+
+
+def test_features_of_other_extractors_are_not_mixed(tmp_path):
+    for name in ("a", "b"):
+        write_features(tmp_path / f"{name}.safetensors", FEATURES, {"extractor_digest": name * 64})
+    files = [tmp_path / f"{name}.safetensors" for name in ("a", "b")]
+    with pytest.raises(
+        ValueError, match="the two feature files come from different extractors: aaaaaaaaaaaa, bbbbbbbbbbbb"
+    ):
+        evaluate(*files)
+    with pytest.raises(ValueError, match="holds features of another extractor"):
+        evaluate("fashion-mnist-test-5000", files[0], options={"progress": False})
+
+
+def test_features_need_no_extractor_and_options_reach_the_metrics():
+    options = {"k": 2, "draws": 4}
+    report = evaluate(
+        FEATURES, FEATURES, metrics=["lsh_precision_recall", "knn_precision_recall"], options=options, seed=3
+    )
+    lsh = report.metrics["lsh_precision_recall"]
+    assert (lsh["k"], lsh["draws"], lsh["seed"]) == (2, 4, 3)
+    assert report.conditions["extractor"] == "features as given"
+    with pytest.raises(ValueError, match="none of the metrics frechet_distance has the option draws"):
+        evaluate(FEATURES, FEATURES, metrics=["frechet_distance"], options={"draws": 4})
+
+
+def test_a_model_is_no_reference():
+    with pytest.raises(ValueError, match="is a model; allowed are images and features"):
+        evaluate(FEATURES, "stylegan2-fashion-mnist")
