@@ -138,7 +138,7 @@ class Accumulator:
         """
         total = copy.copy(self)
         total._held = {}
-        for state in _gather(self.state_dict()):
+        for state in gather_states(self.state_dict()):
             total.merge(copy.copy(self).load_state_dict(state))
         return total
 
@@ -163,7 +163,7 @@ class Accumulator:
                 )
 
 
-def _gather(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+def gather_states(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     """The states of all processes in rank order, exactly, whatever their shapes and dtypes; every process gets all of them."""
     if not (dist.is_available() and dist.is_initialized()):
         return [state]

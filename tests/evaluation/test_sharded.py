@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The features do not depend on how many processes extract them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from hf_ganzip.evaluation import extract_features
+from hf_ganzip.evaluation.sharded import extract_features_sharded
+from hf_ganzip.evaluation.sources import open_source
+
+from ..distributed import run_processes
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def images(count):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 1, 28, 28), generator=generator, dtype=torch.uint8)
+
+
+def extract(rank, count, number):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1")
+    accelerator = Accelerator(cpu=True)
+    assert accelerator.num_processes == count
+    return extract_features_sharded(images(number), "fashion_mnist", accelerator, batch_size=8, progress=False)
+
+
+@pytest.mark.parametrize("number", [50, 3])  # not divisible; fewer batches than processes
+def test_any_number_of_processes_gives_the_same_bits(number, tmp_path):
+    found = {}
+    for count in (1, 2, 3):  # each process with one thread: kernels round differently with more
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        found[count] = run_processes(extract, count, folder, number)
+    (expected,) = found[1]
+    assert expected.shape == (number, 128)
+    assert all(torch.equal(features, expected) for features in found[2] + found[3])
+    torch.testing.assert_close(expected, extract_features(images(number), progress=False), rtol=1e-4, atol=1e-5)
+
+
+def test_the_example_writes_a_file_that_evaluate_opens_and_resumes(tmp_path):
+    command = [
+        sys.executable,
+        str(ROOT / "examples" / "extract_features.py"),
+        "--smoke",
+        "--cache_dir",
+        str(tmp_path / "cache"),
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for name in ("first", "second"):
+        output = tmp_path / f"{name}.safetensors"
+        result = subprocess.run(
+            [*command, "--output", str(output)], check=True, capture_output=True, text=True, env=environment
+        )
+        assert "(600, 128) features of fashion-mnist-test-5000 by fashion_mnist" in result.stdout
+    assert "image" in subprocess.run([*command[:2], "--help"], check=True, capture_output=True, text=True).stdout
+    first, second = (open_source(tmp_path / f"{name}.safetensors") for name in ("first", "second"))
+    assert torch.equal(first.features, second.features) and len(first.extractor_digest) == 64
+    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 3
+    assert "features:" not in result.stderr  # the second run found every chunk
