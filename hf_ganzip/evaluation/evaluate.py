@@ -40,8 +40,9 @@ class EvaluationReport:
     def __str__(self) -> str:
         lines = []
         for metric, values in self.metrics.items():
-            lines += [f"{metric}:"] + [
-                f"  {name:22} {value:.4f}" for name, value in values.items() if isinstance(value, float)
+            lines.append(f"{metric}:")
+            lines += [
+                f"  {name:22} {f'{value:.4f}' if isinstance(value, float) else value}" for name, value in values.items()
             ]
         lines += ["conditions:"] + [f"  {name:22} {value}" for name, value in self.conditions.items()]
         return "\n".join(lines)
