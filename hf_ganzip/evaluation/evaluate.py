@@ -42,7 +42,8 @@ class EvaluationReport:
         for metric, values in self.metrics.items():
             lines.append(f"{metric}:")
             lines += [
-                f"  {name:22} {f'{value:.4f}' if isinstance(value, float) else value}" for name, value in values.items()
+                f"  {name:22} {f'{value:.4f}' if isinstance(value, float) else value}"
+                for name, value in values.items()
             ]
         lines += ["conditions:"] + [f"  {name:22} {value}" for name, value in self.conditions.items()]
         return "\n".join(lines)

@@ -38,11 +38,6 @@ def structural_similarity(*, real: Tensor, generated: Tensor, batch_size: int = 
         TypeError: A set is not a uint8 tensor.
         ValueError: The shapes differ, are not (N, C, H, W), or the images are too small.
 
-    Example:
-        >>> images = torch.arange(512, dtype=torch.uint8).view(2, 1, 16, 16)
-        >>> structural_similarity(real=images, generated=images)
-        {'structural_similarity': 1.0, 'structural_similarity_std': 0.0, 'n_pairs': 2}
-
     Source:
         Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity" (IEEE TIP 2004), equation 13.
     """
