@@ -122,7 +122,7 @@ def resize_image(image: np.ndarray, resolution: int) -> np.ndarray:
     """
     if min(image.shape[:2]) > resolution:
         squeezed = image[..., 0] if image.shape[2] == 1 else image
-        image = _to_array(ImageOps.fit(Image.fromarray(squeezed), (resolution, resolution)), "image")
+        image = pil_to_array(ImageOps.fit(Image.fromarray(squeezed), (resolution, resolution)), "image")
     return fit_images(image[None], resolution)[0]
 
 
@@ -156,8 +156,12 @@ def load_images(
     return TensorDataset(pixels, ids)
 
 
-def _to_array(image: Image.Image, where: str) -> np.ndarray:
-    """PIL image to uint8 (H, W, C), C = 1 or 3, only where nothing is lost."""
+def pil_to_array(image: Image.Image, where: str) -> np.ndarray:
+    """PIL image to uint8 (H, W, C), C = 1 or 3, only where nothing is lost; ``where`` names it in the error.
+
+    Raises:
+        ValueError: The mode is neither 8-bit grey nor RGB nor an opaque palette.
+    """
     if image.mode == "1":
         image = image.convert("L")
     elif image.mode == "P" and "transparency" not in image.info:
@@ -172,7 +176,7 @@ def _decode(data: bytes | Path, where: str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
             image.load()
-            return _to_array(image, where)
+            return pil_to_array(image, where)
     except OSError as error:
         raise ValueError(f"{where} is not a readable image: {error}") from error
 
@@ -228,7 +232,7 @@ def _read_datasets(
     data = datasets.load_dataset(source, split=split)
     _check_column(source, image_column, data.column_names)
     data = data.cast_column(image_column, datasets.Image())
-    images = [_to_array(image, f"{source}, row {row}") for row, image in enumerate(data[image_column])]
+    images = [pil_to_array(image, f"{source}, row {row}") for row, image in enumerate(data[image_column])]
     labels = np.asarray(data[label_column], np.int64) if label_column in data.column_names else None
     return images, labels
 

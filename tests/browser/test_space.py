@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Space in a real browser, started as its users start it. Needs playwright and an installed Chromium or Chrome."""
+
+import os
+import pickle
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+
+from hf_ganzip.metrics import knn_precision_recall, lsh_precision_recall
+from hf_ganzip.space.examples import load_example
+
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytest.importorskip("gradio_client", reason="gradio is not installed")
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PAIRS = ("lsh_precision", "lsh_recall", "lsh_knn_precision", "lsh_knn_recall", "knn_precision", "knn_recall")
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome is installed")
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """The app of the LSH Space on a free port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "GRADIO_SERVER_PORT": str(port), "NO_PROXY": "127.0.0.1"}
+    environment["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("uploads"))
+    log = tmp_path_factory.mktemp("log") / "app.txt"
+    with open(log, "wb") as output:
+        app = subprocess.Popen(
+            [sys.executable, str(ROOT / "metrics_hub" / "lsh_precision_recall" / "app.py")],
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        for _ in range(600):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert app.poll() is None, log.read_text()
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        app.terminate()
+        app.wait(timeout=30)
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        yield started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+
+@pytest.fixture
+def page(browser, address):
+    """The app's page; at the end nothing may have gone elsewhere, and no script may have failed."""
+    page = browser.new_page(viewport={"width": 1280, "height": 1150})
+    page.set_default_timeout(60_000)
+    hosts, errors = set(), []
+    page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
+    page.on("pageerror", lambda error: errors.append(error))
+    page.goto(address)
+    page.wait_for_selector("#compute")
+    yield page
+    page.close()
+    assert hosts <= {"127.0.0.1", None} and not errors  # None: data: and blob: addresses
+
+
+def compute(page, outcome="[data-metric=lsh_precision]"):
+    """Press the button, wait for the answer, return its numbers."""
+    page.evaluate(
+        "document.querySelector('#numbers').querySelectorAll('[data-metric], .note').forEach(e => e.remove())"
+    )
+    page.click("#compute")
+    page.wait_for_selector(f"#numbers {outcome}")
+    return {name: page.inner_text(f"[data-metric={name}]") for name in PAIRS} if "metric" in outcome else None
+
+
+def expected(real, generated, **options):
+    values = lsh_precision_recall(real=real, generated=generated, **options)
+    exact = knn_precision_recall(real=real, generated=generated, k=options.get("k", 3))
+    values |= {f"knn_{name}": value for name, value in exact.items()}
+    return {name: f"{values[name]:.4f}" for name in PAIRS}
+
+
+def test_example(page, tmp_path):
+    page.get_by_label("Example", exact=True).click()
+    page.get_by_role("option", name="Outliers (toy)").click()
+    assert compute(page) == expected(*load_example("Outliers (toy)"))
+    page.wait_for_selector("#curves img")
+    page.get_by_role("tab", name="How it works").click()
+    page.wait_for_selector("#regions img >> visible=true")
+    page.screenshot(path=tmp_path / "space.png")
+    assert (tmp_path / "space.png").stat().st_size > 20_000
+
+
+def test_settings_by_keyboard_alone(page):
+    k = page.get_by_label("k", exact=True)
+    k.focus()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("5")
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "compute":
+            break
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#numbers [data-metric=lsh_precision]")
+    shown = {name: page.inner_text(f"[data-metric={name}]") for name in PAIRS}
+    assert shown == expected(*load_example("Mode collapse (toy)"), k=5)
+
+
+def test_uploads_and_a_hostile_one(page, tmp_path):
+    random = np.random.default_rng(1)
+    sides = {
+        name: random.normal(size=(count, 8)).astype("float32") for name, count in (("real", 90), ("generated", 70))
+    }
+    page.get_by_label("My own files").check()
+    for name, side in sides.items():
+        np.save(tmp_path / f"{name}.npy", side)
+        page.locator(f"#{name} input[type=file]").set_input_files(tmp_path / f"{name}.npy")
+        page.wait_for_selector(f"#{name} >> text={name[:4]}")
+    page.wait_for_function("document.querySelectorAll('#real .file-preview, #generated .file-preview').length == 2")
+    assert compute(page) == expected(**sides)
+
+    (tmp_path / "evil.npy").write_bytes(pickle.dumps(print))
+    page.locator("#real").get_by_label("Clear").click()
+    page.locator("#real input[type=file]").set_input_files(tmp_path / "evil.npy")
+    page.wait_for_function("document.querySelectorAll('#real .file-preview').length == 1")
+    compute(page, outcome="[role=alert]")
+    assert page.inner_text("#numbers") == "evil.npy: is no .npy file of numbers; write it with numpy.save."
+
+    page.get_by_label("Built-in example").check()
+    assert compute(page) == expected(*load_example("Mode collapse (toy)"))

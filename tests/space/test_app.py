@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the app's handlers answer, without a browser."""
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_ganzip.metrics import METRICS, frechet_distance, knn_precision_recall, lsh_precision_recall
+from hf_ganzip.space.app import EXAMPLE, FASHION, PIXELS, UPLOAD, build_app, features_of, on_compute, on_regions
+from hf_ganzip.space.examples import EXAMPLES, load_example
+from hf_ganzip.space.results import Settings, compare
+
+
+def values(html):
+    """The numbers of a table by name."""
+    return dict(re.findall(r'data-metric="(\w+)">([^<]+)<', html))
+
+
+def compute(
+    *,
+    real=None,
+    generated=None,
+    example="Mode collapse (toy)",
+    source=EXAMPLE,
+    metric="lsh_precision_recall",
+    **changes,
+):
+    options = {"extractor": PIXELS, "k": 3, "planes": 0, "draws": 10, "seed": 0} | changes
+    return on_compute(metric, source, example, real, generated, *options.values())
+
+
+@pytest.fixture
+def files(tmp_path):
+    random = np.random.default_rng(0)
+    sides = random.normal(size=(80, 6)).astype("float32"), random.normal(size=(70, 6)).astype("float32")
+    for name, side in zip(("real", "generated"), sides):
+        np.save(tmp_path / f"{name}.npy", side)
+    return sides, {name: str(tmp_path / f"{name}.npy") for name in ("real", "generated")}
+
+
+def test_example_gives_the_numbers_of_the_functions():
+    numbers, picture = compute()
+    real, generated = load_example("Mode collapse (toy)")
+    expected = lsh_precision_recall(real=real, generated=generated)
+    expected |= {f"knn_{name}": value for name, value in knn_precision_recall(real=real, generated=generated).items()}
+    shown = values(numbers)
+    for name in ("lsh_precision", "lsh_recall", "lsh_knn_precision", "lsh_knn_recall", "knn_precision", "knn_recall"):
+        assert shown[name] == f"{expected[name]:.4f}"
+    assert "400 real and 400 generated samples of 16 features; k = 3, H = 9 hyperplanes" in numbers
+    assert picture.startswith("<img") and "At most 1,000 samples" in picture
+
+
+def test_uploads_give_the_numbers_of_the_functions(files):
+    (real, generated), paths = files
+    shown = values(compute(source=UPLOAD, **paths, k=2, planes=5, draws=4, seed=7)[0])
+    expected = lsh_precision_recall(real=real, generated=generated, k=2, num_hyperplanes=5, draws=4, seed=7)
+    assert shown["lsh_knn_recall"] == f"{expected['lsh_knn_recall']:.4f}"
+    assert shown["frechet_distance"] == f"{frechet_distance(real=real, generated=generated)['frechet_distance']:.4f}"
+
+
+@pytest.mark.parametrize("mode, extractor, dim", [("RGB", PIXELS, 3072), ("L", PIXELS, 3072), ("L", FASHION, 128)])
+def test_images_become_features(tmp_path, mode, extractor, dim):
+    random = np.random.default_rng(0)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for i in range(5):
+            with archive.open(f"{i}.png", "w") as member:
+                Image.fromarray(random.integers(0, 256, (28, 28, 3)).astype("uint8")).convert(mode).save(member, "png")
+    features = features_of(str(tmp_path / "a.zip"), "real", extractor)
+    assert features.shape == (5, dim) and features.dtype == np.float32 and 0 <= features.min()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"source": UPLOAD}, "Upload a file of real samples."),
+        ({"k": 0}, "k is 0; allowed are whole numbers from 1 to 50."),
+        ({"k": None}, "k is None; allowed are whole numbers"),
+        ({"planes": 63}, "Hyperplanes is 63; allowed are whole numbers from 0 to 62."),
+        ({"draws": 1e9}, "Draws is 1000000000.0; allowed are whole numbers from 1 to 50."),
+        ({"seed": 0.5}, "Seed is 0.5; allowed are whole numbers"),
+        ({"seed": float("nan")}, "Seed is nan; allowed are whole numbers"),
+        ({"example": "<b>x"}, "Unknown example &#x27;&lt;b&gt;x&#x27;."),
+    ],
+)
+def test_refusals_are_shown_as_one_line(changes, message):
+    numbers, picture = compute(**changes)
+    assert message in numbers and 'role="alert"' in numbers and picture == "" and "\n" not in numbers
+
+
+def test_refused_uploads_are_shown(files, tmp_path):
+    (real, _), paths = files
+    np.save(tmp_path / "objects.npy", np.array([[1, "a"], [2, None]], dtype=object), allow_pickle=True)
+    numbers, _ = compute(source=UPLOAD, real=str(tmp_path / "objects.npy"), generated=paths["generated"])
+    assert "objects.npy: holds pickled Python objects" in numbers
+    np.save(tmp_path / "narrow.npy", real[:, :4])
+    numbers, _ = compute(source=UPLOAD, real=str(tmp_path / "narrow.npy"), generated=paths["generated"])
+    assert "real has dimension 4 and generated has dimension 6" in numbers
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_are_repeatable(name):
+    (real, generated), again = load_example(name), load_example(name)
+    assert real.shape == generated.shape == (400, real.shape[1]) and real.dtype == generated.dtype == np.float32
+    assert np.array_equal(real, again[0]) and np.array_equal(generated, again[1])
+
+
+def test_examples_show_what_they_say():
+    results = {name: compare(*load_example(name), Settings(draws=3)) for name in EXAMPLES}
+    good, collapsed = results["Equal distributions (toy)"], results["Mode collapse (toy)"]
+    assert collapsed["knn_precision"] > 0.7 > 0.5 > collapsed["knn_recall"] and good["knn_recall"] > 0.7
+    assert results["Low quality (toy)"]["knn_precision"] < 0.2
+    outliers = results["Outliers (toy)"]
+    assert outliers["knn_precision"] > 0.6 and outliers["lsh_knn_precision"] < 0.1, "LSH+KNN resists, KNN does not"
+    full, two = results["Fashion-MNIST, StyleGAN2"], results["Fashion-MNIST, StyleGAN2 at 2 bits"]
+    assert full["knn_recall"] > two["knn_recall"] + 0.2
+
+
+def test_distance_of_wide_or_single_features_is_left_out():
+    random = np.random.default_rng(0)
+    for dim in (1, 2049):
+        side = random.normal(size=(4, dim)).astype("float32")
+        assert compare(side, side, Settings(draws=1))["frechet_distance"] is None
+    wide = compare(random.normal(size=(4, 9)), random.normal(size=(5, 9)), Settings(draws=1))
+    assert wide["frechet_distance"] > 0
+
+
+def test_toy_picture_describes_itself():
+    assert 'alt="Regions and balls on points in the plane. lsh precision 0.69' in on_regions(1, 5, 2)
+
+
+def test_every_metric_has_an_app():
+    """In a process of its own: gradio leaves event loops behind, whose warnings would hit other tests."""
+    pytest.importorskip("gradio_client", reason="gradio is not installed")
+    code = (
+        "from hf_ganzip.metrics import METRICS\nfrom hf_ganzip.space.app import build_app\n"
+        "for metric in METRICS:\n    app = build_app(metric)\n    print(app.title, app.analytics_enabled, sep=': ')"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
+    lines = result.stdout.splitlines()
+    assert len(lines) == len(METRICS), result.stderr
+    assert all(line.endswith(" of generated images: False") for line in lines)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_metric_of_a_space_comes_first(metric):
+    numbers, _ = compute(metric=metric)
+    assert (numbers.index("<dl>") < numbers.index("<table>")) == (metric in ("density_coverage", "frechet_distance"))
+
+
+def test_unknown_metric_is_refused():
+    with pytest.raises(ValueError, match="Unknown metric 'fdi'"):
+        build_app("fdi")
