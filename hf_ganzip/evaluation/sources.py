@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import tokenize
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def _of_tensor(name: str, values: Tensor, digest: str | None = None) -> Source:
 def _read_npy(path: Path) -> Tensor:
     try:
         return torch.from_numpy(np.load(path, allow_pickle=False))
-    except (ValueError, EOFError, TypeError) as error:
+    except (ValueError, EOFError, TypeError, SyntaxError, tokenize.TokenError) as error:
         raise ValueError(
             f"{path} is no .npy file of numbers that can be read without running code: {error}"
         ) from error

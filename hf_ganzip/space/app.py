@@ -47,7 +47,7 @@ real samples that the generator can produce. Both compare *features* of images, 
 """
 _HELP = f"""
 One file a side: features `(N, d)` as `.npy`, `.safetensors` or `.parquet`, or a `.zip` of PNG or JPEG images.
-At most {LIMITS.file_bytes // 2**20} MB and {LIMITS.rows:,} samples. Nothing is kept.
+At most {LIMITS.file_bytes // 2**20} MB and {LIMITS.rows:,} samples. Files are deleted within minutes.
 """
 _CURVES_NOTE = f"<p>At most {CURVE_ROWS:,} samples of each set and 3 draws; grey: the setting of the table.</p>"
 _CSS = """
@@ -130,7 +130,7 @@ def on_regions(k: float, planes: float, seed: float) -> str:
 
 def _settings(*, k: float, planes: float, draws: float, seed: float) -> Settings:
     """Settings from what the browser sent, which may be anything."""
-    limits = {"k": (k, 1, 50), "Hyperplanes": (planes, 0, 62), "Draws": (draws, 1, 50), "Seed": (seed, 0, 2**31)}
+    limits = {"k": (k, 1, 50), "Hyperplanes": (planes, 0, 62), "Draws": (draws, 1, 20), "Seed": (seed, 0, 2**31)}
     numbers = []
     for name, (value, least, most) in limits.items():
         if not isinstance(value, (int, float)) or not least <= value <= most or value != int(value):
@@ -154,7 +154,7 @@ def build_app(metric: str = "lsh_precision_recall") -> gradio.Blocks:
     try:
         import gradio as gr
     except ImportError as error:
-        raise ImportError('The app needs gradio: pip install "hf_ganzip[metrics,space]".') from error
+        raise ImportError('The app needs gradio: pip install "hf_ganzip[space]".') from error
     title = f"{_TITLES.get(metric, metric.replace('_', ' '))} of generated images"
     with gr.Blocks(title=title, analytics_enabled=False, fill_width=True, delete_cache=(600, 600)) as app:
         gr.Markdown(_INTRO.format(title=title))
@@ -187,7 +187,7 @@ def _build_measure(gr: Any, metric: str) -> None:
                 )
             with gr.Row():
                 draws = gr.Number(
-                    10, label="Draws", info="Of hyperplanes, averaged", minimum=1, maximum=50, precision=0
+                    10, label="Draws", info="Of hyperplanes, averaged", minimum=1, maximum=20, precision=0
                 )
                 seed = gr.Number(0, label="Seed", info="Same seed, same planes", minimum=0, precision=0)
             button = gr.Button("Compute", variant="primary", elem_id="compute")

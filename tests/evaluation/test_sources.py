@@ -69,7 +69,10 @@ def test_pickles_and_damaged_files_are_refused(tmp_path):
     (tmp_path / "torso.parquet").write_bytes(b"PAR1")
     save_file({"a": FEATURES, "b": FEATURES.clone()}, tmp_path / "two.safetensors")
     parquet(tmp_path / "ragged.parquet", features=[[1.0, 2.0], [3.0]])
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (3, 4), " + b"(" * 40
+    (tmp_path / "header.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
     messages = {
+        "header.npy": "no .npy file of numbers",
         "object.npy": "no .npy file of numbers that can be read without running code",
         "torso.npy": "no .npy file",
         "torso.safetensors": "no readable safetensors file",

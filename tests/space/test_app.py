@@ -83,7 +83,7 @@ def test_images_become_features(tmp_path, mode, extractor, dim):
         ({"k": 0}, "k is 0; allowed are whole numbers from 1 to 50."),
         ({"k": None}, "k is None; allowed are whole numbers"),
         ({"planes": 63}, "Hyperplanes is 63; allowed are whole numbers from 0 to 62."),
-        ({"draws": 1e9}, "Draws is 1000000000.0; allowed are whole numbers from 1 to 50."),
+        ({"draws": 1e9}, "Draws is 1000000000.0; allowed are whole numbers from 1 to 20."),
         ({"seed": 0.5}, "Seed is 0.5; allowed are whole numbers"),
         ({"seed": float("nan")}, "Seed is nan; allowed are whole numbers"),
         ({"example": "<b>x"}, "Unknown example &#x27;&lt;b&gt;x&#x27;."),
