@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..metrics import warn_if_unpaired
 from ..registry import lookup
 
 
@@ -73,7 +74,8 @@ def correlation_table(
     A good score falls where the distance rises, so that -1 is ideal.
 
     Args:
-        rows: One dict of metric name -> value per model, at least 3. Names other than those asked for are ignored.
+        rows: One dict of metric name -> value per model, at least 3. Names other than those asked for are ignored, but where the
+            conditions of `lsh_precision_recall` are among them and differ, a warning says so.
         distances: Names to correlate; those that no row has are left out.
         scores: Names to correlate them with; those that no row has are left out.
 
@@ -98,6 +100,7 @@ def correlation_table(
         raise ValueError(
             f"correlation_table: got {len(rows)} rows; at least 3 are needed. Add reports of more models."
         )
+    warn_if_unpaired(rows)
     columns = {}
     for name in (*distances, *scores):
         missing = [index for index, row in enumerate(rows) if name not in row]

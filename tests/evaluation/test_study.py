@@ -123,3 +123,10 @@ def test_pareto_front_refuses_what_are_no_pairs():
     for points in ([(1, 2, 3)], [(1, float("nan"))], [1, 2]):
         with pytest.raises(ValueError, match="allowed are pairs"):
             pareto_front(points)
+
+
+def test_rows_of_other_hyperplanes_are_warned_about():
+    rows = [{"frechet_distance": d, "recall": 1 / d, "seed": 0} for d in (1.0, 2.0, 4.0)]
+    correlation_table(rows)
+    with pytest.warns(UserWarning, match="not paired, seed is 0, 1"):
+        correlation_table([*rows[:2], rows[2] | {"seed": 1}])

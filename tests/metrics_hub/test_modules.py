@@ -5,7 +5,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import warnings
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -155,21 +157,51 @@ def test_combine_and_save(load, features, tmp_path):
     assert json.loads((tmp_path / "result.json").read_text())["draws"] == 2
 
 
-def test_bare_names_work_after_installing(tmp_path):
+class NotThere(BaseHTTPRequestHandler):
+    """A Hub that has nothing."""
+
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        self.send_error(404)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_):
+        """Silent."""
+
+
+@pytest.fixture
+def empty_hub():
+    with ThreadingHTTPServer(("127.0.0.1", 0), NotThere) as server:
+        server.asked = []
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_bare_names_work_after_installing(tmp_path, empty_hub):
     environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[2])}
     environment.pop("HF_MODULES_CACHE", None)
 
-    def run(*command):
-        return subprocess.run(
-            [sys.executable, *command], check=True, capture_output=True, text=True, env=environment, cwd=tmp_path
+    def run(*command, **changes):
+        result = subprocess.run(
+            [sys.executable, *command], capture_output=True, text=True, env=environment | changes, cwd=tmp_path
         )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
 
     for _ in range(2):  # again changes nothing
-        found = json.loads(run("-m", "hf_ganzip.cli", "metrics", "install", "--json").stdout)
+        found = json.loads(run("-m", "hf_ganzip.cli", "metrics", "install", "--json"))
         assert sorted(found) == NAMES and all(Path(folder).is_relative_to(tmp_path) for folder in found.values())
     assert len(list(tmp_path.rglob("lsh_precision_recall.py"))) == 1
     code = (
         "import evaluate; m = evaluate.load('knn_precision_recall'); "
         "print(m.compute(predictions=[[0., 0], [1, 1]], references=[[0., 0], [1, 1]]))"
     )
-    assert "'precision': 1.0" in run("-c", code).stdout
+    assert "'precision': 1.0" in run("-c", code)  # offline
+    online = {"HF_EVALUATE_OFFLINE": "0", "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
+    endpoint = f"http://127.0.0.1:{empty_hub.server_port}"
+    assert "'precision': 1.0" in run("-c", code, HF_ENDPOINT=endpoint, HF_UPDATE_DOWNLOAD_COUNTS="0", **online)
+    assert any("evaluate-metric/knn_precision_recall" in path for path in empty_hub.asked)
