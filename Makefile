@@ -6,13 +6,17 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test quality style benchmark
+.PHONY: demo test test-peers quality style benchmark
 
 demo: $(READY)
 	$(BIN)/hf-ganzip demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow" --doctest-modules hf_ganzip tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --doctest-modules hf_ganzip tests
+
+# The tests against torchvision, torch-fidelity and lpips, too: a CUDA build of torch, 6 GB.
+test-peers: .venv-peers/ready
+	OMP_NUM_THREADS=1 .venv-peers/bin/python -m pytest -n 2 --dist worksteal -m "not slow" --doctest-modules hf_ganzip tests
 
 quality: $(READY)
 	$(BIN)/ruff check .
@@ -25,6 +29,13 @@ style: $(READY)
 
 benchmark: $(READY)
 	set -e; for script in $(sort $(wildcard benchmarks/[a-z]*.py)); do echo "$$script"; $(BIN)/python "$$script"; done
+
+.venv-peers/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-peers
+	grep -v '^torch==' constraints.txt > .venv-peers/constraints.txt
+	.venv-peers/bin/python -m pip install --quiet --progress-bar off --constraint .venv-peers/constraints.txt \
+		torch==2.14.1 torchvision==0.29.1 --editable ".[dev,features,perceptual]"
+	touch $@
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "hf_ganzip needs Python 3.10 or newer; set PYTHON=")'
