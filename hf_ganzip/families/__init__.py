@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from . import diffusion, gan
 
@@ -22,16 +22,18 @@ class Family:
         last_block: Model -> glob patterns of the weights of its last residual block and output layer, which stay in full
             precision by default (the rule of Mordido et al., section 5).
         example_inputs: Model -> (args, kwargs) of a small deterministic forward pass.
+        calibration: (model, batch size, seed) -> endless repeatable forward passes ``model -> output`` on inputs that need no data.
     """
 
     last_block: Callable[[nn.Module], tuple[str, ...]]
     example_inputs: Callable[[nn.Module], tuple[tuple, dict]]
+    calibration: Callable[[nn.Module, int, int], Iterator[Callable[[nn.Module], Tensor]]] | None = None
 
 
 FAMILIES = {
-    "StyleGAN2Generator": Family(gan.stylegan_last_block, gan.latent_inputs),
-    "StyleGAN2Discriminator": Family(gan.discriminator_last_block, gan.image_inputs),
-    "UNet2DModel": Family(diffusion.unet_last_block, diffusion.unet_inputs),
+    "StyleGAN2Generator": Family(gan.stylegan_last_block, gan.latent_inputs, gan.latent_calibration),
+    "StyleGAN2Discriminator": Family(gan.discriminator_last_block, gan.image_inputs, gan.image_calibration),
+    "UNet2DModel": Family(diffusion.unet_last_block, diffusion.unet_inputs, diffusion.trajectory_calibration),
 }
 
 

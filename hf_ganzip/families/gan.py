@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def stylegan_last_block(model: nn.Module) -> tuple[str, ...]:
@@ -32,3 +34,39 @@ def image_inputs(model: nn.Module) -> tuple[tuple, dict]:
     classes = model.config.num_classes
     labels = torch.arange(2) % classes if classes else None
     return (torch.rand(shape, generator=generator) * 2 - 1, labels), {}
+
+
+def latent_calibration(model: nn.Module, batch_size: int, seed: int) -> Iterator[Callable[[nn.Module], Tensor]]:
+    """Images (B, C, H, W) of latents z ~ N(0, I), random classes and random noise; batch i depends on (seed, i)."""
+    config, device = model.config, next(model.parameters()).device
+    number = 0
+    while True:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+        z = torch.randn(batch_size, config.z_dim, generator=generator).to(device)
+        labels = None
+        if config.num_classes:
+            labels = torch.randint(config.num_classes, (batch_size,), generator=generator).to(device)
+        state = generator.get_state()
+
+        def forward(module: nn.Module, z=z, labels=labels, state=state) -> Tensor:
+            noise = torch.Generator()
+            noise.set_state(state)
+            return module(z, labels, noise_mode="random", generator=noise, return_dict=False)[0]
+
+        yield forward
+        number += 1
+
+
+def image_calibration(model: nn.Module, batch_size: int, seed: int) -> Iterator[Callable[[nn.Module], Tensor]]:
+    """Logits (B, 1) of uniform noise images in [-1, 1] and random classes; batch i depends on (seed, i)."""
+    config, device = model.config, next(model.parameters()).device
+    number = 0
+    while True:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+        shape = (batch_size, config.image_channels, config.resolution, config.resolution)
+        images = (torch.rand(shape, generator=generator) * 2 - 1).to(device)
+        labels = None
+        if config.num_classes:
+            labels = torch.randint(config.num_classes, (batch_size,), generator=generator).to(device)
+        yield lambda module, images=images, labels=labels: module(images, labels, return_dict=False)[0]
+        number += 1

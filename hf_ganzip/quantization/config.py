@@ -8,13 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from ..registry import lookup
 from .methods import METHODS
 from .packed import COMPUTE_MODES
 
 
-GRANULARITIES = ("tensor", "channel")
-_OVERRIDES = ("method", "method_options", "bits", "granularity")
+GRANULARITIES = ("tensor", "channel", "group")
+SCALE_DTYPES = {"float32": torch.float32, "float16": torch.float16}
+_OVERRIDES = ("method", "method_options", "bits", "granularity", "group_size", "symmetric", "scale_dtype")
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,10 @@ class LayerSettings:
 
     method: Any
     bits: int
-    granularity: str
+    granularity: str = "tensor"
+    group_size: int = 128
+    symmetric: bool = True
+    scale_dtype: str = "float32"
 
     @property
     def method_name(self) -> str:
@@ -37,15 +43,22 @@ class QuantizeConfig:
     """Options of :func:`~hf_ganzip.quantize_`.
 
     Args:
-        method: Name in ``METHODS`` ("linear", "aciq") or a method object.
+        method: Name in ``METHODS`` or a method object.
         bits: 2 to 8.
-        granularity: One scale per "tensor" (the paper's) or per output "channel".
+        granularity: One scale per "tensor" (the paper's), per output "channel", or per "group" of ``group_size`` weights of one
+            output channel.
+        group_size: Weights per scale; only for "group".
+        symmetric: False: every scale has an offset besides, so that rows far from zero lose less.
+        scale_dtype: "float32" or "float16" (float32 where float16 would overflow), of scales and offsets.
         method_options: Options of a method given by name, for example ``{"constants": "published"}``.
         skip: Glob patterns of module names to leave alone, in addition to the last block.
         skip_last_block: Leave the last residual block and the output layer alone (the paper's rule).
-        overrides: Glob pattern -> changed ``method``, ``method_options``, ``bits`` or ``granularity``; the first match
-            counts. A match also brings back a layer that ``skip_last_block`` would leave alone; ``bits=None`` skips it.
+        embeddings: Also quantize ``nn.Embedding`` tables.
+        overrides: Glob pattern -> changed ``method``, ``method_options``, ``bits``, ``granularity``, ``group_size``, ``symmetric`` or
+            ``scale_dtype``; the first match counts. A match also brings back a layer that ``skip_last_block`` would leave alone;
+            ``bits=None`` skips it.
         compute: "dequantized" (unpack once, on first use) or "packed" (unpack in every forward).
+        requantize: Accept a model that is already quantized: its packed weights are unpacked and quantized again.
 
     Raises:
         ValueError: An unknown name or a value out of range.
@@ -54,11 +67,16 @@ class QuantizeConfig:
     method: Any = "aciq"
     bits: int = 4
     granularity: str = "tensor"
+    group_size: int = 128
+    symmetric: bool = True
+    scale_dtype: str = "float32"
     method_options: Mapping[str, Any] = field(default_factory=dict)
     skip: tuple[str, ...] = ()
     skip_last_block: bool = True
+    embeddings: bool = False
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     compute: str = "dequantized"
+    requantize: bool = False
 
     def __post_init__(self):
         if isinstance(self.skip, str):
@@ -87,7 +105,17 @@ class QuantizeConfig:
             raise ValueError(f"bits is {bits!r}; allowed are integers from 2 to 8.")
         if granularity not in GRANULARITIES:
             raise ValueError(f"granularity is {granularity!r}; allowed are {', '.join(GRANULARITIES)}.")
-        return LayerSettings(_make_method(values["method"], values["method_options"]), bits, granularity)
+        if values["scale_dtype"] not in SCALE_DTYPES:
+            raise ValueError(f"scale_dtype is {values['scale_dtype']!r}; allowed are {', '.join(SCALE_DTYPES)}.")
+        size = values["group_size"]
+        if not isinstance(size, int) or isinstance(size, bool) or size < 2:
+            raise ValueError(f"group_size is {size!r}; allowed are integers from 2.")
+        method = _make_method(values["method"], values["method_options"])
+        if hasattr(method, "quantize_channels") and (granularity == "group" or not values["symmetric"]):
+            raise ValueError(
+                "outlier_splitting takes granularity 'tensor' or 'channel' and symmetric=True: it has no groups and no offsets."
+            )
+        return LayerSettings(method, bits, granularity, size, bool(values["symmetric"]), values["scale_dtype"])
 
     def to_dict(self) -> dict[str, Any]:
         """Options as JSON types; a method object becomes its name and options."""
@@ -122,4 +150,14 @@ def _make_method(method: Any, options: Mapping[str, Any]) -> Any:
 
 
 def _method_options(method: Any) -> dict[str, Any]:
-    return dataclasses.asdict(method) if dataclasses.is_dataclass(method) else {}
+    """Options as JSON types, without those that do not change the result."""
+    if not dataclasses.is_dataclass(method):
+        return {}
+    fields = [f.name for f in dataclasses.fields(method) if f.metadata.get("recorded", True)]
+    return {name: _plain_option(getattr(method, name)) for name in fields}
+
+
+def _plain_option(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return getattr(value, "__qualname__", None) or repr(value)

@@ -3,30 +3,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from ..families import family_of
 from ..record import LayerReport, QuantizationReport
-from .config import LayerSettings, QuantizeConfig
+from .calibration import TRANSPOSED, CalibrationTask, channels_first
+from .config import SCALE_DTYPES, LayerSettings, QuantizeConfig
+from .folding import folded_weight, is_parametrized, remove_parametrization_
+from .grid import QuantizedRows
 from .packed import (
     PackedLayout,
     PackedWeightMixin,
     base_class,
-    pack_codes,
     pack_module_,
+    pack_rows,
     packed_modules,
     unpack_module_,
+    unpack_rows,
 )
 
 
 QUANTIZABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,10 @@ class QuantizationPlan:
 
 @dataclass(frozen=True)
 class QuantizedWeight:
-    """Codes and scales of one weight before they are put into its module."""
+    """Buffers of one packed layer before they are put into its module."""
 
     layout: PackedLayout
-    codes: Tensor  # packed, uint8
-    scale: Tensor  # float32, layout.scale_shape
+    buffers: dict[str, Tensor]
     sqnr_db: float | None
 
 
@@ -73,19 +75,26 @@ def quantize_(model: nn.Module, config: QuantizeConfig | None = None) -> Quantiz
     """
     config = config or QuantizeConfig()
     plan = plan_quantization(model, config)
-    modules = dict(model.named_modules())
-    broken = [name for name in plan.settings if not torch.isfinite(modules[name].weight).all()]
-    if broken:
-        raise ValueError(f"quantize_: weights with NaN or infinity: {', '.join(broken)}; nothing was changed.")
-    quantized = {name: quantize_weight(modules[name], settings) for name, settings in plan.settings.items()}
-    for name, weight in quantized.items():
-        module = modules[name]
-        pack_module_(
-            module, weight.layout, weight.codes, weight.scale, dtype=module.weight.dtype, compute=config.compute
-        )
+    sqnr_db = apply_plan_(model, plan, config.compute)
     model.requires_grad_(False)
     _attach(model, config)
-    return quantization_report(model, plan, {name: weight.sqnr_db for name, weight in quantized.items()})
+    return quantization_report(model, plan, sqnr_db)
+
+
+def apply_plan_(model: nn.Module, plan: QuantizationPlan, compute: str) -> dict[str, float | None]:
+    """Quantize as planned, and put the packed weights into the model; returns the error of each in decibel, by module name."""
+    modules = dict(model.named_modules())
+    dtypes = {name: modules[name].weight.dtype for name in plan.settings}
+    quantized, tuned = quantize_weights(model, plan)
+    if packed_modules(model):
+        dequantize_(model)
+    for name, weight in quantized.items():
+        remove_parametrization_(modules[name])
+        pack_module_(modules[name], weight.layout, weight.buffers, dtype=dtypes[name], compute=compute)
+    with torch.no_grad():
+        for name, value in tuned.items():
+            model.get_parameter(name).copy_(value)
+    return {name: weight.sqnr_db for name, weight in quantized.items()}
 
 
 def dequantize_(model: nn.Module) -> None:
@@ -120,10 +129,11 @@ def plan_quantization(model: nn.Module, config: QuantizeConfig) -> QuantizationP
         for pattern in patterns
         if not any(_matches(name, pattern) for name in weights)
     ]
-    already = packed_modules(model)
+    already = {} if config.requantize else packed_modules(model)
     if already:
         problems.append(
-            f"{len(already)} layers are already quantized, the first is {next(iter(already))!r}; dequantize_ first"
+            f"{len(already)} layers are already quantized, the first is {next(iter(already))!r}; dequantize_ first, "
+            "or set requantize=True to quantize the unpacked weights again"
         )
     settings, skipped = {}, {}
     for name, module in weights.items():
@@ -132,6 +142,7 @@ def plan_quantization(model: nn.Module, config: QuantizeConfig) -> QuantizationP
             skipped[name] = decision
         else:
             settings[name] = decision
+    problems += _group_problems(weights, settings)
     if not settings and not already:
         problems.append(
             f"there is nothing to quantize in {type(model).__name__} ({len(weights)} weights, all skipped)"
@@ -148,31 +159,95 @@ def weighted_modules(model: nn.Module) -> dict[str, nn.Module]:
         for name, module in model.named_modules()
         if isinstance(module._parameters.get("weight"), Tensor)
         or isinstance(module, PackedWeightMixin)
-        or _is_parametrized(module)
+        or is_parametrized(module)
     }
+
+
+def quantize_weights(model: nn.Module, plan: QuantizationPlan) -> tuple[dict[str, QuantizedWeight], dict[str, Tensor]]:
+    """Quantize all weights of a plan, calibrated methods last, changing nothing.
+
+    Returns:
+        Packed weights by module name, and new values of full-precision parameters that a method tuned, by name.
+
+    Raises:
+        ValueError: Weights with NaN or infinity, all of them named.
+    """
+    modules = dict(model.named_modules())
+    values = {name: weight_rows(modules[name], settings) for name, settings in plan.settings.items()}
+    broken = [name for name, rows in values.items() if not torch.isfinite(rows).all()]
+    if broken:
+        raise ValueError(f"quantize_: weights with NaN or infinity: {', '.join(broken)}; nothing was changed.")
+    found = {
+        name: quantize_rows(values[name], _channels_first(modules[name]), settings)
+        for name, settings in plan.settings.items()
+    }
+    tuned: dict[str, Tensor] = {}
+    for method in dict.fromkeys(s.method for s in plan.settings.values() if hasattr(s.method, "calibrate")):
+        own = [name for name, settings in plan.settings.items() if settings.method == method]
+        task = CalibrationTask(model, plan.settings, found, own)
+        changed, parameters = method.calibrate(task)
+        found |= changed
+        tuned |= parameters
+    return {name: pack_quantized(modules[name], plan.settings[name], found[name]) for name in found}, tuned
 
 
 def quantize_weight(module: nn.Module, settings: LayerSettings, weight: Tensor | None = None) -> QuantizedWeight:
     """Quantize one weight; ``module`` is not changed. ``weight`` replaces ``module.weight`` where that is not loaded yet."""
-    weight = (module.weight if weight is None else weight).detach()
+    rows = weight_rows(module, settings, weight)
+    shape = _channels_first(module)
+    return pack_quantized(module, settings, quantize_rows(rows, shape, settings), weight)
+
+
+def weight_rows(module: nn.Module, settings: LayerSettings, weight: Tensor | None = None) -> Tensor:
+    """The weight cut into rows with a scale of their own, (R, N) float32 or float64; output channels first."""
+    weight = (folded_weight(module) if weight is None else weight).detach()
     values = weight if weight.dtype == torch.float64 else weight.float()
-    axis = 1 if isinstance(module, _TRANSPOSED) else 0
-    if settings.granularity == "tensor":
-        rows, scale_shape = values.reshape(1, -1), (1,) * values.ndim
+    moved = channels_first(module, values)
+    rows = {"tensor": 1, "channel": len(moved), "group": moved.numel() // settings.group_size}[settings.granularity]
+    return moved.reshape(rows, -1)
+
+
+def quantize_rows(rows: Tensor, shape: tuple[int, ...], settings: LayerSettings) -> QuantizedRows:
+    """Quantize ``rows`` (R, N) of a weight of ``shape``, output channels first.
+
+    Raises:
+        ValueError: The method returned a scale that is not finite.
+    """
+    method, dtype = settings.method, SCALE_DTYPES[settings.scale_dtype]
+    if hasattr(method, "quantize_channels"):
+        found = method.quantize_channels(rows.reshape(shape[0], shape[1], -1), settings.bits, len(rows), dtype)
+    elif settings.symmetric:
+        found = method(rows, settings.bits, dtype)
     else:
-        rows = values.movedim(axis, 0).flatten(1)
-        scale_shape = tuple(size if i == axis else 1 for i, size in enumerate(values.shape))
-    codes, scale = settings.method(rows, settings.bits)
-    if not torch.isfinite(scale).all():
+        center = method.center(rows) if hasattr(method, "center") else rows.mean(dim=1, keepdim=True)
+        center = center.to(dtype) if bool(torch.isfinite(center.to(dtype)).all()) else center.float()
+        found = method(rows - center.to(rows.dtype), settings.bits, dtype)
+        found = dataclasses.replace(found, offset=center.to(found.scale.dtype))
+    if not torch.isfinite(found.scale).all():
         raise ValueError(
             f"quantize_: {settings.method_name} gave a scale that is not finite; the weights exceed float32."
         )
-    sqnr = _sqnr(rows, codes.to(rows.dtype) * scale.to(rows.dtype))
-    if settings.granularity == "channel":
-        moved = values.movedim(axis, 0).shape
-        codes = codes.view(moved).movedim(0, axis)
-    layout = PackedLayout(settings.bits, tuple(values.shape), scale_shape)
-    return QuantizedWeight(layout, pack_codes(codes.contiguous(), settings.bits), scale.reshape(scale_shape), sqnr)
+    return found
+
+
+def pack_quantized(
+    module: nn.Module, settings: LayerSettings, found: QuantizedRows, weight: Tensor | None = None
+) -> QuantizedWeight:
+    """Layout, buffers and error of quantized rows; ``module`` is not changed."""
+    weight = folded_weight(module) if weight is None else weight
+    layout = PackedLayout(
+        settings.bits,
+        tuple(weight.shape),
+        len(found.scale),
+        axis=int(isinstance(module, TRANSPOSED)),
+        scale_dtype=str(found.scale.dtype).removeprefix("torch."),
+        level_offset=found.level_offset,
+        codebook=found.codebook is not None,
+        offset=found.offset is not None,
+        splits=0 if found.sources is None else len(found.sources),
+    )
+    buffers = pack_rows(found, layout)
+    return QuantizedWeight(layout, buffers, _sqnr(weight.detach(), unpack_rows(buffers, layout)))
 
 
 def quantization_report(
@@ -199,13 +274,15 @@ def quantization_report(
 
 
 def _decide(name: str, module: nn.Module, config: QuantizeConfig, last_block: tuple[str, ...]) -> LayerSettings | str:
-    if _is_parametrized(module):
-        return "parametrized weight (fold the parametrization, such as spectral norm, into it first)"
-    if module.weight.ndim < 2:
+    shape = _shape(module)
+    if len(shape) < 2:
         return "one-dimensional weight (norm)"
-    if not isinstance(module, QUANTIZABLE) and not getattr(type(module), "ganzip_quantizable", False):
+    if isinstance(module, nn.Embedding) and not config.embeddings:
+        return "embedding (embeddings=True quantizes it)"
+    kinds = (*QUANTIZABLE, nn.Embedding)
+    if not isinstance(module, kinds) and not getattr(type(module), "ganzip_quantizable", False):
         return f"{type(module).__name__} is not quantized"
-    if not module.weight.numel():
+    if not torch.Size(shape).numel():
         return "empty weight"
     pattern = next((pattern for pattern in config.skip if _matches(name, pattern)), None)
     if pattern is not None:
@@ -218,8 +295,36 @@ def _decide(name: str, module: nn.Module, config: QuantizeConfig, last_block: tu
     return config.settings()
 
 
-def _is_parametrized(module: nn.Module) -> bool:
-    return parametrize.is_parametrized(module, "weight") or "weight_orig" in module._parameters
+def _group_problems(weights: dict[str, nn.Module], settings: dict[str, LayerSettings]) -> list[str]:
+    """Layers whose weights per output channel the group size does not divide, with sizes that would."""
+    wrong, lengths = [], []
+    for name, chosen in settings.items():
+        outputs, *rest = _channels_first(weights[name])
+        length = torch.Size(rest).numel()
+        if chosen.granularity == "group":
+            lengths.append(length)
+            if length % chosen.group_size:
+                wrong.append(f"{name} ({length} weights per output channel, group_size {chosen.group_size})")
+    if not wrong:
+        return []
+    common = math.gcd(*lengths)
+    fitting = [size for size in range(2, min(common, 1024) + 1) if common % size == 0]
+    return [
+        f"groups do not divide {', '.join(wrong)}; "
+        + (f"for all layers work {', '.join(map(str, fitting))}, or " if fitting else "")
+        + "set granularity 'channel' for these layers in overrides"
+    ]
+
+
+def _shape(module: nn.Module) -> tuple[int, ...]:
+    if isinstance(module, PackedWeightMixin):
+        return module.packed_layout.shape
+    return tuple(folded_weight(module).shape) if is_parametrized(module) else tuple(module.weight.shape)
+
+
+def _channels_first(module: nn.Module) -> tuple[int, ...]:
+    shape = _shape(module)
+    return (shape[1], shape[0], *shape[2:]) if isinstance(module, TRANSPOSED) else shape
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -60,7 +60,7 @@ def test_channel_scales_belong_to_output_channels():
         model = nn.Sequential(layer)
         report = gz.quantize_(model, gz.QuantizeConfig(method="linear", bits=8, granularity="channel"))
         assert report.layers[0].sqnr_db > 40
-        assert model[0].weight_scale.shape[axis] == 5 and model[0].weight_scale.numel() == 5
+        assert model[0].weight_scale.shape == (5, 1) and model[0].packed_layout.axis == axis
 
 
 def test_default_keeps_last_block_and_small_tensors(tiny_model):
@@ -229,14 +229,164 @@ def test_quantizing_twice_is_refused():
     assert torch.equal(run(model), expected)
 
 
+NORMS = {
+    "spectral_norm": torch.nn.utils.parametrizations.spectral_norm,
+    "weight_norm": torch.nn.utils.parametrizations.weight_norm,
+    "old spectral_norm": torch.nn.utils.spectral_norm,
+}
+
+
+@pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
 @pytest.mark.parametrize(
-    "norm", [torch.nn.utils.parametrizations.spectral_norm, torch.nn.utils.parametrizations.weight_norm]
+    "layer", [nn.Linear(8, 6), nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(3, 4, 3)], ids=lambda m: type(m).__name__
 )
-def test_parametrized_layers_are_reported_not_ignored(norm):
-    model = nn.Sequential(norm(nn.Linear(8, 8)), nn.Linear(8, 8))
-    report = gz.quantize_(model, gz.QuantizeConfig(bits=4))
-    assert "parametrized" in report.layers[0].skipped
-    assert report.layers[1].bits == 4
+def test_computed_weights_are_folded_exactly(norm, layer):
+    from hf_ganzip.quantization.folding import folded_weight, remove_parametrization_
+
+    module = norm(copy.deepcopy(layer))
+    x = torch.randn(2, 8) if isinstance(layer, nn.Linear) else torch.randn(2, 3, 6, 6)
+    with torch.no_grad():
+        module(x)  # training mode: one power iteration
+    folded = copy.deepcopy(module)
+    remove_parametrization_(folded)
+    before = state(module)
+    weight = folded_weight(module)  # in training mode, too, without a power iteration
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+    module.eval()
+    assert torch.equal(folded(x), module(x)) and torch.equal(weight, folded.weight)
+    assert set(folded.state_dict()) == {"weight", "bias"} and not folded._forward_pre_hooks
+
+    model = nn.Sequential(module)
+    gz.quantize_(model, gz.QuantizeConfig(method="linear", bits=8, granularity="channel"))
+    assert isinstance(model[0], PackedWeightMixin) and set(model.state_dict()) == {
+        "0.weight_codes",
+        "0.weight_scale",
+        "0.bias",
+    }
+    expected = folded(x)
+    assert (model(x) - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+class TestGroups:
+    def test_every_group_has_its_scale(self):
+        layer = nn.Conv2d(4, 6, 3)
+        with torch.no_grad():
+            layer.weight.view(6, 3, 12).mul_(torch.logspace(-4, 4, 18).view(6, 3, 1))
+        model = nn.Sequential(layer)
+        config = gz.QuantizeConfig(method="linear", bits=8, granularity="group", group_size=12)
+        report = gz.quantize_(model, config)
+        assert model[0].weight_scale.shape == (18, 1) and report.layers[0].sqnr_db > 40
+
+    def test_groups_of_transposed_convolutions_stay_within_an_output_channel(self):
+        layer = nn.ConvTranspose2d(4, 3, 3)
+        with torch.no_grad():
+            layer.weight.mul_(torch.logspace(-3, 3, 3).view(1, 3, 1, 1))
+        model = nn.Sequential(layer)
+        report = gz.quantize_(model, gz.QuantizeConfig(method="linear", bits=8, granularity="group", group_size=18))
+        assert model[0].weight_scale.shape == (6, 1) and report.layers[0].sqnr_db > 40
+
+    def test_all_layers_that_do_not_fit_are_listed_with_what_would(self):
+        model = nn.Sequential(nn.Linear(12, 4), nn.Linear(64, 4), nn.Linear(20, 4))
+        before = state(model)
+        with pytest.raises(ValueError, match=r"0 \(12 .* 2 \(20 weights .*for all layers work 2, 4, or set") as error:
+            gz.quantize_(model, gz.QuantizeConfig(granularity="group", group_size=32))
+        assert " 1 (64" not in str(error.value)
+        assert_unchanged(model, before)
+
+
+def test_asymmetric_rows_may_lie_far_from_zero():
+    layer = nn.Linear(64, 8)
+    with torch.no_grad():
+        layer.weight.add_(torch.linspace(5, 9, 8)[:, None])
+    sqnr = {}
+    for symmetric in (True, False):
+        model = nn.Sequential(copy.deepcopy(layer))
+        config = gz.QuantizeConfig(method="linear", bits=4, granularity="channel", symmetric=symmetric)
+        report = gz.quantize_(model, config)
+        sqnr[symmetric] = report.layers[0].sqnr_db
+        assert report.layers[0].bytes_after == 64 * 8 // 2 + 8 * 4 * (1 if symmetric else 2)
+    assert sqnr[False] > sqnr[True] + 20
+
+
+def test_float16_scales_take_half_the_bytes_and_fall_back_where_they_would_overflow():
+    model = nn.Sequential(nn.Linear(64, 8), nn.Linear(64, 8))
+    with torch.no_grad():
+        model[1].weight.mul_(1e8)
+    report = gz.quantize_(model, gz.QuantizeConfig(bits=4, granularity="channel", scale_dtype="float16"))
+    assert [layer.bytes_after for layer in report.layers] == [256 + 16, 256 + 32]
+    assert model[0].weight_scale.dtype == torch.float16 and model[1].weight_scale.dtype == torch.float32
+    assert all(layer.sqnr_db > 10 for layer in report.layers)
+
+
+def test_embeddings_are_an_option():
+    model = nn.Sequential(nn.Embedding(50, 16), nn.Linear(16, 4))
+    report = gz.quantize_(copy.deepcopy(model), gz.QuantizeConfig(bits=4))
+    assert "embeddings=True" in report.layers[0].skipped
+    packed = copy.deepcopy(model)
+    gz.quantize_(packed, gz.QuantizeConfig(bits=8, embeddings=True, granularity="channel"))
+    ids = torch.arange(50)
+    torch.testing.assert_close(packed(ids), model(ids), atol=0.03, rtol=0)
+
+
+def test_split_channels_are_folded_back():
+    layer = nn.Conv2d(8, 4, 3)
+    model = nn.Sequential(layer)
+    weight = layer.weight.detach().clone()
+    report = gz.quantize_(model, gz.QuantizeConfig(method="outlier_splitting", bits=4))
+    assert model[0].weight.shape == weight.shape and model[0].weight_sources.dtype == torch.int16
+    assert report.layers[0].bytes_after == 4 * 9 * 9 // 2 + 4 + 2
+    model.load_state_dict(model.state_dict())
+
+
+class TestRequantizing:
+    def test_is_refused_unless_asked_for(self):
+        model = tiny_generator()
+        gz.quantize_(model, gz.QuantizeConfig(bits=8))
+        expected = run(model)
+        with pytest.raises(ValueError, match="requantize=True"):
+            gz.quantize_(model, gz.QuantizeConfig(bits=4))
+        assert torch.equal(run(model), expected)
+
+    @pytest.mark.parametrize("method", ["aciq", "gptq"])
+    def test_starts_from_the_unpacked_weights(self, method, tmp_path):
+        options = {"batches": 2, "batch_size": 2, "progress": False} if method == "gptq" else {}
+        twice, once = tiny_generator(), tiny_generator()
+        once.load_state_dict(twice.state_dict())
+        for model in (twice, once):
+            gz.quantize_(model, gz.QuantizeConfig(bits=8))
+        gz.dequantize_(once)
+        for model, requantize in ((twice, True), (once, False)):
+            gz.quantize_(model, gz.QuantizeConfig(method, bits=3, method_options=options, requantize=requantize))
+        assert torch.equal(run(twice), run(once))
+        twice.save_pretrained(tmp_path)
+        assert torch.equal(run(type(twice).from_pretrained(tmp_path)), run(twice))
+
+
+def test_writing_into_a_packed_weight_is_refused():
+    model = nn.Sequential(nn.Linear(8, 8))
+    gz.quantize_(model, gz.QuantizeConfig(bits=4))
+    with pytest.raises(RuntimeError, match="merging a LoRA.*dequantize_"):
+        model[0].weight.data += 1
+    gz.dequantize_(model)
+    model[0].weight.data += 1
+
+
+def test_layerwise_casting_is_refused_with_the_reason():
+    model = tiny_unet()
+    gz.quantize_(model, gz.QuantizeConfig(bits=4))
+    with pytest.raises(RuntimeError, match="layerwise casting would destroy its scales"):
+        model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+
+
+@pytest.mark.parametrize("compute", ["dequantized", "packed"])
+@pytest.mark.parametrize("offload_type", ["block_level", "leaf_level"])
+def test_group_offload_gives_the_same_output(compute, offload_type):
+    model = tiny_unet()
+    gz.quantize_(model, gz.QuantizeConfig(bits=4, compute=compute))
+    expected = run(model)
+    options = {"num_blocks_per_group": 1} if offload_type == "block_level" else {}
+    model.enable_group_offload(torch.device("cpu"), offload_type=offload_type, **options)
+    assert torch.equal(run(model), expected)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +396,7 @@ def test_parametrized_layers_are_reported_not_ignored(norm):
         ({"bits": 1}, "allowed are integers from 2 to 8"),
         ({"bits": 9}, "allowed are integers from 2 to 8"),
         ({"bits": 4.0}, "allowed are integers from 2 to 8"),
-        ({"granularity": "group"}, "allowed are tensor, channel"),
+        ({"granularity": "row"}, "allowed are tensor, channel, group"),
         ({"method_options": {"const": 1}}, "method 'aciq' has no option const; allowed are constants"),
         ({"method": "linear", "method_options": {"x": 1}}, "has no option x; allowed are none"),
         ({"compute": "fast"}, "allowed are dequantized, packed"),

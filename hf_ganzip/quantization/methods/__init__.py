@@ -2,16 +2,32 @@
 """Post-training quantization methods.
 
 A method is a frozen dataclass of its options. Calling it with ``rows`` (R, N) float32 or float64, every row to be
-quantized with a scale of its own, and ``bits`` returns ``(codes, scale)``: int8 codes (R, N) in
-``-2**(bits-1) .. 2**(bits-1) - 1`` and float32 scales (R, 1), so that ``codes * scale`` approximates ``rows``. The codes are
-computed with the scale as it is stored. All-zero rows have codes 0 and scale 1.
+quantized with a scale of its own, ``bits`` and the dtype of the stored scales returns :class:`~hf_ganzip.quantization.grid.QuantizedRows`.
+The codes are computed with the scale as it is stored; all-zero rows become zeros (below 1e-37).
+
+Three attributes are optional: ``center(rows)`` (R, 1), what an asymmetric quantizer subtracts (default: the mean);
+``quantize_channels(weight, bits, rows, scale_dtype)`` for methods that need the input channels; and, for methods that need the
+whole model, ``calibrate(task)`` with a :class:`~hf_ganzip.quantization.calibration.CalibrationTask`, which returns better rows by
+module name and new values of other parameters by name.
 """
 
 from .aciq import ACIQ
+from .codebook import Codebook
+from .gptq import GPTQ
+from .latent_distill import LatentDistill
 from .linear import Linear
+from .monte_carlo import MonteCarlo
+from .mse_clip import MSEClip
+from .outlier_splitting import OutlierSplitting
 
 
 METHODS = {
     "linear": Linear,
+    "monte_carlo": MonteCarlo,
+    "outlier_splitting": OutlierSplitting,
     "aciq": ACIQ,
+    "mse_clip": MSEClip,
+    "codebook": Codebook,
+    "gptq": GPTQ,
+    "latent_distill": LatentDistill,
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .linear import round_to_codes
+from ..grid import QuantizedRows, round_to_codes
 
 
 CONSTANTS = ("paper", "published", "exact")
@@ -55,8 +55,8 @@ class ACIQ:
         clamp: "asymmetric" also uses the code ``-2**(bits-1)``; "symmetric" does not.
 
     Example:
-        >>> codes, scale = ACIQ()(torch.randn(1, 1000, generator=torch.Generator().manual_seed(0)), bits=2)
-        >>> sorted(codes.unique().tolist())
+        >>> quantized = ACIQ()(torch.randn(1, 1000, generator=torch.Generator().manual_seed(0)), bits=2)
+        >>> sorted(quantized.codes.unique().tolist())
         [-2, -1, 0, 1]
 
     Source:
@@ -78,8 +78,10 @@ class ACIQ:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"aciq: {name} is {getattr(self, name)!r}; allowed are {', '.join(allowed)}.")
 
-    def __call__(self, rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-        return round_to_codes(rows, self.threshold(rows, bits), bits, lowest=self.lowest(bits))
+    def __call__(self, rows: Tensor, bits: int, scale_dtype: torch.dtype = torch.float32) -> QuantizedRows:
+        return round_to_codes(
+            rows, self.threshold(rows, bits), bits, lowest=self.lowest(bits), scale_dtype=scale_dtype
+        )
 
     def lowest(self, bits: int) -> int:
         """Smallest code."""
@@ -126,8 +128,9 @@ def _histogram(rows: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
 
 def _rounding_error(values: Tensor, weights: Tensor, threshold: Tensor, *, bits: int, lowest: int) -> Tensor:
     """Weighted squared error (R, 1) of quantizing ``values`` (R, M) at ``threshold`` (R, 1)."""
-    codes, scale = round_to_codes(values, threshold, bits, lowest=lowest)
-    return ((values - codes.to(values.dtype) * scale.to(values.dtype)).square() * weights).sum(dim=1, keepdim=True)
+    rounded = round_to_codes(values, threshold, bits, lowest=lowest)
+    error = values - rounded.codes.to(values.dtype) * rounded.scale.to(values.dtype)
+    return (error.square() * weights).sum(dim=1, keepdim=True)
 
 
 def _estimated_error(values: Tensor, mass: Tensor, threshold: Tensor, *, bits: int, lowest: int) -> Tensor:

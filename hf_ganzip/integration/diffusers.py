@@ -8,116 +8,27 @@ diffusers has no public way to register a quantizer: :func:`register` writes the
 from __future__ import annotations
 
 import re
-from enum import Enum
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers.configuration_utils import FrozenDict
 from diffusers.quantizers import auto
 from diffusers.quantizers.base import DiffusersQuantizer
-from diffusers.quantizers.quantization_config import QuantizationConfigMixin
 from torch import Tensor, nn
 
-from .quantization.config import QuantizeConfig
-from .quantization.packed import (
+from ..quantization.config import QuantizeConfig
+from ..quantization.folding import is_parametrized, remove_parametrization_
+from ..quantization.packed import (
+    BUFFERS,
     PackedLayout,
     PackedWeightMixin,
     pack_module_,
     packed_modules,
     unpack_module_,
 )
-from .quantization.packing import packed_size
-from .quantization.quantize import plan_quantization, quantization_report, quantize_weight
-from .record import QuantizationReport, Step
-
-
-FORMAT_VERSION = 1
-
-
-class GanzipMethod(str, Enum):
-    """``quant_method`` in ``config.json``; diffusers asks for its ``.value``."""
-
-    GANZIP = "ganzip"
-
-
-class GanzipConfig(QuantizationConfigMixin):
-    """Quantization for ``from_pretrained(..., quantization_config=)``, and what a saved folder says of it.
-
-    Args:
-        method: Name in ``METHODS`` ("linear", "aciq") or a method object.
-        bits: 2 to 8.
-        granularity: "tensor" or "channel".
-        method_options: Options of a method given by name.
-        skip: Glob patterns of module names to leave in full precision.
-        skip_last_block: Leave the last residual block and the output layer in full precision.
-        overrides: Glob pattern -> changed options.
-        compute: "dequantized" or "packed".
-        layers: Written by the library: layout and digest of every packed weight.
-        record: Written by the library: the steps that led to the model.
-        format_version: Written by the library.
-
-    The options are those of :class:`~hf_ganzip.QuantizeConfig`, where they are explained.
-
-    Raises:
-        ValueError: An option is unknown or out of range, or the folder was written by a newer format.
-
-    Example:
-        >>> GanzipConfig(method="aciq", bits=3).quantize_config.bits
-        3
-    """
-
-    def __init__(
-        self,
-        method: Any = "aciq",
-        bits: int = 4,
-        granularity: str = "tensor",
-        method_options: dict | None = None,
-        skip: tuple[str, ...] = (),
-        skip_last_block: bool = True,
-        overrides: dict | None = None,
-        compute: str = "dequantized",
-        layers: dict | None = None,
-        record: list | None = None,
-        format_version: int = FORMAT_VERSION,
-        **kwargs,
-    ):
-        kwargs.pop("quant_method", None)
-        if kwargs:
-            raise ValueError(f"GanzipConfig has no option {', '.join(sorted(kwargs))}.")
-        if format_version != FORMAT_VERSION:
-            raise ValueError(
-                f"This model was saved in ganzip format {format_version!r}; this hf_ganzip reads format {FORMAT_VERSION}. "
-                f"Install a version of hf_ganzip that reads it."
-            )
-        self.quant_method = GanzipMethod.GANZIP
-        self.quantize_config = QuantizeConfig(
-            method=method,
-            bits=bits,
-            granularity=granularity,
-            method_options=method_options or {},
-            skip=skip,
-            skip_last_block=skip_last_block,
-            overrides=overrides or {},
-            compute=compute,
-        )
-        self.layers = layers
-        self.record = list(record or [])
-        self.format_version = format_version
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON types only, as written to ``config.json``."""
-        return {
-            "quant_method": self.quant_method.value,
-            "format_version": self.format_version,
-            **self.quantize_config.to_dict(),
-            "layers": self.layers,
-            "record": self.record,
-        }
-
-    def to_diff_dict(self) -> dict[str, Any]:
-        """For ``repr``: :meth:`to_dict` without the layer table."""
-        return {name: value for name, value in self.to_dict().items() if name != "layers"}
+from ..quantization.quantize import apply_plan_, plan_quantization, quantization_report, quantize_weight
+from ..record import QuantizationReport, Step
+from .config import FORMAT_VERSION, GanzipConfig
 
 
 class GanzipQuantizer(DiffusersQuantizer):
@@ -129,6 +40,7 @@ class GanzipQuantizer(DiffusersQuantizer):
         super().__init__(quantization_config, **kwargs)
         self.report: QuantizationReport | None = None
         self._plan = None
+        self._in_memory = False
         self._sqnr_db: dict[str, float | None] = {}
         self._problems: list[str] = []
         self._loaded_keys: set[str] = set()
@@ -162,6 +74,11 @@ class GanzipQuantizer(DiffusersQuantizer):
             allocate_packed_layers_(model, self.quantization_config, self._dtype_of)
         else:
             self._plan = plan_quantization(model, self.quantization_config.quantize_config)
+            # Calibrated methods and folded weights need the whole model; all others are quantized tensor by tensor.
+            self._in_memory = any(
+                hasattr(settings.method, "calibrate") or is_parametrized(model.get_submodule(name))
+                for name, settings in self._plan.settings.items()
+            )
         self._check_keys(model)
 
     def _dtype_of(self, name: str) -> torch.dtype:
@@ -182,10 +99,8 @@ class GanzipQuantizer(DiffusersQuantizer):
     def check_if_quantized_param(self, model, param_value, param_name: str, state_dict, **kwargs) -> bool:
         module_name, _, tensor = param_name.rpartition(".")
         if self.pre_quantized:
-            return tensor in ("weight_codes", "weight_scale") and isinstance(
-                model.get_submodule(module_name), PackedWeightMixin
-            )
-        return tensor == "weight" and module_name in self._plan.settings
+            return tensor in BUFFERS and isinstance(model.get_submodule(module_name), PackedWeightMixin)
+        return tensor == "weight" and module_name in self._plan.settings and not self._in_memory
 
     def check_quantized_param_shape(self, param_name: str, current: Tensor, loaded: Tensor) -> bool:
         raise ValueError(
@@ -210,9 +125,7 @@ class GanzipQuantizer(DiffusersQuantizer):
         weight = quantize_weight(module, self._plan.settings[module_name], stored)
         self._sqnr_db[module_name] = weight.sqnr_db
         compute = self.quantization_config.quantize_config.compute
-        pack_module_(
-            module, weight.layout, weight.codes, weight.scale, dtype=self._dtype_of(module_name), compute=compute
-        )
+        pack_module_(module, weight.layout, weight.buffers, dtype=self._dtype_of(module_name), compute=compute)
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs) -> nn.Module:
         if self._problems:
@@ -220,6 +133,8 @@ class GanzipQuantizer(DiffusersQuantizer):
         if self.pre_quantized:
             verify_packed_layers(model, self.quantization_config)
         else:
+            if self._in_memory:
+                self._sqnr_db = apply_plan_(model, self._plan, self.quantization_config.quantize_config.compute)
             self.report = quantization_report(model, self._plan, self._sqnr_db)
             _finish_config(model, self.quantization_config, self._base_model)
         _align_(model)
@@ -262,21 +177,24 @@ def allocate_packed_layers_(model: nn.Module, config: GanzipConfig, dtype_of) ->
     modules, problems = dict(model.named_modules()), []
     for name, entry in config.layers.items():
         try:
-            layout = PackedLayout(entry["bits"], tuple(entry["shape"]), tuple(entry["scale_shape"]))
-            size = packed_size(layout.numel, layout.bits)
+            layout = PackedLayout.from_dict(entry)
+            wanted = layout.buffers
         except (KeyError, TypeError, ValueError) as error:
             problems.append(f"{name}: damaged entry ({error})")
             continue
-        weight = getattr(modules.get(name), "_parameters", {}).get("weight")
+        module = modules.get(name)
+        if module is not None:
+            remove_parametrization_(module)
+        weight = getattr(module, "_parameters", {}).get("weight")
         if weight is None:
             problems.append(f"{name}: the model has no such layer")
         elif tuple(weight.shape) != layout.shape:
             problems.append(f"{name}: shape {layout.shape} in the table, {tuple(weight.shape)} in the model")
         else:
-            codes = torch.empty(size, dtype=torch.uint8, device="meta")
-            scale = torch.empty(layout.scale_shape, dtype=torch.float32, device="meta")
-            compute = config.quantize_config.compute
-            pack_module_(modules[name], layout, codes, scale, dtype=dtype_of(name), compute=compute)
+            buffers = {
+                tensor: torch.empty(shape, dtype=dtype, device="meta") for tensor, (shape, dtype) in wanted.items()
+            }
+            pack_module_(module, layout, buffers, dtype=dtype_of(name), compute=config.quantize_config.compute)
     if problems:
         raise ValueError(f"{type(model).__name__}: config.json does not fit: {'; '.join(problems[:10])}.")
 
@@ -298,7 +216,7 @@ def verify_packed_layers(model: nn.Module, config: GanzipConfig) -> None:
 
 def attach(model: nn.Module, config: QuantizeConfig) -> None:
     """Make a diffusers model that was quantized in memory savable: ``save_pretrained`` writes the packed form."""
-    options = {name: getattr(config, name) for name in QuantizeConfig.__dataclass_fields__}
+    options = {name: getattr(config, name) for name in QuantizeConfig.__dataclass_fields__ if name != "requantize"}
     ganzip = GanzipConfig(**options)
     _finish_config(model, ganzip, origin(Path(str(model.config.get("_name_or_path") or ""))))
     quantizer = GanzipQuantizer(ganzip, pre_quantized=True)
@@ -347,12 +265,7 @@ def _align_(model: nn.Module) -> None:
 
 def _finish_config(model: nn.Module, config: GanzipConfig, base_model: str) -> None:
     config.layers = {
-        name: {
-            "bits": module.packed_layout.bits,
-            "shape": list(module.packed_layout.shape),
-            "scale_shape": list(module.packed_layout.scale_shape),
-            "digest": module.digest(),
-        }
+        name: module.packed_layout.to_dict() | {"digest": module.digest()}
         for name, module in packed_modules(model).items()
     }
     config.record = [*config.record, Step("quantize", config.quantize_config.to_dict(), base_model).to_dict()]

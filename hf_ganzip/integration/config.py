@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The quantization config of ``from_pretrained`` and of saved folders, for diffusers and transformers."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+from diffusers.quantizers.quantization_config import QuantizationConfigMixin
+
+from ..quantization.config import QuantizeConfig
+
+
+FORMAT_VERSION = 1
+
+
+class GanzipMethod(str, Enum):
+    """``quant_method`` in ``config.json``; diffusers asks for its ``.value``."""
+
+    GANZIP = "ganzip"
+
+
+class GanzipConfig(QuantizationConfigMixin):
+    """Quantization for ``from_pretrained(..., quantization_config=)``, and what a saved folder says of it.
+
+    Args:
+        method: Name in ``METHODS`` ("linear", "aciq") or a method object.
+        bits: 2 to 8.
+        granularity: "tensor", "channel" or "group".
+        method_options: Options of a method given by name.
+        skip: Glob patterns of module names to leave in full precision.
+        skip_last_block: Leave the last residual block and the output layer in full precision.
+        overrides: Glob pattern -> changed options.
+        group_size: Weights per scale, for "group".
+        symmetric: False gives every scale an offset.
+        scale_dtype: "float32" or "float16".
+        embeddings: Also quantize embedding tables.
+        compute: "dequantized" or "packed".
+        layers: Written by the library: layout and digest of every packed weight.
+        record: Written by the library: the steps that led to the model.
+        format_version: Written by the library.
+
+    The options are those of :class:`~hf_ganzip.QuantizeConfig`, where they are explained.
+
+    Raises:
+        ValueError: An option is unknown or out of range, or the folder was written by a newer format.
+
+    Example:
+        >>> GanzipConfig(method="aciq", bits=3).quantize_config.bits
+        3
+    """
+
+    def __init__(
+        self,
+        method: Any = "aciq",
+        bits: int = 4,
+        granularity: str = "tensor",
+        method_options: dict | None = None,
+        skip: tuple[str, ...] = (),
+        skip_last_block: bool = True,
+        overrides: dict | None = None,
+        compute: str = "dequantized",
+        layers: dict | None = None,
+        record: list | None = None,
+        format_version: int = FORMAT_VERSION,
+        group_size: int = 128,
+        symmetric: bool = True,
+        scale_dtype: str = "float32",
+        embeddings: bool = False,
+        **kwargs,
+    ):
+        kwargs.pop("quant_method", None)
+        if kwargs:
+            raise ValueError(f"GanzipConfig has no option {', '.join(sorted(kwargs))}.")
+        if format_version != FORMAT_VERSION:
+            raise ValueError(
+                f"This model was saved in ganzip format {format_version!r}; this hf_ganzip reads format {FORMAT_VERSION}. "
+                f"Install a version of hf_ganzip that reads it."
+            )
+        self.quant_method = GanzipMethod.GANZIP
+        self.quantize_config = QuantizeConfig(
+            method=method,
+            bits=bits,
+            granularity=granularity,
+            method_options=method_options or {},
+            skip=skip,
+            skip_last_block=skip_last_block,
+            overrides=overrides or {},
+            compute=compute,
+            group_size=group_size,
+            symmetric=symmetric,
+            scale_dtype=scale_dtype,
+            embeddings=embeddings,
+        )
+        self.layers = layers
+        self.record = list(record or [])
+        self.format_version = format_version
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types only, as written to ``config.json``."""
+        return {
+            "quant_method": self.quant_method.value,
+            "format_version": self.format_version,
+            **{name: value for name, value in self.quantize_config.to_dict().items() if name != "requantize"},
+            "layers": self.layers,
+            "record": self.record,
+        }
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """For ``repr``: :meth:`to_dict` without the layer table."""
+        return {name: value for name, value in self.to_dict().items() if name != "layers"}

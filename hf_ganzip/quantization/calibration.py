@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What calibrated methods share: the model with other weights in it, and batches that need no data."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..families import family_of
+from .folding import is_parametrized, remove_parametrization_
+from .grid import QuantizedRows, fold_channels
+from .packed import PackedWeightMixin, packed_modules, unpack_module_
+
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+@dataclass(frozen=True)
+class CalibrationTask:
+    """What a calibrated method gets.
+
+    Args:
+        model: The model in full precision; not to be changed.
+        settings: Settings of every weight that is quantized, by module name.
+        start: Every weight quantized by itself; calibrated methods start from it.
+        own: Names of the weights that the method is to calibrate; the others stay as in ``start``.
+    """
+
+    model: nn.Module
+    settings: Mapping[str, Any]
+    start: Mapping[str, QuantizedRows]
+    own: list[str]
+
+    def working_model(self) -> nn.Module:
+        """The model in eval mode whose weights can be substituted: a copy if some are packed or computed from others."""
+        modules = [self.model.get_submodule(name) for name in self.settings]
+        model = self.model
+        if any(is_parametrized(module) or isinstance(module, PackedWeightMixin) for module in modules):
+            for module in modules:
+                if "weight" in module.__dict__:  # left by the last forward of an old-style norm, with its graph
+                    module.__dict__["weight"] = module.__dict__["weight"].detach()
+            model = copy.deepcopy(model)
+            for module in packed_modules(model).values():
+                unpack_module_(module)
+            for name in self.settings:
+                remove_parametrization_(model.get_submodule(name))
+        return model
+
+    def batches(self, inputs: Callable | None, batch_size: int, seed: int) -> Iterator[Callable[[nn.Module], Tensor]]:
+        """Endless forward passes ``model -> output`` (B, ...), each repeatable, of ``inputs`` or of the model's own inputs.
+
+        Raises:
+            ValueError: The model belongs to no family with such inputs.
+        """
+        if inputs is not None:
+            return inputs(self.model, batch_size, seed)
+        family = family_of(self.model)
+        if family is None or family.calibration is None:
+            raise ValueError(
+                f"{type(self.model).__name__} has no calibration inputs; give the method `inputs`, a function "
+                "(model, batch_size, seed) -> iterator of functions model -> output tensor."
+            )
+        return family.calibration(self.model, batch_size, seed)
+
+
+def channels_first(module: nn.Module, weight: Tensor) -> Tensor:
+    """``weight`` of ``module`` with the output channels first, or such a one back in the module's order."""
+    return weight.transpose(0, 1) if isinstance(module, TRANSPOSED) else weight
+
+
+def expanded(module: nn.Module, quantized: QuantizedRows) -> Tensor:
+    """Dequantized weight in the layout and dtype of the module's own."""
+    shape = channels_first(module, module.weight).shape
+    values = quantized.values()
+    if quantized.sources is not None:
+        values = fold_channels(values.view(shape[0], shape[1] + len(quantized.sources), -1), quantized.sources)
+    return channels_first(module, values.reshape(shape)).to(module.weight.dtype)
+
+
+@contextlib.contextmanager
+def substituted(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Compute with other tensors in place of parameters, by parameter name, within the context."""
+    saved = {}
+    try:
+        for name, tensor in tensors.items():
+            owner, _, leaf = name.rpartition(".")
+            module = model.get_submodule(owner)
+            saved[name] = module._parameters.pop(leaf)
+            module.__dict__[leaf] = tensor
+        yield
+    finally:
+        for name, parameter in saved.items():
+            owner, _, leaf = name.rpartition(".")
+            module = model.get_submodule(owner)
+            module.__dict__.pop(leaf, None)
+            module._parameters[leaf] = parameter
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode within the context; the mode of every module is restored."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights that are computed from other parameters (spectral norm, weight norm): read them exactly, and fold them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+
+def is_parametrized(module: nn.Module) -> bool:
+    """Whether ``module.weight`` is computed from other parameters, by parametrizations or by a forward pre-hook."""
+    return parametrize.is_parametrized(module, "weight") or _hook(module) is not None
+
+
+@torch.no_grad()
+def folded_weight(module: nn.Module) -> Tensor:
+    """The weight that a forward pass in eval mode uses; no buffer changes (spectral norm makes no power iteration)."""
+    hook = _hook(module)
+    if isinstance(hook, SpectralNorm):
+        return hook.compute_weight(module, do_power_iteration=False).detach()
+    if hook is not None:
+        return hook.compute_weight(module).detach()
+    if not parametrize.is_parametrized(module, "weight"):
+        return module.weight.detach()
+    training = module.training
+    module.eval()
+    try:
+        return module.weight.detach().clone()
+    finally:
+        module.train(training)
+
+
+def remove_parametrization_(module: nn.Module) -> None:
+    """Replace the parametrization of ``module.weight``, if it has one, by an ordinary parameter with the folded weight."""
+    hook = _hook(module)
+    if hook is None and not parametrize.is_parametrized(module, "weight"):
+        return
+    weight = folded_weight(module)
+    if hook is not None:
+        hook.remove(module)
+        for key in [key for key, value in module._forward_pre_hooks.items() if value is hook]:
+            del module._forward_pre_hooks[key]
+    elif list(module.parametrizations) == ["weight"]:
+        # torch's own function changes the class of the module, which deep copies share with it.
+        del module._modules["parametrizations"]
+        module.__class__ = type(module).__mro__[1]
+    else:
+        parametrize.remove_parametrizations(module, "weight")
+        del module._parameters["weight"]
+    module.weight = nn.Parameter(weight)
+
+
+def _hook(module: nn.Module) -> SpectralNorm | WeightNorm | None:
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, (SpectralNorm, WeightNorm)) and hook.name == "weight":
+            return hook
+    return None

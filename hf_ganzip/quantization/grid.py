@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a quantization method returns: integer codes, and the numbers that turn them into weights again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class QuantizedRows:
+    """Rows of weights (R, N) as codes and scales: ``w = level(code) * scale + offset``.
+
+    Args:
+        codes: (R, N) int8 in ``-2**(bits-1) .. 2**(bits-1) - 1``.
+        scale: (R, 1) float32 or float16, positive; the codes were chosen with it as it is stored.
+        level_offset: ``level(code) = code + level_offset``: 0 (a level at zero) or 0.5 (levels on both sides of zero).
+        codebook: (2**bits,) float32; if given, ``level(code) = codebook[code + 2**(bits-1)]``.
+        offset: (R, 1) in the dtype of ``scale``; None means 0.
+        sources: (n,) int16, for methods that split input channels: the last n of N + n columns are added to the columns ``sources``.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    level_offset: float = 0.0
+    codebook: Tensor | None = None
+    offset: Tensor | None = None
+    sources: Tensor | None = None
+
+    def values(self) -> Tensor:
+        """Dequantized rows (R, N) float32, before split columns are folded."""
+        half = 0 if self.codebook is None else len(self.codebook) // 2
+        return to_values(self.codes.int() + half, self.scale, self.level_offset, self.codebook, self.offset)
+
+
+def to_values(
+    codes: Tensor,
+    scale: Tensor,
+    level_offset: float = 0.0,
+    codebook: Tensor | None = None,
+    offset: Tensor | None = None,
+) -> Tensor:
+    """Float32 values of ``codes`` (R, N): signed ones, or indices into ``codebook``."""
+    levels = codes.to(torch.float32) + level_offset if codebook is None else codebook.float()[codes.int()]
+    values = levels.mul_(scale)
+    return values if offset is None else values.add_(offset)
+
+
+def fold_channels(values: Tensor, sources: Tensor) -> Tensor:
+    """Add the last ``len(sources)`` input channels of (O, I + n, K) to the channels they were split from: (O, I, K)."""
+    kept = values.shape[1] - len(sources)
+    return values[:, :kept].index_add(1, sources.int(), values[:, kept:])
+
+
+def stored_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """``scale`` rounded to ``dtype``; 0 becomes 1. Stays float32 where float16 would overflow or lose precision."""
+    scale = scale.float()
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    if dtype == torch.float16 and bool(((scale < 2**-14) | (scale > 65504)).any()):
+        return scale
+    return scale.to(dtype)
+
+
+def round_to_codes(
+    rows: Tensor,
+    threshold: Tensor,
+    bits: int,
+    *,
+    lowest: int | None = None,
+    scale_dtype: torch.dtype = torch.float32,
+) -> QuantizedRows:
+    """Round to nearest, ties to even, with the scale that maps ``threshold`` to the largest code.
+
+    Args:
+        rows: (R, N) floats.
+        threshold: (R, 1), the largest magnitude that is not clipped.
+        bits: 2 to 8.
+        lowest: Smallest code; None means ``-(2**(bits-1) - 1)``, symmetric to the largest.
+        scale_dtype: Of the stored scale.
+    """
+    highest = 2 ** (bits - 1) - 1
+    scale = stored_scale(threshold / highest, scale_dtype)
+    codes = torch.round(rows / scale.to(rows.dtype)).clamp_(-highest if lowest is None else lowest, highest)
+    return QuantizedRows(codes.to(torch.int8), scale)
+
+
+def nearest_codes(
+    values: Tensor,
+    scale: Tensor,
+    bits: int,
+    *,
+    level_offset: float = 0.0,
+    codebook: Tensor | None = None,
+    offset: Tensor | None = None,
+) -> Tensor:
+    """Codes int8 of the levels nearest to ``values``; all arguments as in :class:`QuantizedRows`, scales broadcastable."""
+    levels = values if offset is None else values - offset.to(values.dtype)
+    levels = levels / scale.to(values.dtype)
+    half = 2 ** (bits - 1)
+    if codebook is None:
+        return torch.round(levels - level_offset).clamp_(-half, half - 1).to(torch.int8)
+    ordered, index = codebook.to(levels.dtype).sort()
+    found = torch.searchsorted((ordered[1:] + ordered[:-1]) / 2, levels.contiguous())
+    return (index[found] - half).to(torch.int8)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One codebook of 2**bits levels per tensor, fitted by Lloyd's algorithm to the scaled weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..grid import QuantizedRows, nearest_codes, stored_scale
+
+
+_ITERATIONS = 60
+_TINY = torch.finfo(torch.float32).tiny
+
+
+@dataclass(frozen=True)
+class Codebook:
+    r"""w = codebook[code] * scale: scale is the root mean square (or the largest magnitude) of a row, the levels are those of Lloyd-Max.
+
+    Args:
+        normalize: "rms", or "absmax", which is better for small groups of heavy-tailed weights.
+
+    Example:
+        >>> quantized = Codebook()(torch.randn(4, 9999, generator=torch.Generator().manual_seed(0)), bits=2)
+        >>> [round(x, 1) for x in quantized.codebook.tolist()]  # the Gaussian optimum is -1.51, -0.45, 0.45, 1.51
+        [-1.5, -0.5, 0.4, 1.5]
+
+    Source:
+        Lloyd, "Least squares quantization in PCM", 1982.
+    """
+
+    normalize: str = "rms"
+
+    def __post_init__(self):
+        if self.normalize not in ("rms", "absmax"):
+            raise ValueError(f"codebook: normalize is {self.normalize!r}; allowed are rms, absmax.")
+
+    def __call__(self, rows: Tensor, bits: int, scale_dtype: torch.dtype = torch.float32) -> QuantizedRows:
+        magnitudes = rows.abs().amax(dim=1, keepdim=True)
+        used = magnitudes > 0
+        safe = torch.where(used, magnitudes, torch.ones_like(magnitudes))
+        unit = rows / safe  # squares must not overflow
+        scale = unit.square().mean(dim=1, keepdim=True).sqrt() if self.normalize == "rms" else torch.ones_like(safe)
+        scale = torch.where(used, scale * safe, torch.full_like(safe, _TINY)).clamp_min(_TINY)
+        levels = lloyd_levels((rows / scale)[used[:, 0]].flatten(), bits).half().float()
+        codes = nearest_codes(rows, scale, bits, codebook=levels)
+        scale = stored_scale(_least_squares_scale(rows, scale, levels[codes.int() + 2 ** (bits - 1)]), scale_dtype)
+        return QuantizedRows(nearest_codes(rows, scale, bits, codebook=levels), scale, codebook=levels.half())
+
+
+def lloyd_levels(values: Tensor, bits: int) -> Tensor:
+    """Ascending levels (2**bits,) float64 with locally least squared error for ``values`` (N,)."""
+    count = 2**bits
+    if not values.numel():
+        return torch.linspace(-1, 1, count, dtype=torch.float64, device=values.device)
+    ordered = values.double().sort().values
+    sums = torch.nn.functional.pad(ordered.cumsum(0), (1, 0))
+    quantiles = (torch.arange(count, dtype=torch.float64, device=values.device) + 0.5) / count
+    levels = ordered[(quantiles * len(ordered)).long()]
+    for _ in range(_ITERATIONS):
+        inner = torch.searchsorted(ordered, (levels[1:] + levels[:-1]) / 2)
+        edges = torch.nn.functional.pad(inner, (1, 1))
+        edges[-1] = len(ordered)
+        sizes = torch.diff(edges)
+        means = torch.diff(sums[edges]) / sizes.clamp_min(1)
+        moved = torch.where(sizes > 0, means, levels).sort().values
+        if torch.equal(moved, levels):
+            break
+        levels = moved
+    return levels
+
+
+def _least_squares_scale(rows: Tensor, scale: Tensor, levels: Tensor) -> Tensor:
+    """The scale (R, 1) with the least error for these levels (R, N), where it is positive."""
+    relative = (rows / scale * levels).sum(dim=1, keepdim=True) / levels.square().sum(dim=1, keepdim=True)
+    return torch.where(torch.isfinite(relative) & (relative > 0.1), relative * scale, scale)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Second-order rounding (GPTQ) with curvature from the model's own outputs, without data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ..calibration import CalibrationTask, channels_first, evaluating
+from ..grid import QuantizedRows, nearest_codes
+from .base import base_method
+
+
+@dataclass(frozen=True)
+class GPTQ:
+    r"""Round one column of weights after the other; the error of each is compensated by the columns that are still to come.
+
+    The curvature of a layer is :math:`H = E[v v^T] + d\,\mathrm{mean}(\mathrm{diag}) I` over rows v of weight gradients of
+    :math:`\langle r, f(x) \rangle` with random signs r: the Gauss-Newton matrix of the model's output, shared by the layer's output
+    channels. It needs no access to the layer's inputs, so that modulated and transposed convolutions are layers like any other.
+
+    Args:
+        base: Name or object of the method that chooses scales and levels.
+        batches: Number of forward and backward passes.
+        batch_size: Latents (or noisy images) in each.
+        damping: d.
+        seed: Of inputs and signs.
+        inputs: Function (model, batch_size, seed) -> iterator of functions model -> output, instead of the model's own inputs.
+        progress: Show a progress bar.
+
+    Source:
+        Frantar et al., "GPTQ", algorithm 1; Hubara et al. for the calibrated second-order view.
+    """
+
+    base: Any = "mse_clip"
+    batches: int = 64
+    batch_size: int = 4
+    damping: float = 0.1
+    seed: int = 0
+    inputs: Callable[[nn.Module, int, int], Iterator[Callable[[nn.Module], Tensor]]] | None = None
+    progress: bool = field(default=True, metadata={"recorded": False})
+
+    def __call__(self, rows: Tensor, bits: int, scale_dtype: torch.dtype = torch.float32) -> QuantizedRows:
+        """Rounding to nearest, the start of :meth:`calibrate`."""
+        return base_method(self.base)(rows, bits, scale_dtype)
+
+    def calibrate(self, task: CalibrationTask) -> tuple[dict[str, QuantizedRows], dict[str, Tensor]]:
+        """Codes of every layer of the task, by name; no other parameter changes."""
+        model = task.working_model()
+        curvatures = self._curvatures(task, model)
+        found = {}
+        for name in tqdm(task.own, desc="gptq: round", unit="layer", disable=not self.progress):
+            module, start = model.get_submodule(name), task.start[name]
+            weight = channels_first(module, module.weight.detach())
+            found[name] = compensated(weight.flatten(1), start, task.settings[name].bits, curvatures.pop(name))
+        return found, {}
+
+    def _curvatures(self, task: CalibrationTask, model: nn.Module) -> dict[str, Tensor]:
+        """Damped curvature (C, C) float64 of every layer, C weights per output channel."""
+        weights = {name: model.get_submodule(name).weight for name in task.own}
+        required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+        sums: dict[str, Any] = dict.fromkeys(task.own, 0.0)
+        batches = islice(task.batches(self.inputs, self.batch_size, self.seed), self.batches)
+        signs = torch.Generator().manual_seed(self.seed)
+        try:
+            model.requires_grad_(False)
+            for weight in weights.values():
+                weight.requires_grad_(True)
+            with evaluating(model):
+                for forward in tqdm(batches, "gptq: curvature", self.batches, unit="batch", disable=not self.progress):
+                    output = forward(model)
+                    sign = torch.randint(2, output.shape, generator=signs).to(output) * 2 - 1
+                    gradients = torch.autograd.grad(output, list(weights.values()), sign, allow_unused=True)
+                    for name, gradient in zip(weights, gradients):
+                        if gradient is not None:
+                            rows = channels_first(model.get_submodule(name), gradient).flatten(1).float()
+                            sums[name] = sums[name] + (rows.t() @ rows)
+        finally:
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(required[name])
+        return {name: self._damped(total, weights[name]) for name, total in sums.items()}
+
+    def _damped(self, total: Any, weight: Tensor) -> Tensor | None:
+        if not isinstance(total, Tensor) or not bool(total.diagonal().sum() > 0):
+            return None  # the layer does not move the output
+        total = total.double()
+        level = self.damping * total.diagonal().mean()
+        return total + level * torch.eye(len(total), dtype=torch.float64, device=total.device)
+
+
+def compensated(weight: Tensor, start: QuantizedRows, bits: int, curvature: Tensor | None) -> QuantizedRows:
+    """Codes of ``weight`` (O, C) on the levels of ``start``, rounded column by column with error compensation."""
+    if curvature is None:
+        return start
+    outputs, count = weight.shape
+    order = curvature.diagonal().argsort(descending=True)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(curvature[order][:, order]))
+    factor = torch.linalg.cholesky(inverse, upper=True).to(weight.dtype)
+
+    def per_weight(numbers: Tensor) -> Tensor:  # (R, 1) -> (O, C) in rounding order
+        return numbers.float().expand(-1, outputs * count // len(numbers)).reshape(outputs, count)[:, order]
+
+    scale = per_weight(start.scale)
+    offset = None if start.offset is None else per_weight(start.offset)
+    left = weight.float()[:, order].clone()
+    codes = torch.empty(outputs, count, dtype=torch.int8, device=weight.device)
+    levels = {"level_offset": start.level_offset, "codebook": start.codebook}
+    for i in range(count):
+        s, o = scale[:, i : i + 1], None if offset is None else offset[:, i : i + 1]
+        code = nearest_codes(left[:, i : i + 1], s, bits, offset=o, **levels)
+        value = QuantizedRows(code, s, start.level_offset, start.codebook, o).values()
+        codes[:, i] = code[:, 0]
+        error = (left[:, i : i + 1] - value) / factor[i, i]
+        left[:, i + 1 :] -= error * factor[i, i + 1 :]
+    restored = torch.empty_like(codes)
+    restored[:, order] = codes
+    return dataclasses.replace(start, codes=restored.reshape(start.codes.shape))

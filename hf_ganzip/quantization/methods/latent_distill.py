@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Learned rounding (latent distillation): codes and scales that repeat the model's own outputs, without data."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ..calibration import CalibrationTask, evaluating, expanded, substituted
+from ..grid import QuantizedRows
+from .base import base_method
+from .learned_weight import LearnedWeight
+
+
+_CHECK_EVERY = 25  # steps between measurements on held-out inputs
+_HELD_OUT = 2  # batches
+_DIVERGED = 3.0  # times the error before the first step, or times this share of the output:
+_SMALL = 1e-2
+_WARM_UP = 10  # steps: the first of Adam are as large as all others, however small the gradient
+
+
+@dataclass(frozen=True)
+class LatentDistill:
+    r"""Train the rounding of all layers together against the full-precision model, on inputs that the model itself provides.
+
+    A weight is :math:`w = s\,(c[\mathrm{nearest}(v)] + v - \mathrm{sg}(v))`: v, in units of the scale, chooses the level (gradients pass
+    straight through), scales s and levels c are trained with it, and so are the biases, which are stored in full precision anyway.
+    The loss is the squared error of the output and of every quantized layer's output, each relative to its size. Every 25 steps the error of
+    the output is measured on held-out inputs; the best state is what stays.
+
+    Inputs are latents z ~ N(0, I) for GANs and the model's own noisy trajectories for diffusion models: no image is needed.
+
+    Args:
+        base: Name or object of the method that gives the start: levels and scales.
+        steps: Optimizer steps.
+        batch_size: Samples in each.
+        learning_rate: Of v, in units of the distance between levels (Adam, cosine decay).
+        scale_learning_rate: Of log s, of the levels and of the biases.
+        feature_weight: Weight of the layers' outputs against that of the model's output.
+        tune_biases: Also train the biases.
+        seed: Of the inputs.
+        inputs: Function (model, batch_size, seed) -> iterator of functions model -> output, instead of the model's own inputs.
+        checkpoint_dir: Folder in which the state is kept every 25 steps; a run that finds one goes on from it.
+        progress: Show a progress bar.
+
+    Source:
+        This library; related: Nagel et al., "Up or down?" (AdaRound); Esser et al., "Learned step size quantization".
+    """
+
+    base: Any = "codebook"
+    steps: int = 500
+    batch_size: int = 32
+    learning_rate: float = 0.01
+    scale_learning_rate: float = 0.002
+    feature_weight: float = 3.0
+    tune_biases: bool = True
+    seed: int = 0
+    inputs: Callable[[nn.Module, int, int], Iterator[Callable[[nn.Module], Tensor]]] | None = None
+    checkpoint_dir: str | None = field(default=None, metadata={"recorded": False})
+    progress: bool = field(default=True, metadata={"recorded": False})
+
+    def __post_init__(self):
+        if self.steps < 1 or self.batch_size < 1:
+            raise ValueError(
+                f"latent_distill: steps is {self.steps}, batch_size {self.batch_size}; allowed are 1 and more."
+            )
+
+    def __call__(self, rows: Tensor, bits: int, scale_dtype: torch.dtype = torch.float32) -> QuantizedRows:
+        """The start of :meth:`calibrate`."""
+        return base_method(self.base)(rows, bits, scale_dtype)
+
+    def calibrate(self, task: CalibrationTask) -> tuple[dict[str, QuantizedRows], dict[str, Tensor]]:
+        """Trained codes and scales of every layer of the task, and the tuned biases, both by name."""
+        model = task.working_model()
+        student = _Student(task, model, self.tune_biases)
+        optimizer = torch.optim.Adam(student.parameter_groups(self), betas=(0.9, 0.999))
+        run = _Run(self, task, model, student, optimizer)
+        required = {parameter: parameter.requires_grad for parameter in model.parameters()}
+        try:
+            model.requires_grad_(False)
+            with evaluating(model):
+                run.train()
+        finally:
+            for parameter, value in required.items():
+                parameter.requires_grad_(value)
+        return student.result()
+
+
+class _Student:
+    """What is trained: one learned weight per layer and the biases; and the weights that stay as they are quantized."""
+
+    def __init__(self, task: CalibrationTask, model: nn.Module, tune_biases: bool):
+        self.layers = {
+            name: LearnedWeight(model.get_submodule(name), task.settings[name].bits, task.start[name])
+            for name in task.own
+        }
+        self.fixed = {
+            f"{name}.weight": expanded(model.get_submodule(name), task.start[name])
+            for name in task.settings
+            if name not in self.layers
+        }
+        self.biases = {}
+        if tune_biases:
+            self.biases = {
+                name: parameter.detach().clone().requires_grad_(True)
+                for name, parameter in model.named_parameters()
+                if name.rpartition(".")[2] == "bias"
+            }
+
+    def parameter_groups(self, options: LatentDistill) -> list[dict[str, Any]]:
+        """Groups of the optimizer with their learning rates."""
+        slow = [layer.log_scale for layer in self.layers.values()] + list(self.biases.values())
+        slow += [layer.codebook for layer in self.layers.values() if layer.codebook is not None]
+        groups = [
+            {"params": [layer.position], "lr": options.learning_rate * layer.spacing} for layer in self.layers.values()
+        ]
+        return [*groups, {"params": slow, "lr": options.scale_learning_rate}]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and biases to compute with, by parameter name."""
+        learned = {f"{name}.weight": layer.weight() for name, layer in self.layers.items()}
+        return learned | self.fixed | self.biases
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything trained, by name."""
+        found = {f"bias:{name}": bias for name, bias in self.biases.items()}
+        for name, layer in self.layers.items():
+            found |= {f"{part}:{name}": tensor for part, tensor in layer.tensors().items()}
+        return {name: tensor.detach().clone() for name, tensor in found.items()}
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Inverse of :meth:`state`."""
+        for name, bias in self.biases.items():
+            bias.copy_(state[f"bias:{name}"])
+        for name, layer in self.layers.items():
+            for part, tensor in layer.tensors().items():
+                tensor.copy_(state[f"{part}:{name}"])
+
+    def result(self) -> tuple[dict[str, QuantizedRows], dict[str, Tensor]]:
+        """Codes and scales, and biases."""
+        return {name: layer.quantized() for name, layer in self.layers.items()}, {
+            name: bias.detach().clone() for name, bias in self.biases.items()
+        }
+
+
+class _Run:
+    """The training loop: batches, held-out error, best state, checkpoints."""
+
+    def __init__(self, options, task, model, student, optimizer):
+        self.options, self.task, self.model, self.student, self.optimizer = options, task, model, student, optimizer
+        self.rates = [group["lr"] for group in optimizer.param_groups]
+        self.best: tuple[float, dict[str, Tensor]] = (math.inf, student.state())
+        self.start = 0
+
+    def train(self) -> None:
+        options = self.options
+        batches = self.task.batches(options.inputs, options.batch_size, options.seed)
+        held_out = [next(batches) for _ in range(_HELD_OUT)]
+        self._resume()
+        for _ in range(self.start):
+            next(batches)
+        first = self.measure(held_out)
+        if self.best[0] == math.inf:
+            self.best = (first, self.student.state())
+        watch = _Watch(self.model, self.student.layers)
+        try:
+            with tqdm(
+                total=options.steps, initial=self.start, desc="latent_distill", disable=not options.progress
+            ) as bar:
+                for step in range(self.start, options.steps):
+                    for group, rate in zip(self.optimizer.param_groups, self.rates):
+                        group["lr"] = (
+                            rate * min(1, (step + 1) / _WARM_UP) * (1 + math.cos(math.pi * step / options.steps)) / 2
+                        )
+                    loss = self.step(next(batches), watch)
+                    bar.update()
+                    last = step + 1 == options.steps
+                    if not math.isfinite(loss) or ((step + 1) % _CHECK_EVERY == 0 or last):
+                        error = self.measure(held_out, watch) if math.isfinite(loss) else math.inf
+                        if error < self.best[0]:
+                            self.best = (error, self.student.state())
+                        bar.set_postfix(error=f"{error:.2e}", best=f"{self.best[0]:.2e}")
+                        if error > _DIVERGED * max(first, _SMALL):
+                            warnings.warn(
+                                f"latent_distill: diverged at step {step + 1} (error {error:.3g}, {first:.3g} before the first step); "
+                                "stopped, and the best state is kept. Lower learning_rate.",
+                                stacklevel=2,
+                            )
+                            break
+                        self._save(step + 1)
+        finally:
+            watch.close()
+        self.student.load(self.best[1])
+
+    def step(self, forward: Callable[[nn.Module], Tensor], watch: _Watch) -> float:
+        """One optimizer step; returns the loss."""
+        with torch.no_grad():
+            target, features = forward(self.model), watch.take()
+        with substituted(self.model, self.student.tensors()):
+            output, own = forward(self.model), watch.take()
+        loss = _relative_error(output, target)
+        if own and self.options.feature_weight:
+            layers = torch.stack([_relative_error(a, b) for a, b in zip(own, features)])
+            loss = loss + self.options.feature_weight * layers.mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if bool(torch.isfinite(loss)):
+            self.optimizer.step()
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def measure(self, batches: list[Callable[[nn.Module], Tensor]], watch: _Watch | None = None) -> float:
+        """Relative squared error of the output on held-out inputs."""
+        tensors = self.student.tensors()
+        errors = []
+        for forward in batches:
+            target = forward(self.model)
+            with substituted(self.model, tensors):
+                errors.append(float(_relative_error(forward(self.model), target)))
+        if watch is not None:
+            watch.take()
+        return sum(errors) / len(errors)
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def _file(self) -> Path | None:
+        return None if self.options.checkpoint_dir is None else Path(self.options.checkpoint_dir, "state.safetensors")
+
+    def _save(self, step: int) -> None:
+        from safetensors.torch import save_file
+
+        file = self._file()
+        if file is None:
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        state = {f"now/{name}": tensor for name, tensor in self.student.state().items()}
+        state |= {f"best/{name}": tensor for name, tensor in self.best[1].items()}
+        for number, values in self.optimizer.state_dict()["state"].items():
+            state |= {f"adam/{number}/{name}": torch.as_tensor(value).clone() for name, value in values.items()}
+        temporary = file.with_suffix(".tmp")
+        save_file(state, temporary, metadata={"step": str(step), "best": repr(self.best[0]), "of": self._identity()})
+        temporary.replace(file)
+
+    def _resume(self) -> None:
+        from safetensors import safe_open
+
+        file = self._file()
+        if file is None or not file.is_file():
+            return
+        with safe_open(file, framework="pt") as stored:
+            metadata = stored.metadata()
+            if metadata["of"] != self._identity():
+                raise ValueError(f"latent_distill: {file} belongs to another run; choose another checkpoint_dir.")
+            state = {name: stored.get_tensor(name) for name in stored.keys()}
+        self.start = int(metadata["step"])
+        self.student.load({name[4:]: tensor for name, tensor in state.items() if name.startswith("now/")})
+        best = {name[5:]: tensor for name, tensor in state.items() if name.startswith("best/")}
+        self.best = (float(metadata["best"]), best)
+        adam: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in state.items():
+            if name.startswith("adam/"):
+                _, number, part = name.split("/")
+                adam.setdefault(int(number), {})[part] = tensor
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": adam})
+
+    def _identity(self) -> str:
+        """What must be the same for a checkpoint to fit."""
+        options = self.options
+        layers = {name: (layer.bits, tuple(layer.position.shape)) for name, layer in self.student.layers.items()}
+        return repr((options.steps, options.batch_size, options.learning_rate, options.seed, layers))
+
+
+class _Watch:
+    """Outputs of the layers in the order of the forward pass."""
+
+    def __init__(self, model: nn.Module, names: Mapping[str, Any]):
+        self.found: list[Tensor] = []
+        self.handles = [
+            model.get_submodule(name).register_forward_hook(lambda module, args, output: self.found.append(output))
+            for name in names
+        ]
+
+    def take(self) -> list[Tensor]:
+        found, self.found = self.found, []
+        return found
+
+    def close(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+def _relative_error(output: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error over the mean square of the target."""
+    return (output - target).square().mean() / target.square().mean().clamp_min(1e-12)

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""gptq and latent_distill: what they keep, what they gain, and how they fail."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+import hf_ganzip as gz
+from hf_ganzip.quantization.grid import QuantizedRows
+from hf_ganzip.quantization.methods import GPTQ, LatentDistill
+from hf_ganzip.quantization.methods import latent_distill as module
+from hf_ganzip.quantization.methods.gptq import compensated
+from hf_ganzip.quantization.packed import packed_modules
+
+from ..conftest import run, tiny_discriminator, tiny_generator, tiny_unet
+
+
+QUICK = {
+    "gptq": {"batches": 3, "batch_size": 4, "progress": False},
+    "latent_distill": {"steps": 3, "batch_size": 4, "progress": False},
+}
+
+
+def config(method, bits=3, **options):
+    return gz.QuantizeConfig(method, bits=bits, granularity="channel", method_options=QUICK[method] | options)
+
+
+def output_error(model, reference):
+    """Relative squared error of images of 64 latents that no calibration has seen."""
+    generator = torch.Generator().manual_seed(99)
+    z, labels = torch.randn(64, 8, generator=generator), torch.arange(64) % 3
+    with torch.no_grad():
+        own, expected = (m(z, labels, noise_mode="const", return_dict=False)[0] for m in (model, reference))
+    return float((own - expected).square().mean() / expected.square().mean())
+
+
+@pytest.mark.parametrize("method", sorted(QUICK))
+class TestBoth:
+    @pytest.mark.parametrize("build", [tiny_generator, tiny_discriminator, tiny_unet])
+    def test_the_model_of_a_seed_is_always_the_same(self, method, build):
+        first, second = build(), build()
+        second.load_state_dict(first.state_dict())
+        reports = [gz.quantize_(model, config(method)) for model in (first, second)]
+        assert torch.equal(run(first), run(second)) and reports[0].to_dict() == reports[1].to_dict()
+        assert first.config.quantization_config.to_dict()["method"] == method
+
+    def test_quantizing_while_loading_gives_the_same_model(self, method, tmp_path):
+        model = tiny_generator()
+        model.save_pretrained(tmp_path / "full")
+        options = {"bits": 3, "granularity": "channel", "method_options": QUICK[method]}
+        loaded = type(model).from_pretrained(tmp_path / "full", quantization_config=gz.GanzipConfig(method, **options))
+        report = gz.quantize_(model, gz.QuantizeConfig(method, **options))
+        assert torch.equal(run(loaded), run(model))
+        assert loaded.hf_quantizer.report.to_dict() == report.to_dict()
+        loaded.save_pretrained(tmp_path / "packed")
+        assert torch.equal(run(type(model).from_pretrained(tmp_path / "packed")), run(model))
+
+    def test_other_methods_keep_their_layers(self, method):
+        model, plain = tiny_generator(), tiny_generator()
+        plain.load_state_dict(model.state_dict())
+        overrides = {
+            "mapping.*": {"method": "linear", "bits": 8},
+            "synthesis.b4.conv1": {"method": "outlier_splitting"},
+        }
+        gz.quantize_(model, gz.QuantizeConfig(method, bits=3, method_options=QUICK[method], overrides=overrides))
+        gz.quantize_(plain, gz.QuantizeConfig("codebook", bits=3, overrides=overrides))
+        for name in ("mapping.fc0", "mapping.embed", "synthesis.b4.conv1"):
+            assert packed_modules(model)[name].digest() == packed_modules(plain)[name].digest()
+        assert (
+            packed_modules(model)["synthesis.b8.conv0"].digest()
+            != packed_modules(plain)["synthesis.b8.conv0"].digest()
+        )
+
+    def test_an_error_leaves_the_model_as_it_was(self, method):
+        def broken(model, batch_size, seed):
+            yield lambda model: model(torch.zeros(2, 8), torch.zeros(2, dtype=torch.long), return_dict=False)[0]
+            raise RuntimeError("no more inputs")
+
+        model = tiny_generator().train()
+        model.mapping.fc0.weight.requires_grad_(False)
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        method_class = {"gptq": GPTQ, "latent_distill": LatentDistill}[method]
+        with pytest.raises(RuntimeError, match="no more inputs"):
+            gz.quantize_(model, gz.QuantizeConfig(method_class(inputs=broken, progress=False), bits=3))
+        after = model.state_dict()
+        assert all(torch.equal(after[name], before[name]) for name in before) and before.keys() == after.keys()
+        assert model.training and model.synthesis.training and not packed_modules(model)
+        assert not model.mapping.fc0.weight.requires_grad and model.mapping.fc1.weight.requires_grad
+
+    def test_a_model_of_no_family_needs_inputs(self, method):
+        def inputs(model, batch_size, seed):
+            generator = torch.Generator().manual_seed(seed)
+            while True:
+                x = torch.randn(batch_size, 6, generator=generator)
+                yield lambda module, x=x: module(x)
+
+        build = lambda: nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 5))  # noqa: E731
+        with pytest.raises(ValueError, match="Sequential has no calibration inputs; give the method `inputs`"):
+            gz.quantize_(build(), config(method))
+        report = gz.quantize_(build(), config(method, inputs=inputs))
+        assert len(report.quantized) == 2
+
+    def test_layers_with_spectral_norm_are_folded_in_a_copy(self, method):
+        def inputs(model, batch_size, seed):
+            while True:
+                yield lambda module: module(torch.ones(batch_size, 6))
+
+        norm = torch.nn.utils.parametrizations.spectral_norm
+        model = nn.Sequential(norm(nn.Linear(6, 12)), nn.ReLU(), nn.Linear(12, 5)).eval()
+        expected = model(torch.ones(1, 6)).detach()
+        gz.quantize_(model, config(method, bits=8, inputs=inputs))
+        assert set(packed_modules(model)) == {"0", "2"}
+        torch.testing.assert_close(model(torch.ones(1, 6)), expected, atol=0.02, rtol=0)
+
+
+def test_gptq_of_uncorrelated_inputs_is_rounding_to_nearest():
+    weight = torch.randn(5, 20)
+    start = gz.quantization.METHODS["mse_clip"]()(weight, 3)
+    found = compensated(weight, start, 3, torch.eye(20, dtype=torch.float64) * 4)
+    assert torch.equal(found.codes, start.codes)
+
+
+@pytest.mark.parametrize("method", ["mse_clip", "codebook", "linear"])
+@pytest.mark.parametrize("rows", [1, 16, 64])
+def test_gptq_lowers_the_error_that_the_curvature_measures(method, rows):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(16, 48, generator=generator)
+    inputs = torch.randn(500, 12, generator=generator) @ torch.randn(12, 48, generator=generator)
+    curvature = (inputs.t() @ inputs).double() / 500 + 0.1 * torch.eye(48, dtype=torch.float64)
+    start = gz.quantization.METHODS[method]()(weight.reshape(rows, -1), 3)
+    found = compensated(weight, start, 3, curvature)
+
+    def error(quantized: QuantizedRows):
+        difference = weight.double() - quantized.values().view(16, 48).double()
+        return float((difference @ curvature * difference).sum())
+
+    assert found.codes.shape == start.codes.shape and error(found) < 0.6 * error(start)
+
+
+def test_gptq_leaves_layers_that_do_not_move_the_output():
+    weight = torch.randn(3, 4)
+    start = gz.quantization.METHODS["linear"]()(weight, 3)
+    assert compensated(weight, start, 3, None) is start
+
+
+class TestLatentDistill:
+    @pytest.mark.parametrize("base", ["codebook", "mse_clip", "linear"])
+    def test_learning_lowers_the_error_on_unseen_latents(self, base):
+        torch.manual_seed(5)
+        reference = tiny_generator()
+        errors = {}
+        for steps in (1, 60):
+            model = tiny_generator()
+            model.load_state_dict(reference.state_dict())
+            gz.quantize_(model, config("latent_distill", steps=steps, batch_size=16, base=base))
+            errors[steps] = output_error(model, reference)
+        assert errors[60] < 0.6 * errors[1]
+
+    def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(module, "_CHECK_EVERY", 4)
+        whole, resumed = tiny_generator(), tiny_generator()
+        resumed.load_state_dict(whole.state_dict())
+        gz.quantize_(whole, config("latent_distill", steps=12))
+        options = config("latent_distill", steps=12, checkpoint_dir=str(tmp_path))
+        step, calls = module._Run.step, itertools.count()
+
+        def killed(self, *args):
+            if next(calls) == 6:
+                raise KeyboardInterrupt
+            return step(self, *args)
+
+        monkeypatch.setattr(module._Run, "step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            gz.quantize_(resumed, options)
+        taken = []
+        monkeypatch.setattr(module._Run, "step", lambda self, *args: taken.append(1) or step(self, *args))
+        gz.quantize_(resumed, options)
+        assert len(taken) == 8  # from the checkpoint after step 4
+        assert torch.equal(run(resumed), run(whole))
+        with pytest.raises(ValueError, match="belongs to another run; choose another checkpoint_dir"):
+            gz.quantize_(tiny_generator(), config("latent_distill", steps=13, checkpoint_dir=str(tmp_path)))
+
+    def test_a_run_that_diverges_keeps_the_best_state_and_says_so(self, monkeypatch):
+        monkeypatch.setattr(module, "_CHECK_EVERY", 1)
+        reference, model, start = tiny_generator(), tiny_generator(), tiny_generator()
+        for other in (model, start):
+            other.load_state_dict(reference.state_dict())
+        options = {"steps": 50, "scale_learning_rate": 50.0}
+        with pytest.warns(UserWarning, match="diverged at step .* the best state is kept. Lower learning_rate"):
+            gz.quantize_(model, config("latent_distill", bits=4, **options))
+        gz.quantize_(start, gz.QuantizeConfig("codebook", bits=4, granularity="channel"))
+        assert output_error(model, reference) <= 1.01 * output_error(start, reference)
+
+    def test_biases_stay_when_they_are_not_to_be_tuned(self):
+        model = tiny_generator()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name.endswith("bias"):
+                    parameter.normal_()
+        before = {n: p.detach().clone() for n, p in model.named_parameters() if n.endswith("bias")}
+        tuned = tiny_generator()
+        tuned.load_state_dict(model.state_dict())
+        gz.quantize_(model, config("latent_distill", tune_biases=False))
+        assert all(torch.equal(p, before[n]) for n, p in model.named_parameters() if n in before)
+        gz.quantize_(tuned, config("latent_distill", bits=2, steps=20))
+        assert any(not torch.equal(p, before[n]) for n, p in tuned.named_parameters() if n in before)
+
+    @pytest.mark.parametrize("options", [{"steps": 0}, {"batch_size": 0}])
+    def test_wrong_options(self, options):
+        with pytest.raises(ValueError, match="allowed are 1 and more"):
+            LatentDistill(**options)
+
+    @pytest.mark.parametrize("base", ["gptq", "outlier_splitting"])
+    def test_the_start_looks_at_single_rows(self, base):
+        with pytest.raises(ValueError, match="allowed are methods that look at single rows"):
+            gz.quantize_(tiny_generator(), config("latent_distill", base=base))
