@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .integration import GanzipConfig
     from .models import StyleGAN2Discriminator, StyleGAN2Generator
     from .pipelines import GANPipeline
-    from .quantization import QuantizeConfig, dequantize_, quantize_, set_compute_
+    from .quantization import QuantizeConfig, dequantize_, quantize_, sensitivity, set_compute_
     from .recipes import compress, load_model
 
 _NAMES = {
@@ -31,6 +31,7 @@ _NAMES = {
     "quantize_": "quantization",
     "dequantize_": "quantization",
     "set_compute_": "quantization",
+    "sensitivity": "quantization",
     "evaluate": "evaluation.evaluate",
 }
 
@@ -45,6 +46,7 @@ __all__ = [
     "quantize_",
     "dequantize_",
     "set_compute_",
+    "sensitivity",
     "evaluate",
 ]
 
@@ -62,4 +64,5 @@ def __dir__() -> list[str]:
 
 
 # The integration registers itself when it is imported.
-when_imported("diffusers.quantizers.auto", lambda: importlib.import_module(".integration", __name__))
+when_imported("diffusers.quantizers.auto", lambda: importlib.import_module(".integration.diffusers", __name__))
+when_imported("transformers.quantizers.auto", lambda: importlib.import_module(".integration.transformers", __name__))

@@ -10,6 +10,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from .quantization.sensitivity import SensitivityReport
+
 
 def image_grid(
     images: Tensor, columns: int, *, padding: int = 1, scale: int = 2, row_labels: Sequence[str] = ()
@@ -46,6 +48,46 @@ def save_image_grid(images: Tensor, path: str | Path, columns: int = 10, *, row_
     image_grid(images, columns, row_labels=row_labels).save(path)
 
 
+def new_figure(width: float, height: float):
+    """An empty matplotlib figure (inches) that belongs to no window.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("Plots need matplotlib: pip install 'hf_ganzip[plot]'") from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_sensitivity_plot(report: SensitivityReport, path: str | Path) -> None:
+    """Plot the error of the output for every layer that is quantized alone, one line per number of bits.
+
+    Args:
+        report: From :func:`~hf_ganzip.sensitivity`.
+        path: PNG file.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    names = [layer.name for layer in report.layers]
+    figure = new_figure(9, 1.5 + 0.22 * len(names))
+    axes = figure.subplots()
+    for bits in report.layers[0].errors:
+        axes.plot([layer.errors[bits] for layer in report.layers], names, "o-", label=f"{bits} bits")
+    axes.set(
+        xscale="log", xlabel="error of the output, relative to its mean square", title="One layer quantized at a time"
+    )
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.4)
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
 def save_precision_recall_plot(rows: list[dict], path: str | Path) -> None:
     """Plot precision and recall against bits, one panel per pair of metrics, one line per method.
 
@@ -57,13 +99,7 @@ def save_precision_recall_plot(rows: list[dict], path: str | Path) -> None:
     Raises:
         ImportError: matplotlib is missing.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Plots need matplotlib: pip install 'hf_ganzip[plot]'") from error
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 3.6)
     full = next(row for row in rows if row["bits"] == 32)
     methods = list(dict.fromkeys(row["method"] for row in rows if row["bits"] != 32))
     for axes, (key, title) in zip(

@@ -9,7 +9,7 @@ from diffusers.models import model_loading_utils
 from diffusers.quantizers import DiffusersAutoQuantizer, DiffusersQuantizer, auto
 
 import hf_ganzip as gz
-from hf_ganzip import integration
+from hf_ganzip.integration import diffusers as integration
 
 from .conftest import tiny_generator
 

@@ -26,6 +26,7 @@ def test_public_names_resolve_and_are_frozen():
         "quantize_",
         "dequantize_",
         "set_compute_",
+        "sensitivity",
         "evaluate",
     ]
     for name in gz.__all__:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from enum import Enum
 from typing import Any
 
@@ -95,6 +96,11 @@ class GanzipConfig(QuantizationConfigMixin):
         self.layers = layers
         self.record = list(record or [])
         self.format_version = format_version
+
+    @classmethod
+    def of(cls, config: QuantizeConfig) -> GanzipConfig:
+        """The config of a model that was quantized in memory."""
+        return cls(**{f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name != "requantize"})
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types only, as written to ``config.json``."""

@@ -17,18 +17,18 @@ from diffusers.quantizers.base import DiffusersQuantizer
 from torch import Tensor, nn
 
 from ..quantization.config import QuantizeConfig
-from ..quantization.folding import is_parametrized, remove_parametrization_
+from ..quantization.folding import is_parametrized
 from ..quantization.packed import (
     BUFFERS,
-    PackedLayout,
     PackedWeightMixin,
     pack_module_,
     packed_modules,
     unpack_module_,
 )
 from ..quantization.quantize import apply_plan_, plan_quantization, quantization_report, quantize_weight
-from ..record import QuantizationReport, Step
+from ..record import QuantizationReport
 from .config import FORMAT_VERSION, GanzipConfig
+from .packed_model import allocate_packed_layers_, finish_config, origin, verify_packed_layers
 
 
 class GanzipQuantizer(DiffusersQuantizer):
@@ -136,7 +136,7 @@ class GanzipQuantizer(DiffusersQuantizer):
             if self._in_memory:
                 self._sqnr_db = apply_plan_(model, self._plan, self.quantization_config.quantize_config.compute)
             self.report = quantization_report(model, self._plan, self._sqnr_db)
-            _finish_config(model, self.quantization_config, self._base_model)
+            finish_config(model, self.quantization_config, self._base_model)
         _align_(model)
         model.requires_grad_(False)
         model.register_to_config(quantization_config=self.quantization_config)
@@ -166,59 +166,10 @@ class GanzipQuantizer(DiffusersQuantizer):
         return True
 
 
-def allocate_packed_layers_(model: nn.Module, config: GanzipConfig, dtype_of) -> None:
-    """Replace the weights named in ``config.layers`` by empty packed buffers on the meta device.
-
-    Raises:
-        ValueError: The table is missing, damaged, or names layers or shapes that the model does not have.
-    """
-    if not isinstance(config.layers, dict) or not config.layers:
-        raise ValueError("config.json has quant_method 'ganzip' but no layers table; the folder is damaged.")
-    modules, problems = dict(model.named_modules()), []
-    for name, entry in config.layers.items():
-        try:
-            layout = PackedLayout.from_dict(entry)
-            wanted = layout.buffers
-        except (KeyError, TypeError, ValueError) as error:
-            problems.append(f"{name}: damaged entry ({error})")
-            continue
-        module = modules.get(name)
-        if module is not None:
-            remove_parametrization_(module)
-        weight = getattr(module, "_parameters", {}).get("weight")
-        if weight is None:
-            problems.append(f"{name}: the model has no such layer")
-        elif tuple(weight.shape) != layout.shape:
-            problems.append(f"{name}: shape {layout.shape} in the table, {tuple(weight.shape)} in the model")
-        else:
-            buffers = {
-                tensor: torch.empty(shape, dtype=dtype, device="meta") for tensor, (shape, dtype) in wanted.items()
-            }
-            pack_module_(module, layout, buffers, dtype=dtype_of(name), compute=config.quantize_config.compute)
-    if problems:
-        raise ValueError(f"{type(model).__name__}: config.json does not fit: {'; '.join(problems[:10])}.")
-
-
-def verify_packed_layers(model: nn.Module, config: GanzipConfig) -> None:
-    """Compare codes and scales with the digests in ``config.layers``.
-
-    Raises:
-        ValueError: A packed weight was changed after it was saved.
-    """
-    changed = [
-        name for name, module in packed_modules(model).items() if module.digest() != config.layers[name]["digest"]
-    ]
-    if changed:
-        raise ValueError(
-            f"{type(model).__name__}: packed weights differ from their digest in config.json: {changed[:5]}."
-        )
-
-
 def attach(model: nn.Module, config: QuantizeConfig) -> None:
     """Make a diffusers model that was quantized in memory savable: ``save_pretrained`` writes the packed form."""
-    options = {name: getattr(config, name) for name in QuantizeConfig.__dataclass_fields__ if name != "requantize"}
-    ganzip = GanzipConfig(**options)
-    _finish_config(model, ganzip, origin(Path(str(model.config.get("_name_or_path") or ""))))
+    ganzip = GanzipConfig.of(config)
+    finish_config(model, ganzip, origin(Path(str(model.config.get("_name_or_path") or ""))))
     quantizer = GanzipQuantizer(ganzip, pre_quantized=True)
     quantizer.update_torch_dtype(model.dtype if model.dtype.is_floating_point else None)
     model.hf_quantizer = quantizer
@@ -248,27 +199,11 @@ def register() -> None:
             raise RuntimeError("another package has registered the quantization method 'ganzip' with diffusers.")
 
 
-def origin(folder: Path) -> str:
-    """Hub id and revision ("org/name@sha") of a folder in the Hub cache, else the name of the folder."""
-    if folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--"):
-        repository = folder.parents[1].name.removeprefix("models--").replace("--", "/")
-        return f"{repository}@{folder.name}"
-    return folder.name if folder.is_dir() else str(folder).removeprefix(".")
-
-
 def _align_(model: nn.Module) -> None:
     """Copy CPU tensors that a memory-mapped file left unaligned: kernels round differently on those."""
     for tensor in [*model.parameters(), *model.buffers()]:
         if tensor.device.type == "cpu" and tensor.data_ptr() % 64:
             tensor.data = tensor.data.clone()
-
-
-def _finish_config(model: nn.Module, config: GanzipConfig, base_model: str) -> None:
-    config.layers = {
-        name: module.packed_layout.to_dict() | {"digest": module.digest()}
-        for name, module in packed_modules(model).items()
-    }
-    config.record = [*config.record, Step("quantize", config.quantize_config.to_dict(), base_model).to_dict()]
 
 
 def _drop_config(model: nn.Module) -> None:

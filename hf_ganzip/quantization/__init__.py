@@ -5,6 +5,15 @@ from .config import QuantizeConfig
 from .methods import METHODS
 from .packed import set_compute_
 from .quantize import dequantize_, quantize_
+from .sensitivity import SensitivityReport, sensitivity
 
 
-__all__ = ["METHODS", "QuantizeConfig", "dequantize_", "quantize_", "set_compute_"]
+__all__ = [
+    "METHODS",
+    "QuantizeConfig",
+    "SensitivityReport",
+    "dequantize_",
+    "quantize_",
+    "sensitivity",
+    "set_compute_",
+]

@@ -210,6 +210,10 @@ class PackedWeightMixin:
                 self._buffers[name] = tensor.to(self._buffers[name].device)
         return self
 
+    def _load_from_state_dict(self, *args, **kwargs):
+        super()._load_from_state_dict(*args, **kwargs)
+        self._dequantized = None
+
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_dequantized": None}
 

@@ -77,7 +77,9 @@ def quantize_(model: nn.Module, config: QuantizeConfig | None = None) -> Quantiz
     plan = plan_quantization(model, config)
     sqnr_db = apply_plan_(model, plan, config.compute)
     model.requires_grad_(False)
-    _attach(model, config)
+    from ..integration import attach
+
+    attach(model, config)
     return quantization_report(model, plan, sqnr_db)
 
 
@@ -108,10 +110,9 @@ def dequantize_(model: nn.Module) -> None:
         raise ValueError("dequantize_: the model has no packed layer.")
     for module in modules.values():
         unpack_module_(module)
-    if hasattr(model, "hf_quantizer"):
-        from ..integration import detach
+    from ..integration import detach
 
-        detach(model)
+    detach(model)
 
 
 def plan_quantization(model: nn.Module, config: QuantizeConfig) -> QuantizationPlan:
@@ -178,7 +179,7 @@ def quantize_weights(model: nn.Module, plan: QuantizationPlan) -> tuple[dict[str
     if broken:
         raise ValueError(f"quantize_: weights with NaN or infinity: {', '.join(broken)}; nothing was changed.")
     found = {
-        name: quantize_rows(values[name], _channels_first(modules[name]), settings)
+        name: quantize_rows(values[name], channels_first_shape(modules[name]), settings)
         for name, settings in plan.settings.items()
     }
     tuned: dict[str, Tensor] = {}
@@ -194,7 +195,7 @@ def quantize_weights(model: nn.Module, plan: QuantizationPlan) -> tuple[dict[str
 def quantize_weight(module: nn.Module, settings: LayerSettings, weight: Tensor | None = None) -> QuantizedWeight:
     """Quantize one weight; ``module`` is not changed. ``weight`` replaces ``module.weight`` where that is not loaded yet."""
     rows = weight_rows(module, settings, weight)
-    shape = _channels_first(module)
+    shape = channels_first_shape(module)
     return pack_quantized(module, settings, quantize_rows(rows, shape, settings), weight)
 
 
@@ -299,7 +300,7 @@ def _group_problems(weights: dict[str, nn.Module], settings: dict[str, LayerSett
     """Layers whose weights per output channel the group size does not divide, with sizes that would."""
     wrong, lengths = [], []
     for name, chosen in settings.items():
-        outputs, *rest = _channels_first(weights[name])
+        outputs, *rest = channels_first_shape(weights[name])
         length = torch.Size(rest).numel()
         if chosen.granularity == "group":
             lengths.append(length)
@@ -322,7 +323,8 @@ def _shape(module: nn.Module) -> tuple[int, ...]:
     return tuple(folded_weight(module).shape) if is_parametrized(module) else tuple(module.weight.shape)
 
 
-def _channels_first(module: nn.Module) -> tuple[int, ...]:
+def channels_first_shape(module: nn.Module) -> tuple[int, ...]:
+    """Shape of the weight of ``module``, output channels first."""
     shape = _shape(module)
     return (shape[1], shape[0], *shape[2:]) if isinstance(module, TRANSPOSED) else shape
 
@@ -340,12 +342,3 @@ def _sqnr(values: Tensor, approximation: Tensor) -> float | None:
 def _some(names: list[str], limit: int = 8) -> str:
     more = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
-
-
-def _attach(model: nn.Module, config: QuantizeConfig) -> None:
-    from diffusers import ModelMixin
-
-    if isinstance(model, ModelMixin):
-        from ..integration import attach
-
-        attach(model, config)

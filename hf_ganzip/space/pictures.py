@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..metrics.hyperplanes import hash_keys, hyperplanes
+from ..plotting import new_figure
 from .results import PAIRS
 
 
@@ -25,17 +26,6 @@ _REAL, _GENERATED = "#1f4e9c", "#d1495b"
 _EXTENT = 3.4
 
 
-def _figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Pictures need matplotlib: pip install 'hf_ganzip[space]'.") from error
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def curve_figure(curves: Mapping[str, Mapping[str, Any]], chosen: Mapping[str, int]) -> Figure:
     """Precision and recall against k and against the number of hyperplanes.
 
@@ -43,7 +33,7 @@ def curve_figure(curves: Mapping[str, Mapping[str, Any]], chosen: Mapping[str, i
         curves: Of :func:`.results.curves`.
         chosen: ``k`` and ``num_hyperplanes`` of the table, marked by a vertical line.
     """
-    figure = _figure(9, 5.6)
+    figure = new_figure(9, 5.6)
     labels = {"k": "k, the neighbour that sets the radius", "num_hyperplanes": "H, the number of hyperplanes"}
     grid = figure.subplots(2, 2, sharey=True, sharex="col")
     for column, (name, curve) in enumerate(curves.items()):
@@ -114,7 +104,7 @@ def region_figure(k: int = 1, num_hyperplanes: int = 5, seed: int = 2) -> tuple[
     real, generated = toy_points()
     planes = hyperplanes(2, num_hyperplanes, seed)
     keys = [hash_keys(torch.from_numpy(points), *planes).numpy() for points in (real, generated)]
-    figure = _figure(13, 6.9)
+    figure = new_figure(13, 6.9)
     panels = figure.subplots(2, 4)
     _scatter(panels[0][0], real, _REAL, "o", label="real")
     _scatter(panels[0][0], generated, _GENERATED, "s", label="generated")

@@ -410,3 +410,13 @@ def test_wrong_options(options, message):
         gz.QuantizeConfig(**options)
     with pytest.raises(ValueError, match=message):
         gz.GanzipConfig(**options)
+
+
+def test_loading_another_state_changes_what_is_computed():
+    models = [nn.Sequential(nn.Linear(8, 8)) for _ in range(2)]
+    x = torch.randn(3, 8)
+    for model in models:
+        gz.quantize_(model, gz.QuantizeConfig(bits=4))
+        model(x)
+    models[0].load_state_dict(models[1].state_dict())
+    assert torch.equal(models[0](x), models[1](x))

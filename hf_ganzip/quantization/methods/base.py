@@ -23,3 +23,8 @@ def base_method(base: Any) -> Any:
             f"base is {base!r}; allowed are methods that look at single rows, such as codebook or mse_clip."
         )
     return found
+
+
+def row_method(method: Any) -> Any:
+    """What a calibrated method starts from; other methods are returned as they are."""
+    return base_method(getattr(method, "base", None) or "codebook") if hasattr(method, "calibrate") else method

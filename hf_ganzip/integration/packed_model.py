@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packed layers of whole models: allocated from a config, verified, and written into one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..quantization.folding import remove_parametrization_
+from ..quantization.packed import PackedLayout, pack_module_, packed_modules
+from ..record import Step
+from .config import GanzipConfig
+
+
+def allocate_packed_layers_(model: nn.Module, config: GanzipConfig, dtype_of: Callable[[str], torch.dtype]) -> None:
+    """Replace the weights named in ``config.layers`` by empty packed buffers on the meta device.
+
+    Raises:
+        ValueError: The table is missing, damaged, or names layers or shapes that the model does not have.
+    """
+    if not isinstance(config.layers, dict) or not config.layers:
+        raise ValueError("config.json has quant_method 'ganzip' but no layers table; the folder is damaged.")
+    modules, problems = dict(model.named_modules()), []
+    for name, entry in config.layers.items():
+        try:
+            layout = PackedLayout.from_dict(entry)
+            wanted = layout.buffers
+        except (KeyError, TypeError, ValueError) as error:
+            problems.append(f"{name}: damaged entry ({error})")
+            continue
+        module = modules.get(name)
+        if module is not None:
+            remove_parametrization_(module)
+        weight = getattr(module, "_parameters", {}).get("weight")
+        if weight is None:
+            problems.append(f"{name}: the model has no such layer")
+        elif tuple(weight.shape) != layout.shape:
+            problems.append(f"{name}: shape {layout.shape} in the table, {tuple(weight.shape)} in the model")
+        else:
+            buffers = {
+                tensor: torch.empty(shape, dtype=dtype, device="meta") for tensor, (shape, dtype) in wanted.items()
+            }
+            pack_module_(module, layout, buffers, dtype=dtype_of(name), compute=config.quantize_config.compute)
+    if problems:
+        raise ValueError(f"{type(model).__name__}: config.json does not fit: {'; '.join(problems[:10])}.")
+
+
+def verify_packed_layers(model: nn.Module, config: GanzipConfig) -> None:
+    """Compare codes and scales, which were loaded just now, with the digests in ``config.layers``.
+
+    Raises:
+        ValueError: A packed weight was changed after it was saved.
+    """
+    for module in packed_modules(model).values():
+        module._dequantized = None  # of what was in the buffers before
+    changed = [
+        name for name, module in packed_modules(model).items() if module.digest() != config.layers[name]["digest"]
+    ]
+    if changed:
+        raise ValueError(
+            f"{type(model).__name__}: packed weights differ from their digest in config.json: {changed[:5]}."
+        )
+
+
+def finish_config(model: nn.Module, config: GanzipConfig, base_model: str) -> None:
+    """Write the layer table and the step into the config of a model that was quantized just now."""
+    config.layers = {
+        name: module.packed_layout.to_dict() | {"digest": module.digest()}
+        for name, module in packed_modules(model).items()
+    }
+    config.record = [*config.record, Step("quantize", config.quantize_config.to_dict(), base_model).to_dict()]
+
+
+def origin(folder: Path) -> str:
+    """Hub id and revision ("org/name@sha") of a folder in the Hub cache, else the name of the folder."""
+    if folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--"):
+        repository = folder.parents[1].name.removeprefix("models--").replace("--", "/")
+        return f"{repository}@{folder.name}"
+    return folder.name if folder.is_dir() else str(folder).removeprefix(".")

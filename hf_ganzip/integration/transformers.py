@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The quantizer that transformers calls for ``quant_method: "ganzip"``: for the text encoders of pipelines.
+
+Unlike with diffusers, weights load in full precision first and are quantized together afterwards.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers.quantizers.auto import (
+    AUTO_QUANTIZATION_CONFIG_MAPPING,
+    register_quantization_config,
+    register_quantizer,
+)
+from transformers.quantizers.base import HfQuantizer  # its package may still be loading
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from ..quantization.config import QuantizeConfig
+from ..quantization.packed import packed_modules, unpack_module_
+from ..quantization.quantize import apply_plan_, plan_quantization, quantization_report
+from ..record import QuantizationReport
+from .config import FORMAT_VERSION, GanzipConfig
+from .packed_model import allocate_packed_layers_, finish_config, origin, verify_packed_layers
+
+
+class TransformersGanzipConfig(GanzipConfig, QuantizationConfigMixin):
+    """:class:`~hf_ganzip.GanzipConfig` as transformers knows it; both libraries accept either."""
+
+
+class GanzipHfQuantizer(HfQuantizer):
+    """Quantizes a transformers model after its weights were loaded, or restores packed weights."""
+
+    def __init__(self, quantization_config: GanzipConfig, **kwargs: Any):
+        super().__init__(quantization_config, **kwargs)
+        self.report: QuantizationReport | None = None
+
+    def validate_environment(self, *args: Any, device_map: Any = None, **kwargs: Any) -> None:
+        placed = device_map.values() if isinstance(device_map, dict) else [device_map]
+        if any(str(device) == "disk" for device in placed):
+            raise ValueError(
+                "device_map puts packed weights on disk, where they cannot be unpacked; use cpu or a device."
+            )
+
+    def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
+        if not self.pre_quantized:
+            plan_quantization(model, _for_model(model, self.quantization_config.quantize_config))  # fails early
+            return
+        modules = dict(model.named_modules())
+        allocate_packed_layers_(model, self.quantization_config, lambda name: modules[name].weight.dtype)
+        for module in packed_modules(model).values():
+            module._is_hf_initialized = True
+
+    def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
+        if self.pre_quantized:
+            verify_packed_layers(model, self.quantization_config)
+        else:
+            config = _for_model(model, self.quantization_config.quantize_config)
+            plan = plan_quantization(model, config)
+            self.report = quantization_report(model, plan, apply_plan_(model, plan, config.compute))
+            finish_config(model, self.quantization_config, origin(Path(model.name_or_path)))
+        model.requires_grad_(False)
+        model.config.quantization_config = self.quantization_config
+
+    def _dequantize(self, model: nn.Module, dtype: Any = None) -> nn.Module:
+        for module in packed_modules(model).values():
+            unpack_module_(module)
+        return model
+
+    def get_state_dict_and_metadata(self, model: nn.Module) -> tuple[Any, dict[str, str]]:
+        return None, {"ganzip_format": str(FORMAT_VERSION)}
+
+    def is_serializable(self) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        return False
+
+    @property
+    def is_compileable(self) -> bool:
+        return True
+
+
+def _for_model(model: nn.Module, config: QuantizeConfig) -> QuantizeConfig:
+    """The config without the output embeddings, whose weight is often that of the input embeddings."""
+    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    names = [name for name, module in model.named_modules() if output is not None and module is output]
+    return dataclasses.replace(config, skip=(*config.skip, *(name for name in names if name not in config.skip)))
+
+
+def attach(model: nn.Module, config: QuantizeConfig) -> None:
+    """Make a transformers model that was quantized in memory savable: ``save_pretrained`` writes the packed form."""
+    ganzip = TransformersGanzipConfig.of(config)
+    finish_config(model, ganzip, origin(Path(model.name_or_path)))
+    model.hf_quantizer = GanzipHfQuantizer(ganzip, pre_quantized=True)
+    model.is_quantized = True
+    model.quantization_method = ganzip.quant_method
+    model.config.quantization_config = ganzip
+
+
+def detach(model: nn.Module) -> None:
+    """Undo :func:`attach` after the packed layers were unpacked."""
+    model.hf_quantizer = None
+    model.is_quantized = False
+    del model.config.quantization_config
+
+
+def register() -> None:
+    """Make transformers know ``quant_method: "ganzip"``; harmless when repeated.
+
+    Raises:
+        RuntimeError: Another package took the name.
+    """
+    known = AUTO_QUANTIZATION_CONFIG_MAPPING.get("ganzip")
+    if known is None:
+        register_quantization_config("ganzip")(TransformersGanzipConfig)
+        register_quantizer("ganzip")(GanzipHfQuantizer)
+    elif known is not TransformersGanzipConfig:
+        raise RuntimeError("another package has registered the quantization method 'ganzip' with transformers.")
+
+
+register()

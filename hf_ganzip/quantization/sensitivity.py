@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which layers need their bits: the effect of each on the model's output, measured without data, and what follows from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ..record import table
+from .calibration import CalibrationTask, evaluating, expanded, substituted
+from .config import LayerSettings, QuantizeConfig
+from .methods.base import row_method
+from .quantize import channels_first_shape, pack_quantized, plan_quantization, quantize_rows, weight_rows
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """One weight.
+
+    Args:
+        name: Module name.
+        weights: Number of weights.
+        errors: Bits -> error of the model's output when only this weight is quantized.
+        bytes: Bits -> bytes of the packed weight.
+    """
+
+    name: str
+    weights: int
+    errors: dict[int, float]
+    bytes: dict[int, int]
+
+
+@dataclass(frozen=True)
+class SensitivityReport:
+    """Effect of every weight on the output, from :func:`sensitivity`.
+
+    Args:
+        layers: In model order.
+        conditions: What the numbers depend on.
+    """
+
+    layers: tuple[LayerSensitivity, ...]
+    conditions: dict[str, Any]
+
+    def exclude(self, bits: int, max_error: float) -> list[str]:
+        """Names whose error at ``bits`` is above ``max_error``: a ``skip`` list for :class:`~hf_ganzip.QuantizeConfig`."""
+        return [layer.name for layer in self.layers if layer.errors[bits] > max_error]
+
+    def allocate(
+        self, *, mean_bits: float | None = None, target_bytes: int | None = None
+    ) -> dict[str, dict[str, int]]:
+        """Bits of every layer with the least sum of errors under a budget: ``overrides`` for :class:`~hf_ganzip.QuantizeConfig`.
+
+        Errors of single layers are taken to add up. Starting from the fewest bits, the upgrade with the largest gain per byte
+        is made, on the lower convex hull of each layer's errors, until the next one would exceed the budget.
+
+        Args:
+            mean_bits: Budget in stored bits per weight, scales included.
+            target_bytes: Budget in bytes of all packed weights; give one of the two.
+
+        Raises:
+            ValueError: Not exactly one budget, or one that even the fewest bits exceed.
+        """
+        if (mean_bits is None) == (target_bytes is None):
+            raise ValueError("allocate takes one budget: mean_bits or target_bytes.")
+        weights = sum(layer.weights for layer in self.layers)
+        budget = target_bytes if target_bytes is not None else int(mean_bits * weights / 8)
+        hulls = {layer.name: _hull(layer) for layer in self.layers}
+        level = dict.fromkeys(hulls, 0)
+        spent = sum(hull[0][1] for hull in hulls.values())
+        if spent > budget:
+            raise ValueError(
+                f"allocate: the fewest bits take {spent} bytes ({8 * spent / weights:.3f} bits per weight), more than the budget of "
+                f"{budget}. Measure fewer bits, or raise the budget."
+            )
+        steps = []
+        for name, hull in hulls.items():
+            for i in range(1, len(hull)):
+                (_, before, error), (_, after, lower) = hull[i - 1], hull[i]
+                steps.append(((error - lower) / (after - before), name, i, after - before))
+        blocked = set()
+        for _, name, i, cost in sorted(steps, key=lambda step: (-step[0], step[1], step[2])):
+            if name in blocked or spent + cost > budget:
+                blocked.add(name)
+                continue
+            level[name], spent = i, spent + cost
+        return {name: {"bits": hulls[name][level[name]][0]} for name in hulls}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dict for JSON."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        bits = list(self.layers[0].errors)
+        rows = [("layer", "weights", *(f"{b} bits" for b in bits), "")]
+        ordered = sorted(self.layers, key=lambda layer: -layer.errors[bits[0]])
+        for layer in ordered:
+            rows.append((layer.name, f"{layer.weights:,}", *(f"{layer.errors[b]:.2e}" for b in bits), ""))
+        return "\n".join(table(rows))
+
+
+def sensitivity(
+    model: nn.Module,
+    bits: Sequence[int] = (2, 3, 4, 6, 8),
+    metric: str | Callable[[Tensor, Tensor], Any] = "mse",
+    *,
+    config: QuantizeConfig | None = None,
+    num_samples: int = 32,
+    progress: bool = True,
+) -> SensitivityReport:
+    """Quantize one weight at a time and measure how far the model's output moves; the model is not changed.
+
+    Args:
+        model: A model of a family with inputs of its own (GAN generators: latents; UNets: their noisy trajectories).
+        bits: Bits to try, each 2 to 8.
+        metric: "mse", the squared error of the output relative to its mean square, or a function ``(output, target) -> number``,
+            smaller is better.
+        config: Method, granularity, skipped layers, seed; None means "codebook" by channel. Calibrated methods are measured by
+            what they start from.
+        num_samples: Samples in the comparison.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: As :func:`~hf_ganzip.quantize_`; unknown metric; a model without inputs of its own.
+    """
+    measure = _relative_error if metric == "mse" else metric
+    if not callable(measure):
+        raise ValueError(f"metric is {metric!r}; allowed are 'mse' or a function (output, target) -> number.")
+    config = config or QuantizeConfig(method="codebook", granularity="channel")
+    plan = plan_quantization(model, config)
+    task = CalibrationTask(model, plan.settings, {}, [])
+    working = task.working_model()
+    batch = min(num_samples, 16)
+    found = []
+    with torch.no_grad(), evaluating(working):
+        forwards = list(islice(task.batches(None, batch, 0), -(-num_samples // batch)))
+        targets = [forward(working) for forward in forwards]
+        with tqdm(total=len(plan.settings) * len(bits), desc="sensitivity", disable=not progress) as bar:
+            for name, settings in plan.settings.items():
+                module, errors, sizes = working.get_submodule(name), {}, {}
+                for b in bits:
+                    chosen = dataclasses.replace(settings, bits=b, method=row_method(settings.method))
+                    quantized = quantize_rows(weight_rows(module, chosen), channels_first_shape(module), chosen)
+                    sizes[b] = pack_quantized(module, chosen, quantized).layout.packed_bytes
+                    with substituted(working, {f"{name}.weight": expanded(module, quantized)}):
+                        each = [float(measure(forward(working), target)) for forward, target in zip(forwards, targets)]
+                    errors[b] = sum(each) / len(each)
+                    bar.update()
+                found.append(LayerSensitivity(name, module.weight.numel(), errors, sizes))
+    conditions = {
+        "metric": metric if isinstance(metric, str) else getattr(metric, "__qualname__", repr(metric)),
+        "method": _name(next(iter(plan.settings.values()))),
+        "granularity": config.granularity,
+        "num_samples": batch * len(forwards),
+    }
+    return SensitivityReport(tuple(found), conditions)
+
+
+def _name(settings: LayerSettings) -> str:
+    return dataclasses.replace(settings, method=row_method(settings.method)).method_name
+
+
+def _relative_error(output: Tensor, target: Tensor) -> Tensor:
+    return (output - target).square().mean() / target.square().mean().clamp_min(1e-12)
+
+
+def _hull(layer: LayerSensitivity) -> list[tuple[int, int, float]]:
+    """(bits, bytes, error) of the lower convex hull of errors over bytes, from the fewest bytes on."""
+    points = sorted((layer.bytes[b], layer.errors[b], b) for b in layer.errors)
+    hull: list[tuple[int, float, int]] = []
+    for size, error, b in points:
+        if hull and error >= hull[-1][1]:
+            continue  # more bytes for nothing
+        while len(hull) > 1:
+            (size0, error0, _), (size1, error1, _) = hull[-2:]
+            if (error0 - error1) * (size - size1) > (error1 - error) * (size1 - size0):
+                break
+            hull.pop()
+        hull.append((size, error, b))
+    return [(b, size, error) for size, error, b in hull]

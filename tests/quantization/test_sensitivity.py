@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+import itertools
+
+import pytest
+import torch
+
+import hf_ganzip as gz
+from hf_ganzip.plotting import save_sensitivity_plot
+from hf_ganzip.quantization.sensitivity import LayerSensitivity, SensitivityReport
+
+from ..conftest import run, tiny_generator, tiny_unet
+
+
+BITS = (2, 3, 4, 8)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return tiny_generator()
+
+
+@pytest.fixture(scope="module")
+def report(model):
+    return gz.sensitivity(model, BITS, num_samples=16, progress=False)
+
+
+def test_every_planned_weight_is_measured_and_the_model_unchanged(model):
+    before = run(model)
+    report = gz.sensitivity(model, (2, 8), num_samples=4, progress=False)
+    assert torch.equal(run(model), before)
+    quantized = gz.quantize_(tiny_generator(), gz.QuantizeConfig(bits=4)).quantized
+    assert [f"{layer.name}.weight" for layer in report.layers] == [layer.name for layer in quantized]
+    assert report.conditions == {"metric": "mse", "method": "codebook", "granularity": "channel", "num_samples": 4}
+
+
+def test_fewer_bits_move_the_output_further(report):
+    for layer in report.layers:
+        assert layer.errors[2] > layer.errors[8] > 0, layer
+    assert sum(layer.errors[2] for layer in report.layers) > 4 * sum(layer.errors[4] for layer in report.layers)
+
+
+def test_the_error_is_what_quantizing_only_this_layer_gives(model):
+    def largest(output, target):
+        return (output - target).abs().max()
+
+    report = gz.sensitivity(model, (3,), largest, num_samples=2, progress=False)
+    from hf_ganzip.families import family_of
+
+    (forward,) = itertools.islice(family_of(model).calibration(model, 2, 0), 1)
+    name = "synthesis.b8.conv0"
+    other = tiny_generator()
+    other.load_state_dict(model.state_dict())
+    overrides = {name: {"bits": 3}, "*": {"bits": None}}
+    gz.quantize_(other, gz.QuantizeConfig("codebook", granularity="channel", overrides=overrides))
+    with torch.no_grad():
+        expected = float((forward(other) - forward(model)).abs().max())
+    found = {layer.name: layer.errors[3] for layer in report.layers}
+    assert found[name] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("mean_bits", [2.9, 4.0, 6.5])
+def test_an_allocation_keeps_its_budget_and_beats_equal_bits(model, report, mean_bits):
+    overrides = report.allocate(mean_bits=mean_bits)
+    config = gz.QuantizeConfig("codebook", granularity="channel", overrides=overrides)
+    other = tiny_generator()
+    other.load_state_dict(model.state_dict())
+    quantized = gz.quantize_(other, config)
+    assert quantized.bits_per_weight <= mean_bits
+    spent = {layer.name: layer for layer in report.layers}
+    assert sum(layer.bytes_after for layer in quantized.quantized) == sum(
+        spent[name].bytes[change["bits"]] for name, change in overrides.items()
+    )
+    weights = sum(layer.weights for layer in report.layers)
+    fitting = [b for b in BITS if 8 * sum(layer.bytes[b] for layer in report.layers) <= mean_bits * weights]
+    equal = max(fitting, default=2)
+    allocated = sum(spent[name].errors[change["bits"]] for name, change in overrides.items())
+    assert allocated <= sum(layer.errors[equal] for layer in report.layers)
+
+
+def test_an_allocation_is_close_to_the_best_of_all():
+    generator = torch.Generator().manual_seed(1)
+    layers = []
+    for i in range(5):
+        weights = int(torch.randint(50, 400, (1,), generator=generator))
+        start = float(torch.rand(1, generator=generator))
+        layers.append(
+            LayerSensitivity(
+                f"l{i}", weights, {b: start * 4.0**-b for b in BITS}, {b: weights * b // 8 + 4 for b in BITS}
+            )
+        )
+    report = SensitivityReport(tuple(layers), {})
+    budget = sum(layer.bytes[4] for layer in layers)
+    chosen = report.allocate(target_bytes=budget)
+    error = sum(layer.errors[chosen[layer.name]["bits"]] for layer in layers)
+    least = min(
+        sum(layer.errors[b] for layer, b in zip(layers, bits))
+        for bits in itertools.product(BITS, repeat=5)
+        if sum(layer.bytes[b] for layer, b in zip(layers, bits)) <= budget
+    )
+    assert sum(layer.bytes[chosen[layer.name]["bits"]] for layer in layers) <= budget
+    assert error <= 1.6 * least
+
+
+def test_impossible_budgets_are_refused(report):
+    with pytest.raises(ValueError, match="the fewest bits take .* more than the budget"):
+        report.allocate(mean_bits=1.5)
+    for budget in ({}, {"mean_bits": 4, "target_bytes": 1000}):
+        with pytest.raises(ValueError, match="takes one budget"):
+            report.allocate(**budget)
+
+
+def test_exclude_names_what_hurts(report):
+    worst = max(report.layers, key=lambda layer: layer.errors[2])
+    assert report.exclude(2, 0.999 * worst.errors[2]) == [worst.name]
+    assert report.exclude(2, worst.errors[2]) == []
+
+
+def test_picture_and_text(report, tmp_path):
+    save_sensitivity_plot(report, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 5000
+    assert str(report).splitlines()[1].startswith(max(report.layers, key=lambda layer: layer.errors[2]).name)
+
+
+def test_diffusion_models_are_measured_on_their_own_trajectories():
+    report = gz.sensitivity(tiny_unet(), (2, 8), num_samples=2, progress=False)
+    assert all(layer.errors[8] >= 0 for layer in report.layers)
+    assert sum(layer.errors[2] for layer in report.layers) > sum(layer.errors[8] for layer in report.layers)
+
+
+def test_a_wrong_metric_is_refused(model):
+    with pytest.raises(ValueError, match="allowed are 'mse' or a function"):
+        gz.sensitivity(model, metric="psnr")

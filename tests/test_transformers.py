@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text encoders: quantized while loading, in memory, within pipelines; restored bit for bit."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models import AutoencoderKL
+from diffusers.quantizers import PipelineQuantizationConfig
+from transformers import AutoModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, GPT2Config, GPT2LMHeadModel
+
+import hf_ganzip as gz
+from hf_ganzip.quantization.packed import packed_modules
+
+
+IDS = torch.arange(12).view(2, 6)
+
+
+def text_encoder():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return CLIPTextModel(CLIPTextConfig(vocab_size=64, max_position_embeddings=12, **sizes)).eval()
+
+
+@torch.no_grad()
+def encode(model):
+    return model(IDS).last_hidden_state
+
+
+@pytest.fixture
+def folder(tmp_path):
+    text_encoder().save_pretrained(tmp_path / "full")
+    return tmp_path / "full"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "method, granularity", [("aciq", "tensor"), ("codebook", "channel"), ("outlier_splitting", "tensor")]
+)
+def test_quantized_while_loading_and_restored(folder, tmp_path, method, granularity, dtype):
+    config = gz.GanzipConfig(method, bits=4, granularity=granularity)
+    model = CLIPTextModel.from_pretrained(folder, quantization_config=config, dtype=dtype)
+    assert len(model.hf_quantizer.report.quantized) == len(packed_modules(model)) == 12
+    model.save_pretrained(tmp_path / "packed")
+    saved = json.loads((tmp_path / "packed" / "config.json").read_text())["quantization_config"]
+    assert saved["quant_method"] == "ganzip" and len(saved["layers"]) == 12
+    for cls in (CLIPTextModel, AutoModel):
+        restored = cls.from_pretrained(tmp_path / "packed", dtype=dtype)
+        assert torch.equal(encode(restored), encode(model))
+    assert not any(parameter.requires_grad for parameter in restored.parameters())
+
+
+def test_in_memory_gives_the_same_model_and_can_be_undone(folder, tmp_path):
+    loaded = CLIPTextModel.from_pretrained(folder, quantization_config=gz.GanzipConfig(bits=3))
+    model = CLIPTextModel.from_pretrained(folder)
+    report = gz.quantize_(model, gz.QuantizeConfig(bits=3))
+    assert torch.equal(encode(model), encode(loaded)) and report == loaded.hf_quantizer.report
+    model.save_pretrained(tmp_path / "packed")
+    assert torch.equal(encode(CLIPTextModel.from_pretrained(tmp_path / "packed")), encode(model))
+    expected = encode(model)
+    gz.dequantize_(model)
+    model.save_pretrained(tmp_path / "plain")
+    assert "quantization_config" not in json.loads((tmp_path / "plain" / "config.json").read_text())
+    assert torch.equal(encode(CLIPTextModel.from_pretrained(tmp_path / "plain")), expected)
+
+
+def test_changed_codes_are_noticed(folder, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model = CLIPTextModel.from_pretrained(folder, quantization_config=gz.GanzipConfig(bits=4))
+    model.save_pretrained(tmp_path / "packed")
+    file = tmp_path / "packed" / "model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith("weight_codes"))
+    tensors[name][0] ^= 1
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="packed weights differ from their digest"):
+        CLIPTextModel.from_pretrained(tmp_path / "packed")
+
+
+def test_a_fresh_process_restores_it(folder, tmp_path):
+    model = CLIPTextModel.from_pretrained(folder, quantization_config=gz.GanzipConfig(bits=4))
+    model.save_pretrained(tmp_path / "packed")
+    code = (
+        "import sys, torch, hf_ganzip; from transformers import AutoModel; m = AutoModel.from_pretrained(sys.argv[1]).eval()\n"
+        "with torch.no_grad(): torch.save(m(torch.arange(12).view(2, 6)).last_hidden_state, sys.argv[2])"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "packed", tmp_path / "out.pt"], check=True, timeout=200)
+    assert torch.equal(torch.load(tmp_path / "out.pt"), encode(model))
+
+
+def test_output_embeddings_that_share_their_weight_stay():
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=30, n_positions=8, n_embd=8, n_layer=1, n_head=2))
+    with pytest.raises(ValueError, match="nothing to quantize"):  # its layers are transformers' own Conv1D
+        from hf_ganzip.integration.transformers import _for_model
+        from hf_ganzip.quantization.quantize import plan_quantization
+
+        plan_quantization(model, _for_model(model, gz.QuantizeConfig(bits=4)))
+
+
+def tiny_pipeline(folder):
+    torch.manual_seed(0)
+    vocabulary = {token: i for i, token in enumerate(["<|startoftext|>", "<|endoftext|>", "a", "b", "a</w>", "b</w>"])}
+    folder.mkdir()
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=12)
+    blocks = {"block_out_channels": (8, 16), "norm_num_groups": 4}
+    unet = UNet2DConditionModel(
+        **blocks,
+        sample_size=8,
+        layers_per_block=1,
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
+    types = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    vae = AutoencoderKL(**blocks, **types, latent_channels=4, sample_size=16)
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder(),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def generate(pipeline):
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    return pipeline("a b", num_inference_steps=2, generator=generator, output_type="np", height=16, width=16).images
+
+
+class TestPipelines:
+    @pytest.fixture
+    def saved(self, tmp_path):
+        tiny_pipeline(tmp_path / "tokenizer").save_pretrained(tmp_path / "pipeline")
+        return tmp_path / "pipeline"
+
+    @pytest.mark.parametrize("how", ["quant_mapping", "quant_backend"])
+    def test_components_are_quantized_and_restored(self, saved, tmp_path, how):
+        if how == "quant_mapping":
+            mapping = {"unet": gz.GanzipConfig(bits=4), "text_encoder": gz.GanzipConfig("codebook", bits=6)}
+            config = PipelineQuantizationConfig(quant_mapping=mapping)
+        else:
+            kwargs = {"method": "aciq", "bits": 4}
+            config = PipelineQuantizationConfig(
+                quant_backend="ganzip", quant_kwargs=kwargs, components_to_quantize=["unet", "text_encoder", "vae"]
+            )
+        pipeline = StableDiffusionPipeline.from_pretrained(saved, quantization_config=config, safety_checker=None)
+        assert packed_modules(pipeline.unet) and packed_modules(pipeline.text_encoder)
+        assert bool(packed_modules(pipeline.vae)) == (how == "quant_backend")
+        expected = generate(pipeline)
+        pipeline.save_pretrained(tmp_path / "packed")
+        index = json.loads((tmp_path / "packed" / "model_index.json").read_text())
+        assert index["unet"] == ["diffusers", "UNet2DConditionModel"] and index["text_encoder"][0] == "transformers"
+        restored = DiffusionPipeline.from_pretrained(tmp_path / "packed", safety_checker=None)
+        assert (generate(restored) == expected).all()
