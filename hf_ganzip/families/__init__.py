@@ -34,6 +34,11 @@ FAMILIES = {
     "StyleGAN2Generator": Family(gan.stylegan_last_block, gan.latent_inputs, gan.latent_calibration),
     "StyleGAN2Discriminator": Family(gan.discriminator_last_block, gan.image_inputs, gan.image_calibration),
     "UNet2DModel": Family(diffusion.unet_last_block, diffusion.unet_inputs, diffusion.trajectory_calibration),
+    "UNet2DConditionModel": Family(
+        diffusion.unet_last_block, diffusion.conditional_unet_inputs, diffusion.trajectory_calibration
+    ),
+    "DiTTransformer2DModel": Family(diffusion.transformer_last_block, diffusion.class_conditional_transformer_inputs),
+    "AutoencoderKL": Family(diffusion.autoencoder_last_block, diffusion.autoencoder_inputs),
 }
 
 

@@ -20,6 +20,41 @@ def unet_last_block(model: nn.Module) -> tuple[str, ...]:
     return (f"up_blocks.{block}.resnets.{resnet}.*", "conv_out.*")
 
 
+def conditional_unet_inputs(model: nn.Module) -> tuple[tuple, dict]:
+    """Two noisy images (2, C, H, W) at timestep 10, and N(0, I) in place of an encoded text (2, 8, D)."""
+    args, kwargs = unet_inputs(model)
+    generator = torch.Generator().manual_seed(1)
+    text = torch.randn(2, 8, model.config.cross_attention_dim, generator=generator)
+    return args, kwargs | {"encoder_hidden_states": text}
+
+
+def transformer_last_block(model: nn.Module) -> tuple[str, ...]:
+    """The last transformer block, and the output projections."""
+    return (f"transformer_blocks.{len(model.transformer_blocks) - 1}.*", "proj_out*")
+
+
+def class_conditional_transformer_inputs(model: nn.Module) -> tuple[tuple, dict]:
+    """Two noisy latents (2, C, H, W) at timestep 10 with classes 0 and 1."""
+    size = model.config.sample_size
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(2, model.config.in_channels, size, size, generator=generator)
+    return (latents,), {"timestep": torch.tensor([10, 10]), "class_labels": torch.tensor([0, 1])}
+
+
+def autoencoder_last_block(model: nn.Module) -> tuple[str, ...]:
+    """The last residual block of the decoder, and its output convolution."""
+    block = len(model.decoder.up_blocks) - 1
+    resnet = len(model.decoder.up_blocks[block].resnets) - 1
+    return (f"decoder.up_blocks.{block}.resnets.{resnet}.*", "decoder.conv_out.*")
+
+
+def autoencoder_inputs(model: nn.Module) -> tuple[tuple, dict]:
+    """Two uniform noise images (2, C, S, S) in [-1, 1]."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, model.config.in_channels, model.config.sample_size, model.config.sample_size)
+    return (torch.rand(shape, generator=generator) * 2 - 1,), {}
+
+
 def unet_inputs(model: nn.Module) -> tuple[tuple, dict]:
     """Two noisy images (2, C, H, W) at timestep 10."""
     size = model.config.sample_size
@@ -35,7 +70,9 @@ def trajectory_calibration(model: nn.Module, batch_size: int, seed: int) -> Iter
     """
     from diffusers import DDIMScheduler
 
-    (example, _), kwargs = unet_inputs(model)
+    from . import family_of
+
+    (example, _), kwargs = family_of(model).example_inputs(model)
     device = next(model.parameters()).device
     number = 0
     while True:

@@ -91,13 +91,13 @@ def substituted(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[Non
             owner, _, leaf = name.rpartition(".")
             module = model.get_submodule(owner)
             saved[name] = module._parameters.pop(leaf)
-            module.__dict__[leaf] = tensor
+            module._buffers[leaf] = tensor  # a buffer: models ask their tensors for dtype and device
         yield
     finally:
         for name, parameter in saved.items():
             owner, _, leaf = name.rpartition(".")
             module = model.get_submodule(owner)
-            module.__dict__.pop(leaf, None)
+            module._buffers.pop(leaf, None)
             module._parameters[leaf] = parameter
 
 

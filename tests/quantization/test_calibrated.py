@@ -193,23 +193,22 @@ class TestLatentDistill:
         gz.quantize_(start, gz.QuantizeConfig("codebook", bits=4, granularity="channel"))
         assert output_error(model, reference) <= 1.01 * output_error(start, reference)
 
-    def test_biases_stay_when_they_are_not_to_be_tuned(self):
+    @pytest.mark.parametrize("tune", ["all", "biases", "none"])
+    def test_which_parameters_in_full_precision_are_tuned(self, tune):
         model = tiny_generator()
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if name.endswith("bias"):
-                    parameter.normal_()
-        before = {n: p.detach().clone() for n, p in model.named_parameters() if n.endswith("bias")}
-        tuned = tiny_generator()
-        tuned.load_state_dict(model.state_dict())
-        gz.quantize_(model, config("latent_distill", tune_biases=False))
-        assert all(torch.equal(p, before[n]) for n, p in model.named_parameters() if n in before)
-        gz.quantize_(tuned, config("latent_distill", bits=2, steps=20))
-        assert any(not torch.equal(p, before[n]) for n, p in tuned.named_parameters() if n in before)
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        gz.quantize_(model, config("latent_distill", bits=2, steps=20, tune=tune))
+        changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+        if tune == "all":
+            assert "synthesis.b16.conv1.weight" in changed and "synthesis.b4.const" in changed
+        elif tune == "biases":
+            assert changed and all(name.endswith(".bias") for name in changed)
+        else:
+            assert not changed
 
-    @pytest.mark.parametrize("options", [{"steps": 0}, {"batch_size": 0}])
+    @pytest.mark.parametrize("options", [{"steps": 0}, {"batch_size": 0}, {"tune": "half"}])
     def test_wrong_options(self, options):
-        with pytest.raises(ValueError, match="allowed are 1 and more"):
+        with pytest.raises(ValueError, match="allowed are 1 and more|all, biases, none"):
             LatentDistill(**options)
 
     @pytest.mark.parametrize("base", ["gptq", "outlier_splitting"])

@@ -32,7 +32,7 @@ class LatentDistill:
     r"""Train the rounding of all layers together against the full-precision model, on inputs that the model itself provides.
 
     A weight is :math:`w = s\,(c[\mathrm{nearest}(v)] + v - \mathrm{sg}(v))`: v, in units of the scale, chooses the level (gradients pass
-    straight through), scales s and levels c are trained with it, and so are the biases, which are stored in full precision anyway.
+    straight through), scales s and levels c are trained with it, and so are the parameters that are stored in full precision anyway (``tune``).
     The loss is the squared error of the output and of every quantized layer's output, each relative to its size. Every 25 steps the error of
     the output is measured on held-out inputs; the best state is what stays.
 
@@ -43,9 +43,9 @@ class LatentDistill:
         steps: Optimizer steps.
         batch_size: Samples in each.
         learning_rate: Of v, in units of the distance between levels (Adam, cosine decay).
-        scale_learning_rate: Of log s, of the levels and of the biases.
+        scale_learning_rate: Of log s, of the levels and of the parameters in full precision.
         feature_weight: Weight of the layers' outputs against that of the model's output.
-        tune_biases: Also train the biases.
+        tune: Which parameters in full precision are trained, too: "all", "biases" or "none". None is stored larger for it.
         seed: Of the inputs.
         inputs: Function (model, batch_size, seed) -> iterator of functions model -> output, instead of the model's own inputs.
         checkpoint_dir: Folder in which the state is kept every 25 steps; a run that finds one goes on from it.
@@ -61,7 +61,7 @@ class LatentDistill:
     learning_rate: float = 0.01
     scale_learning_rate: float = 0.002
     feature_weight: float = 3.0
-    tune_biases: bool = True
+    tune: str = "all"
     seed: int = 0
     inputs: Callable[[nn.Module, int, int], Iterator[Callable[[nn.Module], Tensor]]] | None = None
     checkpoint_dir: str | None = field(default=None, metadata={"recorded": False})
@@ -73,14 +73,17 @@ class LatentDistill:
                 f"latent_distill: steps is {self.steps}, batch_size {self.batch_size}; allowed are 1 and more."
             )
 
+        if self.tune not in ("all", "biases", "none"):
+            raise ValueError(f"latent_distill: tune is {self.tune!r}; allowed are all, biases, none.")
+
     def __call__(self, rows: Tensor, bits: int, scale_dtype: torch.dtype = torch.float32) -> QuantizedRows:
         """The start of :meth:`calibrate`."""
         return base_method(self.base)(rows, bits, scale_dtype)
 
     def calibrate(self, task: CalibrationTask) -> tuple[dict[str, QuantizedRows], dict[str, Tensor]]:
-        """Trained codes and scales of every layer of the task, and the tuned biases, both by name."""
+        """Trained codes and scales of every layer of the task, and the tuned parameters, both by name."""
         model = task.working_model()
-        student = _Student(task, model, self.tune_biases)
+        student = _Student(task, model, self.tune)
         optimizer = torch.optim.Adam(student.parameter_groups(self), betas=(0.9, 0.999))
         run = _Run(self, task, model, student, optimizer)
         required = {parameter: parameter.requires_grad for parameter in model.parameters()}
@@ -95,9 +98,9 @@ class LatentDistill:
 
 
 class _Student:
-    """What is trained: one learned weight per layer and the biases; and the weights that stay as they are quantized."""
+    """What is trained: one learned weight per layer and tuned parameters; and the weights that stay as they are quantized."""
 
-    def __init__(self, task: CalibrationTask, model: nn.Module, tune_biases: bool):
+    def __init__(self, task: CalibrationTask, model: nn.Module, tune: str):
         self.layers = {
             name: LearnedWeight(model.get_submodule(name), task.settings[name].bits, task.start[name])
             for name in task.own
@@ -107,17 +110,16 @@ class _Student:
             for name in task.settings
             if name not in self.layers
         }
-        self.biases = {}
-        if tune_biases:
-            self.biases = {
-                name: parameter.detach().clone().requires_grad_(True)
-                for name, parameter in model.named_parameters()
-                if name.rpartition(".")[2] == "bias"
-            }
+        quantized = {f"{name}.weight" for name in task.settings}
+        self.tuned = {
+            name: parameter.detach().clone().requires_grad_(True)
+            for name, parameter in model.named_parameters()
+            if name not in quantized and (tune == "all" or (tune == "biases" and name.endswith(".bias")))
+        }
 
     def parameter_groups(self, options: LatentDistill) -> list[dict[str, Any]]:
         """Groups of the optimizer with their learning rates."""
-        slow = [layer.log_scale for layer in self.layers.values()] + list(self.biases.values())
+        slow = [layer.log_scale for layer in self.layers.values()] + list(self.tuned.values())
         slow += [layer.codebook for layer in self.layers.values() if layer.codebook is not None]
         groups = [
             {"params": [layer.position], "lr": options.learning_rate * layer.spacing} for layer in self.layers.values()
@@ -125,13 +127,13 @@ class _Student:
         return [*groups, {"params": slow, "lr": options.scale_learning_rate}]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights and biases to compute with, by parameter name."""
+        """Tensors to compute with, by parameter name."""
         learned = {f"{name}.weight": layer.weight() for name, layer in self.layers.items()}
-        return learned | self.fixed | self.biases
+        return learned | self.fixed | self.tuned
 
     def state(self) -> dict[str, Tensor]:
         """Everything trained, by name."""
-        found = {f"bias:{name}": bias for name, bias in self.biases.items()}
+        found = {f"tuned:{name}": parameter for name, parameter in self.tuned.items()}
         for name, layer in self.layers.items():
             found |= {f"{part}:{name}": tensor for part, tensor in layer.tensors().items()}
         return {name: tensor.detach().clone() for name, tensor in found.items()}
@@ -139,16 +141,16 @@ class _Student:
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Inverse of :meth:`state`."""
-        for name, bias in self.biases.items():
-            bias.copy_(state[f"bias:{name}"])
+        for name, parameter in self.tuned.items():
+            parameter.copy_(state[f"tuned:{name}"])
         for name, layer in self.layers.items():
             for part, tensor in layer.tensors().items():
                 tensor.copy_(state[f"{part}:{name}"])
 
     def result(self) -> tuple[dict[str, QuantizedRows], dict[str, Tensor]]:
-        """Codes and scales, and biases."""
+        """Codes and scales, and tuned parameters."""
         return {name: layer.quantized() for name, layer in self.layers.items()}, {
-            name: bias.detach().clone() for name, bias in self.biases.items()
+            name: parameter.detach().clone() for name, parameter in self.tuned.items()
         }
 
 
