@@ -13,14 +13,13 @@ from typing import Any
 
 import torch
 from diffusers import ModelMixin
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from .assets import asset_path
 from .evaluation.evaluate import DEFAULT_METRICS, measure
 from .evaluation.extractors import EXTRACTORS, extract_features
-from .evaluation.reference import load_reference
-from .evaluation.sampling import sample_images
+from .evaluation.reference import evenly, load_reference
+from .evaluation.sampling import mean_image, sample_images
 from .plotting import save_image_grid, save_precision_recall_plot
 from .quantization import QuantizeConfig, quantize_
 from .recipes import load_model
@@ -106,23 +105,12 @@ def setting_name(row: dict[str, Any]) -> str:
     return "full precision" if row["bits"] == 32 else f"{row['method']}, {row['bits']} bits"
 
 
-def evenly(images: Tensor, count: int) -> Tensor:
-    """At most ``count`` of ``images``, evenly spaced, so that images sorted by class keep their balance."""
-    count = min(count, len(images))
-    return images[torch.arange(count) * len(images) // count]
-
-
 def compressed(generator: ModelMixin, method: str, bits: int) -> tuple[ModelMixin, QuantizationReport | None]:
     """A quantized copy and its report; 32 bits: the generator itself and None."""
     if bits == 32:
         return generator, None
     model = copy.deepcopy(generator)
     return model, quantize_(model, QuantizeConfig(method=method, bits=bits))
-
-
-def mean_image(images: Tensor) -> Tensor:
-    """Mean of uint8 images (N, C, H, W) as one uint8 image (C, H, W)."""
-    return images.double().mean(dim=0).round().to(torch.uint8)
 
 
 def table_row(

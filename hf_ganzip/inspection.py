@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
+from .quantization.packed import BUFFERS
 from .record import table
 
 
@@ -48,7 +49,7 @@ def describe(model_or_id: str | Path) -> dict[str, Any]:
                 "name": name,
                 "bits": entry["bits"],
                 "shape": entry["shape"],
-                "bytes": sizes.get(f"{name}.weight_codes", 0) + sizes.get(f"{name}.weight_scale", 0),
+                "bytes": sum(sizes.get(f"{name}.{buffer}", 0) for buffer in BUFFERS),
             }
             for name, entry in layers.items()
         ],

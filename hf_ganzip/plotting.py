@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -11,6 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from .quantization.sensitivity import SensitivityReport
+
+
+_MARKERS = "os^Dv*PX<>"
 
 
 def image_grid(
@@ -88,6 +92,63 @@ def save_sensitivity_plot(report: SensitivityReport, path: str | Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def save_pareto_plot(rows: list[dict], front: Sequence[int], path: str | Path) -> None:
+    """Plot KNN precision against recall, one point per setting, with the Pareto front.
+
+    Args:
+        rows: Dicts with ``method``, ``bits``, ``knn_precision`` and ``knn_recall``.
+        front: Indices of the rows on the front.
+        path: PNG file.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    figure = new_figure(7, 6)
+    axes = figure.subplots()
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    for method, marker in zip(methods, cycle(_MARKERS)):
+        own = [row for row in rows if row["method"] == method]
+        points = [[row[f"knn_{kind}"] for row in own] for kind in ("recall", "precision")]
+        axes.plot(*points, marker, label=method, markersize=6)
+        for row in own:
+            axes.annotate(f" {row['bits']}", (row["knn_recall"], row["knn_precision"]), fontsize=7)
+    chosen = sorted((rows[i]["knn_recall"], rows[i]["knn_precision"]) for i in front)
+    axes.plot(*zip(*chosen), color="gray", linewidth=1, zorder=0, label="Pareto front")
+    axes.set(xlabel="recall (KNN)", ylabel="precision (KNN)", title="Numbers are bits")
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def save_realism_plot(rows: list[dict], path: str | Path) -> None:
+    """Plot the mean realism of every class against bits, one panel per method.
+
+    Args:
+        rows: Dicts with ``method``, ``bits`` and ``realism_per_class``; the row with 32 bits belongs to every panel.
+        path: PNG file.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    full = next(row for row in rows if row["bits"] == 32)
+    methods = list(dict.fromkeys(row["method"] for row in rows if row["bits"] != 32))
+    columns = min(3, len(methods))
+    lines = -(-len(methods) // columns)
+    figure = new_figure(4 * columns, 2.8 * lines + 0.6)
+    panels = figure.subplots(lines, columns, sharey=True, squeeze=False).flatten()
+    for axes in panels[len(methods) :]:
+        axes.remove()
+    for axes, method in zip(panels, methods):
+        own = [full, *sorted((row for row in rows if row["method"] == method), key=lambda row: -row["bits"])]
+        for number in range(len(full["realism_per_class"])):
+            axes.plot(
+                [str(row["bits"]) for row in own], [row["realism_per_class"][number] for row in own], label=str(number)
+            )
+        axes.set(title=method, xlabel="bits")
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, title="class", fontsize=7, loc="outside right center")
+    figure.savefig(path, dpi=110)
+
+
 def save_precision_recall_plot(rows: list[dict], path: str | Path) -> None:
     """Plot precision and recall against bits, one panel per pair of metrics, one line per method.
 
@@ -99,7 +160,7 @@ def save_precision_recall_plot(rows: list[dict], path: str | Path) -> None:
     Raises:
         ImportError: matplotlib is missing.
     """
-    figure = new_figure(11, 3.6)
+    figure = new_figure(11, 3.6 if len({row["method"] for row in rows}) < 5 else 5.2)
     full = next(row for row in rows if row["bits"] == 32)
     methods = list(dict.fromkeys(row["method"] for row in rows if row["bits"] != 32))
     for axes, (key, title) in zip(
@@ -107,11 +168,14 @@ def save_precision_recall_plot(rows: list[dict], path: str | Path) -> None:
     ):
         for kind, colour in (("precision", "tab:blue"), ("recall", "tab:orange")):
             axes.axhline(full[f"{key}_{kind}"], color=colour, linestyle="--", linewidth=1)
-            for method, marker in zip(methods, "os^Dv"):
+            for method, marker in zip(methods, cycle(_MARKERS)):
                 points = sorted((row["bits"], row[f"{key}_{kind}"]) for row in rows if row["method"] == method)
                 axes.plot(*zip(*points), color=colour, marker=marker, label=f"{kind}, {method}")
         axes.set(title=title, xlabel="bits", ylim=(-0.02, 1.02))
         axes.invert_xaxis()
-    axes.legend(fontsize=8)
+    if len(methods) > 3:
+        figure.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=4)
+    else:
+        axes.legend(fontsize=8)
     figure.suptitle("Precision and recall against bits (dashed: full precision)")
     figure.savefig(path, dpi=110)

@@ -120,7 +120,8 @@ def test_errors_are_one_line_without_traceback(call, folder, tmp_path, arguments
 
 
 def test_help_of_every_command():
-    for command in ([], ["demo"], ["compress"], ["sample"], ["evaluate"], ["info"], ["metrics", "install"]):
+    commands = ["demo", "compress", "sample", "evaluate", "info", "cost", "sensitivity", "study", "metrics install"]
+    for command in ([], *(command.split() for command in commands)):
         code = ["-m", "hf_ganzip.cli", *command, "--help"]
         result = subprocess.run([sys.executable, *code], capture_output=True, text=True, timeout=60)
         assert result.returncode == 0 and "Usage" in result.stdout
@@ -132,3 +133,40 @@ def test_fixed_seed_repeats_images(call, folder, tmp_path):
         call("sample", folder, tmp_path / f"{name}.png", "--num-samples", 4, "--seed", 3)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert torch.initial_seed() == 0, "the global seed was changed"
+
+
+def test_compress_with_a_budget_and_options_of_the_method(call, folder, tmp_path):
+    options = [
+        "--option",
+        "steps=2",
+        "--option",
+        "batch_size=2",
+        "--option",
+        "base=mse_clip",
+        "--option",
+        "progress=false",
+    ]
+    method = ["--method", "latent_distill", "--granularity", "channel", "--scale-dtype", "float16"]
+    code, out, _ = call("compress", folder, tmp_path / "small", *method, *options, "--mean-bits", "5", "--json")
+    report = json.loads(out)
+    assert code == 0 and report["bits_per_weight"] <= 5 and len({layer["bits"] for layer in report["layers"]}) > 2
+    config = gz.load_model(tmp_path / "small").config.quantization_config.to_dict()
+    assert config["method_options"]["steps"] == 2 and config["method_options"]["base"] == "mse_clip"
+    code, _, error = call("compress", folder, tmp_path / "other", "--option", "steps")
+    assert code == 1 and "is not NAME=VALUE" in error
+
+
+def test_sensitivity_proposes_overrides(call, folder, tmp_path):
+    options = ["--mean-bits", "4.5", "--num-samples", "4", "--plot", tmp_path / "plot.png"]
+    code, out, _ = call("sensitivity", folder, "--bits", "2", "--bits", "8", *options, "--json")
+    found = json.loads(out)
+    assert code == 0 and size(tmp_path / "plot.png")[0] > 300
+    assert set(found["overrides"]) == {layer["name"] for layer in found["layers"]}
+    code, out, _ = call("sensitivity", folder, "--bits", "4", "--num-samples", "2")
+    assert code == 0 and "4 bits" in out
+
+
+def test_cost_says_what_did_not_improve(call, folder, tmp_path):
+    call("compress", folder, tmp_path / "small")
+    code, out, _ = call("cost", tmp_path / "small", "--reference", folder, "--repeats", "1", "--no-memory")
+    assert code == 0 and "smaller on disk" in out and "macs" in out

@@ -48,3 +48,9 @@ def load_reference(
     images, labels = read_images(source, split=split, image_column=image_column, label_column=label_column)
     pixels = stack_images(images if resolution is None else [resize_image(image, resolution) for image in images])
     return pixels, None if labels is None else torch.from_numpy(labels)
+
+
+def evenly(images: Tensor, count: int) -> Tensor:
+    """At most ``count`` of ``images`` or labels, evenly spaced, so that those sorted by class keep their balance."""
+    count = min(count, len(images))
+    return images[torch.arange(count) * len(images) // count]

@@ -70,3 +70,8 @@ def sample_images(
             bar.update(count)
     model.train(was_training)
     return torch.cat(images), labels
+
+
+def mean_image(images: Tensor) -> Tensor:
+    """Mean of uint8 images (N, C, H, W) as one uint8 image (C, H, W)."""
+    return images.double().mean(dim=0).round().to(torch.uint8)

@@ -56,7 +56,7 @@ class LatentDistill:
     """
 
     base: Any = "codebook"
-    steps: int = 500
+    steps: int = 800
     batch_size: int = 32
     learning_rate: float = 0.01
     scale_learning_rate: float = 0.002

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Quantization: quality, size and time against peers and limits, as ratios within one run.
+
+Sections: `quality` (PSNR of samples at fixed latents to those of the full-precision generator, and Frechet distance to real images, for every
+method at 2 to 6 bits, next to SDNQ and torchao where they are installed), `size` (bytes of quantized tensors of a StyleGAN2 for
+1024 x 1024 pixels against bits / 8), `time` (quantizing 30M weights against saving and loading them; sampling; calibration).
+The peers quantize the same weights as we do, one matrix (outputs, rest) per layer; scales and zero points are counted in their stored bits.
+"""
+
+import copy
+import functools
+import importlib.util
+import math
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import hf_ganzip as gz
+from benchmarks._timing import conditions, interleaved, parser, ratio, report
+from hf_ganzip.assets import asset_path
+from hf_ganzip.evaluation.compression_study import Compressor, StudyConfig
+from hf_ganzip.evaluation.extractors import EXTRACTORS, extract_features
+from hf_ganzip.evaluation.reference import load_reference
+from hf_ganzip.evaluation.sampling import sample_images
+from hf_ganzip.metrics import frechet_distance
+
+
+SECTIONS = ("quality", "size", "time")
+LATENTS = 128
+
+
+def samples(model) -> torch.Tensor:
+    """Images of fixed latents, every class, stored noise; clipped to [-1, 1]."""
+    z = torch.randn(LATENTS, model.config.z_dim, generator=torch.Generator().manual_seed(123))
+    labels = torch.arange(LATENTS) % model.config.num_classes
+    with torch.no_grad():
+        return model(z, labels, noise_mode="const", return_dict=False)[0].clamp(-1, 1)
+
+
+def psnr(images: torch.Tensor, reference: torch.Tensor) -> float:
+    return 10 * math.log10(4 / float((images - reference).square().mean()))
+
+
+def sdnq(weight: torch.Tensor, bits: int, codebook: bool = False, group_size: int = -1) -> tuple[torch.Tensor, int]:
+    """Dequantized matrix and stored bits of SDNQ's unsigned format; group_size -1: one scale per row, 0: its default groups."""
+    from sdnq.quantizer import sdnq_quantize_layer_weight
+
+    dequantizer, parts = sdnq_quantize_layer_weight(
+        weight, "Linear", f"uint{bits}", group_size=group_size, use_codebook=codebook
+    )
+    tensors = {name: tensor for name, tensor in parts.items() if isinstance(tensor, torch.Tensor)}
+    scales = sum(tensor.numel() * 32 for name, tensor in tensors.items() if name != "weight")
+    found = dequantizer(**parts, skip_quantized_matmul=True, skip_compile=True)
+    return found.float().reshape(weight.shape), bits * weight.numel() + scales
+
+
+def torchao(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, int]:
+    """Dequantized matrix and stored bits (if the codes were packed) of torchao's intx weight-only format, a scale per row."""
+    from torchao.quantization import IntxWeightOnlyConfig, PerAxis, quantize_
+
+    layer = torch.nn.Sequential(torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False))
+    layer[0].weight = torch.nn.Parameter(weight.clone(), requires_grad=False)
+    quantize_(layer, IntxWeightOnlyConfig(weight_dtype=getattr(torch, f"int{bits}"), granularity=PerAxis(0)))
+    return layer[0].weight.dequantize().float(), bits * weight.numel() + 32 * len(weight)
+
+
+PEERS = {
+    "SDNQ row": ("sdnq", sdnq),
+    "SDNQ row codebook": ("sdnq", functools.partial(sdnq, codebook=True)),
+    "SDNQ groups (default)": ("sdnq", functools.partial(sdnq, group_size=0)),
+    "torchao intx": ("torchao", torchao),
+}
+
+
+def by_peer(generator, names: list[str], quantize, bits: int):
+    """A copy of the generator with the peer's weights, and its stored bits per weight."""
+    model, stored, weights = copy.deepcopy(generator), 0, 0
+    with torch.no_grad():
+        for name in names:
+            weight = model.get_parameter(name)
+            found, size = quantize(weight.detach().flatten(1), bits)
+            weight.copy_(found.view(weight.shape))
+            stored, weights = stored + size, weights + weight.numel()
+    return model, stored / weights
+
+
+def quality_section(arguments) -> list[dict]:
+    generator = gz.load_model(asset_path("stylegan2-fashion-mnist")).eval()
+    bits = (4, 2) if arguments.quick else (2, 3, 4, 5, 6)
+    count = 100 if arguments.quick else 5000
+    options = {"latent_distill": {"progress": False}, "gptq": {"progress": False}}
+    if arguments.quick:
+        options = {"latent_distill": {"steps": 2, "progress": False}, "gptq": {"batches": 2, "progress": False}}
+    config = StudyConfig(method_options=options)
+    compressor = Compressor(generator, config)
+    extractor = EXTRACTORS["fashion_mnist"]()
+    real = extract_features(
+        load_reference("fashion-mnist-test-5000", resolution=32)[0][:: 5000 // count], extractor, progress=False
+    )
+    reference = samples(generator)
+
+    def distance(model) -> float:
+        images, _ = sample_images(model, count, progress=False)
+        features = extract_features(images, extractor, progress=False)
+        return frechet_distance(real=real, generated=features, allow_singular=True)["frechet_distance"]
+
+    full = distance(generator)
+    rows = [{"section": "quality", "method": "full precision", "bits": 32, "FD": full, "FD / full": 1.0}]
+
+    def row(method, b, model, stored, seconds):
+        found = distance(model)
+        values = {
+            "bits per weight": stored,
+            "PSNR dB": psnr(samples(model), reference),
+            "FD": found,
+            "FD / full": found / full,
+        }
+        rows.append({"section": "quality", "method": method, "bits": b} | values | {"s": seconds})
+
+    for method in config.methods:
+        for b in bits:
+            model, about = compressor(method, b)
+            row(method, b, model, about["bits_per_weight"], about["seconds"])
+    plan = gz.quantize_(copy.deepcopy(generator), gz.QuantizeConfig("linear"))
+    names = [layer.name for layer in plan.quantized]
+    for method, (package, quantize) in PEERS.items():
+        for b in bits if importlib.util.find_spec(package) else ():
+            start = time.perf_counter()
+            model, stored = by_peer(generator, names, quantize, b)
+            row(method, b, model, stored, time.perf_counter() - start)
+    found = {(each["method"], each["bits"]): each.get("PSNR dB") for each in rows}
+    for b in bits:
+        for method in ("latent_distill", "latent_distill mixed"):
+            if ("aciq", b + 2) in found:
+                gain = found[method, b] - found["aciq", b + 2]
+                rows.append(
+                    {
+                        "section": "quality",
+                        "method": f"{method} at {b} - aciq at {b + 2}",
+                        "PSNR dB": gain,
+                        "target": ">= 0",
+                    }
+                )
+    return rows
+
+
+def large_generator(quick: bool):
+    """StyleGAN2 for 1024 x 1024 pixels: 30M parameters, random; a small one for quick runs."""
+    torch.manual_seed(0)
+    if quick:
+        return gz.StyleGAN2Generator(resolution=16, channels=(128, 128, 128)).eval()
+    return gz.StyleGAN2Generator(
+        resolution=1024, image_channels=3, channels=(512, 512, 512, 512, 512, 256, 128, 64, 32)
+    ).eval()
+
+
+def size_section(arguments) -> list[dict]:
+    model = large_generator(arguments.quick)
+    rows = []
+    for b in (4,) if arguments.quick else (2, 3, 4, 5, 6, 8):
+        config = gz.QuantizeConfig("linear", bits=b, granularity="channel", scale_dtype="float16", requantize=True)
+        found = gz.quantize_(model, config)
+        name = f"StyleGAN2-1024, {b} bits: bytes / (bits / 8)"
+        rows.append(
+            {"section": "size", "method": name, "bits": b, "ratio": found.bits_per_weight / b, "target": "<= 1.03"}
+        )
+    return rows
+
+
+def time_section(arguments) -> list[dict]:
+    model = large_generator(arguments.quick)
+    tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "weights.safetensors")
+
+        def save_and_load():
+            save_file(tensors, file)
+            for tensor in load_file(file).values():
+                tensor.sum()  # the file is mapped: touch every page
+
+        def quantize():
+            gz.quantize_(fresh.pop(), gz.QuantizeConfig("aciq", bits=4))
+
+        fresh = [copy.deepcopy(model) for _ in range(arguments.repeats + 1)]
+        seconds = interleaved({"aciq": quantize, "save and load": save_and_load}, arguments.repeats)
+    row = {"section": "time", "method": "aciq, 4 bits, StyleGAN2-1024 / safetensors save + load"}
+    rows.append(
+        row
+        | ratio(seconds["aciq"], seconds["save and load"])
+        | {"s": statistics.median(seconds["aciq"]), "target": "<= 3"}
+    )
+
+    generator = gz.load_model(asset_path("stylegan2-fashion-mnist")).eval()
+    packed = copy.deepcopy(generator)
+    gz.quantize_(packed, gz.QuantizeConfig("codebook", bits=4, granularity="channel"))
+    repeats = arguments.repeats if arguments.quick else 10 * arguments.repeats
+    seconds = interleaved({"packed": lambda: samples(packed), "full": lambda: samples(generator)}, repeats)
+    row = {"section": "time", "method": "sampling, dequantized / full precision"}
+    rows.append(
+        row
+        | ratio(seconds["packed"], seconds["full"])
+        | {"s": statistics.median(seconds["packed"]), "target": "<= 1.05"}
+    )
+
+    options = {"steps": 5, "progress": False} if arguments.quick else {"progress": False}
+    start = time.perf_counter()
+    gz.quantize_(generator, gz.QuantizeConfig("latent_distill", bits=4, granularity="channel", method_options=options))
+    taken = time.perf_counter() - start
+    rows.append(
+        {
+            "section": "time",
+            "method": "latent_distill, bundled generator / 120 s",
+            "s": taken,
+            "ratio": taken / 120,
+            "target": "<= 1",
+        }
+    )
+    return rows
+
+
+def main() -> None:
+    arguments_parser = parser(__doc__, repeats=5)
+    arguments_parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="sections to run")
+    arguments = arguments_parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    run = {"quality": quality_section, "size": size_section, "time": time_section}
+    rows = [row for name in arguments.only for row in run[name](arguments)]
+    packages = [name for name in ("sdnq", "torchao") if importlib.util.find_spec(name)]
+    report(rows, conditions(arguments, *packages), arguments.json)
+
+
+if __name__ == "__main__":
+    main()

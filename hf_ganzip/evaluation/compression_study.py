@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compress one generator by many methods at many bits, and measure each against the same real images.
+
+Every finished piece is a file, so that a study that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ModelMixin
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..assets import ASSETS
+from ..metrics.realism import realism_scores
+from ..quantization import QuantizeConfig, SensitivityReport, quantize_, sensitivity
+from ..recipes import load_model
+from ..record import versions
+from .evaluate import measure
+from .extractors import extract_features, load_extractor
+from .reference import evenly, load_reference
+from .sampling import mean_image, sample_images
+from .sources import open_source
+
+
+METRICS = ("lsh_precision_recall", "knn_precision_recall", "frechet_distance", "kernel_distance")
+FULL = ("full", 32)
+LABELS = {"full": "full precision", "linear": "Q", "monte_carlo": "P+Q", "outlier_splitting": "S+Q", "aciq": "C+Q"}
+_BY_TENSOR = {"granularity": "tensor"}
+_BY_CHANNEL = {"granularity": "channel", "scale_dtype": "float16"}
+VARIANTS: dict[
+    str, dict[str, Any]
+] = {  # options of QuantizeConfig, and "mixed": bits by sensitivity within the size of equal bits
+    "linear": _BY_TENSOR,
+    "monte_carlo": _BY_TENSOR,
+    "outlier_splitting": _BY_TENSOR,
+    "aciq": _BY_TENSOR,
+    "mse_clip": _BY_CHANNEL,
+    "codebook": _BY_CHANNEL,
+    "gptq": _BY_CHANNEL,
+    "latent_distill": _BY_CHANNEL,
+    "latent_distill mixed": _BY_CHANNEL | {"method": "latent_distill", "mixed": True},
+}
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """Options of :func:`run_study`.
+
+    Args:
+        methods: Names in ``VARIANTS`` (the paper's four by tensor, the others by channel), or in ``variants``.
+        bits: Each 2 to 8.
+        num_samples: Generated images per draw; as many real images at most.
+        draws: Repetitions with other latents and other hyperplanes; tables show mean and standard deviation.
+        k: Neighbour of precision and recall.
+        seed: Draw i has seed + i.
+        extractor: As for :func:`.load_extractor`.
+        method_options: Method -> options, for example ``{"latent_distill": {"steps": 300}}``.
+        variants: Further settings: name -> options of ``QuantizeConfig`` and ``mixed``.
+    """
+
+    methods: tuple[str, ...] = tuple(VARIANTS)
+    bits: tuple[int, ...] = (6, 5, 4, 3, 2)
+    num_samples: int = 5000
+    draws: int = 3
+    k: int = 3
+    seed: int = 0
+    extractor: str = "fashion_mnist"
+    method_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        known = VARIANTS | dict(self.variants)
+        unknown = [name for name in self.methods if name not in known]
+        if unknown or not self.methods:
+            raise ValueError(f"study: methods {unknown} are unknown; allowed are {', '.join(known)}.")
+        if self.draws < 1 or self.num_samples < 2 or not self.bits:
+            raise ValueError("study: draws must be 1 or more, num_samples 2 or more, bits at least one number.")
+
+    def quantization(self, name: str, bits: int) -> tuple[QuantizeConfig, bool]:
+        """The config of a setting, and whether its bits are mixed."""
+        options = dict((VARIANTS | dict(self.variants))[name])
+        mixed = options.pop("mixed", False)
+        method = options.pop("method", name)
+        chosen = dict(self.method_options.get(method, {}))
+        return QuantizeConfig(method=method, bits=bits, method_options=chosen, **options), mixed
+
+
+def run_study(
+    model: str | Path | ModelMixin,
+    reference: str,
+    output_dir: str | Path,
+    config: StudyConfig | None = None,
+    *,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Compress, sample and measure; what was finished in ``output_dir`` before is not done again.
+
+    Args:
+        model: GAN generator: folder, Hub id, or the model itself.
+        reference: Real images, as :func:`.open_source` finds them.
+        output_dir: Gets ``pieces/`` with one JSON file per setting and draw, and one safetensors file of pictures per setting.
+        config: Options.
+        progress: Show progress bars.
+
+    Returns:
+        ``rows`` (one per setting, means over draws with ``_std``), ``draws`` (one per setting and draw), ``realism`` and ``conditions``.
+
+    Raises:
+        ValueError: The folder belongs to a study with other options.
+    """
+    config = config or StudyConfig()
+    pieces = Path(output_dir) / "pieces"
+    pieces.mkdir(parents=True, exist_ok=True)
+    generator = (model if isinstance(model, ModelMixin) else load_model(model)).eval()
+    extractor = load_extractor(config.extractor)
+    images, labels = _reference(reference, generator.config.resolution)
+    images, labels = (None if items is None else evenly(items, config.num_samples) for items in (images, labels))
+    conditions = _conditions(generator, str(reference), extractor, config) | {"n_real": len(images)}
+    _check_folder(pieces, conditions)
+    study = _Study(generator, extractor, config, pieces)
+    study.real = extract_features(images, extractor, progress=progress)
+    study.real_labels = labels
+    settings = [FULL, *((name, bits) for name in config.methods for bits in config.bits)]
+    draws = []
+    with tqdm(total=len(settings) * config.draws, desc="study", unit="draw", disable=not progress) as bar:
+        for name, bits in settings:
+            draws += study.setting(name, bits, bar)
+    save_file({"mean": mean_image(images)}, pieces / f"{_stem('real', 0)}.safetensors")
+    return {"rows": [_mean_row(draws, *s) for s in settings], "draws": draws, "conditions": conditions}
+
+
+def pictures(output_dir: str | Path, name: str, bits: int) -> dict[str, Tensor]:
+    """``images`` (20, C, H, W) and ``mean`` (C, H, W), uint8, of a setting of a finished study."""
+    return load_file(Path(output_dir) / "pieces" / f"{_stem(name, bits)}.safetensors")
+
+
+class Compressor:
+    """Compressed copies of one generator by the names of a study; the sensitivity of its layers is measured once.
+
+    Args:
+        generator: The model in full precision.
+        config: Options of the study.
+    """
+
+    def __init__(self, generator: ModelMixin, config: StudyConfig):
+        self.generator, self.config = generator, config
+        self._sensitivity: SensitivityReport | None = None
+
+    def __call__(self, name: str, bits: int) -> tuple[ModelMixin, dict[str, Any]]:
+        """The compressed generator, its bytes and bits per weight, and the seconds that compressing took."""
+        total = sum(t.nbytes for t in [*self.generator.parameters(), *self.generator.buffers()])
+        if (name, bits) == FULL:
+            return self.generator, {"bytes": total, "bits_per_weight": 32.0, "seconds": 0.0}
+        started = time.monotonic()
+        config, mixed = self.config.quantization(name, bits)
+        if mixed:
+            config = dataclasses.replace(config, overrides=self._mixed_bits(config, bits))
+        model = copy.deepcopy(self.generator)
+        report = quantize_(model, config)
+        seconds = time.monotonic() - started
+        return model, {"bytes": report.bytes_after, "bits_per_weight": report.bits_per_weight, "seconds": seconds}
+
+    def _mixed_bits(self, config: QuantizeConfig, bits: int) -> dict[str, dict[str, int]]:
+        """Bits of every layer in the bytes that ``bits`` for all of them take."""
+        if self._sensitivity is None:
+            self._sensitivity = sensitivity(self.generator, range(2, 9), config=config, progress=False)
+        budget = sum(layer.bytes[bits] for layer in self._sensitivity.layers)
+        return self._sensitivity.allocate(target_bytes=budget)
+
+
+class _Study:
+    """What the settings share: the features of the real images, the folder of finished pieces."""
+
+    def __init__(self, generator: ModelMixin, extractor: Any, config: StudyConfig, pieces: Path):
+        self.compressor = Compressor(generator, config)
+        self.extractor, self.config, self.pieces = extractor, config, pieces
+        self.real: Tensor
+        self.real_labels: Tensor | None = None
+
+    def setting(self, name: str, bits: int, bar: tqdm) -> list[dict[str, Any]]:
+        """Rows of all draws of a setting; the model is made only if a piece is missing."""
+        files = [self.pieces / f"{_stem(name, bits)}-{i}.json" for i in range(self.config.draws)]
+        bar.set_postfix(setting=f"{name} {bits}")
+        if not all(file.is_file() for file in files):
+            model, about = self.compressor(name, bits)
+        rows = []
+        for i, file in enumerate(files):
+            if not file.is_file():
+                row = {"method": name, "bits": bits, "draw": i} | about | self.draw(model, name, bits, i)
+                temporary = file.with_suffix(".tmp")
+                temporary.write_text(json.dumps(row))
+                temporary.replace(file)
+            rows.append(json.loads(file.read_text()))
+            bar.update()
+        return rows
+
+    def draw(self, model: ModelMixin, name: str, bits: int, number: int) -> dict[str, Any]:
+        """Metrics of one draw; the first also keeps the pictures."""
+        config, seed = self.config, self.config.seed + number
+        images, labels = sample_images(model, config.num_samples, seed=seed, progress=False)
+        features = extract_features(images, self.extractor, progress=False)
+        options = {"k": config.k, "draws": 1, "subset_size": min(1000, len(self.real), len(features))}
+        results = measure(real=self.real, generated=features, metrics=METRICS, seed=seed, metric_options=options)
+        if number == 0:
+            save_file(
+                {"images": images[:20], "mean": mean_image(images)}, self.pieces / f"{_stem(name, bits)}.safetensors"
+            )
+        lsh, knn = results["lsh_precision_recall"], results["knn_precision_recall"]
+        row = {key: lsh[key] for key in lsh if key.startswith("lsh_") and not key.endswith("_std")}
+        row |= {"precision": knn["precision"], "recall": knn["recall"]}
+        row |= {key: results[key][key] for key in ("frechet_distance", "kernel_distance")}
+        scores = realism_scores(real=self.real, generated=features, k=config.k, seed=seed)
+        row["realism"] = float(scores.mean())
+        if labels is not None and self.real_labels is not None:
+            scores = realism_scores(
+                real=self.real,
+                generated=features,
+                k=config.k,
+                seed=seed,
+                real_labels=self.real_labels,
+                generated_labels=labels,
+            )
+            row["realism_per_class"] = [
+                float(scores[labels.numpy() == c].mean()) for c in range(int(labels.max()) + 1)
+            ]
+        return row
+
+
+def _reference(reference: str, resolution: int) -> tuple[Tensor, Tensor | None]:
+    """Real images (N, C, H, W) uint8, and their classes (N,) where they are known."""
+    if reference in ASSETS:
+        return load_reference(reference, resolution=resolution)
+    source = open_source(reference)
+    if source.images is None:
+        raise ValueError(f"study: {reference} holds no images; pictures and features of real images are both needed.")
+    return source.images, None
+
+
+def _conditions(generator: ModelMixin, reference: str, extractor: Any, config: StudyConfig) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(generator.state_dict().items()):
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    options = asdict(config)
+    del options["methods"], options["bits"], options["draws"]  # more of these continue a study
+    return {
+        "model": str(generator.config.get("_name_or_path") or type(generator).__name__).rpartition("/")[2],
+        "model_sha256": digest.hexdigest(),
+        "reference": reference,
+        "extractor_digest": extractor.digest,
+        **json.loads(json.dumps(options)),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "versions": versions(),
+    }
+
+
+def _check_folder(pieces: Path, conditions: dict[str, Any]) -> None:
+    file = pieces / "conditions.json"
+    if file.is_file():
+        before = json.loads(file.read_text())
+        different = sorted(name for name in conditions if before.get(name) != conditions[name])
+        if different:
+            raise ValueError(
+                f"study: {pieces.parent} belongs to a study that differs in {', '.join(different)}; choose another folder."
+            )
+    file.write_text(json.dumps(conditions, indent=1))
+
+
+def _mean_row(draws: list[dict[str, Any]], name: str, bits: int) -> dict[str, Any]:
+    """Means over the draws of a setting, with standard deviations of the numbers that vary."""
+    own = [row for row in draws if (row["method"], row["bits"]) == (name, bits)]
+    row: dict[str, Any] = {"method": name, "bits": bits, "n_draws": len(own)}
+    row |= {key: own[0][key] for key in ("bytes", "bits_per_weight", "seconds")}
+    for key in own[0].keys() - row.keys() - {"draw"}:
+        values = torch.tensor([each[key] for each in own], dtype=torch.float64)
+        row[key] = values.mean(dim=0).tolist()
+        if values.ndim == 1:
+            row[f"{key}_std"] = float(values.std()) if len(own) > 1 else 0.0
+    return row
+
+
+def _stem(name: str, bits: int) -> str:
+    return f"{name.replace(' ', '_')}-{bits}"

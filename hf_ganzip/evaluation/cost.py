@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model costs on this machine: parameters, MACs, bytes, peak memory, latency, next to the model it was made from."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ModelMixin
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..families import family_of
+from ..quantization.packed import packed_modules
+from ..record import versions
+
+
+_FASTER = 1.05  # ratios of latencies below this are no difference
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one model.
+
+    Args:
+        parameters: Number of parameters; packed weights count as many as they unpack to.
+        macs: Multiply-accumulate operations of one forward pass of one sample (convolutions and matrix products).
+        bytes_on_disk: Of the saved weights.
+        peak_bytes: Highest memory of a fresh process that loads the model and runs one forward pass, above that of one that has only
+            imported the libraries; on an accelerator: the highest memory allocated there. None if not measured.
+        latency: Seconds of one forward pass, median.
+    """
+
+    parameters: int
+    macs: int
+    bytes_on_disk: int
+    peak_bytes: int | None
+    latency: float
+
+
+@dataclass(frozen=True)
+class CostReport:
+    """Costs of a model and of the one it is compared with, and their conditions."""
+
+    model: Cost
+    reference: Cost | None
+    conditions: dict[str, Any]
+
+    @property
+    def verdict(self) -> str:
+        """One line that says what became smaller and what became faster, and what did not."""
+        if self.reference is None:
+            return "nothing to compare with"
+        disk = self.reference.bytes_on_disk / self.model.bytes_on_disk
+        speed = self.reference.latency / self.model.latency
+        size = f"{disk:.2f}x smaller on disk" if disk > 1 else "not smaller on disk"
+        if 1 / _FASTER < speed < _FASTER:
+            return f"{size}, not faster"
+        return f"{size}, {f'{speed:.2f}x faster' if speed > 1 else f'{1 / speed:.2f}x slower'}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dict for JSON."""
+        return asdict(self) | {"verdict": self.verdict}
+
+    def __str__(self) -> str:
+        lines = [f"{'':16}{'this model':>16}" + (f"{'reference':>16}{'ratio':>8}" if self.reference else "")]
+        for name, value in asdict(self.model).items():
+            line = f"{name:16}{_text(value):>16}"
+            if self.reference is not None:
+                other = getattr(self.reference, name)
+                line += f"{_text(other):>16}" + (f"{value / other:8.3f}" if value and other else "")
+            lines.append(line)
+        lines += [self.verdict, *(f"  {name} {value}" for name, value in self.conditions.items())]
+        return "\n".join(lines)
+
+
+def measure_cost(
+    model: ModelMixin,
+    reference: ModelMixin | None = None,
+    *,
+    repeats: int = 7,
+    memory: bool = True,
+) -> CostReport:
+    """Measure what a model costs here and now, on the example inputs of its family.
+
+    Args:
+        model: A model of a known family, on any device.
+        reference: What it was compressed from, on the same device; both are timed in turn.
+        repeats: Timed forward passes of each.
+        memory: Also measure the peak memory; on CPUs, this starts a process for each model.
+
+    Raises:
+        ValueError: A model of no family, or two models on different devices.
+    """
+    models = {"model": model} | ({"reference": reference} if reference is not None else {})
+    for name, each in models.items():
+        if family_of(each) is None:
+            raise ValueError(
+                f"measure_cost: {name} is a {type(each).__name__}; it belongs to no family in hf_ganzip.families."
+            )
+    devices = {str(next(_tensors(each)).device) for each in models.values()}
+    if len(devices) > 1:
+        raise ValueError(f"measure_cost: the models are on different devices: {', '.join(sorted(devices))}.")
+    latencies = _latencies(models, repeats)
+    costs = {name: _cost(each, latencies[name], memory) for name, each in models.items()}
+    conditions = {
+        "device": devices.pop(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "batch_size": 2,
+        "dtype": str(model.dtype),
+        "compute": next((m.packed_compute for m in packed_modules(model).values()), None),
+        "repeats": repeats,
+        "versions": versions(),
+    }
+    return CostReport(costs["model"], costs.get("reference"), conditions)
+
+
+def _cost(model: ModelMixin, latency: float, memory: bool) -> Cost:
+    packed = packed_modules(model)
+    parameters = sum(p.numel() for p in model.parameters())
+    parameters += sum(torch.Size(module.packed_layout.shape).numel() for module in packed.values())
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        _run(model)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        size = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
+        peak = _peak(model, folder) if memory else None
+    return Cost(parameters, counter.get_total_flops() // 2 // 2, size, peak, latency)  # 2 flops; 2 samples
+
+
+@torch.no_grad()
+def _run(model: nn.Module) -> None:
+    args, kwargs = family_of(model).example_inputs(model)
+    tensor = next(_tensors(model))
+
+    def move(value: Any) -> Any:
+        return value.to(tensor.device) if isinstance(value, torch.Tensor) else value
+
+    model(*map(move, args), return_dict=False, **{name: move(value) for name, value in kwargs.items()})
+
+
+def _tensors(model: nn.Module):
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+def _latencies(models: dict[str, nn.Module], repeats: int) -> dict[str, float]:
+    """Median seconds of a forward pass, the models in turn so that drifts of the machine hit all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    training = {name: model.training for name, model in models.items()}
+    for model in models.values():
+        model.eval()
+        _run(model)
+    for _ in range(repeats):
+        for name, model in models.items():
+            _wait(model)
+            start = time.perf_counter()
+            _run(model)
+            _wait(model)
+            seconds[name].append(time.perf_counter() - start)
+    for name, model in models.items():
+        model.train(training[name])
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def _wait(model: nn.Module) -> None:
+    device = next(_tensors(model)).device
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak(model: ModelMixin, folder: str) -> int:
+    device = next(_tensors(model)).device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        _run(model)
+        return torch.cuda.max_memory_allocated(device)
+    code = "import sys; from hf_ganzip.evaluation.cost import peak_of_folder; peak_of_folder(sys.argv[1])"
+    command = [sys.executable, "-c", code, folder]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def peak_of_folder(folder: str) -> None:
+    """Print the bytes by which loading the model in ``folder`` and one forward pass raise the memory of this process."""
+    from ..recipes import load_model
+
+    torch.zeros(1) @ torch.zeros(1)
+    before = _peak_so_far(reset=True)
+    _run(load_model(folder).eval())
+    print(_peak_so_far() - before)
+
+
+def _peak_so_far(reset: bool = False) -> int:
+    """Highest bytes in memory of this process, on Linux since the last reset."""
+    import resource
+
+    if sys.platform != "linux":
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def _text(value: float | int | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{1000 * value:.2f} ms"

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A study in a smoke size on the bundled generator."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from hf_ganzip.assets import asset_path
+from hf_ganzip.evaluation import compression_study
+from hf_ganzip.evaluation.compression_study import StudyConfig, run_study
+from hf_ganzip.evaluation.study_report import write_report
+
+
+REFERENCE = "fashion-mnist-test-5000"
+MODEL = asset_path("stylegan2-fashion-mnist")
+QUICK = {"methods": ("linear", "latent_distill mixed"), "bits": (6, 4, 2), "num_samples": 150, "draws": 2}
+QUICK |= {"method_options": {"latent_distill": {"steps": 1, "batch_size": 2, "progress": False}}}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    result = run_study(MODEL, REFERENCE, folder, StudyConfig(**QUICK), progress=False)
+    write_report(result, folder, "A title")
+    return folder, result
+
+
+def test_every_setting_has_a_row_with_spread(study):
+    _, result = study
+    settings = [(row["method"], row["bits"]) for row in result["rows"]]
+    assert settings == [("full", 32), *((name, bits) for name in QUICK["methods"] for bits in QUICK["bits"])]
+    assert len(result["draws"]) == 2 * len(settings)
+    for row in result["rows"]:
+        own = [d for d in result["draws"] if (d["method"], d["bits"]) == (row["method"], row["bits"])]
+        assert row["recall"] == pytest.approx(sum(d["recall"] for d in own) / 2)
+        assert row["recall_std"] == pytest.approx(abs(own[0]["recall"] - own[1]["recall"]) / 2**0.5)
+        assert len(row["realism_per_class"]) == 10 and row["n_draws"] == 2
+
+
+def test_mixed_bits_take_no_more_bytes_than_equal_ones(study):
+    _, result = study
+    sizes = {(row["method"], row["bits"]): row["bits_per_weight"] for row in result["rows"]}
+    for bits in QUICK["bits"]:
+        assert bits - 0.35 < sizes["latent_distill mixed", bits] < bits + 0.06
+    rows = {(row["method"], row["bits"]): row for row in result["rows"]}
+    assert rows["latent_distill mixed", 4]["frechet_distance"] < rows["linear", 4]["frechet_distance"]
+
+
+def test_report_and_pictures(study):
+    folder, result = study
+    text = (folder / "report.md").read_text()
+    assert text.startswith("# A title") and "| Q | 4 |" in text and "±" in text and "digest" in text
+    saved = json.loads((folder / "report.json").read_text())
+    assert saved["rows"] == result["rows"] and saved["correlations"]["linear"] and saved["pareto_front"]
+    for name in ("samples", "mean_images", "precision_recall", "pareto", "realism"):
+        assert f"({name}.png)" in text
+        with Image.open(folder / f"{name}.png") as image:
+            assert image.width > 60
+
+
+def test_a_stopped_study_goes_on(study, tmp_path, monkeypatch):
+    folder, result = study
+    for file in (folder / "pieces").iterdir():
+        (tmp_path / "pieces").mkdir(exist_ok=True)
+        (tmp_path / "pieces" / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "pieces" / "linear-4-1.json").unlink()
+    sampled = []
+    sample = compression_study.sample_images
+    monkeypatch.setattr(compression_study, "sample_images", lambda *a, **k: sampled.append(k) or sample(*a, **k))
+    again = run_study(MODEL, REFERENCE, tmp_path, StudyConfig(**QUICK), progress=False)
+    assert [each["seed"] for each in sampled] == [1]
+    for row, before in zip(again["rows"], result["rows"]):
+        assert {k: v for k, v in row.items() if k != "seconds"} == {k: v for k, v in before.items() if k != "seconds"}
+
+
+def test_a_folder_of_another_study_is_refused(study):
+    folder, _ = study
+    with pytest.raises(ValueError, match="belongs to a study that differs in num_samples, seed; choose another"):
+        run_study(MODEL, REFERENCE, folder, StudyConfig(**QUICK | {"num_samples": 100, "seed": 1}), progress=False)
+
+
+@pytest.mark.parametrize("wrong", [{"methods": ("acik",)}, {"methods": ()}, {"draws": 0}, {"bits": ()}])
+def test_wrong_options(wrong):
+    with pytest.raises(ValueError, match="study: "):
+        StudyConfig(**wrong)
+
+
+def test_features_alone_are_no_reference(tmp_path):
+    import numpy as np
+
+    np.save(tmp_path / "features.npy", torch.randn(50, 4).numpy())
+    with pytest.raises(ValueError, match="holds no images"):
+        run_study(MODEL, str(tmp_path / "features.npy"), tmp_path / "out", StudyConfig(**QUICK), progress=False)

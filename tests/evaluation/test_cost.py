@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import pytest
+import torch
+
+import hf_ganzip as gz
+from hf_ganzip.evaluation.cost import Cost, CostReport, measure_cost
+
+from ..conftest import tiny_generator, tiny_unet
+
+
+@pytest.mark.parametrize("build", [tiny_generator, tiny_unet])
+def test_a_compressed_model_next_to_its_origin(build):
+    reference, model = build(), build()
+    gz.quantize_(model, gz.QuantizeConfig(bits=4))
+    report = measure_cost(model, reference, repeats=2, memory=False)
+    assert report.model.parameters == report.reference.parameters == sum(p.numel() for p in reference.parameters())
+    assert report.model.macs == report.reference.macs > 0
+    assert 1.5 < report.reference.bytes_on_disk / report.model.bytes_on_disk < 8
+    assert report.model.latency > 0 and report.model.peak_bytes is None
+    assert json.loads(json.dumps(report.to_dict()))["conditions"]["compute"] == "dequantized"
+    assert "smaller on disk" in str(report)
+
+
+def test_macs_by_hand():
+    unet = tiny_unet()
+    calls = []
+    for module in unet.modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+            module.register_forward_hook(
+                lambda module, args, output: calls.append(output[0].numel() * module.weight[0].numel())
+            )
+    report = measure_cost(unet, repeats=1, memory=False)
+    per_pass = sum(calls[: len(calls) // 3])  # warm-up, one repeat, the count
+    attention = report.model.macs - per_pass
+    assert 0 <= attention < 0.1 * per_pass
+
+
+def test_peak_memory_of_a_fresh_process():
+    report = measure_cost(tiny_generator(), repeats=1)
+    assert 10_000 < report.model.peak_bytes < 500e6
+
+
+@pytest.mark.parametrize(
+    "disk, seconds, verdict",
+    [
+        (4, 1.0, "4.00x smaller on disk, not faster"),
+        (4, 2.0, "4.00x smaller on disk, 2.00x slower"),
+        (0.5, 0.5, "not smaller on disk, 2.00x faster"),
+    ],
+)
+def test_the_verdict_says_what_did_not_improve(disk, seconds, verdict):
+    reference, model = Cost(1, 1, 1000, None, 1.0), Cost(1, 1, int(1000 / disk), None, seconds)
+    assert CostReport(model, reference, {}).verdict == verdict
+
+
+def test_unknown_models_are_refused():
+    with pytest.raises(ValueError, match="model is a Linear; it belongs to no family"):
+        measure_cost(torch.nn.Linear(2, 2))
