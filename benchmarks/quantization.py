@@ -95,10 +95,11 @@ def by_peer(generator, names: list[str], quantize, bits: int):
 def quality_section(arguments) -> list[dict]:
     generator = gz.load_model(asset_path("stylegan2-fashion-mnist")).eval()
     bits = (4, 2) if arguments.quick else (2, 3, 4, 5, 6)
-    count = 100 if arguments.quick else 5000
+    count = 100 if arguments.quick else 2500
     options = {"latent_distill": {"progress": False}, "gptq": {"progress": False}}
     if arguments.quick:
-        options = {"latent_distill": {"steps": 2, "progress": False}, "gptq": {"batches": 2, "progress": False}}
+        options["latent_distill"] |= {"steps": 2, "base": "codebook"}
+        options["gptq"] |= {"batches": 2}
     config = StudyConfig(method_options=options)
     compressor = Compressor(generator, config)
     extractor = EXTRACTORS["fashion_mnist"]()
@@ -211,7 +212,7 @@ def time_section(arguments) -> list[dict]:
         | {"s": statistics.median(seconds["packed"]), "target": "<= 1.05"}
     )
 
-    options = {"steps": 5, "progress": False} if arguments.quick else {"progress": False}
+    options = {"steps": 5, "base": "codebook", "progress": False} if arguments.quick else {"progress": False}
     start = time.perf_counter()
     gz.quantize_(generator, gz.QuantizeConfig("latent_distill", bits=4, granularity="channel", method_options=options))
     taken = time.perf_counter() - start

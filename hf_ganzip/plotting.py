@@ -160,21 +160,28 @@ def save_precision_recall_plot(rows: list[dict], path: str | Path) -> None:
     Raises:
         ImportError: matplotlib is missing.
     """
-    figure = new_figure(11, 3.6 if len({row["method"] for row in rows}) < 5 else 5.2)
     full = next(row for row in rows if row["bits"] == 32)
     methods = list(dict.fromkeys(row["method"] for row in rows if row["bits"] != 32))
-    for axes, (key, title) in zip(
-        figure.subplots(1, 3, sharey=True), [("lsh", "LSH"), ("lsh_knn", "LSH+KNN"), ("knn", "KNN")]
-    ):
-        for kind, colour in (("precision", "tab:blue"), ("recall", "tab:orange")):
-            axes.axhline(full[f"{key}_{kind}"], color=colour, linestyle="--", linewidth=1)
-            for method, marker in zip(methods, cycle(_MARKERS)):
+    many = len(methods) > 3  # then precision and recall get panels of their own
+    figure = new_figure(11, 7 if many else 3.6)
+    grid = figure.subplots(2 if many else 1, 3, sharey=True, squeeze=False)
+    for column, (key, title) in enumerate([("lsh", "LSH"), ("lsh_knn", "LSH+KNN"), ("knn", "KNN")]):
+        for line, (kind, colour) in enumerate((("precision", "tab:blue"), ("recall", "tab:orange"))):
+            axes = grid[line if many else 0][column]
+            axes.axhline(full[f"{key}_{kind}"], color="black" if many else colour, linestyle="--", linewidth=1)
+            for number, (method, marker) in enumerate(zip(methods, cycle(_MARKERS))):
                 points = sorted((row["bits"], row[f"{key}_{kind}"]) for row in rows if row["method"] == method)
-                axes.plot(*zip(*points), color=colour, marker=marker, label=f"{kind}, {method}")
-        axes.set(title=title, xlabel="bits", ylim=(-0.02, 1.02))
+                style = (
+                    {"color": f"C{number}", "label": method}
+                    if many
+                    else {"color": colour, "label": f"{kind}, {method}"}
+                )
+                axes.plot(*zip(*points), marker=marker, markersize=5, **style)
+            axes.set(title=f"{title} {kind}" if many else title, xlabel="bits", ylim=(-0.02, 1.02))
+    for axes in grid.flatten():
         axes.invert_xaxis()
-    if len(methods) > 3:
-        figure.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=4)
+    if many:
+        figure.legend(*axes.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=5)
     else:
         axes.legend(fontsize=8)
     figure.suptitle("Precision and recall against bits (dashed: full precision)")

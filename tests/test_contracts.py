@@ -32,7 +32,7 @@ ROWS = {
 
 QUICK = {  # options that make the calibrated methods fast
     "gptq": {"batches": 2, "batch_size": 2, "progress": False},
-    "latent_distill": {"steps": 2, "batch_size": 2, "progress": False},
+    "latent_distill": {"steps": 2, "batch_size": 2, "base": "codebook", "progress": False},
 }
 ROW_METHODS = sorted(set(METHODS) - set(QUICK))  # the others start from one of these
 

@@ -50,6 +50,7 @@ VARIANTS: dict[
     "mse_clip": _BY_CHANNEL,
     "codebook": _BY_CHANNEL,
     "gptq": _BY_CHANNEL,
+    "gptq mixed": _BY_CHANNEL | {"method": "gptq", "mixed": True},
     "latent_distill": _BY_CHANNEL,
     "latent_distill mixed": _BY_CHANNEL | {"method": "latent_distill", "mixed": True},
 }

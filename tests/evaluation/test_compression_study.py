@@ -16,7 +16,7 @@ from hf_ganzip.evaluation.study_report import write_report
 REFERENCE = "fashion-mnist-test-5000"
 MODEL = asset_path("stylegan2-fashion-mnist")
 QUICK = {"methods": ("linear", "latent_distill mixed"), "bits": (6, 4, 2), "num_samples": 150, "draws": 2}
-QUICK |= {"method_options": {"latent_distill": {"steps": 1, "batch_size": 2, "progress": False}}}
+QUICK |= {"method_options": {"latent_distill": {"steps": 1, "batch_size": 2, "base": "codebook", "progress": False}}}
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from ..conftest import run, tiny_discriminator, tiny_generator, tiny_unet
 
 QUICK = {
     "gptq": {"batches": 3, "batch_size": 4, "progress": False},
-    "latent_distill": {"steps": 3, "batch_size": 4, "progress": False},
+    "latent_distill": {"steps": 3, "batch_size": 4, "base": "codebook", "progress": False},
 }
 
 
@@ -82,8 +82,9 @@ class TestBoth:
         model.mapping.fc0.weight.requires_grad_(False)
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         method_class = {"gptq": GPTQ, "latent_distill": LatentDistill}[method]
+        base = {"base": "codebook", "inputs": broken, "progress": False}
         with pytest.raises(RuntimeError, match="no more inputs"):
-            gz.quantize_(model, gz.QuantizeConfig(method_class(inputs=broken, progress=False), bits=3))
+            gz.quantize_(model, gz.QuantizeConfig(method_class(**base), bits=3))
         after = model.state_dict()
         assert all(torch.equal(after[name], before[name]) for name in before) and before.keys() == after.keys()
         assert model.training and model.synthesis.training and not packed_modules(model)
@@ -211,7 +212,27 @@ class TestLatentDistill:
         with pytest.raises(ValueError, match="allowed are 1 and more|all, biases, none"):
             LatentDistill(**options)
 
-    @pytest.mark.parametrize("base", ["gptq", "outlier_splitting"])
-    def test_the_start_looks_at_single_rows(self, base):
+    def test_a_method_that_splits_channels_is_no_start(self):
         with pytest.raises(ValueError, match="allowed are methods that look at single rows"):
-            gz.quantize_(tiny_generator(), config("latent_distill", base=base))
+            gz.quantize_(tiny_generator(), config("latent_distill", base="outlier_splitting"))
+
+    @pytest.mark.parametrize("base", ["mse_clip", "codebook"])
+    def test_it_begins_with_the_codes_of_gptq(self, base):
+        """With one step of no length, the result is the start."""
+        start = GPTQ(base=base, **QUICK["gptq"])
+        still = {"steps": 1, "learning_rate": 0.0, "scale_learning_rate": 0.0, "base": start}
+        learned, plain = tiny_generator(), tiny_generator()
+        plain.load_state_dict(learned.state_dict())
+        gz.quantize_(learned, config("latent_distill", **still))
+        gz.quantize_(plain, gz.QuantizeConfig(start, bits=3, granularity="channel"))
+        for name, layer in packed_modules(plain).items():
+            assert torch.equal(packed_modules(learned)[name].weight_codes, layer.weight_codes), name
+            torch.testing.assert_close(packed_modules(learned)[name].weight_scale, layer.weight_scale)
+
+    def test_gptq_by_name_gets_the_same_seed_and_inputs(self):
+        def inputs(model, batch_size, seed):
+            while True:
+                yield lambda module: module(torch.full((batch_size, 6), float(seed)))
+
+        method = LatentDistill(seed=3, inputs=inputs, progress=False)
+        assert method._base() == GPTQ(seed=3, inputs=inputs, progress=False)

@@ -68,6 +68,6 @@ def test_every_projection_and_convolution_is_packed_and_restored(name, compute, 
 
 def test_learned_rounding_runs_on_a_conditional_unet():
     model = conditional_unet()
-    options = {"steps": 2, "batch_size": 2, "progress": False}
+    options = {"steps": 2, "batch_size": 2, "base": "mse_clip", "progress": False}
     gz.quantize_(model, gz.QuantizeConfig("latent_distill", method_options=options, granularity="channel"))
     assert packed_modules(model) and torch.isfinite(output(model)).all()

@@ -170,9 +170,11 @@ def test_compute_modes_give_equal_outputs():
         gz.set_compute_(model, "fast")
 
 
-def test_torch_compile_runs_without_graph_breaks():
+@pytest.mark.parametrize("compute", ["dequantized", "packed"])
+@pytest.mark.parametrize("method", ["aciq", "codebook", "outlier_splitting"])
+def test_torch_compile_runs_without_graph_breaks(method, compute):
     model = tiny_generator()
-    gz.quantize_(model, gz.QuantizeConfig(bits=4, compute="packed"))
+    gz.quantize_(model, gz.QuantizeConfig(method, bits=4, compute=compute))
     expected = run(model)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     torch.testing.assert_close(run_compiled(compiled, model), expected)

@@ -8,17 +8,21 @@ from typing import Any
 from ...registry import lookup
 
 
-def base_method(base: Any) -> Any:
+def base_method(base: Any, calibrated: bool = False) -> Any:
     """The method object for a name in ``METHODS`` or for itself.
 
+    Args:
+        base: Name or object.
+        calibrated: Accept methods that are calibrated themselves.
+
     Raises:
-        ValueError: An unknown name, or a method that is calibrated itself or splits channels.
+        ValueError: An unknown name, or a method that splits channels or must not be calibrated.
     """
     from . import METHODS
 
     found = lookup(METHODS, base, "quantization method")
     found = found() if isinstance(found, type) else found
-    if hasattr(found, "calibrate") or hasattr(found, "quantize_channels"):
+    if hasattr(found, "quantize_channels") or (hasattr(found, "calibrate") and not calibrated):
         raise ValueError(
             f"base is {base!r}; allowed are methods that look at single rows, such as codebook or mse_clip."
         )
@@ -26,5 +30,7 @@ def base_method(base: Any) -> Any:
 
 
 def row_method(method: Any) -> Any:
-    """What a calibrated method starts from; other methods are returned as they are."""
-    return base_method(getattr(method, "base", None) or "codebook") if hasattr(method, "calibrate") else method
+    """What a calibrated method starts from in the end; other methods are returned as they are."""
+    while hasattr(method, "calibrate"):
+        method = base_method(getattr(method, "base", None) or "codebook", calibrated=True)
+    return method

@@ -40,9 +40,9 @@ class GPTQ:
     """
 
     base: Any = "mse_clip"
-    batches: int = 64
+    batches: int = 256
     batch_size: int = 4
-    damping: float = 0.1
+    damping: float = 0.03
     seed: int = 0
     inputs: Callable[[nn.Module, int, int], Iterator[Callable[[nn.Module], Tensor]]] | None = None
     progress: bool = field(default=True, metadata={"recorded": False})

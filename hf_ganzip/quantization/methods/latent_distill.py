@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ from tqdm.auto import tqdm
 from ..calibration import CalibrationTask, evaluating, expanded, substituted
 from ..grid import QuantizedRows
 from .base import base_method
+from .gptq import GPTQ
 from .learned_weight import LearnedWeight
 
 
@@ -36,10 +38,13 @@ class LatentDistill:
     The loss is the squared error of the output and of every quantized layer's output, each relative to its size. Every 25 steps the error of
     the output is measured on held-out inputs; the best state is what stays.
 
+    The squared error prefers images that vary less: at 2 bits its samples are closer to those of the full-precision model, one by one, than
+    the samples of :class:`.GPTQ`, while their distribution is further away and recall is lower.
+
     Inputs are latents z ~ N(0, I) for GANs and the model's own noisy trajectories for diffusion models: no image is needed.
 
     Args:
-        base: Name or object of the method that gives the start: levels and scales.
+        base: Name or object of the method that gives the start: codes, levels and scales.
         steps: Optimizer steps.
         batch_size: Samples in each.
         learning_rate: Of v, in units of the distance between levels (Adam, cosine decay).
@@ -55,8 +60,8 @@ class LatentDistill:
         This library; related: Nagel et al., "Up or down?" (AdaRound); Esser et al., "Learned step size quantization".
     """
 
-    base: Any = "codebook"
-    steps: int = 800
+    base: Any = "gptq"
+    steps: int = 300
     batch_size: int = 32
     learning_rate: float = 0.01
     scale_learning_rate: float = 0.002
@@ -72,16 +77,24 @@ class LatentDistill:
             raise ValueError(
                 f"latent_distill: steps is {self.steps}, batch_size {self.batch_size}; allowed are 1 and more."
             )
-
         if self.tune not in ("all", "biases", "none"):
             raise ValueError(f"latent_distill: tune is {self.tune!r}; allowed are all, biases, none.")
 
     def __call__(self, rows: Tensor, bits: int, scale_dtype: torch.dtype = torch.float32) -> QuantizedRows:
         """The start of :meth:`calibrate`."""
-        return base_method(self.base)(rows, bits, scale_dtype)
+        return self._base()(rows, bits, scale_dtype)
+
+    def _base(self) -> Any:
+        if self.base == "gptq":
+            return GPTQ(seed=self.seed, inputs=self.inputs, progress=self.progress)
+        return base_method(self.base, calibrated=True)
 
     def calibrate(self, task: CalibrationTask) -> tuple[dict[str, QuantizedRows], dict[str, Tensor]]:
         """Trained codes and scales of every layer of the task, and the tuned parameters, both by name."""
+        base = self._base()
+        if hasattr(base, "calibrate"):
+            better, _ = base.calibrate(task)
+            task = dataclasses.replace(task, start={**task.start, **better})
         model = task.working_model()
         student = _Student(task, model, self.tune)
         optimizer = torch.optim.Adam(student.parameter_groups(self), betas=(0.9, 0.999))

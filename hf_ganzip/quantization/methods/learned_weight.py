@@ -28,9 +28,15 @@ class LearnedWeight:
         self.base_scale = start.scale.float()
         rows = first.reshape(len(start.scale), -1).float()
         rows = rows if start.offset is None else rows - start.offset.float()
-        self.position = (rows / self.base_scale).requires_grad_(True)
+        self.position = rows / self.base_scale
+        self.codebook = None if start.codebook is None else start.codebook.float().clone()
+        # Where the start did not round to the nearest level, the weight begins at the level that it chose.
+        moved = self._codes(self.codebook) != start.codes
+        level = dataclasses.replace(start, scale=torch.ones_like(start.scale), offset=None).values()
+        self.position = torch.where(moved, level, self.position).requires_grad_(True)
         self.log_scale = torch.zeros_like(self.base_scale).requires_grad_(True)
-        self.codebook = None if start.codebook is None else start.codebook.float().clone().requires_grad_(True)
+        if self.codebook is not None:
+            self.codebook.requires_grad_(True)
 
     @property
     def spacing(self) -> float:
