@@ -43,7 +43,7 @@ def test_mixed_bits_take_no_more_bytes_than_equal_ones(study):
     _, result = study
     sizes = {(row["method"], row["bits"]): row["bits_per_weight"] for row in result["rows"]}
     for bits in QUICK["bits"]:
-        assert bits - 0.35 < sizes["latent_distill mixed", bits] < bits + 0.06
+        assert bits - 0.35 < sizes["latent_distill mixed", bits] < bits + 0.08
     rows = {(row["method"], row["bits"]): row for row in result["rows"]}
     assert rows["latent_distill mixed", 4]["frechet_distance"] < rows["linear", 4]["frechet_distance"]
 
@@ -77,7 +77,7 @@ def test_a_stopped_study_goes_on(study, tmp_path, monkeypatch):
 
 def test_a_folder_of_another_study_is_refused(study):
     folder, _ = study
-    with pytest.raises(ValueError, match="belongs to a study that differs in num_samples, seed; choose another"):
+    with pytest.raises(ValueError, match="belongs to a study that differs in n_real, num_samples, seed; choose another"):
         run_study(MODEL, REFERENCE, folder, StudyConfig(**QUICK | {"num_samples": 100, "seed": 1}), progress=False)
 
 
