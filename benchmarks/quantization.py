@@ -94,7 +94,7 @@ def by_peer(generator, names: list[str], quantize, bits: int):
 
 def quality_section(arguments) -> list[dict]:
     generator = gz.load_model(asset_path("stylegan2-fashion-mnist")).eval()
-    bits = (4, 2) if arguments.quick else (2, 3, 4, 5, 6)
+    bits = (4, 2) if arguments.quick else arguments.bits
     count = 100 if arguments.quick else 2500
     options = {"latent_distill": {"progress": False}, "gptq": {"progress": False}}
     if arguments.quick:
@@ -125,11 +125,8 @@ def quality_section(arguments) -> list[dict]:
             "FD / full": found / full,
         }
         rows.append({"section": "quality", "method": method, "bits": b} | values | {"s": seconds})
+        print(rows[-1], file=sys.stderr, flush=True)  # it takes minutes
 
-    for method in config.methods:
-        for b in bits:
-            model, about = compressor(method, b)
-            row(method, b, model, about["bits_per_weight"], about["seconds"])
     plan = gz.quantize_(copy.deepcopy(generator), gz.QuantizeConfig("linear"))
     names = [layer.name for layer in plan.quantized]
     for method, (package, quantize) in PEERS.items():
@@ -137,9 +134,15 @@ def quality_section(arguments) -> list[dict]:
             start = time.perf_counter()
             model, stored = by_peer(generator, names, quantize, b)
             row(method, b, model, stored, time.perf_counter() - start)
+    for method in config.methods:
+        for b in (
+            sorted({*bits, *(b + 2 for b in bits)}) if method == "aciq" else bits
+        ):  # others are compared with these
+            model, about = compressor(method, b)
+            row(method, b, model, about["bits_per_weight"], about["seconds"])
     found = {(each["method"], each["bits"]): each.get("PSNR dB") for each in rows}
     for b in bits:
-        for method in ("latent_distill", "latent_distill mixed"):
+        for method in ("gptq", "gptq mixed", "latent_distill", "latent_distill mixed"):
             if ("aciq", b + 2) in found:
                 gain = found[method, b] - found["aciq", b + 2]
                 rows.append(
@@ -231,6 +234,9 @@ def time_section(arguments) -> list[dict]:
 def main() -> None:
     arguments_parser = parser(__doc__, repeats=5)
     arguments_parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="sections to run")
+    arguments_parser.add_argument(
+        "--bits", nargs="+", type=int, default=[2, 3, 4, 5, 6], help="of the section quality"
+    )
     arguments = arguments_parser.parse_args()
     torch.set_num_threads(arguments.threads)
     run = {"quality": quality_section, "size": size_section, "time": time_section}

@@ -28,7 +28,7 @@ from ..quantization.packed import (
 from ..quantization.quantize import apply_plan_, plan_quantization, quantization_report, quantize_weight
 from ..record import QuantizationReport
 from .config import FORMAT_VERSION, GanzipConfig
-from .packed_model import allocate_packed_layers_, finish_config, origin, verify_packed_layers
+from .packed_model import allocate_packed_layers_, finish_config, origin, refuse_disk, verify_packed_layers
 
 
 class GanzipQuantizer(DiffusersQuantizer):
@@ -49,11 +49,7 @@ class GanzipQuantizer(DiffusersQuantizer):
     # -- environment --------------------------------------------------------------------------------------------------
 
     def validate_environment(self, *args, device_map=None, **kwargs) -> None:
-        placed = device_map.values() if isinstance(device_map, dict) else [device_map]
-        if any(str(device) == "disk" for device in placed):
-            raise ValueError(
-                "device_map puts packed weights on disk, where they cannot be unpacked; use cpu or a device."
-            )
+        refuse_disk(device_map)
 
     def update_torch_dtype(self, torch_dtype: torch.dtype | None) -> torch.dtype:
         self.dtype = torch_dtype or torch.float32

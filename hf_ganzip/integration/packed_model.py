@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +14,17 @@ from ..quantization.folding import remove_parametrization_
 from ..quantization.packed import PackedLayout, pack_module_, packed_modules
 from ..record import Step
 from .config import GanzipConfig
+
+
+def refuse_disk(device_map: Any) -> None:
+    """Check a ``device_map`` of ``from_pretrained``.
+
+    Raises:
+        ValueError: It puts weights on disk.
+    """
+    placed = device_map.values() if isinstance(device_map, dict) else [device_map]
+    if any(str(device) == "disk" for device in placed):
+        raise ValueError("device_map puts packed weights on disk, where they cannot be unpacked; use cpu or a device.")
 
 
 def allocate_packed_layers_(model: nn.Module, config: GanzipConfig, dtype_of: Callable[[str], torch.dtype]) -> None:

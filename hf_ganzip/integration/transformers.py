@@ -24,7 +24,7 @@ from ..quantization.packed import packed_modules, unpack_module_
 from ..quantization.quantize import apply_plan_, plan_quantization, quantization_report
 from ..record import QuantizationReport
 from .config import FORMAT_VERSION, GanzipConfig
-from .packed_model import allocate_packed_layers_, finish_config, origin, verify_packed_layers
+from .packed_model import allocate_packed_layers_, finish_config, origin, refuse_disk, verify_packed_layers
 
 
 class TransformersGanzipConfig(GanzipConfig, QuantizationConfigMixin):
@@ -39,11 +39,7 @@ class GanzipHfQuantizer(HfQuantizer):
         self.report: QuantizationReport | None = None
 
     def validate_environment(self, *args: Any, device_map: Any = None, **kwargs: Any) -> None:
-        placed = device_map.values() if isinstance(device_map, dict) else [device_map]
-        if any(str(device) == "disk" for device in placed):
-            raise ValueError(
-                "device_map puts packed weights on disk, where they cannot be unpacked; use cpu or a device."
-            )
+        refuse_disk(device_map)
 
     def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
         if not self.pre_quantized:

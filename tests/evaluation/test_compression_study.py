@@ -77,7 +77,9 @@ def test_a_stopped_study_goes_on(study, tmp_path, monkeypatch):
 
 def test_a_folder_of_another_study_is_refused(study):
     folder, _ = study
-    with pytest.raises(ValueError, match="belongs to a study that differs in n_real, num_samples, seed; choose another"):
+    with pytest.raises(
+        ValueError, match="belongs to a study that differs in n_real, num_samples, seed; choose another"
+    ):
         run_study(MODEL, REFERENCE, folder, StudyConfig(**QUICK | {"num_samples": 100, "seed": 1}), progress=False)
 
 
