@@ -47,13 +47,46 @@ def tiny_discriminator(**changes):
     return StyleGAN2Discriminator(**config | changes).eval()
 
 
+def tiny_biggan(**changes):
+    from hf_ganzip.models import BigGANGenerator
+
+    config = {"resolution": 16, "z_dim": 12, "num_classes": 3, "channels": (16, 16, 8), "shared_dim": 6}
+    model = BigGANGenerator(**config | {"hierarchical": True, "attention_blocks": (0,)} | changes).eval()
+    return perturbed(model)
+
+
+def tiny_biggan_discriminator(**changes):
+    from hf_ganzip.models import BigGANDiscriminator
+
+    config = {"resolution": 16, "num_classes": 3, "channels": (8, 16, 16), "attention_blocks": (0,)}
+    return perturbed(BigGANDiscriminator(**config | changes).eval())
+
+
+@torch.no_grad()
+def perturbed(model):
+    """The model with random values where initialization leaves zeros and ones, so that no path is dead."""
+    generator = torch.Generator().manual_seed(5)
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if name.endswith(("gamma", "bias", "stored_mean")):
+            tensor.add_(torch.randn(tensor.shape, generator=generator) * 0.2)
+        elif name.endswith("stored_var"):
+            tensor.mul_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    return model
+
+
 def tiny_unet(**changes):
     from diffusers import UNet2DModel
 
     return UNet2DModel(**TINY_UNET | changes).eval()
 
 
-TINY = {"generator": tiny_generator, "discriminator": tiny_discriminator, "unet": tiny_unet}
+TINY = {
+    "generator": tiny_generator,
+    "discriminator": tiny_discriminator,
+    "biggan": tiny_biggan,
+    "biggan_discriminator": tiny_biggan_discriminator,
+    "unet": tiny_unet,
+}
 
 
 @pytest.fixture(params=sorted(TINY))

@@ -33,6 +33,8 @@ class Family:
 FAMILIES = {
     "StyleGAN2Generator": Family(gan.stylegan_last_block, gan.latent_inputs, gan.latent_calibration),
     "StyleGAN2Discriminator": Family(gan.discriminator_last_block, gan.image_inputs, gan.image_calibration),
+    "BigGANGenerator": Family(gan.biggan_last_block, gan.latent_inputs, gan.latent_calibration),
+    "BigGANDiscriminator": Family(gan.biggan_discriminator_last_block, gan.image_inputs, gan.image_calibration),
     "UNet2DModel": Family(diffusion.unet_last_block, diffusion.unet_inputs, diffusion.trajectory_calibration),
     "UNet2DConditionModel": Family(
         diffusion.unet_last_block, diffusion.conditional_unet_inputs, diffusion.trajectory_calibration

@@ -19,6 +19,16 @@ def discriminator_last_block(model: nn.Module) -> tuple[str, ...]:
     return ("b4.*",)
 
 
+def biggan_last_block(model: nn.Module) -> tuple[str, ...]:
+    """The last block and the output layer."""
+    return (f"blocks.{len(model.blocks) - 1}.*", "output_layer.*")
+
+
+def biggan_discriminator_last_block(model: nn.Module) -> tuple[str, ...]:
+    """The last block and the heads."""
+    return (f"blocks.{len(model.blocks) - 1}.*", "linear*", "embed")
+
+
 def latent_inputs(model: nn.Module) -> tuple[tuple, dict]:
     """Two latents (2, z_dim), labels where needed, stored noise."""
     generator = torch.Generator().manual_seed(0)

@@ -5,16 +5,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
+from .generator import GeneratorMixin, check_noise_mode
+from .outputs import GeneratorOutput
 from .stylegan2_layers import (
-    NOISE_MODES,
     EqualizedConv2d,
     MappingNetwork,
     SynthesisLayer,
@@ -26,17 +25,6 @@ from .stylegan2_layers import (
 
 
 ARCHITECTURES = ("skip", "resnet", "orig")
-
-
-@dataclass
-class GeneratorOutput(BaseOutput):
-    """Images of a generator.
-
-    Args:
-        sample: Float images (B, C, H, W), about [-1, 1].
-    """
-
-    sample: Tensor
 
 
 def channel_widths(resolution: int, channel_base: int = 16384, channel_max: int = 512) -> tuple[int, ...]:
@@ -174,7 +162,7 @@ class SynthesisNetwork(nn.Module):
         return image
 
 
-class StyleGAN2Generator(ModelMixin, ConfigMixin):
+class StyleGAN2Generator(GeneratorMixin, ModelMixin, ConfigMixin):
     """StyleGAN2 generator; state-dict keys follow the official checkpoints (``mapping.fc0.weight``, ...).
 
     Args:
@@ -242,8 +230,7 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
 
     def synthesize(self, ws: Tensor, *, noise_mode: str = "random", generator=None) -> Tensor:
         """Styles ws (B, num_ws, w_dim) to float32 images (B, C, H, W); options as in :meth:`forward`."""
-        if noise_mode not in NOISE_MODES:
-            raise ValueError(f"noise_mode is {noise_mode!r}; allowed are {', '.join(NOISE_MODES)}.")
+        check_noise_mode(noise_mode)
         dtype = self.synthesis.b4.const.dtype
         if torch.is_autocast_enabled(ws.device.type):
             dtype = torch.get_autocast_dtype(ws.device.type)

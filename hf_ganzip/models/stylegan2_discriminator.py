@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
+from .outputs import DiscriminatorOutput
 from .stylegan2 import ARCHITECTURES, channel_widths, resolutions
 from .stylegan2_layers import (
     EqualizedConv2d,
@@ -21,17 +20,6 @@ from .stylegan2_layers import (
     blur_kernel,
     downsample2d,
 )
-
-
-@dataclass
-class DiscriminatorOutput(BaseOutput):
-    """Output of a discriminator.
-
-    Args:
-        logits: Realness scores (B, 1); higher means more real.
-    """
-
-    logits: Tensor
 
 
 class DiscriminatorBlock(nn.Module):

@@ -16,9 +16,11 @@ import torch.nn.functional as F
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
+from .class_labels import one_hot_labels
+from .generator import check_latents
+
 
 ACTIVATION_GAINS = {"linear": 1.0, "lrelu": math.sqrt(2)}
-NOISE_MODES = ("random", "const", "none")
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -328,8 +330,7 @@ class MappingNetwork(nn.Module):
         given = z if z is not None else class_labels
         inputs, batch = [], 0 if given is None else len(given)
         if self.z_dim:
-            if z.ndim != 2 or z.shape[1] != self.z_dim:
-                raise ValueError(f"z has shape {tuple(z.shape)}; allowed is (batch, {self.z_dim}).")
+            check_latents(z, self.z_dim)
             inputs.append(normalize_second_moment(z.to(bias.dtype)))
         labels = one_hot_labels(class_labels, self.num_classes, batch, bias.dtype)
         with torch.autocast(bias.device.type, enabled=False):
@@ -339,28 +340,3 @@ class MappingNetwork(nn.Module):
             for i in range(self.num_layers):
                 x = getattr(self, f"fc{i}")(x)
         return x
-
-
-def one_hot_labels(class_labels: Tensor | None, num_classes: int, batch: int, dtype: torch.dtype) -> Tensor | None:
-    """Class ids (B,) int64 or rows (B, num_classes) to float rows (B, num_classes); None for unconditional models.
-
-    Raises:
-        ValueError: Labels missing for a conditional model, given to an unconditional one, or of a wrong shape.
-    """
-    if not num_classes:
-        if class_labels is not None and class_labels.numel():
-            raise ValueError("class_labels were given, but this model has num_classes=0; pass class_labels=None.")
-        return None
-    if class_labels is None:
-        raise ValueError(
-            f"class_labels is required: the model has {num_classes} classes. "
-            f"Pass ids of shape ({batch},) in 0..{num_classes - 1} or one-hot rows ({batch}, {num_classes})."
-        )
-    if class_labels.ndim == 1 and len(class_labels) == batch:
-        return F.one_hot(class_labels.long(), num_classes).to(dtype)
-    if class_labels.shape == (batch, num_classes):
-        return class_labels.to(dtype)
-    raise ValueError(
-        f"class_labels has shape {tuple(class_labels.shape)}; "
-        f"allowed are ids ({batch},) or one-hot rows ({batch}, {num_classes})."
-    )

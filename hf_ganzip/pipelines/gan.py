@@ -9,7 +9,6 @@ import torch
 from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
-from diffusers.utils.torch_utils import randn_tensor
 from huggingface_hub import snapshot_download
 
 
@@ -85,7 +84,7 @@ class GANPipeline(DiffusionPipeline):
             raise ValueError(f"output_type is {output_type!r}; allowed are {', '.join(OUTPUT_TYPES)}.")
         model, device = self.generator, self._execution_device
         if latents is None:
-            latents = randn_tensor((batch_size, model.config.z_dim), generator=generator, device=device)
+            latents = model.draw_latents(batch_size, generator, device, truncation_psi)
         labels = self._labels(class_labels, len(latents), device)
         images = []
         for start in self.progress_bar(range(0, len(latents), max_batch_size)):

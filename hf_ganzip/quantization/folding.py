@@ -11,13 +11,15 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 
 def is_parametrized(module: nn.Module) -> bool:
-    """Whether ``module.weight`` is computed from other parameters, by parametrizations or by a forward pre-hook."""
-    return parametrize.is_parametrized(module, "weight") or _hook(module) is not None
+    """Whether the weight is computed from other tensors, by parametrizations, a forward pre-hook or the module itself."""
+    return parametrize.is_parametrized(module, "weight") or _hook(module) is not None or _is_normalized(module)
 
 
 @torch.no_grad()
 def folded_weight(module: nn.Module) -> Tensor:
     """The weight that a forward pass in eval mode uses; no buffer changes (spectral norm makes no power iteration)."""
+    if _is_normalized(module):
+        return module.effective_weight()
     hook = _hook(module)
     if isinstance(hook, SpectralNorm):
         return hook.compute_weight(module, do_power_iteration=False).detach()
@@ -35,6 +37,9 @@ def folded_weight(module: nn.Module) -> Tensor:
 
 def remove_parametrization_(module: nn.Module) -> None:
     """Replace the parametrization of ``module.weight``, if it has one, by an ordinary parameter with the folded weight."""
+    if _is_normalized(module):
+        module.fold_spectral_norm_()
+        return
     hook = _hook(module)
     if hook is None and not parametrize.is_parametrized(module, "weight"):
         return
@@ -51,6 +56,10 @@ def remove_parametrization_(module: nn.Module) -> None:
         parametrize.remove_parametrizations(module, "weight")
         del module._parameters["weight"]
     module.weight = nn.Parameter(weight)
+
+
+def _is_normalized(module: nn.Module) -> bool:
+    return bool(getattr(module, "is_normalized", False))
 
 
 def _hook(module: nn.Module) -> SpectralNorm | WeightNorm | None:

@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from ..plotting import save_image_grid
 from ..seeding import derive_seed
 from .data import to_model_range, to_uint8
-from .losses import discriminator_loss, generator_loss, r1_penalty
+from .losses import LOSSES, r1_penalty, twin_discriminator_loss, twin_generator_loss
 from .sampler import ClassGroupedBatchSampler
 
 
@@ -42,10 +42,15 @@ class GANTrainingConfig:
     train_batch_size: int = 32  # images per process and micro-step
     learning_rate: float = 0.0025
     discr_learning_rate: float = 0.0025
+    adam_beta2: float = 0.99  # beta1 is 0
+    loss: str = "logistic"  # or "hinge"
+    discriminator_steps: int = 1  # of the discriminator per step of the generator, each with images of its own
+    twin_weight: float = 1.0  # of the classification terms of a discriminator with TAC-GAN heads
     r1_gamma: float = 0.1
     r1_every: int = 16  # steps between R1 penalties (lazy regularization); 0 turns R1 off
     ema_images: float = 20_000.0  # half-life of the averaged generator, in images
     ema_rampup: float = 0.05  # half-life is at most this share of the images seen
+    ema_buffers: bool = False  # average buffers (batch statistics), too, instead of copying them
     mixed_precision: str = "no"  # "no" or "bf16"; R1 is always float32
     class_group_size: int = 1  # > 1: batches of one-class groups of this size, see ClassGroupedBatchSampler
     seed: int = 0
@@ -57,6 +62,10 @@ class GANTrainingConfig:
     def __post_init__(self):
         if self.mixed_precision not in ("no", "bf16"):
             raise ValueError(f"mixed_precision is {self.mixed_precision!r}; allowed are 'no' and 'bf16'.")
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss is {self.loss!r}; allowed are {', '.join(LOSSES)}.")
+        if self.discriminator_steps < 1:
+            raise ValueError(f"discriminator_steps is {self.discriminator_steps}; allowed are 1 and more.")
 
 
 class Progress:
@@ -73,17 +82,23 @@ class Progress:
 
 
 @torch.no_grad()
-def update_ema_(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """Move the parameters of ``average`` towards ``model``: a <- decay * a + (1 - decay) * m; buffers are copied."""
+def update_ema_(average: nn.Module, model: nn.Module, decay: float, buffers: bool = False) -> None:
+    """Move the parameters of ``average`` towards ``model``: a <- decay * a + (1 - decay) * m.
+
+    Buffers are copied, or with ``buffers=True`` averaged in the same way.
+    """
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
     for target, source in zip(average.buffers(), model.buffers()):
-        target.copy_(source)
+        if buffers and target.is_floating_point():
+            target.lerp_(source, 1 - decay)
+        else:
+            target.copy_(source)
 
 
-def lazy_adam(parameters, learning_rate: float, every: int) -> torch.optim.Adam:
-    """Adam (beta1 0, beta2 0.99) corrected for a regularizer that runs every ``every`` steps (StyleGAN2, appendix B)."""
+def lazy_adam(parameters, learning_rate: float, every: int, beta2: float = 0.99) -> torch.optim.Adam:
+    """Adam (beta1 0) corrected for a regularizer that runs every ``every`` steps (StyleGAN2, appendix B)."""
     ratio = every / (every + 1) if every else 1.0
-    return torch.optim.Adam(parameters, lr=learning_rate * ratio, betas=(0.0, 0.99**ratio), eps=1e-8)
+    return torch.optim.Adam(parameters, lr=learning_rate * ratio, betas=(0.0, beta2**ratio), eps=1e-8)
 
 
 def train_gan(
@@ -115,25 +130,30 @@ class _Training:
         self.conditional = generator.config.num_classes > 0
         self.z_dim = generator.config.z_dim
         self.average = copy.deepcopy(generator).eval().requires_grad_(False).to(accelerator.device)
+        self.discriminator_loss, self.generator_loss = LOSSES[config.loss]
         self.sampler = None
+        batch = config.train_batch_size * config.discriminator_steps
         if config.class_group_size > 1:
             labels = dataset.tensors[1]
-            self.sampler = ClassGroupedBatchSampler(
-                labels, config.train_batch_size, config.class_group_size, config.seed
-            )
+            self.sampler = ClassGroupedBatchSampler(labels, batch, config.class_group_size, config.seed)
             loader = DataLoader(dataset, batch_sampler=self.sampler)
         else:
-            loader = DataLoader(dataset, batch_size=config.train_batch_size, shuffle=True, drop_last=True)
+            loader = DataLoader(dataset, batch_size=batch, shuffle=True, drop_last=True)
         self.generator, self.discriminator, self.optimizer_g, self.optimizer_d, self.loader = accelerator.prepare(
             generator,
             discriminator,
-            lazy_adam(generator.parameters(), config.learning_rate, 0),
-            lazy_adam(discriminator.parameters(), config.discr_learning_rate, config.r1_every),
+            lazy_adam(generator.parameters(), config.learning_rate, 0, config.adam_beta2),
+            lazy_adam(discriminator.parameters(), config.discr_learning_rate, config.r1_every, config.adam_beta2),
             loader,
         )
         self.progress = Progress()
         accelerator.register_for_checkpointing(self.average, self.progress)
         self.accumulation = accelerator.gradient_accumulation_steps
+        if self.accumulation > 1 and config.discriminator_steps > 1:
+            raise ValueError(
+                f"discriminator_steps is {config.discriminator_steps} with gradient_accumulation_steps "
+                f"{self.accumulation}; allowed is one of them above 1."
+            )
         self.images_per_step = config.train_batch_size * accelerator.num_processes * self.accumulation
         self.stop_requested = False
         labels = dataset.tensors[1].unique()
@@ -158,11 +178,15 @@ class _Training:
         with self.autocast():
             with torch.no_grad():
                 generated = self.generator(self.latents(len(real), random), labels, generator=random).sample
-            generated_logits = self.discriminator(generated, labels).logits
+            of_generated = self.discriminator(generated, labels)
         with self.autocast(enabled=not regularize):
             real = real.requires_grad_(bool(regularize))
-            real_logits = self.discriminator(real, labels).logits
-        loss = discriminator_loss(real_logits, generated_logits)
+            of_real = self.discriminator(real, labels)
+        real_logits = of_real.logits
+        loss = self.discriminator_loss(real_logits, of_generated.logits)
+        if of_real.class_logits is not None:
+            twin = twin_discriminator_loss(of_real.class_logits, of_generated.twin_logits, labels)
+            loss = loss + self.config.twin_weight * twin
         losses = {"loss_d": loss.detach(), "real": real_logits.detach().sign().mean()}
         if regularize:
             penalty = r1_penalty(real_logits, real)
@@ -177,7 +201,11 @@ class _Training:
         self.discriminator.requires_grad_(False)
         with self.autocast():
             generated = self.generator(self.latents(batch, random), labels, generator=random).sample
-            loss = generator_loss(self.discriminator(generated, labels).logits)
+            output = self.discriminator(generated, labels)
+            loss = self.generator_loss(output.logits)
+            if output.class_logits is not None:
+                twin = twin_generator_loss(output.class_logits, output.twin_logits, labels)
+                loss = loss + self.config.twin_weight * twin
         self.accelerator.backward(loss)
         self.optimizer_g.step()
         self.optimizer_g.zero_grad()
@@ -187,7 +215,7 @@ class _Training:
         seen = self.progress.step * self.images_per_step
         half_life = min(self.config.ema_images, max(seen, 1) * self.config.ema_rampup)
         decay = 0.5 ** (self.images_per_step / max(half_life, 1e-8))
-        update_ema_(self.average, self.accelerator.unwrap_model(self.generator), decay)
+        update_ema_(self.average, self.accelerator.unwrap_model(self.generator), decay, self.config.ema_buffers)
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -231,8 +259,11 @@ class _Training:
             real = to_model_range(images)
             given = labels if self.conditional else None
             with self.accelerator.accumulate(self.generator, self.discriminator):
-                losses = self.train_discriminator(real, given, random)
-                losses |= self.train_generator(given, len(real), random)
+                for part in range(self.config.discriminator_steps):
+                    images = slice(part * self.config.train_batch_size, (part + 1) * self.config.train_batch_size)
+                    chosen = None if given is None else given[images]
+                    losses = self.train_discriminator(real[images], chosen, random)
+                losses |= self.train_generator(chosen, self.config.train_batch_size, random)
             if not self.accelerator.sync_gradients:
                 continue
             self.check_finite(losses)

@@ -84,7 +84,7 @@ def test_accumulated_micro_steps_are_one_step(tmp_path, monkeypatch):
     steps, step = [], torch.optim.Adam.step
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure=None: steps.append(self) or step(self, closure))
     averages = []
-    monkeypatch.setattr(gan_loop, "update_ema_", lambda average, model, decay: averages.append(decay))
+    monkeypatch.setattr(gan_loop, "update_ema_", lambda average, model, decay, buffers: averages.append(decay))
     train(tmp_path, 4, accumulation=2, r1_every=2, ema_images=32, ema_rampup=1e9)
     assert len(steps) == 2 * 4  # one of each network
     assert len(averages) == 4 and averages == pytest.approx([0.5 ** (16 / 32)] * 4)  # 16 images a step
@@ -127,7 +127,8 @@ def test_resuming_from_a_folder_that_is_not_there(tmp_path):
 def test_a_broken_loss_ends_the_run_and_spares_the_checkpoint(tmp_path, monkeypatch):
     train(tmp_path, 4)
     files = {path: path.read_bytes() for path in (tmp_path / "checkpoint-4").rglob("*") if path.is_file()}
-    monkeypatch.setattr(gan_loop, "generator_loss", lambda logits: logits.sum() * math.nan)
+    logistic = gan_loop.LOSSES["logistic"]
+    monkeypatch.setitem(gan_loop.LOSSES, "logistic", (logistic[0], lambda logits: logits.sum() * math.nan))
     with pytest.raises(FloatingPointError, match="loss_g is not finite at step 5; the last checkpoint is whole"):
         train(tmp_path, 8, resume_from_checkpoint="latest")
     assert {path: path.read_bytes() for path in files} == files
@@ -145,9 +146,42 @@ def test_average_moves_by_its_decay_and_copies_buffers():
     )
 
 
+def test_average_of_buffers():
+    model, average = torch.nn.BatchNorm1d(3), torch.nn.BatchNorm1d(3)
+    model.running_mean.fill_(5.0)
+    model.num_batches_tracked.fill_(7)
+    update_ema_(average, model, 0.75, buffers=True)
+    assert torch.equal(average.running_mean, torch.full((3,), 1.25)) and average.num_batches_tracked == 7
+
+
+def test_discriminator_steps_see_images_of_their_own(tmp_path, monkeypatch):
+    seen = []
+
+    def record(self, real, labels, random, original=gan_loop._Training.train_discriminator):
+        seen.append((real.clone(), labels.clone()))
+        return original(self, real, labels, random)
+
+    monkeypatch.setattr(gan_loop._Training, "train_discriminator", record)
+    train(tmp_path, 2, discriminator_steps=2, loss="hinge", r1_every=0)
+    assert [len(real) for real, _ in seen] == [8] * 4
+    first, second, third, fourth = (set(map(bytes, real.flatten(1).numpy())) for real, _ in seen)
+    assert not first & second and not third & fourth and not (first | second) & (third | fourth)
+
+
+def test_discriminator_steps_do_not_accumulate(tmp_path):
+    with pytest.raises(ValueError, match="gradient_accumulation_steps"):
+        train(tmp_path, 2, accumulation=2, discriminator_steps=2)
+
+
+@pytest.mark.parametrize("wrong", [{"loss": "wgan"}, {"discriminator_steps": 0}])
+def test_wrong_options_of_the_losses(wrong):
+    with pytest.raises(ValueError, match="allowed are"):
+        GANTrainingConfig(output_dir="x", **wrong)
+
+
 def test_half_life_of_the_average_ramps_up(tmp_path, monkeypatch):
     decays = []
-    monkeypatch.setattr(gan_loop, "update_ema_", lambda average, model, decay: decays.append(decay))
+    monkeypatch.setattr(gan_loop, "update_ema_", lambda average, model, decay, buffers: decays.append(decay))
     train(tmp_path, 3, ema_images=20, ema_rampup=0.5)
     assert decays == pytest.approx([0.5 ** (8 / min(20, 0.5 * seen)) for seen in (8, 16, 24)])
 
@@ -163,9 +197,10 @@ def test_adam_is_corrected_for_lazy_regularization():
 
 def test_bfloat16_leaves_r1_in_float32(tmp_path, monkeypatch):
     dtypes = {}
-    penalty, loss = gan_loop.r1_penalty, gan_loop.generator_loss
+    penalty, (loss_d, loss_g) = gan_loop.r1_penalty, gan_loop.LOSSES["logistic"]
     monkeypatch.setattr(gan_loop, "r1_penalty", lambda x, y: dtypes.setdefault("r1", x.dtype) and penalty(x, y))
-    monkeypatch.setattr(gan_loop, "generator_loss", lambda x: dtypes.setdefault("g", x.dtype) and loss(x))
+    recorded = (loss_d, lambda x: dtypes.setdefault("g", x.dtype) and loss_g(x))
+    monkeypatch.setitem(gan_loop.LOSSES, "logistic", recorded)
     plain = weights(train(tmp_path / "plain", 3))
     dtypes.clear()
     mixed = weights(train(tmp_path / "mixed", 3, mixed_precision="bf16"))

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BigGAN generator (Brock et al., "Large Scale GAN Training for High Fidelity Natural Image Synthesis", ICLR 2019)."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from .biggan_layers import GeneratorBlock, OutputBatchNorm, SelfAttention, block_widths, initialize_
+from .class_labels import one_hot_labels
+from .generator import GeneratorMixin, RandomSource, check_latents, check_noise_mode
+from .outputs import GeneratorOutput
+from .spectral_norm import ClassEmbedding, SNConv2d, SNLinear
+
+
+_MULTIPLIERS = {
+    32: (4, 4, 4, 4),
+    64: (16, 16, 8, 4, 2),
+    128: (16, 16, 8, 4, 2, 1),
+    256: (16, 16, 8, 8, 4, 2, 1),
+    512: (16, 16, 8, 8, 4, 2, 1, 1),
+}
+
+
+def generator_widths(resolution: int, base: int = 64) -> tuple[int, ...]:
+    """Official widths: of the 4 x 4 features, then of the output of every block (Brock et al., tables 3-6).
+
+    Raises:
+        ValueError: The paper has no network of that resolution.
+    """
+    if resolution not in _MULTIPLIERS:
+        raise ValueError(
+            f"resolution is {resolution}; official widths exist for {', '.join(map(str, _MULTIPLIERS))}. "
+            "Give `channels` for another."
+        )
+    return tuple(base * factor for factor in _MULTIPLIERS[resolution])
+
+
+def _imagenet(resolution: int, z_dim: int, attention: int, base: int) -> dict:
+    return {
+        "resolution": resolution,
+        "num_classes": 1000,
+        "z_dim": z_dim,
+        "channel_base": base,
+        "shared_dim": 128,
+        "hierarchical": True,
+        "attention_blocks": (attention,),
+        "sn_eps": 1e-6,
+    }
+
+
+class BigGANGenerator(GeneratorMixin, ModelMixin, ConfigMixin):
+    """BigGAN generator; state-dict keys follow BigGAN-PyTorch.
+
+    Args:
+        resolution: Image side in pixels: 4 * 2 ** (number of blocks).
+        image_channels: 3 for RGB, 1 for grey images.
+        z_dim: Dimension of the latent z; with ``hierarchical`` a multiple of the number of blocks + 1.
+        num_classes: Number of classes, at least 1.
+        channels: Width of the 4 x 4 features, then for every block its width, or a pair (hidden, output). Pruned generators are
+            ordinary configs. None: the official widths for ``channel_base``, then written into the config.
+        channel_base: Used only if ``channels`` is None.
+        shared_dim: Dimension of the class embedding that all blocks share; 0: every batch norm has an embedding of its own.
+        hierarchical: Every block sees a part of z of its own.
+        attention_blocks: Indices of the blocks that attention follows.
+        bn_eps: Of the conditional batch norms.
+        sn_eps: Of the spectral norms.
+        init: "ortho", "N02" or "xavier".
+
+    Example:
+        >>> G = BigGANGenerator(resolution=16, z_dim=8, num_classes=3, channels=(8, 8, 4))
+        >>> G.eval()(torch.randn(2, 8), torch.tensor([0, 2])).sample.shape
+        torch.Size([2, 3, 16, 16])
+    """
+
+    PRESETS = {
+        "cifar10": {"resolution": 32, "z_dim": 128, "num_classes": 10, "init": "N02", "sn_eps": 1e-8},
+        "cifar100": {"resolution": 32, "z_dim": 128, "num_classes": 100, "init": "N02", "sn_eps": 1e-8},
+        "imagenet-64": _imagenet(64, 120, 2, 64),
+        "imagenet-128": _imagenet(128, 120, 3, 96),
+        "imagenet-256": _imagenet(256, 119, 3, 96),
+        "imagenet-512": _imagenet(512, 128, 3, 96),
+    }
+    _no_split_modules = ["GeneratorBlock"]
+    _repeated_blocks = ["GeneratorBlock"]
+
+    @register_to_config
+    def __init__(
+        self,
+        resolution: int = 32,
+        image_channels: int = 3,
+        z_dim: int = 128,
+        num_classes: int = 10,
+        channels: tuple | None = None,
+        channel_base: int = 64,
+        shared_dim: int = 0,
+        hierarchical: bool = False,
+        attention_blocks: tuple[int, ...] = (),
+        bn_eps: float = 1e-5,
+        sn_eps: float = 1e-12,
+        init: str = "ortho",
+    ):
+        super().__init__()
+        if channels is None:
+            channels = generator_widths(resolution, channel_base)
+            self.register_to_config(channels=channels)
+        bottom, widths = channels[0], block_widths(channels[1:])
+        if num_classes < 1:
+            raise ValueError(f"num_classes is {num_classes}; allowed are 1 and more.")
+        if 4 * 2 ** len(widths) != resolution:
+            raise ValueError(
+                f"channels has {len(widths)} blocks, which give {4 * 2 ** len(widths)} pixels; resolution is {resolution}."
+            )
+        self.slots = len(widths) + 1 if hierarchical else 1
+        if z_dim % self.slots:
+            raise ValueError(f"z_dim is {z_dim}; with hierarchical=True it must be a multiple of {self.slots}.")
+        chunk = z_dim // self.slots
+        condition = (shared_dim or num_classes) + (chunk if hierarchical else 0)
+        if hierarchical and not shared_dim:
+            raise ValueError("hierarchical=True needs a shared class embedding (shared_dim > 0).")
+        self.shared = ClassEmbedding(num_classes, shared_dim) if shared_dim else nn.Identity()
+        self.linear = SNLinear(chunk, bottom * 16, sn_eps=sn_eps)
+        self.blocks = nn.ModuleList()
+        for index, (hidden, out) in enumerate(widths):
+            block = GeneratorBlock(bottom, hidden, out, condition, bool(shared_dim), bn_eps, sn_eps)
+            attention = [SelfAttention(out, sn_eps)] if index in attention_blocks else []
+            self.blocks.append(nn.ModuleList([block, *attention]))
+            bottom = out
+        self.output_layer = nn.Sequential(
+            OutputBatchNorm(bottom), nn.ReLU(), SNConv2d(bottom, image_channels, 3, sn_eps=sn_eps)
+        )
+        initialize_(self, init)
+
+    def draw_latents(
+        self, count: int, generator: RandomSource = None, device=None, truncation_psi: float = 1.0
+    ) -> Tensor:
+        """Latents z (count, z_dim): normal with standard deviation ``truncation_psi``, as in BigGAN-PyTorch."""
+        return super().draw_latents(count, generator, device) * truncation_psi
+
+    def forward(
+        self,
+        z: Tensor,
+        class_labels: Tensor | None = None,
+        *,
+        truncation_psi: float = 1.0,
+        noise_mode: str = "random",
+        generator: RandomSource = None,
+        return_dict: bool = True,
+    ) -> GeneratorOutput | tuple[Tensor]:
+        """Generate images.
+
+        Args:
+            z: Latents (B, z_dim) as from :meth:`draw_latents`, where truncation happens.
+            class_labels: Ids (B,) int64 or rows (B, num_classes): one-hot, or weights that interpolate embeddings.
+            truncation_psi: Not used: see ``z``.
+            noise_mode: Not used: the network has no noise inputs.
+            generator: Not used.
+            return_dict: False returns a plain tuple.
+
+        Returns:
+            ``.sample`` float32 (B, C, H, W) in [-1, 1].
+
+        Raises:
+            ValueError: ``z`` or ``class_labels`` has a wrong shape.
+        """
+        check_latents(z, self.config.z_dim)
+        check_noise_mode(noise_mode)
+        dtype = self.linear.bias.dtype
+        y = self.shared(one_hot_labels(class_labels, self.config.num_classes, len(z), dtype))
+        first, *parts = z.to(dtype).chunk(self.slots, dim=1)
+        x = self.linear(first).unflatten(1, (-1, 4, 4)).contiguous(memory_format=torch.channels_last)
+        for index, block in enumerate(self.blocks):
+            condition = torch.cat([y, parts[index]], dim=1) if parts else y
+            for layer in block:
+                x = layer(x, condition)
+        image = torch.tanh(self.output_layer(x).float())
+        return GeneratorOutput(sample=image) if return_dict else (image,)

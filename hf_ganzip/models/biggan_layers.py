@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Blocks of BigGAN (Brock et al., 2019, appendix B), under the names of the official checkpoints."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .spectral_norm import ClassEmbedding, SNConv2d, SNLinear
+
+
+INITS = ("ortho", "N02", "xavier")
+
+
+class StatisticsNorm(nn.Module):
+    """Batch norm without affine, with the buffers ``stored_mean`` and ``stored_var`` (C,)."""
+
+    def __init__(self, channels: int, eps: float, momentum: float = 0.1):
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.register_buffer("stored_mean", torch.zeros(channels))
+        self.register_buffer("stored_var", torch.ones(channels))
+
+    def normalize(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """Normalized x (B, C, H, W) times ``scale`` plus ``shift``, (C,) or (B, C) each."""
+        if self.training:
+            x = F.batch_norm(x, self.stored_mean, self.stored_var, None, None, True, self.momentum, self.eps)
+        else:
+            wide = torch.promote_types(self.stored_var.dtype, torch.float32)
+            factor = (self.stored_var.to(wide) + self.eps).rsqrt()
+            shift = shift - self.stored_mean.to(wide) * factor * scale
+            scale = factor * scale
+        return torch.addcmul(shift.to(x.dtype)[..., None, None], x, scale.to(x.dtype)[..., None, None])
+
+
+class ConditionalBatchNorm(StatisticsNorm):
+    """Batch norm with gain 1 + gain(y) and bias(y), y (B, condition_dim), or class rows (B, num_classes) without sharing."""
+
+    def __init__(self, channels: int, condition_dim: int, shared: bool, eps: float, sn_eps: float):
+        super().__init__(channels, eps)
+        if shared:
+            self.gain = SNLinear(condition_dim, channels, bias=False, sn_eps=sn_eps)
+            self.bias = SNLinear(condition_dim, channels, bias=False, sn_eps=sn_eps)
+        else:
+            self.gain = ClassEmbedding(condition_dim, channels)
+            self.bias = ClassEmbedding(condition_dim, channels)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        return self.normalize(x, 1 + self.gain(condition), self.bias(condition))
+
+
+class OutputBatchNorm(StatisticsNorm):
+    """Batch norm with learned ``gain`` and ``bias`` (C,)."""
+
+    def __init__(self, channels: int, eps: float = 1e-5):
+        super().__init__(channels, eps)
+        self.gain = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.normalize(x, self.gain, self.bias)
+
+
+class SelfAttention(nn.Module):
+    """Attention of every position to the 2 x 2 max-pooled positions, x + gamma * o(attention) (Zhang et al., SAGAN)."""
+
+    def __init__(self, channels: int, sn_eps: float):
+        super().__init__()
+        self.theta = SNConv2d(channels, channels // 8, 1, bias=False, sn_eps=sn_eps)
+        self.phi = SNConv2d(channels, channels // 8, 1, bias=False, sn_eps=sn_eps)
+        self.g = SNConv2d(channels, channels // 2, 1, bias=False, sn_eps=sn_eps)
+        self.o = SNConv2d(channels // 2, channels, 1, bias=False, sn_eps=sn_eps)
+        self.gamma = nn.Parameter(torch.zeros([]))
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        return x + self.gamma * self.o(pooled_attention(self.theta(x), self.phi(x), self.g(x)))
+
+
+def pooled_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Unscaled dot-product attention over 2 x 2 max-pooled keys and values, all (B, ., H, W)."""
+    rows = [x.flatten(2).transpose(1, 2) for x in (queries, F.max_pool2d(keys, 2), F.max_pool2d(values, 2))]
+    found = F.scaled_dot_product_attention(*rows, scale=1.0)  # (B, H * W, C)
+    return found.transpose(1, 2).reshape(len(values), -1, *queries.shape[2:])
+
+
+class GeneratorBlock(nn.Module):
+    """(B, in, H, W) and a condition to (B, out, 2H, 2W)."""
+
+    def __init__(self, in_channels: int, hidden: int, out_channels: int, condition_dim: int, shared, bn_eps, sn_eps):
+        super().__init__()
+        self.conv1 = SNConv2d(in_channels, hidden, 3, sn_eps=sn_eps)
+        self.conv2 = SNConv2d(hidden, out_channels, 3, sn_eps=sn_eps)
+        self.conv_sc = SNConv2d(in_channels, out_channels, 1, sn_eps=sn_eps)
+        self.bn1 = ConditionalBatchNorm(in_channels, condition_dim, shared, bn_eps, sn_eps)
+        self.bn2 = ConditionalBatchNorm(hidden, condition_dim, shared, bn_eps, sn_eps)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        shortcut = self.conv_sc(x)  # 1 x 1: the same before and after nearest upsampling
+        x = F.relu(self.bn1(x, condition))
+        x = self.conv1(F.interpolate(x, scale_factor=2))
+        x = self.conv2(F.relu(self.bn2(x, condition)))
+        return x + F.interpolate(shortcut, scale_factor=2)
+
+
+class DiscriminatorBlock(nn.Module):
+    """(B, in, H, W) to (B, out, H/2, W/2), or the same size; the first block starts from the image."""
+
+    def __init__(self, in_channels: int, hidden: int, out_channels: int, first: bool, downsample: bool, sn_eps: float):
+        super().__init__()
+        self.first, self.downsample = first, downsample
+        self.conv1 = SNConv2d(in_channels, hidden, 3, sn_eps=sn_eps)
+        self.conv2 = SNConv2d(hidden, out_channels, 3, sn_eps=sn_eps)
+        if downsample or in_channels != out_channels:
+            self.conv_sc = SNConv2d(in_channels, out_channels, 1, sn_eps=sn_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = F.avg_pool2d(x, 2) if self.downsample else x  # commutes with a 1 x 1 convolution
+        if hasattr(self, "conv_sc"):
+            shortcut = self.conv_sc(shortcut)
+        x = self.conv2(F.relu(self.conv1(x if self.first else F.relu(x))))
+        return shortcut + (F.avg_pool2d(x, 2) if self.downsample else x)
+
+
+def initialize_(model: nn.Module, init: str) -> None:
+    """Orthogonal ("ortho"), N(0, .02) ("N02") or Xavier uniform ("xavier") weights; biases keep their defaults.
+
+    Raises:
+        ValueError: Another name.
+    """
+    if init not in INITS:
+        raise ValueError(f"init is {init!r}; allowed are {', '.join(INITS)}.")
+    fill = {
+        "ortho": nn.init.orthogonal_,
+        "N02": lambda weight: nn.init.normal_(weight, std=0.02),
+        "xavier": nn.init.xavier_uniform_,
+    }[init]
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.Embedding)) and not module.weight.is_meta:
+            fill(module.weight)
+
+
+def block_widths(channels: tuple) -> list[tuple[int, int]]:
+    """(hidden, out) of every block from widths or pairs."""
+    return [(entry, entry) if isinstance(entry, int) else tuple(entry) for entry in channels]

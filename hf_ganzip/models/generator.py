@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all generators share: presets by name, and how latents are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from ..registry import lookup
+
+
+NOISE_MODES = ("random", "const", "none")
+RandomSource = torch.Generator | list[torch.Generator] | None
+
+
+class PresetMixin:
+    """Configurations by name."""
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    @classmethod
+    def from_preset(cls, name: str, **changes: Any):
+        """A freshly initialized model of a published configuration.
+
+        Args:
+            name: Key of ``PRESETS``.
+            **changes: Options that differ from the preset.
+
+        Raises:
+            ValueError: No such preset.
+        """
+        return cls(**{**lookup(cls.PRESETS, name, "preset"), **changes})
+
+
+class GeneratorMixin(PresetMixin):
+    """A model called as ``generator(z, class_labels, truncation_psi=, noise_mode=, generator=)``."""
+
+    def draw_latents(
+        self, count: int, generator: RandomSource = None, device=None, truncation_psi: float = 1.0
+    ) -> Tensor:
+        """Latents z (count, z_dim) float32 for :meth:`forward` with the same ``truncation_psi``, standard normal.
+
+        Args:
+            count: Number of samples.
+            generator: Random source; a list of ``count`` sources makes z_i depend on the i-th only.
+            device: Of the result.
+            truncation_psi: Used by models that truncate z itself.
+        """
+        return randn_tensor((count, self.config.z_dim), generator=generator, device=device)
+
+
+def check_noise_mode(noise_mode: str) -> None:
+    """Raise ValueError for an unknown noise mode."""
+    if noise_mode not in NOISE_MODES:
+        raise ValueError(f"noise_mode is {noise_mode!r}; allowed are {', '.join(NOISE_MODES)}.")
+
+
+def check_latents(z: Tensor, z_dim: int) -> None:
+    """Raise ValueError unless ``z`` has the shape (batch, z_dim)."""
+    if z.ndim != 2 or z.shape[1] != z_dim:
+        raise ValueError(f"z has shape {tuple(z.shape)}; allowed is (batch, {z_dim}).")

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What generators and discriminators return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+
+@dataclass
+class GeneratorOutput(BaseOutput):
+    """Images of a generator.
+
+    Args:
+        sample: Float images (B, C, H, W), about [-1, 1].
+    """
+
+    sample: Tensor
+
+
+@dataclass
+class DiscriminatorOutput(BaseOutput):
+    """Output of a discriminator.
+
+    Args:
+        logits: Realness scores (B, 1), or (B, 1, H, W) for patches; higher means more real.
+        class_logits: (B, num_classes) of an auxiliary classifier, or None.
+        twin_logits: (B, num_classes) of the twin classifier of TAC-GAN, or None.
+    """
+
+    logits: Tensor
+    class_logits: Tensor | None = None
+    twin_logits: Tensor | None = None

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the GAN training scripts in ``examples/`` share: flags, set-up and the final folders."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, ProjectConfiguration, set_seed
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from .data import load_images
+from .gan_loop import GANTrainingConfig, train_gan
+
+
+_SMOKE_IMAGES = 64
+
+
+def gan_parser(description: str) -> argparse.ArgumentParser:
+    """Parser with the flags for data and for :class:`.GANTrainingConfig`; defaults are those of the config."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--dataset_name", help="`datasets` id or parquet file with image and label columns")
+    add("--train_data_dir", help="folder of images, or of MNIST-type idx files")
+    add("--image_column", default="image")
+    add("--label_column", default="label")
+    add("--output_dir", required=True, help="checkpoints, grids, log and final models")
+    add("--resolution", type=int, default=32, help="side in pixels; smaller images are centred on black")
+    add(
+        "--class_group_size", type=int, default=8, help="groups of one class in a batch; 1 = mixed (no labels: always)"
+    )
+    add("--max_train_steps", type=int, default=22_000)
+    add("--train_batch_size", type=int, default=32, help="per process and discriminator step")
+    add("--gradient_accumulation_steps", type=int, default=1)
+    add("--learning_rate", type=float, default=0.0025)
+    add("--discr_learning_rate", type=float, default=0.0025)
+    add("--loss", choices=["logistic", "hinge"], default="logistic")
+    add("--adam_beta2", type=float, default=0.99)
+    add("--discriminator_steps", type=int, default=1, help="of the discriminator per step of the generator")
+    add("--r1_gamma", type=float, default=0.3)
+    add("--r1_every", type=int, default=16, help="steps between R1 penalties; 0 = none")
+    add("--ema_images", type=float, default=20_000, help="half-life of the averaged generator in images")
+    add("--mixed_precision", choices=["no", "bf16"], default=os.environ.get("ACCELERATE_MIXED_PRECISION", "no"))
+    add("--seed", type=int, default=0)
+    add("--checkpointing_steps", type=int, default=1000)
+    add("--checkpoints_total_limit", type=int, default=2)
+    add("--validation_steps", type=int, default=1000, help="steps between sample grids")
+    add("--resume_from_checkpoint", help='a checkpoint folder or "latest"')
+    add("--report_to", help="tensorboard, trackio or wandb")
+    add("--smoke", action="store_true", help="tiny model, random images, 4 steps; no data needed")
+    return parser
+
+
+def parse_gan_args(parser: argparse.ArgumentParser, input_args=None) -> argparse.Namespace:
+    """Parse, check the data flags and apply ``--smoke``."""
+    args = parser.parse_args(input_args)
+    if not args.smoke and bool(args.dataset_name) == bool(args.train_data_dir):
+        parser.error("give one of --dataset_name and --train_data_dir")
+    if args.smoke:
+        args.max_train_steps, args.checkpointing_steps, args.validation_steps = 4, 2, 2
+        args.train_batch_size, args.class_group_size = 8, 4
+    return args
+
+
+def start(args: argparse.Namespace, name: str) -> tuple[Accelerator, TensorDataset, int]:
+    """Accelerator with trackers, images and labels, and the number of classes (0 without labels)."""
+    accelerator = Accelerator(
+        mixed_precision="no",  # the loop applies --mixed_precision itself: R1 stays in float32
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        log_with=args.report_to,
+        project_config=ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/logs"),
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    set_seed(args.seed)
+    if args.report_to:
+        accelerator.init_trackers(name, {k: v for k, v in vars(args).items() if isinstance(v, (int, float, str))})
+    if args.smoke:
+        dataset = smoke_images(args.resolution)
+    else:
+        dataset = load_images(
+            args.dataset_name or args.train_data_dir,
+            resolution=args.resolution,
+            image_column=args.image_column,
+            label_column=args.label_column,
+        )
+    labels = dataset.tensors[1]
+    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+    return accelerator, dataset, int(labels.max()) + 1 if labels.any() else 0
+
+
+def train(
+    args: argparse.Namespace,
+    generator: nn.Module,
+    discriminator: nn.Module,
+    dataset: TensorDataset,
+    accelerator: Accelerator,
+    **options,
+) -> None:
+    """Train with the flags and ``options`` as :class:`.GANTrainingConfig`; writes ``generator`` and ``discriminator``."""
+    given = {**vars(args), **options}
+    config = GANTrainingConfig(**{k: v for k, v in given.items() if k in GANTrainingConfig.__dataclass_fields__})
+    images = dataset.tensors[0]
+    accelerator.print(
+        f"{len(images)} images {tuple(images.shape[1:])}, {generator.config.num_classes} classes; "
+        f"generator {generator.num_parameters():,} parameters, discriminator {discriminator.num_parameters():,}"
+    )
+    average = train_gan(generator, discriminator, dataset, config, accelerator)
+    if accelerator.is_main_process:
+        average.save_pretrained(Path(args.output_dir, "generator"))
+        accelerator.unwrap_model(discriminator).save_pretrained(Path(args.output_dir, "discriminator"))
+    accelerator.end_training()
+
+
+def smoke_images(resolution: int) -> TensorDataset:
+    """Random grey images of two classes."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (_SMOKE_IMAGES, 1, resolution, resolution)
+    images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    return TensorDataset(images, torch.arange(_SMOKE_IMAGES) % 2)

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BigGAN: the official network's values, official sizes, and spectral normalization."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hf_ganzip.models import BigGANDiscriminator, BigGANGenerator
+from hf_ganzip.models.spectral_norm import SNConv2d, SNLinear
+from hf_ganzip.quantization.folding import folded_weight, is_parametrized, remove_parametrization_
+
+from ..conftest import tiny_biggan
+
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def close(actual, expected, tolerance=1e-5):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
+
+
+@pytest.fixture(scope="module", params=["biggan32_cifar", "biggan64_hier"])
+def golden(request):
+    """Generator and discriminator with the official networks' weights, and their inputs and outputs."""
+    path = GOLDEN / request.param
+    config = json.loads(path.with_suffix(".json").read_text())
+    common, g, d = config["common"], config["g"], config["d"]
+    hierarchical = g["hier"]
+    generator = BigGANGenerator(
+        resolution=common["resolution"],
+        z_dim=common["dim_z"],
+        num_classes=common["n_classes"],
+        channel_base=g["G_ch"],
+        shared_dim=g.get("shared_dim", 0),
+        hierarchical=hierarchical,
+        attention_blocks=(2,) if g["G_attn"] == "32" else (),
+    ).eval()
+    discriminator = BigGANDiscriminator(
+        resolution=common["resolution"],
+        num_classes=common["n_classes"],
+        channel_base=d["D_ch"],
+        attention_blocks=(0,) if d["D_attn"] == "32" else (),
+    ).eval()
+    weights = load_file(f"{path}.weights.safetensors")
+    for prefix, model in (("G.", generator), ("D.", discriminator)):
+        model.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
+    return generator, discriminator, load_file(f"{path}.io.safetensors")
+
+
+@torch.no_grad()
+def test_official_values(golden):
+    generator, discriminator, io = golden
+    close(generator(io["z"], io["y"]).sample, io["img"])
+    close(discriminator(io["img"], io["y"]).logits, io["logits"])
+
+
+@torch.no_grad()
+def test_folding_spectral_norm_changes_nothing(golden):
+    generator, _, io = golden
+    before = generator(io["z"], io["y"]).sample
+    modules = [module for module in generator.modules() if isinstance(module, (SNConv2d, SNLinear))]
+    assert modules and all(is_parametrized(module) for module in modules)
+    for module in modules:
+        expected = folded_weight(module)
+        remove_parametrization_(module)
+        assert torch.equal(module.weight, expected) and not is_parametrized(module)
+    assert not any(key.endswith(".u0") for key in generator.state_dict())
+    assert torch.equal(generator(io["z"], io["y"]).sample, before)
+
+
+@pytest.mark.parametrize(
+    "preset, generator, discriminator",
+    [
+        ("cifar10", 4_304_387, 4_207_361),
+        ("cifar100", 4_580_867, 4_230_401),
+        ("imagenet-64", 31_969_540, 20_571_842),
+        ("imagenet-128", 70_433_988, 87_982_370),
+    ],
+)
+def test_official_parameter_counts(preset, generator, discriminator):
+    with torch.device("meta"):
+        assert BigGANGenerator.from_preset(preset).num_parameters() == generator
+        assert BigGANDiscriminator.from_preset(preset).num_parameters() == discriminator
+
+
+@pytest.mark.parametrize("preset", ["imagenet-256", "imagenet-512"])
+def test_large_presets_build(preset):
+    with torch.device("meta"):
+        generator, discriminator = BigGANGenerator.from_preset(preset), BigGANDiscriminator.from_preset(preset)
+    assert generator.config.resolution == discriminator.config.resolution == int(preset.split("-")[1])
+
+
+def test_power_iteration_is_the_hand_computed_one():
+    """W = diag(3, 1), u = (1, 1): sigma 2.8635638, then 2.9981728; eval mode repeats the first without storing it."""
+    layer = SNLinear(2, 2, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.diag(torch.tensor([3.0, 1.0])))
+        layer.u0.copy_(torch.ones(1, 2))
+    layer.eval()
+    for _ in range(2):
+        close(3 / layer.effective_weight()[0, 0], torch.tensor(2.8635638), 1e-6)
+    layer.train()
+    for sigma in (2.8635638, 2.9981728):
+        layer(torch.zeros(1, 2))
+        close(layer.sv0, torch.tensor([sigma]), 1e-6)
+
+
+def test_gradient_goes_through_sigma():
+    layer = SNLinear(3, 4, bias=False).double()
+    x = torch.randn(2, 3, dtype=torch.float64)
+    layer.eval()
+
+    def output(weight):
+        with torch.no_grad():
+            layer.weight.copy_(weight)
+        return layer(x).sum()
+
+    gradient = torch.autograd.grad(output(layer.weight.detach().clone()), layer.weight)[0]
+    direction = layer.weight.detach().clone()  # scaling the weight does not change the normalized one
+    assert abs((gradient * direction).sum()) < 1e-10 < gradient.abs().max()
+
+
+def test_batch_statistics_move_in_training_mode_only():
+    generator = tiny_biggan()
+    z, labels = torch.randn(8, generator.config.z_dim), torch.arange(8) % 3
+    before = {key: value.clone() for key, value in generator.state_dict().items()}
+    generator(z, labels)
+    assert all(torch.equal(before[key], value) for key, value in generator.state_dict().items())
+    generator.train()(z, labels)
+    changed = {
+        key.rsplit(".", 1)[1] for key, value in generator.state_dict().items() if not torch.equal(before[key], value)
+    }
+    assert changed == {"stored_mean", "stored_var", "u0", "sv0"}
+
+
+@torch.no_grad()
+def test_class_rows_interpolate_embeddings():
+    generator = tiny_biggan()
+    z = torch.randn(2, generator.config.z_dim)
+    ids = generator(z, torch.tensor([0, 2])).sample
+    rows = torch.eye(3)[[0, 2]]
+    assert torch.equal(generator(z, rows).sample, ids)
+    between = generator(z, rows.mean(dim=0).expand(2, -1)).sample
+    assert not torch.allclose(between, ids)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"resolution": 32}, "3 blocks|2 blocks"),
+        ({"z_dim": 10}, "multiple of 3"),
+        ({"shared_dim": 0}, "shared class embedding"),
+        ({"num_classes": 0}, "num_classes is 0"),
+        ({"init": "zeros"}, "ortho, N02, xavier"),
+        ({"channels": None, "resolution": 48}, "official widths"),
+    ],
+)
+def test_wrong_configs_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_biggan(**change)
+
+
+@pytest.mark.parametrize("head, classes", [("projection", 0), ("none", 3), ("other", 3)])
+def test_discriminator_heads_are_checked(head, classes):
+    with pytest.raises(ValueError, match="head|num_classes"):
+        BigGANDiscriminator(resolution=16, channels=(8, 8), num_classes=classes, head=head)
+
+
+def test_tac_heads():
+    discriminator = BigGANDiscriminator(resolution=16, channels=(8, 8, 8), num_classes=4, head="tac")
+    output = discriminator(torch.randn(2, 3, 16, 16))
+    assert output.logits.shape == (2, 1) and output.class_logits.shape == output.twin_logits.shape == (2, 4)
+    names = {key.split(".")[0] for key in discriminator.state_dict()}
+    assert names == {"blocks", "linear", "linear_mi", "linear_c"}
