@@ -78,7 +78,8 @@ class QuantizationReport:
 
     Args:
         layers: All weights in model order.
-        other_bytes: Bytes of parameters and buffers that are no weights (biases, noise, statistics).
+        other_bytes: Bytes of parameters and buffers that are no weights (biases, noise, statistics), after the step: vectors of folded spectral
+            norms are gone.
     """
 
     layers: tuple[LayerReport, ...]

@@ -62,14 +62,51 @@ def tiny_biggan_discriminator(**changes):
     return perturbed(BigGANDiscriminator(**config | changes).eval())
 
 
+def tiny_biggan_deep(**changes):
+    from hf_ganzip.models import BigGANDeepGenerator
+
+    config = {"z_dim": 6, "num_classes": 3, "channels": (32, 32, 16), "upsample": (False, True)}
+    return perturbed(BigGANDeepGenerator(**config | {"attention_before": 1, "n_stats": 11} | changes).eval())
+
+
+def tiny_stylegan(**changes):
+    from hf_ganzip.models import StyleGANGenerator
+
+    config = {"resolution": 16, "z_dim": 8, "w_dim": 8, "mapping_layers": 2, "channels": (16, 16, 8)}
+    return perturbed(StyleGANGenerator(**config | changes).eval())
+
+
+def tiny_stylegan3(**changes):
+    from hf_ganzip.models import StyleGAN3Generator
+
+    config = {"resolution": 16, "z_dim": 8, "w_dim": 8, "num_classes": 3, "num_layers": 4, "margin_size": 2}
+    return perturbed(StyleGAN3Generator(**config | {"channel_base": 128, "channel_max": 12} | changes).eval())
+
+
+def tiny_ugatit(**changes):
+    from hf_ganzip.models import UGATITGenerator
+
+    return perturbed(UGATITGenerator(**{"resolution": 16, "base_channels": 4, "num_blocks": 2} | changes).eval())
+
+
+def tiny_ugatit_discriminator(**changes):
+    from hf_ganzip.models import UGATITDiscriminator
+
+    model = UGATITDiscriminator(**{"base_channels": 2, "num_layers": 5} | changes).train()
+    with torch.no_grad():
+        for _ in range(20):  # power iterations
+            model(torch.zeros(1, 3, 64, 64))
+    return model.eval()
+
+
 @torch.no_grad()
 def perturbed(model):
     """The model with random values where initialization leaves zeros and ones, so that no path is dead."""
     generator = torch.Generator().manual_seed(5)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if name.endswith(("gamma", "bias", "stored_mean")):
+        if name.endswith(("gamma", "bias", "stored_mean", "running_means", "noise_strength")):
             tensor.add_(torch.randn(tensor.shape, generator=generator) * 0.2)
-        elif name.endswith("stored_var"):
+        elif name.endswith(("stored_var", "running_vars")):
             tensor.mul_(torch.rand(tensor.shape, generator=generator) + 0.5)
     return model
 
@@ -83,7 +120,12 @@ def tiny_unet(**changes):
 TINY = {
     "generator": tiny_generator,
     "discriminator": tiny_discriminator,
+    "stylegan": tiny_stylegan,
+    "stylegan3": tiny_stylegan3,
     "biggan": tiny_biggan,
+    "biggan_deep": tiny_biggan_deep,
+    "ugatit": tiny_ugatit,
+    "ugatit_discriminator": tiny_ugatit_discriminator,
     "biggan_discriminator": tiny_biggan_discriminator,
     "unet": tiny_unet,
 }

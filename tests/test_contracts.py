@@ -32,7 +32,13 @@ ROWS = {
 
 QUICK = {  # options that make the calibrated methods fast
     "gptq": {"batches": 2, "batch_size": 2, "progress": False},
-    "latent_distill": {"steps": 2, "batch_size": 2, "base": "codebook", "progress": False},
+    "latent_distill": {
+        "steps": 2,
+        "batch_size": 2,
+        "base": "codebook",
+        "scale_learning_rate": 1e-4,
+        "progress": False,
+    },
 }
 ROW_METHODS = sorted(set(METHODS) - set(QUICK))  # the others start from one of these
 
@@ -130,7 +136,7 @@ def test_every_architecture_has_a_tiny_model_and_a_family():
 
 
 def test_architecture_every_weight_is_seen(tiny_model):
-    report = quantize_(tiny_model, QuantizeConfig(bits=4, skip_last_block=False))
+    report = quantize_(tiny_model, QuantizeConfig(bits=4, skip_last_block=False, embeddings=True))
     for layer in report.skipped:
         assert layer.skipped == "one-dimensional weight (norm)", layer
 

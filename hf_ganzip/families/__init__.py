@@ -33,6 +33,11 @@ class Family:
 FAMILIES = {
     "StyleGAN2Generator": Family(gan.stylegan_last_block, gan.latent_inputs, gan.latent_calibration),
     "StyleGAN2Discriminator": Family(gan.discriminator_last_block, gan.image_inputs, gan.image_calibration),
+    "StyleGANGenerator": Family(gan.stylegan1_last_block, gan.latent_inputs, gan.latent_calibration),
+    "StyleGAN3Generator": Family(gan.stylegan3_last_block, gan.latent_inputs, gan.latent_calibration),
+    "BigGANDeepGenerator": Family(gan.biggan_deep_last_block, gan.latent_inputs, gan.latent_calibration),
+    "UGATITGenerator": Family(gan.translation_last_block, gan.image_inputs, gan.image_calibration),
+    "UGATITDiscriminator": Family(gan.patch_discriminator_last_block, gan.image_inputs, gan.image_calibration),
     "BigGANGenerator": Family(gan.biggan_last_block, gan.latent_inputs, gan.latent_calibration),
     "BigGANDiscriminator": Family(gan.biggan_discriminator_last_block, gan.image_inputs, gan.image_calibration),
     "UNet2DModel": Family(diffusion.unet_last_block, diffusion.unet_inputs, diffusion.trajectory_calibration),

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 
 
+_PATCH_SIZE = 256  # side of the images for networks that accept any
+
+
 def stylegan_last_block(model: nn.Module) -> tuple[str, ...]:
     """The block of the highest resolution: its convolutions, image output and their affine layers."""
     return (f"synthesis.b{model.config.resolution}.*",)
@@ -29,30 +32,59 @@ def biggan_discriminator_last_block(model: nn.Module) -> tuple[str, ...]:
     return (f"blocks.{len(model.blocks) - 1}.*", "linear*", "embed")
 
 
+def stylegan1_last_block(model: nn.Module) -> tuple[str, ...]:
+    """The block of the highest resolution and the image output."""
+    return (f"synthesis.b{model.config.resolution}.*", "synthesis.torgb.*")
+
+
+def stylegan3_last_block(model: nn.Module) -> tuple[str, ...]:
+    """The last critically sampled layer and the image output."""
+    return tuple(f"synthesis.{name}*" for name in model.synthesis.layer_names[-2:])
+
+
+def biggan_deep_last_block(model: nn.Module) -> tuple[str, ...]:
+    """The last block and the image output."""
+    return (f"generator.layers.{len(model.generator.layers) - 1}.*", "generator.conv_to_rgb")
+
+
+def translation_last_block(model: nn.Module) -> tuple[str, ...]:
+    """The upsampling layers and the image output."""
+    return ("UpBlock2.*",)
+
+
+def patch_discriminator_last_block(model: nn.Module) -> tuple[str, ...]:
+    """The layers after the attention."""
+    return ("conv1x1", "conv")
+
+
 def latent_inputs(model: nn.Module) -> tuple[tuple, dict]:
     """Two latents (2, z_dim), labels where needed, stored noise."""
     generator = torch.Generator().manual_seed(0)
     classes = model.config.num_classes
     labels = torch.arange(2) % classes if classes else None
-    return (torch.randn(2, model.config.z_dim, generator=generator), labels), {"noise_mode": "const"}
+    return (model.draw_latents(2, generator), labels), {"noise_mode": "const"}
 
 
 def image_inputs(model: nn.Module) -> tuple[tuple, dict]:
     """Two images (2, C, H, W) in [-1, 1], labels where needed."""
     generator = torch.Generator().manual_seed(0)
-    shape = (2, model.config.image_channels, model.config.resolution, model.config.resolution)
-    classes = model.config.num_classes
-    labels = torch.arange(2) % classes if classes else None
-    return (torch.rand(shape, generator=generator) * 2 - 1, labels), {}
+    images = torch.rand(_image_shape(model, 2), generator=generator) * 2 - 1
+    classes = model.config.get("num_classes", 0)
+    return (images, torch.arange(2) % classes) if classes else (images,), {}
+
+
+def _image_shape(model: nn.Module, batch_size: int) -> tuple[int, ...]:
+    side = model.config.get("resolution", _PATCH_SIZE)
+    return batch_size, model.config.image_channels, side, side
 
 
 def latent_calibration(model: nn.Module, batch_size: int, seed: int) -> Iterator[Callable[[nn.Module], Tensor]]:
-    """Images (B, C, H, W) of latents z ~ N(0, I), random classes and random noise; batch i depends on (seed, i)."""
+    """Images (B, C, H, W) of random latents, random classes and random noise; batch i depends on (seed, i)."""
     config, device = model.config, next(model.parameters()).device
     number = 0
     while True:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-        z = torch.randn(batch_size, config.z_dim, generator=generator).to(device)
+        z = model.draw_latents(batch_size, generator).to(device)
         labels = None
         if config.num_classes:
             labels = torch.randint(config.num_classes, (batch_size,), generator=generator).to(device)
@@ -68,15 +100,13 @@ def latent_calibration(model: nn.Module, batch_size: int, seed: int) -> Iterator
 
 
 def image_calibration(model: nn.Module, batch_size: int, seed: int) -> Iterator[Callable[[nn.Module], Tensor]]:
-    """Logits (B, 1) of uniform noise images in [-1, 1] and random classes; batch i depends on (seed, i)."""
-    config, device = model.config, next(model.parameters()).device
+    """Outputs (B, ...) for uniform noise images in [-1, 1] and random classes; batch i depends on (seed, i)."""
+    classes, device = model.config.get("num_classes", 0), next(model.parameters()).device
     number = 0
     while True:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-        shape = (batch_size, config.image_channels, config.resolution, config.resolution)
-        images = (torch.rand(shape, generator=generator) * 2 - 1).to(device)
-        labels = None
-        if config.num_classes:
-            labels = torch.randint(config.num_classes, (batch_size,), generator=generator).to(device)
-        yield lambda module, images=images, labels=labels: module(images, labels, return_dict=False)[0]
+        inputs = [torch.rand(_image_shape(model, batch_size), generator=generator).to(device) * 2 - 1]
+        if classes:
+            inputs.append(torch.randint(classes, (batch_size,), generator=generator).to(device))
+        yield lambda module, inputs=inputs: module(*inputs, return_dict=False)[0]
         number += 1

@@ -16,6 +16,7 @@ from diffusers.quantizers import auto
 from diffusers.quantizers.base import DiffusersQuantizer
 from torch import Tensor, nn
 
+from ..alignment import align_
 from ..quantization.config import QuantizeConfig
 from ..quantization.folding import is_parametrized
 from ..quantization.packed import (
@@ -133,7 +134,7 @@ class GanzipQuantizer(DiffusersQuantizer):
                 self._sqnr_db = apply_plan_(model, self._plan, self.quantization_config.quantize_config.compute)
             self.report = quantization_report(model, self._plan, self._sqnr_db)
             finish_config(model, self.quantization_config, self._base_model)
-        _align_(model)
+        align_(model)
         model.requires_grad_(False)
         model.register_to_config(quantization_config=self.quantization_config)
         return model
@@ -193,13 +194,6 @@ def register() -> None:
     ):
         if mapping.setdefault("ganzip", value) is not value:
             raise RuntimeError("another package has registered the quantization method 'ganzip' with diffusers.")
-
-
-def _align_(model: nn.Module) -> None:
-    """Copy CPU tensors that a memory-mapped file left unaligned: kernels round differently on those."""
-    for tensor in [*model.parameters(), *model.buffers()]:
-        if tensor.device.type == "cpu" and tensor.data_ptr() % 64:
-            tensor.data = tensor.data.clone()
 
 
 def _drop_config(model: nn.Module) -> None:

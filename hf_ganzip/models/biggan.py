@@ -67,6 +67,7 @@ class BigGANGenerator(GeneratorMixin, ModelMixin, ConfigMixin):
         attention_blocks: Indices of the blocks that attention follows.
         bn_eps: Of the conditional batch norms.
         sn_eps: Of the spectral norms.
+        spectral_norm: False: ordinary layers, for weights that are already divided.
         init: "ortho", "N02" or "xavier".
 
     Example:
@@ -100,9 +101,11 @@ class BigGANGenerator(GeneratorMixin, ModelMixin, ConfigMixin):
         attention_blocks: tuple[int, ...] = (),
         bn_eps: float = 1e-5,
         sn_eps: float = 1e-12,
+        spectral_norm: bool = True,
         init: str = "ortho",
     ):
         super().__init__()
+        eps = sn_eps if spectral_norm else None
         if channels is None:
             channels = generator_widths(resolution, channel_base)
             self.register_to_config(channels=channels)
@@ -121,15 +124,15 @@ class BigGANGenerator(GeneratorMixin, ModelMixin, ConfigMixin):
         if hierarchical and not shared_dim:
             raise ValueError("hierarchical=True needs a shared class embedding (shared_dim > 0).")
         self.shared = ClassEmbedding(num_classes, shared_dim) if shared_dim else nn.Identity()
-        self.linear = SNLinear(chunk, bottom * 16, sn_eps=sn_eps)
+        self.linear = SNLinear(chunk, bottom * 16, sn_eps=eps)
         self.blocks = nn.ModuleList()
         for index, (hidden, out) in enumerate(widths):
-            block = GeneratorBlock(bottom, hidden, out, condition, bool(shared_dim), bn_eps, sn_eps)
-            attention = [SelfAttention(out, sn_eps)] if index in attention_blocks else []
+            block = GeneratorBlock(bottom, hidden, out, condition, bool(shared_dim), bn_eps, eps)
+            attention = [SelfAttention(out, eps)] if index in attention_blocks else []
             self.blocks.append(nn.ModuleList([block, *attention]))
             bottom = out
         self.output_layer = nn.Sequential(
-            OutputBatchNorm(bottom), nn.ReLU(), SNConv2d(bottom, image_channels, 3, sn_eps=sn_eps)
+            OutputBatchNorm(bottom), nn.ReLU(), SNConv2d(bottom, image_channels, 3, sn_eps=eps)
         )
         initialize_(self, init)
 

@@ -49,6 +49,7 @@ class BigGANDiscriminator(PresetMixin, ModelMixin, ConfigMixin):
         attention_blocks: Indices of the blocks that attention follows.
         head: "projection", "tac" (an auxiliary and a twin classifier) or "none" (unconditional).
         sn_eps: Of the spectral norms.
+        spectral_norm: False: ordinary layers, for weights that are already divided.
         init: "ortho", "N02" or "xavier".
 
     Example:
@@ -79,9 +80,11 @@ class BigGANDiscriminator(PresetMixin, ModelMixin, ConfigMixin):
         attention_blocks: tuple[int, ...] = (),
         head: str = "projection",
         sn_eps: float = 1e-12,
+        spectral_norm: bool = True,
         init: str = "ortho",
     ):
         super().__init__()
+        eps = sn_eps if spectral_norm else None
         if head not in HEADS:
             raise ValueError(f"head is {head!r}; allowed are {', '.join(HEADS)}.")
         if (num_classes < 1) != (head == "none"):
@@ -103,16 +106,16 @@ class BigGANDiscriminator(PresetMixin, ModelMixin, ConfigMixin):
         self.blocks = nn.ModuleList()
         in_channels = image_channels
         for index, (hidden, out) in enumerate(widths):
-            block = DiscriminatorBlock(in_channels, hidden, out, index == 0, downsample[index], sn_eps)
-            attention = [SelfAttention(out, sn_eps)] if index in attention_blocks else []
+            block = DiscriminatorBlock(in_channels, hidden, out, index == 0, downsample[index], eps)
+            attention = [SelfAttention(out, eps)] if index in attention_blocks else []
             self.blocks.append(nn.Sequential(block, *attention))
             in_channels = out
-        self.linear = SNLinear(in_channels, 1, sn_eps=sn_eps)
+        self.linear = SNLinear(in_channels, 1, sn_eps=eps)
         if head == "projection":
-            self.embed = SNClassEmbedding(num_classes, in_channels, sn_eps=sn_eps)
+            self.embed = SNClassEmbedding(num_classes, in_channels, sn_eps=eps)
         elif head == "tac":
-            self.linear_mi = SNLinear(in_channels, num_classes, sn_eps=sn_eps)
-            self.linear_c = SNLinear(in_channels, num_classes, sn_eps=sn_eps)
+            self.linear_mi = SNLinear(in_channels, num_classes, sn_eps=eps)
+            self.linear_c = SNLinear(in_channels, num_classes, sn_eps=eps)
         initialize_(self, init)
 
     def forward(

@@ -37,7 +37,7 @@ class StatisticsNorm(nn.Module):
 class ConditionalBatchNorm(StatisticsNorm):
     """Batch norm with gain 1 + gain(y) and bias(y), y (B, condition_dim), or class rows (B, num_classes) without sharing."""
 
-    def __init__(self, channels: int, condition_dim: int, shared: bool, eps: float, sn_eps: float):
+    def __init__(self, channels: int, condition_dim: int, shared: bool, eps: float, sn_eps: float | None):
         super().__init__(channels, eps)
         if shared:
             self.gain = SNLinear(condition_dim, channels, bias=False, sn_eps=sn_eps)
@@ -65,7 +65,7 @@ class OutputBatchNorm(StatisticsNorm):
 class SelfAttention(nn.Module):
     """Attention of every position to the 2 x 2 max-pooled positions, x + gamma * o(attention) (Zhang et al., SAGAN)."""
 
-    def __init__(self, channels: int, sn_eps: float):
+    def __init__(self, channels: int, sn_eps: float | None):
         super().__init__()
         self.theta = SNConv2d(channels, channels // 8, 1, bias=False, sn_eps=sn_eps)
         self.phi = SNConv2d(channels, channels // 8, 1, bias=False, sn_eps=sn_eps)
@@ -106,7 +106,9 @@ class GeneratorBlock(nn.Module):
 class DiscriminatorBlock(nn.Module):
     """(B, in, H, W) to (B, out, H/2, W/2), or the same size; the first block starts from the image."""
 
-    def __init__(self, in_channels: int, hidden: int, out_channels: int, first: bool, downsample: bool, sn_eps: float):
+    def __init__(
+        self, in_channels: int, hidden: int, out_channels: int, first: bool, downsample: bool, sn_eps: float | None
+    ):
         super().__init__()
         self.first, self.downsample = first, downsample
         self.conv1 = SNConv2d(in_channels, hidden, 3, sn_eps=sn_eps)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all generators share: presets by name, and how latents are drawn."""
+"""What all models share: presets by name and repeatable loading; and how generators draw latents."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from ..alignment import align_
 from ..registry import lookup
 
 
@@ -18,7 +19,7 @@ RandomSource = torch.Generator | list[torch.Generator] | None
 
 
 class PresetMixin:
-    """Configurations by name."""
+    """Configurations by name, and loading that gives the same bits as the saved model."""
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
@@ -34,6 +35,13 @@ class PresetMixin:
             ValueError: No such preset.
         """
         return cls(**{**lookup(cls.PRESETS, name, "preset"), **changes})
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """diffusers' ``from_pretrained``; tensors are aligned, so that the outputs repeat those of the saved model exactly."""
+        loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        align_(loaded[0] if isinstance(loaded, tuple) else loaded)
+        return loaded
 
 
 class GeneratorMixin(PresetMixin):

@@ -28,8 +28,12 @@ class DiscriminatorOutput(BaseOutput):
         logits: Realness scores (B, 1), or (B, 1, H, W) for patches; higher means more real.
         class_logits: (B, num_classes) of an auxiliary classifier, or None.
         twin_logits: (B, num_classes) of the twin classifier of TAC-GAN, or None.
+        cam_logits: (B, 2) of the auxiliary classifiers of U-GAT-IT, or None.
+        heatmap: (B, 1, H, W), where U-GAT-IT's discriminator looks, or None.
     """
 
     logits: Tensor
     class_logits: Tensor | None = None
     twin_logits: Tensor | None = None
+    cam_logits: Tensor | None = None
+    heatmap: Tensor | None = None

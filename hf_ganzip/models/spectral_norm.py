@@ -18,8 +18,10 @@ class SpectralNormMixin:
 
     sn_eps: float
 
-    def init_spectral_norm(self, eps: float) -> None:
-        """Register the buffers; ``eps``: smallest norm that a vector is divided by."""
+    def init_spectral_norm(self, eps: float | None) -> None:
+        """Register the buffers; ``eps``: smallest norm that a vector is divided by; None: an ordinary layer."""
+        if eps is None:
+            return
         self.sn_eps = eps
         self.register_buffer("u0", torch.randn(1, self.weight.shape[0]))
         self.register_buffer("sv0", torch.ones(1))
@@ -37,6 +39,8 @@ class SpectralNormMixin:
         """
         weight = self.weight
         if not self.is_normalized:
+            return weight
+        if weight.is_meta:
             return weight
         with torch.autocast(weight.device.type, enabled=False):
             matrix = weight.flatten(1).to(torch.promote_types(weight.dtype, torch.float32))
@@ -60,7 +64,7 @@ class SpectralNormMixin:
 class SNLinear(SpectralNormMixin, nn.Linear):
     """Linear layer with spectral normalization."""
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, sn_eps: float = 1e-12):
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, sn_eps: float | None = 1e-12):
         super().__init__(in_features, out_features, bias)
         self.init_spectral_norm(sn_eps)
 
@@ -72,7 +76,7 @@ class SNConv2d(SpectralNormMixin, nn.Conv2d):
     """Convolution with stride 1, "same" padding and spectral normalization."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, bias: bool = True, *, sn_eps: float = 1e-12
+        self, in_channels: int, out_channels: int, kernel_size: int, bias: bool = True, *, sn_eps: float | None = 1e-12
     ):
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
         self.init_spectral_norm(sn_eps)
@@ -91,7 +95,7 @@ class ClassEmbedding(nn.Embedding):
 class SNClassEmbedding(SpectralNormMixin, nn.Embedding):
     """:class:`ClassEmbedding` with spectral normalization; the matrix is (num_classes, dim)."""
 
-    def __init__(self, num_classes: int, dim: int, *, sn_eps: float = 1e-12):
+    def __init__(self, num_classes: int, dim: int, *, sn_eps: float | None = 1e-12):
         super().__init__(num_classes, dim)
         self.init_spectral_norm(sn_eps)
 

@@ -188,6 +188,11 @@ class StyleGAN2Generator(GeneratorMixin, ModelMixin, ConfigMixin):
         torch.Size([2, 3, 16, 16])
     """
 
+    PRESETS = {
+        "ffhq-256-base": {"resolution": 256, "channel_base": 32768},
+        "ffhq-256-small": {"resolution": 256, "channel_base": 16384},
+        "ffhq-1024": {"resolution": 1024, "channel_base": 32768},
+    }
     _supports_gradient_checkpointing = True
     _no_split_modules = ["SynthesisBlock"]
     _repeated_blocks = ["SynthesisBlock"]

@@ -10,6 +10,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from .generator import PresetMixin
 from .outputs import DiscriminatorOutput
 from .stylegan2 import ARCHITECTURES, channel_widths, resolutions
 from .stylegan2_layers import (
@@ -108,7 +109,7 @@ class DiscriminatorEpilogue(nn.Module):
         return self.out(self.fc(self.conv(x).flatten(1)))
 
 
-class StyleGAN2Discriminator(ModelMixin, ConfigMixin):
+class StyleGAN2Discriminator(PresetMixin, ModelMixin, ConfigMixin):
     """StyleGAN2 discriminator; state-dict keys follow the official checkpoints.
 
     Args:
@@ -129,6 +130,12 @@ class StyleGAN2Discriminator(ModelMixin, ConfigMixin):
         >>> D(torch.zeros(4, 3, 16, 16)).logits.shape
         torch.Size([4, 1])
     """
+
+    PRESETS = {
+        "ffhq-256-base": {"resolution": 256, "channel_base": 32768},
+        "ffhq-256-small": {"resolution": 256, "channel_base": 16384},
+        "ffhq-1024": {"resolution": 1024, "channel_base": 32768},
+    }
 
     @register_to_config
     def __init__(

@@ -110,6 +110,10 @@ def dequantize_(model: nn.Module) -> None:
         raise ValueError("dequantize_: the model has no packed layer.")
     for module in modules.values():
         unpack_module_(module)
+    if getattr(model, "config", None) is not None and "spectral_norm" in model.config:
+        for module in model.modules():  # those that were not quantized: the saved form has none or all
+            remove_parametrization_(module)
+        model.register_to_config(spectral_norm=False)
     from ..integration import detach
 
     detach(model)

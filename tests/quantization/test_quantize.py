@@ -11,6 +11,10 @@ from hf_ganzip.quantization.packed import PackedWeightMixin, packed_modules
 from ..conftest import run, tiny_generator, tiny_unet
 
 
+NORM_VECTORS = ("u0", "sv0", "weight_u", "weight_v")  # of spectral norms, which quantization folds
+NORM_TENSORS = (*NORM_VECTORS, "weight_orig")
+
+
 LAYERS = {
     "linear": (nn.Linear(6, 5), (2, 6)),
     "conv1d": (nn.Conv1d(3, 4, 3), (2, 3, 8)),
@@ -69,7 +73,10 @@ def test_default_keeps_last_block_and_small_tensors(tiny_model):
     after = tiny_model.state_dict()
     packed = {layer.name for layer in report.quantized}
     for name, tensor in before.items():
-        if name in packed:
+        owner, _, leaf = name.rpartition(".")
+        if leaf in NORM_TENSORS and f"{owner}.weight" in packed:
+            assert name not in after
+        elif name in packed:
             assert tensor.ndim >= 2 and f"{name}_codes" in after
         else:
             assert torch.equal(after[name], tensor), name
@@ -77,9 +84,11 @@ def test_default_keeps_last_block_and_small_tensors(tiny_model):
 
 
 def test_report_counts_every_byte(tiny_model):
-    total = sum(t.nbytes for t in [*tiny_model.parameters(), *tiny_model.buffers()])
+    state = {**dict(tiny_model.named_parameters()), **dict(tiny_model.named_buffers())}
     report = gz.quantize_(tiny_model, gz.QuantizeConfig(bits=3))
-    assert report.bytes_before == total
+    folded = {layer.name.removesuffix(".weight") for layer in report.quantized}
+    vectors = {n for n in state if n.rpartition(".")[0] in folded and n.rpartition(".")[2] in NORM_VECTORS}
+    assert report.bytes_before == sum(tensor.nbytes for name, tensor in state.items() if name not in vectors)
     assert report.bytes_after == sum(t.nbytes for t in [*tiny_model.parameters(), *tiny_model.buffers()])
     assert report.to_dict()["bytes_after"] == report.bytes_after
     assert "bits per weight" in str(report)

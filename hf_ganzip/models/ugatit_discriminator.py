@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""U-GAT-IT discriminators: patches with an auxiliary classifier; a local one (5 layers) and a global one (7)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+from torch.nn.utils import spectral_norm as normalized
+
+from .generator import PresetMixin
+from .outputs import DiscriminatorOutput
+from .ugatit_layers import NormalizedClassifier, class_activation
+
+
+class UGATITDiscriminator(PresetMixin, ModelMixin, ConfigMixin):
+    """U-GAT-IT discriminator; state-dict keys follow UGATIT-pytorch.
+
+    Args:
+        image_channels: 3 for RGB.
+        base_channels: Width of the first layer.
+        num_layers: 7 for the global, 5 for the local discriminator.
+        spectral_norm: False: ordinary convolutions, for weights that are already divided.
+
+    Example:
+        >>> D = UGATITDiscriminator(base_channels=4, num_layers=5)
+        >>> D(torch.zeros(1, 3, 64, 64)).logits.shape
+        torch.Size([1, 1, 6, 6])
+    """
+
+    PRESETS = {"global": {"num_layers": 7}, "local": {"num_layers": 5}}
+
+    @register_to_config
+    def __init__(
+        self, image_channels: int = 3, base_channels: int = 64, num_layers: int = 7, spectral_norm: bool = True
+    ):
+        super().__init__()
+        if num_layers < 4:
+            raise ValueError(f"num_layers is {num_layers}; allowed are 4 and more.")
+        norm = normalized if spectral_norm else nn.Identity()
+        layers: list[nn.Module] = []
+        before, width = image_channels, base_channels
+        for index in range(num_layers - 1):
+            stride = 1 if index == num_layers - 2 else 2
+            layers += [nn.ReflectionPad2d(1), norm(nn.Conv2d(before, width, 4, stride=stride))]
+            layers += [nn.LeakyReLU(0.2)]
+            before, width = width, 2 * width
+        self.model = nn.Sequential(*layers)
+        self.gap_fc = NormalizedClassifier(before)
+        self.gmp_fc = NormalizedClassifier(before)
+        self.conv1x1 = nn.Conv2d(2 * before, before, 1)
+        self.conv = norm(nn.Conv2d(before, 1, 4, bias=False))
+
+    def forward(self, images: Tensor, return_dict: bool = True) -> DiscriminatorOutput | tuple[Tensor, ...]:
+        """Score patches of images (B, C, H, W) in [-1, 1].
+
+        Returns:
+            ``.logits`` (B, 1, h, w), ``.cam_logits`` (B, 2), ``.heatmap`` (B, 1, h + 1, w + 1).
+        """
+        if images.ndim != 4 or images.shape[1] != self.config.image_channels:
+            raise ValueError(
+                f"images has shape {tuple(images.shape)}; allowed is (batch, {self.config.image_channels}, H, W)."
+            )
+        x = self.model(images.to(self.conv1x1.bias.dtype))
+        x, cam_logits = class_activation(x, self.gap_fc, self.gmp_fc, self.gap_fc.weight_orig, self.gmp_fc.weight_orig)
+        x = F.leaky_relu(self.conv1x1(x), 0.2)
+        heatmap = x.sum(dim=1, keepdim=True)
+        logits = self.conv(F.pad(x, (1, 1, 1, 1), mode="reflect"))
+        output = DiscriminatorOutput(logits=logits, cam_logits=cam_logits, heatmap=heatmap)
+        return output if return_dict else output.to_tuple()
