@@ -13,9 +13,20 @@ from .post_import import when_imported
 
 
 if TYPE_CHECKING:
+    from .convert import convert
     from .evaluation.evaluate import evaluate
     from .integration import GanzipConfig
-    from .models import StyleGAN2Discriminator, StyleGAN2Generator
+    from .models import (
+        BigGANDeepGenerator,
+        BigGANDiscriminator,
+        BigGANGenerator,
+        StyleGAN2Discriminator,
+        StyleGAN2Generator,
+        StyleGAN3Generator,
+        StyleGANGenerator,
+        UGATITDiscriminator,
+        UGATITGenerator,
+    )
     from .pipelines import GANPipeline
     from .quantization import QuantizeConfig, dequantize_, quantize_, sensitivity, set_compute_
     from .recipes import compress, load_model
@@ -23,7 +34,15 @@ if TYPE_CHECKING:
 _NAMES = {
     "StyleGAN2Generator": "models",
     "StyleGAN2Discriminator": "models",
+    "StyleGANGenerator": "models",
+    "StyleGAN3Generator": "models",
+    "BigGANGenerator": "models",
+    "BigGANDiscriminator": "models",
+    "BigGANDeepGenerator": "models",
+    "UGATITGenerator": "models",
+    "UGATITDiscriminator": "models",
     "GANPipeline": "pipelines",
+    "convert": "convert",
     "load_model": "recipes",
     "compress": "recipes",
     "GanzipConfig": "integration",
@@ -38,7 +57,15 @@ _NAMES = {
 __all__ = [
     "StyleGAN2Generator",
     "StyleGAN2Discriminator",
+    "StyleGANGenerator",
+    "StyleGAN3Generator",
+    "BigGANGenerator",
+    "BigGANDiscriminator",
+    "BigGANDeepGenerator",
+    "UGATITGenerator",
+    "UGATITDiscriminator",
     "GANPipeline",
+    "convert",
     "load_model",
     "compress",
     "GanzipConfig",

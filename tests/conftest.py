@@ -73,7 +73,10 @@ def tiny_stylegan(**changes):
     from hf_ganzip.models import StyleGANGenerator
 
     config = {"resolution": 16, "z_dim": 8, "w_dim": 8, "mapping_layers": 2, "channels": (16, 16, 8)}
-    return perturbed(StyleGANGenerator(**config | changes).eval())
+    model = perturbed(StyleGANGenerator(**config | changes).eval())
+    with torch.no_grad():  # features that do not vary have no instance norm
+        model.synthesis.b4.const.add_(torch.randn(model.synthesis.b4.const.shape))
+    return model
 
 
 def tiny_stylegan3(**changes):

@@ -41,8 +41,8 @@ class StyleLayer(nn.Module):
         var, mean = torch.var_mean(wide, dim=(2, 3), correction=0)
         scale, shift = self.affine(w).to(wide.dtype).chunk(2, dim=1)
         scale = (scale + 1) * (var + 1e-8).rsqrt()
-        shift = shift - mean * scale
-        return torch.addcmul(shift.to(x.dtype)[:, :, None, None], x, scale.to(x.dtype)[:, :, None, None])
+        centered = wide - mean[:, :, None, None]  # first: features of the constant may vary very little
+        return torch.addcmul(shift[:, :, None, None], centered, scale[:, :, None, None]).to(x.dtype)
 
 
 class SynthesisBlock(nn.Module):

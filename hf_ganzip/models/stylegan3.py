@@ -189,7 +189,7 @@ class SynthesisNetwork(nn.Module):
         **layer,
     ):
         super().__init__()
-        self.output_scale = output_scale
+        self.bands, self.output_scale = found, output_scale
         self.gradient_checkpointing = False
         last = len(found) - 1
         first = found[0]

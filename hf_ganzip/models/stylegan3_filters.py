@@ -150,10 +150,10 @@ class FilteredActivation:
         return x
 
     def _matrix(self, name: str, kernel: Tensor | None, x: Tensor, make) -> Tensor:
-        version = None if kernel is None else (kernel.data_ptr(), kernel._version)
-        key = (name, version, x.device, x.dtype)
         if torch.compiler.is_compiling() or torch.compiler.is_exporting():
             return make().to(x.device, x.dtype)
+        version = None if kernel is None else (kernel.data_ptr(), kernel._version)
+        key = (name, version, x.device, x.dtype)
         if key not in self._matrices:
             self._matrices = {k: v for k, v in self._matrices.items() if k[0] != name}
             self._matrices[key] = make().to(x.device, x.dtype)

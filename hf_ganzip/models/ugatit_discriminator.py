@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
-from torch.nn.utils import spectral_norm as normalized
+from torch.nn.utils.parametrizations import spectral_norm as normalized
 
 from .generator import PresetMixin
 from .outputs import DiscriminatorOutput
@@ -15,7 +15,7 @@ from .ugatit_layers import NormalizedClassifier, class_activation
 
 
 class UGATITDiscriminator(PresetMixin, ModelMixin, ConfigMixin):
-    """U-GAT-IT discriminator; state-dict keys follow UGATIT-pytorch.
+    """U-GAT-IT discriminator; state-dict keys follow UGATIT-pytorch, except for those of spectral norms.
 
     Args:
         image_channels: 3 for RGB.

@@ -1,32 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """BigGAN: the official network's values, official sizes, and spectral normalization."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from hf_ganzip.models import BigGANDiscriminator, BigGANGenerator
 from hf_ganzip.models.spectral_norm import SNConv2d, SNLinear
 from hf_ganzip.quantization.folding import folded_weight, is_parametrized, remove_parametrization_
 
 from ..conftest import tiny_biggan
-
-
-GOLDEN = Path(__file__).parents[1] / "golden"
-
-
-def close(actual, expected, tolerance=1e-5):
-    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
+from .golden import close, load_golden, part
 
 
 @pytest.fixture(scope="module", params=["biggan32_cifar", "biggan64_hier"])
 def golden(request):
     """Generator and discriminator with the official networks' weights, and their inputs and outputs."""
-    path = GOLDEN / request.param
-    config = json.loads(path.with_suffix(".json").read_text())
+    config, weights, io = load_golden(request.param)
     common, g, d = config["common"], config["g"], config["d"]
     hierarchical = g["hier"]
     generator = BigGANGenerator(
@@ -44,10 +33,9 @@ def golden(request):
         channel_base=d["D_ch"],
         attention_blocks=(0,) if d["D_attn"] == "32" else (),
     ).eval()
-    weights = load_file(f"{path}.weights.safetensors")
-    for prefix, model in (("G.", generator), ("D.", discriminator)):
-        model.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
-    return generator, discriminator, load_file(f"{path}.io.safetensors")
+    generator.load_state_dict(part(weights, "G."))
+    discriminator.load_state_dict(part(weights, "D."))
+    return generator, discriminator, io
 
 
 @torch.no_grad()

@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-import json
-
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from hf_ganzip.models import StyleGAN2Discriminator
 from hf_ganzip.models.stylegan2_discriminator import minibatch_std
 
 from ..conftest import tiny_discriminator
-from .test_stylegan2 import GOLDEN, SETS, close
+from .golden import close, load_golden, part
+from .test_stylegan2 import SETS
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", SETS)
 def test_official_logits(name):
-    config = json.loads((GOLDEN / f"{name}.json").read_text())["d"]
+    options, weights, io = load_golden(name)
+    config = options["d"]
     discriminator = StyleGAN2Discriminator(
         resolution=config["img_resolution"],
         image_channels=config["img_channels"],
@@ -24,9 +23,7 @@ def test_official_logits(name):
         channel_max=config["channel_max"],
         architecture=config["architecture"],
     ).eval()
-    weights = load_file(GOLDEN / f"{name}.weights.safetensors")
-    discriminator.load_state_dict({key[2:]: value for key, value in weights.items() if key.startswith("D.")})
-    io = load_file(GOLDEN / f"{name}.io.safetensors")
+    discriminator.load_state_dict(part(weights, "D."))
     close(discriminator(io["img"], io["c"]).logits, io["logits"])
 
 

@@ -1,28 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The StyleGAN2 generator: the official network's values, the straightforward formulation's values, and its contracts."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from benchmarks._reference_stylegan2 import synthesize
 from hf_ganzip.models import StyleGAN2Generator
 
 from ..conftest import tiny_generator
+from .golden import close, load_golden, part
 
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 SETS = ("stylegan2_small_skip", "stylegan2_cond_clamp")
 
 
 @pytest.fixture(scope="module", params=SETS)
 def golden(request):
     """Generator with the official network's weights, and its inputs and outputs."""
-    path = GOLDEN / request.param
-    config = json.loads(path.with_suffix(".json").read_text())["g"]
+    options, weights, io = load_golden(request.param)
+    config = options["g"]
     synthesis = config["synthesis_kwargs"]
     generator = StyleGAN2Generator(
         resolution=config["img_resolution"],
@@ -35,13 +31,8 @@ def golden(request):
         channel_max=synthesis["channel_max"],
         conv_clamp=synthesis["conv_clamp"],
     ).eval()
-    weights = load_file(f"{path}.weights.safetensors")
-    generator.load_state_dict({key[2:]: value for key, value in weights.items() if key.startswith("G.")})
-    return generator, load_file(f"{path}.io.safetensors")
-
-
-def close(actual, expected, tolerance=1e-5):
-    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
+    generator.load_state_dict(part(weights, "G."))
+    return generator, io
 
 
 class TestOfficialValues:

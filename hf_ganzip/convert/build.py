@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model from a configuration and tensors that come from a file nobody vouches for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..alignment import align_
+from .errors import DamagedCheckpointError
+from .pickle_reader import Instance
+
+
+MAX_DEPTH = 32
+MAX_BLOCKS = 64
+
+
+def build_model(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Instance of ``cls`` in eval mode that holds exactly ``tensors`` (as float32); nothing else is allocated.
+
+    Raises:
+        DamagedCheckpointError: A wrong config, or names or shapes that do not fit it; all of them named.
+    """
+    try:
+        with torch.device("meta"):
+            model = cls(**config)
+    except (ValueError, TypeError, ZeroDivisionError, OverflowError, RuntimeError) as error:
+        raise DamagedCheckpointError(f"the checkpoint describes no {cls.__name__}: {error}") from error
+    expected = model.state_dict()
+    problems = [f"{name} is missing" for name in expected if name not in tensors]
+    problems += [f"{name} is not expected" for name in tensors if name not in expected]
+    problems += [
+        f"{name} has shape {tuple(tensors[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in tensors and tensors[name].shape != value.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise DamagedCheckpointError(f"the tensors do not fit a {cls.__name__}: {'; '.join(problems[:8])}{more}.")
+    values = {name: tensors[name].detach().to(torch.float32).contiguous() for name in expected}
+    model.load_state_dict(values, assign=True)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    align_(model)
+    return model.eval()
+
+
+def module_tensors(module: Any, prefix: str = "", depth: int = 0) -> dict[str, Tensor]:
+    """Parameters and buffers of a pickled torch module (an :class:`Instance`) and its children, by name."""
+    if not isinstance(module, Instance) or not isinstance(module.state, dict) or depth > MAX_DEPTH:
+        raise DamagedCheckpointError(f"{prefix or 'the network'} is no torch module, or nested too deeply.")
+    found: dict[str, Tensor] = {}
+    for kind in ("_parameters", "_buffers"):
+        for name, value in (module.get(kind) or {}).items():
+            if value is not None:
+                if not isinstance(value, Tensor):
+                    raise DamagedCheckpointError(f"{prefix}{name} is no tensor.")
+                found[f"{prefix}{name}"] = value
+    for name, child in (module.get("_modules") or {}).items():
+        if child is not None:
+            found |= module_tensors(child, f"{prefix}{name}.", depth + 1)
+    return found
+
+
+def submodule(module: Any, path: str) -> Instance:
+    """A child of a pickled torch module by its dotted path.
+
+    Raises:
+        DamagedCheckpointError: There is none.
+    """
+    for name in path.split("."):
+        children = module.get("_modules") if isinstance(module, Instance) else None
+        module = children.get(name) if isinstance(children, dict) else None
+    if not isinstance(module, Instance):
+        raise DamagedCheckpointError(f"the network has no {path}.")
+    return module
+
+
+def shape_of(tensors: Mapping[str, Tensor], name: str, dims: int) -> tuple[int, ...]:
+    """Shape of a tensor that a converter needs.
+
+    Raises:
+        DamagedCheckpointError: It is missing, or has another number of dimensions.
+    """
+    value = tensors.get(name)
+    if not isinstance(value, Tensor) or value.ndim != dims:
+        raise DamagedCheckpointError(f"the checkpoint has no tensor {name} with {dims} dimensions.")
+    return tuple(value.shape)
+
+
+def count_blocks(tensors: Mapping[str, Tensor], name: str, start: int = 0) -> int:
+    """How many of ``name.format(0)``, ``name.format(1)``, ... are there.
+
+    Raises:
+        DamagedCheckpointError: None, or more than any known network has.
+    """
+    count = 0
+    while name.format(start + count) in tensors:
+        count += 1
+        if count > MAX_BLOCKS:
+            break
+    if not 0 < count <= MAX_BLOCKS:
+        raise DamagedCheckpointError(
+            f"the checkpoint has {count} tensors {name.format('*')}; allowed are 1 to {MAX_BLOCKS}."
+        )
+    return count
+
+
+def number(value: Any, name: str, low: float, high: float) -> float:
+    """A finite number of the checkpoint within limits.
+
+    Raises:
+        DamagedCheckpointError: It is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise DamagedCheckpointError(f"the checkpoint sets {name} to {value!r}; allowed are {low} to {high}.")
+    return value
+
+
+def optional_number(value: Any, name: str, low: float, high: float) -> float | None:
+    """As :func:`number`, or None."""
+    return None if value is None else number(value, name, low, high)

@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TensorFlow-era pickles of StyleGAN, StyleGAN2 and StyleGAN2-ADA: (G, D, Gs) with named variables and source text (ignored).
+
+Also the comparison models of the ADA paper (zCR-, SN-, PA-, SS-GAN), which have the same generator. Variables are stored as
+(height, width, in, out); kernels of transposed convolutions point the other way.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..models import StyleGAN2Discriminator, StyleGAN2Generator, StyleGANGenerator
+from .build import build_model, number
+from .errors import CheckpointError, DamagedCheckpointError
+from .pickle_reader import Instance
+from .stylegan2_names import TAPS, discriminator_config, generator_config, with_filters
+
+
+NETWORKS = ("G_ema", "G", "D")
+LICENSE = "nvidia-source-code-license-nc"
+_KNOWN = {
+    *("latent_size", "label_size", "dlatent_size", "resolution", "num_channels", "mapping_layers", "mapping_fmaps"),
+    *("mapping_lrmul", "mapping_nonlinearity", "normalize_latents", "fmap_base", "fmap_decay", "fmap_min", "fmap_max"),
+    *("architecture", "resample_kernel", "nonlinearity", "dlatent_avg_beta", "style_mixing_prob", "truncation_psi"),
+    *("truncation_cutoff", "use_noise", "randomize_noise", "use_wscale", "use_styles", "blur_filter", "conv_clamp"),
+    *(
+        "mbstd_group_size",
+        "mbstd_num_features",
+        "num_fp16_res",
+        "func_name",
+        "synthesis_func",
+        "mapping_func",
+        "cmap_dim",
+    ),
+}
+_FUSED_FROM = 128  # pixels: from here StyleGAN upsamples with transposed convolutions
+
+
+def matches(data: Any) -> bool:
+    """Three network objects with variables."""
+    return (
+        isinstance(data, (tuple, list))
+        and len(data) == 3
+        and all(isinstance(network, Instance) and network.get("variables") is not None for network in data)
+    )
+
+
+def convert(data, network: str, notes: list[str]):
+    """The chosen network; Gs is the averaged generator."""
+    if network not in NETWORKS:
+        raise CheckpointError(f"the checkpoint has no network {network!r}; it has {', '.join(NETWORKS)}.")
+    chosen = data[{"G": 0, "D": 1, "G_ema": 2}[network]]
+    options = _options(chosen)
+    ignored = sorted(set(options) - _KNOWN)
+    if ignored:
+        notes.append(f"keywords of the checkpoint that this network does not use: {', '.join(ignored)}")
+    variables = _variables(chosen)
+    if network == "D":
+        return _discriminator(variables, options)
+    if "synthesis/4x4/Const/StyleMod/weight" in variables:
+        return _stylegan(variables, options)
+    return _stylegan2(variables, options)
+
+
+def _options(network: Instance) -> dict[str, Any]:
+    options = network.get("static_kwargs")
+    options = options.items if isinstance(options, Instance) else options
+    found = dict(options) if isinstance(options, dict) else {}
+    for nested in _components(network).values():
+        found = {**_options(nested), **found}
+    return found
+
+
+def _components(network: Instance) -> dict[str, Instance]:
+    components = network.get("components")
+    components = components.items if isinstance(components, Instance) else components
+    components = components if isinstance(components, dict) else {}
+    return {name: child for name, child in components.items() if isinstance(child, Instance) and child is not network}
+
+
+def _variables(network: Instance, depth: int = 0) -> dict[str, np.ndarray]:
+    if depth > 4:
+        raise DamagedCheckpointError("the network's components are nested too deeply.")
+    pairs = network.get("variables")
+    if not isinstance(pairs, list):
+        raise DamagedCheckpointError("the network has no list of variables.")
+    found = {}
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], str):
+            raise DamagedCheckpointError("a variable is no pair of name and array.")
+        if isinstance(pair[1], np.ndarray):
+            found[pair[0]] = pair[1]
+        elif isinstance(pair[1], (int, float)):
+            found[pair[0]] = np.asarray(pair[1], np.float32)
+        else:
+            raise DamagedCheckpointError(f"the variable {pair[0]} is no array.")
+    for name, child in _components(network).items():
+        found |= {f"{name}/{key}": value for key, value in _variables(child, depth + 1).items()}
+    return found
+
+
+class _Reader:
+    """Variables as tensors in torch's layouts; remembers which were not asked for."""
+
+    def __init__(self, variables: Mapping[str, np.ndarray]):
+        self.variables, self.unused = variables, set(variables)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.variables
+
+    def array(self, name: str, dims: int | None = None) -> np.ndarray:
+        value = self.variables.get(name)
+        if value is None or (dims is not None and value.ndim != dims):
+            raise DamagedCheckpointError(f"the checkpoint has no variable {name} with {dims} dimensions.")
+        self.unused.discard(name)
+        return value
+
+    def plain(self, name: str, dims: int | None = None) -> Tensor:
+        return torch.tensor(self.array(name, dims))
+
+    def dense(self, name: str) -> Tensor:
+        return torch.tensor(self.array(name, 2).T.copy())
+
+    def convolution(self, name: str, flip: bool = False) -> Tensor:
+        value = self.array(name, 4)
+        value = value[::-1, ::-1] if flip else value
+        return torch.tensor(value.transpose(3, 2, 0, 1).copy())
+
+    def noise(self, index: int) -> Tensor:
+        return torch.tensor(self.array(f"synthesis/noise{index}", 4)[0, 0])
+
+    def count(self, name: str) -> int:
+        count = 0
+        while name.format(count) in self.variables and count <= 64:
+            count += 1
+        return count
+
+    def sizes(self, pattern: str) -> list[int]:
+        found = {int(m[1]) for m in (re.match(pattern, name) for name in self.variables) if m}
+        sizes = sorted(found)
+        if not sizes or sizes != [4 * 2**i for i in range(len(sizes))] or len(sizes) > 11:
+            raise DamagedCheckpointError(f"the checkpoint has blocks of {sizes} pixels; expected are 4, 8, 16 ...")
+        return sizes
+
+
+def _mapping(reader: _Reader, bias_gain: float = 1.0) -> dict[str, Tensor]:
+    tensors = {"mapping.w_avg": reader.plain("dlatent_avg", 1)}
+    for index in range(reader.count("mapping/Dense{}/weight")):
+        tensors[f"mapping.fc{index}.weight"] = reader.dense(f"mapping/Dense{index}/weight")
+        tensors[f"mapping.fc{index}.bias"] = reader.plain(f"mapping/Dense{index}/bias", 1) * bias_gain
+    if "mapping/LabelEmbed/weight" in reader:
+        tensors["mapping.embed.weight"] = reader.dense("mapping/LabelEmbed/weight")
+        tensors["mapping.embed.bias"] = reader.plain("mapping/LabelEmbed/bias", 1)
+    if "mapping/LabelConcat/weight" in reader:
+        raise CheckpointError(
+            "the generator embeds labels as TensorFlow's StyleGAN does (LabelConcat); not supported."
+        )
+    return tensors
+
+
+def _modulated(reader: _Reader, source: str, target: str, up: bool = False) -> dict[str, Tensor]:
+    return {
+        f"{target}.weight": reader.convolution(f"{source}/weight", flip=up),
+        f"{target}.bias": reader.plain(f"{source}/bias", 1),
+        f"{target}.affine.weight": reader.dense(f"{source}/mod_weight"),
+        f"{target}.affine.bias": reader.plain(f"{source}/mod_bias", 1) + 1,
+    }
+
+
+def _stylegan2(variables: Mapping[str, np.ndarray], options: Mapping[str, Any]):
+    reader = _Reader(variables)
+    tensors = _mapping(reader)
+    sizes = reader.sizes(r"synthesis/(\d+)x\1/Conv")
+    for index, size in enumerate(sizes):
+        source, target = f"synthesis/{size}x{size}", f"synthesis.b{size}"
+        layers = [("Conv1", "conv1", 2 * index)]
+        if size == 4:
+            tensors["synthesis.b4.const"] = reader.plain(f"{source}/Const/const", 4)[0]
+            layers = [("Conv", "conv1", 0)]
+        else:
+            layers.insert(0, ("Conv0_up", "conv0", 2 * index - 1))
+        for own, name, noise in layers:
+            tensors |= _modulated(reader, f"{source}/{own}", f"{target}.{name}", up=name == "conv0")
+            tensors[f"{target}.{name}.noise_strength"] = reader.plain(f"{source}/{own}/noise_strength", 0)
+            tensors[f"{target}.{name}.noise_const"] = reader.noise(noise)
+        for own in ("ToRGB", "ToRGB_lod0") if size == sizes[-1] else ("ToRGB",):
+            if f"{source}/{own}/weight" in reader:
+                tensors |= _modulated(reader, f"{source}/{own}", f"{target}.torgb")
+        if f"{source}/Skip/weight" in reader:
+            tensors[f"{target}.skip.weight"] = reader.convolution(f"{source}/Skip/weight", flip=True)
+    config = generator_config(tensors)
+    config |= {"resample_filter": _taps(options), "conv_clamp": _clamp(options), "w_avg_beta": _beta(options)}
+    return build_model(StyleGAN2Generator, config, with_filters(tensors, config, StyleGAN2Generator))
+
+
+def _discriminator(variables: Mapping[str, np.ndarray], options: Mapping[str, Any]):
+    reader = _Reader(variables)
+    if any(name.startswith("mapping/") for name in variables):
+        raise CheckpointError("conditional discriminators of TensorFlow pickles are not supported; use G_ema.")
+    tensors: dict[str, Tensor] = {}
+    sizes = reader.sizes(r"(\d+)x\1/")
+
+    def copy(source: str, target: str) -> None:
+        tensors[f"{target}.weight"] = reader.convolution(f"{source}/weight")
+        if f"{source}/bias" in reader:
+            tensors[f"{target}.bias"] = reader.plain(f"{source}/bias", 1)
+
+    for size in sizes[1:]:
+        for own, name in (("FromRGB", "fromrgb"), ("Conv0", "conv0"), ("Conv1_down", "conv1"), ("Skip", "skip")):
+            if f"{size}x{size}/{own}/weight" in reader:
+                copy(f"{size}x{size}/{own}", f"b{size}.{name}")
+    copy("4x4/Conv", "b4.conv")
+    if "4x4/FromRGB/weight" in reader:
+        copy("4x4/FromRGB", "b4.fromrgb")
+    for own, name in (("4x4/Dense0", "b4.fc"), ("Output", "b4.out")):
+        tensors[f"{name}.weight"] = reader.dense(f"{own}/weight")
+        tensors[f"{name}.bias"] = reader.plain(f"{own}/bias", 1)
+    unknown = {name for name in reader.unused if name != "lod"}
+    if unknown:
+        raise CheckpointError(
+            f"the discriminator has variables that are not supported: {', '.join(sorted(unknown)[:5])}."
+        )
+    config = discriminator_config(tensors)
+    if tensors["b4.out.weight"].shape[0] != 1:
+        raise CheckpointError("discriminators with class outputs are not supported; use G_ema.")
+    config |= {"resample_filter": _taps(options), "conv_clamp": _clamp(options)}
+    has_statistics = tensors["b4.conv.weight"].shape[1] > config["channels"][0]
+    group = number(options.get("mbstd_group_size", 4), "mbstd_group_size", 1, 1024)
+    config["mbstd_group_size"] = int(group) if has_statistics else 1
+    return build_model(StyleGAN2Discriminator, config, with_filters(tensors, config, StyleGAN2Discriminator))
+
+
+def _stylegan(variables: Mapping[str, np.ndarray], options: Mapping[str, Any]):
+    """StyleGAN's dense layers scale by the gain before the bias: lrelu(g x + b) = g lrelu(x + b / g)."""
+    reader = _Reader(variables)
+    tensors = _mapping(reader, bias_gain=1 / math.sqrt(2))
+    sizes = reader.sizes(r"synthesis/(\d+)x\1/Conv")
+    channels = []
+    for index, size in enumerate(sizes):
+        source, target = f"synthesis/{size}x{size}", f"synthesis.b{size}"
+        names = ("Const", "Conv") if size == 4 else ("Conv0_up", "Conv1")
+        if size == 4:
+            tensors["synthesis.b4.const"] = reader.plain(f"{source}/Const/const", 4)[0]
+        else:
+            flip = size >= _FUSED_FROM
+            tensors[f"{target}.conv0.weight"] = reader.convolution(f"{source}/Conv0_up/weight", flip=flip)
+        tensors[f"{target}.conv1.weight"] = reader.convolution(f"{source}/{names[1]}/weight")
+        for part, name in enumerate(names):
+            style = f"{target}.style{part}"
+            tensors[f"{style}.noise_strength"] = reader.plain(f"{source}/{name}/Noise/weight", 1)
+            tensors[f"{style}.noise_const"] = reader.noise(2 * index + part)
+            tensors[f"{style}.bias"] = reader.plain(f"{source}/{name}/bias", 1)
+            tensors[f"{style}.affine.weight"] = reader.dense(f"{source}/{name}/StyleMod/weight")
+            tensors[f"{style}.affine.bias"] = reader.plain(f"{source}/{name}/StyleMod/bias", 1)
+        widths = [len(tensors[f"{target}.style{part}.bias"]) for part in (0, 1)]
+        channels.append(widths[0] if widths[0] == widths[1] else tuple(widths))
+    tensors["synthesis.torgb.weight"] = reader.convolution("synthesis/ToRGB_lod0/weight")
+    tensors["synthesis.torgb.bias"] = reader.plain("synthesis/ToRGB_lod0/bias", 1)
+    taps = options.get("blur_filter", (1, 2, 1))
+    config = {
+        "resolution": sizes[-1],
+        "image_channels": len(tensors["synthesis.torgb.bias"]),
+        "z_dim": tensors["mapping.fc0.weight"].shape[1] if "mapping.fc0.weight" in tensors else 0,
+        "w_dim": len(tensors["mapping.w_avg"]),
+        "mapping_layers": reader.count("mapping/Dense{}/weight"),
+        "channels": tuple(channels),
+        "resample_filter": _checked_taps(taps),
+        "w_avg_beta": _beta(options),
+    }
+    filters = with_filters({}, config, StyleGANGenerator)
+    tensors |= {name: value for name, value in filters.items() if "conv" not in name}
+    tensors |= _inner_filters(config)
+    return build_model(StyleGANGenerator, config, tensors)
+
+
+def _inner_filters(config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The layers' own filters, which StyleGAN does not use but its modules hold."""
+    from ..models.stylegan2_layers import blur_kernel
+
+    with torch.device("meta"):
+        names = [n for n in StyleGANGenerator(**config).state_dict() if n.endswith("resample_filter") and "conv" in n]
+        names.append("synthesis.torgb.resample_filter")
+    return {name: blur_kernel(TAPS) for name in names}
+
+
+def _taps(options: Mapping[str, Any]) -> tuple[float, ...]:
+    return _checked_taps(options.get("resample_kernel") or TAPS)
+
+
+def _checked_taps(taps: Any) -> tuple[float, ...]:
+    if not isinstance(taps, (list, tuple)) or not 1 <= len(taps) <= 32:
+        raise DamagedCheckpointError(f"the low-pass filter is {taps!r}; allowed are up to 32 numbers.")
+    return tuple(number(tap, "filter tap", -1e6, 1e6) for tap in taps)
+
+
+def _clamp(options: Mapping[str, Any]) -> float | None:
+    value = options.get("conv_clamp")
+    return None if value is None else number(value, "conv_clamp", 1e-6, 1e9)
+
+
+def _beta(options: Mapping[str, Any]) -> float:
+    value = options.get("dlatent_avg_beta")
+    return 0.995 if value is None else number(value, "dlatent_avg_beta", 0, 1)

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Official torch pickles of StyleGAN2-ADA and StyleGAN3: a dict with G, D and G_ema, each with its source text (ignored)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ..models import StyleGAN2Discriminator, StyleGAN2Generator, StyleGAN3Generator
+from .build import build_model, module_tensors, number, optional_number, shape_of, submodule
+from .errors import CheckpointError, DamagedCheckpointError
+from .pickle_reader import Instance
+from .stylegan2_names import discriminator_config, generator_config
+
+
+NETWORKS = ("G_ema", "G", "D")
+LICENSE = "nvidia-source-code-license-nc"
+_LAYER = re.compile(r"synthesis\.L(\d+)_(\d+)_(\d+)\.weight")
+
+
+def matches(data: Any) -> bool:
+    """A dict of which a network is a pickled torch module."""
+    return isinstance(data, dict) and any(_is_network(data.get(name)) for name in NETWORKS)
+
+
+def convert(data: dict, network: str, notes: list[str]):
+    """The chosen network."""
+    chosen = data.get(network)
+    if not _is_network(chosen):
+        present = [name for name in NETWORKS if _is_network(data.get(name))]
+        raise CheckpointError(f"the checkpoint has no network {network!r}; it has {', '.join(present)}.")
+    tensors = module_tensors(chosen)
+    if network == "D":
+        return _discriminator(chosen, tensors)
+    if any(_LAYER.fullmatch(name) for name in tensors):
+        return _stylegan3(chosen, tensors)
+    return _stylegan2(chosen, tensors)
+
+
+def _is_network(value: Any) -> bool:
+    return isinstance(value, Instance) and isinstance(value.get("_modules"), dict)
+
+
+def _stylegan2(network: Instance, tensors: dict):
+    config = generator_config(tensors)
+    mapping = submodule(network, "mapping")
+    _check_learning_rate(submodule(mapping, "fc0"), tensors["mapping.fc0.weight"].shape[1])
+    config["conv_clamp"] = _clamp(submodule(network, "synthesis.b4.conv1"))
+    config["w_avg_beta"] = _beta(mapping)
+    return build_model(StyleGAN2Generator, config, tensors)
+
+
+def _discriminator(network: Instance, tensors: dict):
+    config = discriminator_config(tensors)
+    config["conv_clamp"] = _clamp(submodule(network, f"b{config['resolution']}.conv0"))
+    epilogue = submodule(network, "b4")
+    extra = shape_of(tensors, "b4.conv.weight", 4)[1] - config["channels"][0]
+    group = 1
+    if extra:
+        if extra != 1:
+            raise CheckpointError(f"the minibatch statistics have {extra} channels; supported is 1.")
+        group = submodule(epilogue, "mbstd").get("group_size")
+    config["mbstd_group_size"] = int(number(4 if group is None else group, "mbstd_group_size", 1, 1024))
+    return build_model(StyleGAN2Discriminator, config, tensors)
+
+
+def _stylegan3(network: Instance, tensors: dict):
+    found = sorted((int(m[1]), int(m[2]), int(m[3]), m[0]) for m in map(_LAYER.fullmatch, tensors) if m)
+    names = [entry[3].removesuffix(".weight") for entry in found]
+    if [entry[0] for entry in found] != list(range(len(found))):
+        raise DamagedCheckpointError("the synthesis layers are not numbered from 0.")
+    synthesis, mapping = submodule(network, "synthesis"), submodule(network, "mapping")
+    first = submodule(network, names[0])
+    options = {**_options(network), **_options(synthesis)}
+    rates = [
+        int(number(_scalar(submodule(network, name).get("out_sampling_rate")), "rate", 1, 2**20)) for name in names
+    ]
+    cutoffs = [number(_scalar(submodule(network, name).get("out_cutoff")), "cutoff", 1e-3, 2**20) for name in names]
+    widths = [number(_scalar(submodule(network, name).get("out_half_width")), "width", 1e-3, 2**20) for name in names]
+    kernel = shape_of(tensors, f"{names[0]}.weight", 4)[2]
+    w_dim = shape_of(tensors, f"{names[0]}.affine.weight", 2)[1]
+    embedded = "mapping.embed.weight" in tensors
+    config = {
+        "resolution": found[-1][1],
+        "image_channels": found[-1][2],
+        "z_dim": shape_of(tensors, "mapping.fc0.weight", 2)[1] - (w_dim if embedded else 0),
+        "w_dim": w_dim,
+        "num_classes": shape_of(tensors, "mapping.embed.weight", 2)[1] if embedded else 0,
+        "mapping_layers": sum(re.fullmatch(r"mapping\.fc\d+\.weight", name) is not None for name in tensors),
+        "channels": tuple(shape_of(tensors, f"{name}.weight", 4)[1] for name in names),
+        "num_frequencies": shape_of(tensors, "synthesis.input.freqs", 2)[0],
+        "num_layers": len(names) - 1,
+        "num_critical": int(number(_scalar(synthesis.get("num_critical", 2)), "num_critical", 0, len(names))),
+        "margin_size": int(number(_scalar(synthesis.get("margin_size", 10)), "margin_size", 0, 1000)),
+        "output_scale": number(_scalar(synthesis.get("output_scale", 0.25)), "output_scale", 1e-6, 1e6),
+        "kernel_size": kernel,
+        "radial_filters": any(f"{n}.down_filter" in tensors and tensors[f"{n}.down_filter"].ndim == 2 for n in names),
+        "filter_size": int(number(_scalar(options.get("filter_size", 6)), "filter_size", 1, 64)),
+        "lrelu_upsampling": int(number(_scalar(options.get("lrelu_upsampling", 2)), "lrelu_upsampling", 1, 16)),
+        "conv_clamp": _clamp(first),
+        "magnitude_ema_beta": number(_scalar(first.get("magnitude_ema_beta", 0.999)), "magnitude_ema_beta", 0, 1),
+        "w_avg_beta": _beta(mapping),
+    }
+    for name in ("first_cutoff", "first_stopband", "last_stopband_rel"):
+        if options.get(name) is not None:
+            config[name] = number(_scalar(options[name]), name, 1e-3, 1e6)
+    _check_learning_rate(submodule(mapping, "fc0"), tensors["mapping.fc0.weight"].shape[1])
+    model = build_model(StyleGAN3Generator, config, tensors)
+    bands = model.synthesis.bands
+    same = [(b.sampling_rate, b.cutoff, b.half_width) for b in bands]
+    if any(
+        rate != own[0] or abs(cutoff - own[1]) > 1e-6 * own[1] or abs(width - own[2]) > 1e-6 * own[2]
+        for rate, cutoff, width, own in zip(rates, cutoffs, widths, same)
+    ):
+        raise CheckpointError("the layers' cutoffs are none that these options give; this variant is not supported.")
+    return model
+
+
+def _options(module: Instance) -> dict[str, Any]:
+    options = module.get("_init_kwargs")
+    options = options.items if isinstance(options, Instance) else options
+    found = dict(options) if isinstance(options, dict) else {}
+    nested = found.pop("synthesis_kwargs", None)
+    nested = nested.items if isinstance(nested, Instance) else nested
+    return {**(nested if isinstance(nested, dict) else {}), **found}
+
+
+def _scalar(value: Any) -> Any:
+    """A number, also where it is an array or tensor of one entry (sizes: of two equal ones)."""
+    if hasattr(value, "reshape") and hasattr(value, "tolist"):
+        entries = value.reshape(-1).tolist()
+        return entries[0] if entries and len(set(entries)) == 1 else entries
+    return value
+
+
+def _clamp(layer: Instance) -> float | None:
+    return optional_number(_scalar(layer.get("conv_clamp")), "conv_clamp", 1e-6, 1e9)
+
+
+def _beta(mapping: Instance) -> float:
+    value = _scalar(mapping.get("w_avg_beta"))
+    return 0.995 if value is None else number(value, "w_avg_beta", 0, 1)
+
+
+def _check_learning_rate(layer: Instance, inputs: int) -> None:
+    gain = _scalar(layer.get("weight_gain"))
+    if gain is not None and abs(number(gain, "weight_gain", 0, 1e6) * inputs**0.5 - 0.01) > 1e-6:
+        raise CheckpointError(
+            "the mapping network has a learning rate multiplier other than 0.01, which is not supported."
+        )

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints of UGATIT-pytorch: genA2B, genB2A and the discriminators disGA, disGB, disLA, disLB."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..models import UGATITDiscriminator, UGATITGenerator
+from .build import build_model, count_blocks, shape_of
+from .errors import CheckpointError, DamagedCheckpointError
+
+
+NETWORKS = ("genA2B", "genB2A", "disGA", "disGB", "disLA", "disLB")
+LICENSE = "unknown (code MIT)"
+_MEANINGS = {"G_ema": "genA2B", "G": "genA2B", "D": "disGB"}
+
+
+def matches(data: Any) -> bool:
+    """A dict with state dicts under these names."""
+    return isinstance(data, dict) and any(isinstance(data.get(name), dict) for name in NETWORKS)
+
+
+def convert(data: Mapping[str, Any], network: str, notes: list[str]):
+    """The chosen network; "G_ema" and "G" mean genA2B, "D" the global discriminator of domain B."""
+    name = _MEANINGS.get(network, network)
+    state = data.get(name) if name in NETWORKS else None
+    if not isinstance(state, dict):
+        present = [key for key in NETWORKS if isinstance(data.get(key), dict)]
+        raise CheckpointError(f"the checkpoint has no network {network!r}; it has {', '.join(present)}.")
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
+        raise DamagedCheckpointError(f"{name} holds something that is no tensor.")
+    return _generator(state) if name.startswith("gen") else _discriminator(state)
+
+
+def _generator(state: Mapping[str, Tensor]) -> UGATITGenerator:
+    base, channels = shape_of(state, "DownBlock.1.weight", 4)[:2]
+    outputs, inputs = shape_of(state, "FC.0.weight", 2)
+    light = inputs == outputs
+    config = {
+        "image_channels": channels,
+        "base_channels": base,
+        "num_blocks": count_blocks(state, "UpBlock1_{}.conv1.weight", start=1),
+        "light": light,
+        "resolution": 256 if light else 4 * math.isqrt(inputs // (4 * base)),
+    }
+    return build_model(UGATITGenerator, config, state)
+
+
+def _discriminator(state: Mapping[str, Tensor]) -> UGATITDiscriminator:
+    base, channels = shape_of(state, "model.1.weight_orig", 4)[:2]
+    layers = sum(re.fullmatch(r"model\.\d+\.weight_orig", key) is not None for key in state)
+    config = {"image_channels": channels, "base_channels": base, "num_layers": layers + 1}
+    return build_model(UGATITDiscriminator, config, renamed_spectral_norms(state))
+
+
+def renamed_spectral_norms(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Keys of ``torch.nn.utils.spectral_norm`` as its parametrization has them; the classifiers keep theirs."""
+    endings = {"weight_orig": "original", "weight_u": "0._u", "weight_v": "0._v"}
+    found = {}
+    for key, value in state.items():
+        module, _, leaf = key.rpartition(".")
+        if leaf in endings and module not in ("gap_fc", "gmp_fc"):
+            key = f"{module}.parametrizations.weight.{endings[leaf]}"
+        found[key] = value
+    return found

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What holds for every architecture."""
+
+import inspect
+
+import pytest
+import torch
+
+from hf_ganzip.families import family_of
+from hf_ganzip.models import ARCHITECTURES
+from hf_ganzip.models.generator import GeneratorMixin
+
+from ..conftest import TINY, run
+from .golden import close
+
+
+OWN = sorted(name for name, make in TINY.items() if type(make()) in ARCHITECTURES.values())
+GENERATORS = [name for name in OWN if isinstance(TINY[name](), GeneratorMixin)]
+CHECKPOINTED = [name for name in OWN if TINY[name]()._supports_gradient_checkpointing]
+
+
+def test_every_architecture_is_enrolled():
+    assert {type(TINY[name]()) for name in OWN} == set(ARCHITECTURES.values())
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_torch_export_repeats_the_model(name):
+    model = TINY[name]()
+    args, kwargs = family_of(model).example_inputs(model)
+    kwargs = kwargs | {"return_dict": False}
+    with torch.no_grad():
+        exported = torch.export.export(model, args, kwargs, strict=False).module()
+        close(exported(*args, **kwargs)[0], run(model), 1e-4)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_bfloat16_is_close_to_float32(name):
+    model = TINY[name]()
+    expected = run(model)
+    found = run(model.to(torch.bfloat16)).float()
+    assert torch.isfinite(found).all()
+    error = (found - expected).square().mean() / expected.square().mean()
+    assert error < 0.03**2 * 10
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+@torch.no_grad()
+def test_a_sample_does_not_depend_on_its_batch(name):
+    model = TINY[name]()
+    z = model.draw_latents(5, torch.Generator().manual_seed(3))
+    labels = torch.arange(5) % 3 if model.config.num_classes else None
+    together = model(z, labels, noise_mode="const").sample
+    for i in (0, 3):
+        one = slice(i, i + 1)
+        alone = model(z[one], None if labels is None else labels[one], noise_mode="const").sample
+        close(together[one], alone, 1e-5)
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_latents_of_a_list_of_sources_do_not_depend_on_the_batch(name):
+    model = TINY[name]()
+    sources = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    together = model.draw_latents(2, sources, truncation_psi=0.5)
+    assert torch.equal(together[1:], model.draw_latents(1, [torch.Generator().manual_seed(2)], truncation_psi=0.5))
+    assert together.shape == (2, model.config.z_dim) and not torch.equal(together[0], together[1])
+
+
+@pytest.mark.parametrize("name", CHECKPOINTED)
+def test_gradient_checkpointing_changes_no_gradient(name):
+    model = TINY[name]()
+    args, kwargs = family_of(model).example_inputs(model)
+
+    def gradients():
+        model.zero_grad()
+        model(*args, **kwargs).sample.square().mean().backward()
+        return {key: value.grad.clone() for key, value in model.named_parameters() if value.grad is not None}
+
+    plain = gradients()
+    model.enable_gradient_checkpointing()
+    again = gradients()
+    assert plain.keys() == again.keys() and len(plain) > 5
+    for key, value in plain.items():
+        close(again[key], value, 1e-6, relative=1e-4)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_gradients_reach_every_parameter(name):
+    model = TINY[name]().train()
+    args, kwargs = family_of(model).example_inputs(model)
+    output = model(*args, **kwargs)
+    sum(value.float().square().mean() for value in output.to_tuple()).backward()
+    missing = [key for key, value in model.named_parameters() if value.grad is None or not value.grad.any()]
+    allowed = ("noise_strength",) if kwargs.get("noise_mode") == "none" else ()
+    assert not [key for key in missing if not key.endswith(allowed)] if allowed else not missing
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_presets_build_and_unknown_ones_are_named(name):
+    cls = type(TINY[name]())
+    with torch.device("meta"):
+        for preset in cls.PRESETS:
+            model = cls.from_preset(preset)
+            assert set(cls.PRESETS[preset]) <= set(inspect.signature(cls.__init__).parameters)
+            assert model.num_parameters() > 1e5
+    with pytest.raises(ValueError, match="preset"):
+        cls.from_preset("no such preset")

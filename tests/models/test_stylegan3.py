@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""StyleGAN3: the official network's values, its filters, and the filtered activation against its plain formulation."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import signal
+
+from hf_ganzip.models import StyleGAN3Generator
+from hf_ganzip.models import stylegan3_filters as filters
+
+from ..conftest import tiny_stylegan3
+from .golden import close, load_golden, part
+
+
+@pytest.fixture(scope="module")
+def golden():
+    options, weights, io = load_golden("stylegan3_t")
+    config = options["g"]
+    generator = StyleGAN3Generator(
+        resolution=config["img_resolution"],
+        z_dim=config["z_dim"],
+        w_dim=config["w_dim"],
+        mapping_layers=config["mapping_kwargs"]["num_layers"],
+        channel_base=config["channel_base"],
+        channel_max=config["channel_max"],
+        num_layers=config["num_layers"],
+        num_critical=config["num_critical"],
+    ).eval()
+    return generator, part(weights, "G."), io
+
+
+def test_filters_are_the_official_ones(golden):
+    generator, weights, _ = golden
+    own = StyleGAN3Generator(**generator.config).state_dict()
+    names = [name for name in weights if name.endswith("_filter")]
+    assert len(names) == 12
+    for name in names:
+        close(own[name], weights[name], 1e-7)
+
+
+@pytest.mark.parametrize("limit", [0, 256], ids=["convolutions", "matrices"])
+@torch.no_grad()
+def test_official_values(golden, limit, monkeypatch):
+    monkeypatch.setattr(filters, "_MATRIX_LIMIT", limit)
+    generator, weights, io = golden
+    generator.load_state_dict(weights)
+    close(generator.mapping(io["z"]), io["ws"])
+    close(generator(io["z"]).sample, io["img"])
+    close(generator(io["z"], truncation_psi=0.7).sample, io["img_trunc"])
+
+
+@pytest.mark.parametrize("taps, cutoff, width, rate", [(12, 2.0, 9.3, 64), (24, 3.4, 14.0, 128), (6, 16.0, 4.6, 64)])
+def test_lowpass_filter_is_scipys(taps, cutoff, width, rate):
+    expected = signal.firwin(taps, cutoff, width=width, fs=rate)
+    np.testing.assert_allclose(filters.lowpass_filter(taps, cutoff, width, rate).numpy(), expected, atol=1e-7)
+
+
+def test_radial_filter_is_symmetric_and_sums_to_one():
+    kernel = filters.lowpass_filter(12, 4.0, 8.0, 64, radial=True)
+    assert kernel.shape == (12, 12) and float(kernel.sum()) == pytest.approx(1, abs=1e-6)
+    for other in (kernel.T, kernel.flip(0), kernel.flip(1)):
+        close(kernel, other, 1e-7)
+    along, diagonal = kernel[5:7].sum(0), torch.fft.fft2(kernel).abs()
+    assert along.argmax() in (5, 6) and diagonal[0, 0] == diagonal.max()
+
+
+def plain_activation(x, bias, up_filter, down_filter, up, down, padding, gain, slope, clamp):
+    """The definition, step by step, with two-dimensional filters."""
+
+    def convolved(x, kernel):
+        if kernel is None:
+            return x
+        kernel = kernel if kernel.ndim == 2 else torch.outer(kernel, kernel)
+        channels = x.shape[1]
+        return F.conv2d(x, kernel.flip(0, 1).expand(channels, 1, -1, -1).to(x), groups=channels)
+
+    x = x + bias[:, None, None]
+    batch, channels, size, _ = x.shape
+    spread = torch.zeros(batch, channels, size * up, size * up, dtype=x.dtype)
+    spread[:, :, ::up, ::up] = x
+    before, after = padding
+    x = convolved(F.pad(spread, (before, after, before, after)), up_filter) * (up**2 if up_filter is not None else 1)
+    x = (F.leaky_relu(x, slope) * gain).clamp(-clamp, clamp)
+    return convolved(x, down_filter)[:, :, ::down, ::down]
+
+
+@pytest.mark.parametrize("limit", [0, 256], ids=["convolutions", "matrices"])
+@pytest.mark.parametrize("radial", [False, True], ids=["separable", "radial"])
+@pytest.mark.parametrize("up, down, padding", [(2, 2, (8, 9)), (4, 2, (-9, -6)), (4, 2, (3, 4)), (1, 1, (0, 0))])
+def test_filtered_activation_equals_its_definition(limit, radial, up, down, padding, monkeypatch):
+    monkeypatch.setattr(filters, "_MATRIX_LIMIT", limit)
+    up_filter = filters.lowpass_filter(6 * up if up > 1 else 1, 4.0, 9.0, 64)
+    down_filter = filters.lowpass_filter(6 * down if down > 1 else 1, 4.0, 9.0, 64, radial=radial)
+    x, bias = torch.randn(2, 3, 14, 14), torch.randn(3)
+    options = {"gain": 1.4, "slope": 0.2, "clamp": 1.0}
+    expected = plain_activation(x, bias, up_filter, down_filter, up, down, padding, **options)
+    activation = filters.FilteredActivation(14, up, down, padding)
+    close(activation(x.clone(), bias, up_filter, down_filter, **options), expected, 2e-6)
+    x.requires_grad_(True)
+    (wanted,) = torch.autograd.grad(
+        plain_activation(x, bias, up_filter, down_filter, up, down, padding, **options).square().sum(), x
+    )
+    (found,) = torch.autograd.grad(activation(x, bias, up_filter, down_filter, **options).square().sum(), x)
+    close(found, wanted, 1e-4)
+
+
+def test_a_filter_that_was_loaded_later_is_used():
+    activation = filters.FilteredActivation(8, 2, 2, (8, 9))
+    kernel = filters.lowpass_filter(12, 4.0, 9.0, 64)
+    x, bias, options = torch.randn(1, 1, 8, 8), torch.zeros(1), {"gain": 1.0, "slope": 0.2, "clamp": None}
+    with torch.no_grad():
+        before = activation(x, bias, kernel, kernel, **options)
+        kernel.mul_(2)
+        after = activation(x, bias, kernel, kernel, **options)
+    close(after, before * 16, 1e-4)
+
+
+def test_official_sizes():
+    with torch.device("meta"):
+        generator = StyleGAN3Generator.from_preset("ffhq-256-t")
+    assert generator.num_parameters() == 23_320_443
+    names = (
+        "L0_36_512 L3_52_512 L7_148_362 L8_148_256 L9_148_181 L10_276_128 L11_276_91 L12_276_64 L13_256_64 L14_256_3"
+    )
+    assert set(names.split()) <= set(generator.synthesis.layer_names)
+
+
+def test_r_has_pointwise_convolutions_and_radial_filters():
+    generator = StyleGAN3Generator(
+        resolution=16, num_layers=4, channel_base=64, channel_max=8, kernel_size=1, radial_filters=True
+    ).eval()
+    first = getattr(generator.synthesis, generator.synthesis.layer_names[0])
+    last = getattr(generator.synthesis, generator.synthesis.layer_names[-2])
+    assert first.weight.shape[2:] == (1, 1) and first.down_filter.ndim == 2 and last.down_filter.ndim == 1
+    assert torch.isfinite(generator(torch.randn(2, 512)).sample).all()
+
+
+@torch.no_grad()
+def test_moving_the_input_moves_the_image(golden):
+    """What the network is for: a shift of the Fourier features by whole pixels is a shift of the image, away from the border."""
+    generator, weights, io = golden
+    generator.load_state_dict(weights)
+    ws = io["ws"][:1]
+    first = generator.synthesize(ws)
+    generator.synthesis.input.transform[0, 2] = 4 / 32  # of the image, which has 32 pixels
+    second = generator.synthesize(ws)
+    inner = slice(10, -10)
+    moved = min(
+        float((second[..., inner, inner] - first.roll(shift, dims=3)[..., inner, inner]).square().mean())
+        for shift in (-4, 4)
+    )
+    unmoved = float((second[..., inner, inner] - first[..., inner, inner]).square().mean())
+    assert moved < 0.1 * unmoved
+
+
+@torch.no_grad()
+def test_magnitudes_move_only_when_asked():
+    generator = tiny_stylegan3()
+    ws = generator.mapping(torch.randn(4, 8), torch.arange(4) % 3)
+    generator.synthesize(ws)
+    layers = [getattr(generator.synthesis, name) for name in generator.synthesis.layer_names]
+    assert all(layer.magnitude_ema == 1 for layer in layers)
+    generator.synthesize(ws, update_magnitude=True)
+    assert all(layer.magnitude_ema != 1 for layer in layers)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"resolution": 24}, "powers of two"),
+        ({"num_critical": 4}, "num_critical is 4"),
+        ({"channels": (8, 8)}, "needs 5"),
+    ],
+)
+def test_wrong_configs_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_stylegan3(**change)
