@@ -13,7 +13,7 @@ from .post_import import when_imported
 
 
 if TYPE_CHECKING:
-    from .convert import convert
+    from .checkpoints import convert
     from .evaluation.evaluate import evaluate
     from .integration import GanzipConfig
     from .models import (
@@ -42,7 +42,7 @@ _NAMES = {
     "UGATITGenerator": "models",
     "UGATITDiscriminator": "models",
     "GANPipeline": "pipelines",
-    "convert": "convert",
+    "convert": "checkpoints",
     "load_model": "recipes",
     "compress": "recipes",
     "GanzipConfig": "integration",

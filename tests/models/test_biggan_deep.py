@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from hf_ganzip.convert.biggan_deep import convert_biggan_deep
+from hf_ganzip.checkpoints.biggan_deep import convert_biggan_deep
 from hf_ganzip.models import BigGANDeepGenerator
 from hf_ganzip.models.biggan_deep import statistics_weights
 

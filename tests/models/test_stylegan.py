@@ -51,7 +51,9 @@ def test_equals_the_papers_steps(channels):
     generator = tiny_stylegan(channels=channels)
     ws = torch.randn(3, generator.num_ws, 8)
     close(generator.synthesize(ws, noise_mode="const"), paper_synthesis(generator, ws), 2e-5, relative=1e-4)
-    close(generator.synthesize(ws, noise_mode="none"), paper_synthesis(generator, ws, noise=False), 2e-5, relative=1e-4)
+    close(
+        generator.synthesize(ws, noise_mode="none"), paper_synthesis(generator, ws, noise=False), 2e-5, relative=1e-4
+    )
 
 
 def test_official_parameter_count():

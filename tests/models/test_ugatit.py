@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from hf_ganzip.convert.ugatit import renamed_spectral_norms
+from hf_ganzip.checkpoints.ugatit import renamed_spectral_norms
 from hf_ganzip.models import UGATITDiscriminator, UGATITGenerator
 from hf_ganzip.models.ugatit_layers import AdaptiveInstanceLayerNorm
 

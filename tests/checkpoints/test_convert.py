@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every format opens to the official network's values, and says where it came from."""
+
+import hashlib
+import json
+import logging
+
+import pytest
+import torch
+
+import hf_ganzip as gz
+from hf_ganzip.checkpoints import CONVERTERS, CheckpointError, DamagedCheckpointError, save_converted
+from hf_ganzip.checkpoints.torch_file import read_torch
+
+from ..models.golden import GOLDEN, close, load_golden, part
+from . import foreign
+
+
+PICKLES = GOLDEN / "pickles"
+FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+
+
+def save(path, data, zipped=True):
+    torch.save(data, path, _use_new_zipfile_serialization=zipped)
+    return path
+
+
+class TestOfficialPickles:
+    @pytest.mark.parametrize("file", ["stylegan2_small_skip.pkl", "stylegan2_small_skip.tf.pkl"])
+    @torch.no_grad()
+    def test_stylegan2(self, file):
+        _, _, io = load_golden("stylegan2_small_skip")
+        generator = gz.convert(PICKLES / file)
+        close(generator(io["z"], noise_mode="const").sample, io["img"])
+        close(generator(io["z"], noise_mode="const", truncation_psi=0.7).sample, io["img_trunc"])
+
+    @torch.no_grad()
+    def test_stylegan3(self):
+        _, _, io = load_golden("stylegan3_t")
+        generator = gz.convert(PICKLES / "stylegan3_t.pkl")
+        close(generator(io["z"]).sample, io["img"])
+        close(generator(io["z"], truncation_psi=0.7).sample, io["img_trunc"])
+
+    @torch.no_grad()
+    def test_discriminator_and_raw_generator_on_request(self):
+        _, _, io = load_golden("stylegan2_small_skip")
+        path = PICKLES / "stylegan2_small_skip.pkl"
+        close(gz.convert(path, network="D")(io["img"]).logits, io["logits"])
+        raw = gz.convert(path, network="G")(io["z"], noise_mode="const").sample
+        assert not torch.allclose(raw, io["img"], atol=1e-2)
+
+    def test_unknown_network(self):
+        with pytest.raises(CheckpointError, match="no network 'H'; it has G_ema, G, D"):
+            gz.convert(PICKLES / "stylegan2_small_skip.pkl", network="H")
+
+
+class TestTensorFlow:
+    @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+    @torch.no_grad()
+    def test_stylegan2_of_every_pickle_protocol(self, tmp_path, protocol):
+        _, weights, io = load_golden("stylegan2_small_skip")
+        main, components = foreign.tensorflow_stylegan2(part(weights, "G."))
+        discriminator = foreign.tensorflow_discriminator(part(weights, "D."))
+        kwargs = {"resample_kernel": [1, 3, 3, 1], "architecture": "skip"}
+        networks = [(main, components, kwargs), (discriminator, {}, kwargs), (main, components, kwargs)]
+        foreign.save_tensorflow(tmp_path / "network.pkl", networks, protocol)
+        close(gz.convert(tmp_path / "network.pkl")(io["z"], noise_mode="const").sample, io["img"])
+        close(gz.convert(tmp_path / "network.pkl", network="D")(io["img"]).logits, io["logits"])
+
+    @torch.no_grad()
+    def test_extra_keywords_are_ignored_with_a_note(self, tmp_path):
+        """The comparison models of the ADA paper: zCR, spectral norm, auxiliary rotation, pixel-wise attention."""
+        _, weights, io = load_golden("stylegan2_small_skip")
+        main, components = foreign.tensorflow_stylegan2(part(weights, "G."))
+        kwargs = {"zcr_lambda": 10, "auxiliary_rotation": True, "use_spectral_norm": False}
+        foreign.save_tensorflow(tmp_path / "network.pkl", [(main, components, kwargs)] * 3)
+        generator = gz.convert(tmp_path / "network.pkl")
+        close(generator(io["z"], noise_mode="const").sample, io["img"])
+        (note,) = generator.config["_ganzip_source"]["notes"]
+        assert "auxiliary_rotation, use_spectral_norm, zcr_lambda" in note
+
+    @pytest.mark.parametrize("resolution, channels", [(16, (12, 8, 8)), (128, (8, 8, 8, 6, 6, 4))])
+    @torch.no_grad()
+    def test_stylegan_computes_what_the_graph_computes(self, tmp_path, resolution, channels):
+        main, components = foreign.random_stylegan(resolution, channels, w_dim=16, layers=3)
+        foreign.save_tensorflow(tmp_path / "karras2019.pkl", [(main, components, {})] * 3)
+        generator = gz.convert(tmp_path / "karras2019.pkl")
+        assert isinstance(generator, gz.StyleGANGenerator) and generator.config.resolution == resolution
+        z = torch.randn(2, 16)
+        expected = foreign.tensorflow_stylegan_images(main, components, z).float()
+        found = generator(z, noise_mode="const").sample
+        assert float((found - expected).square().mean().sqrt() / expected.square().mean().sqrt()) < 1e-4
+        assert torch.equal(generator.mapping.w_avg, torch.tensor(main["dlatent_avg"]))
+
+    @torch.no_grad()
+    def test_configurations_b_to_d_are_stylegan2_orig(self, tmp_path):
+        generator = gz.StyleGAN2Generator(
+            resolution=8, z_dim=8, w_dim=8, channels=(8, 6), mapping_layers=2, architecture="orig"
+        ).eval()
+        main, components = foreign.tensorflow_stylegan2(generator.state_dict())
+        synthesis = components["synthesis"]
+        for name in [name for name in synthesis if "ToRGB" in name]:
+            synthesis[name.replace("ToRGB", "ToRGB_lod0")] = synthesis.pop(name)
+        foreign.save_tensorflow(tmp_path / "b.pkl", [(main, components, {})] * 3)
+        found = gz.convert(tmp_path / "b.pkl")
+        z = torch.randn(2, 8)
+        assert found.config.architecture == "orig"
+        close(found(z, noise_mode="const").sample, generator(z, noise_mode="const").sample)
+
+
+class TestRosinality:
+    @FORMATS
+    @torch.no_grad()
+    def test_official_values(self, tmp_path, zipped):
+        _, weights, io = load_golden("stylegan2_small_skip")
+        generator = part(weights, "G.")
+        checkpoint = {
+            "g_ema": foreign.rosinality_generator(generator),
+            "d": foreign.rosinality_discriminator(part(weights, "D."), 32),
+            "latent_avg": generator["mapping.w_avg"],
+        }
+        path = save(tmp_path / "550000.pt", checkpoint, zipped)
+        found = gz.convert(path)
+        close(found(io["z"], noise_mode="const").sample, io["img"])
+        close(found(io["z"], noise_mode="const", truncation_psi=0.7).sample, io["img_trunc"])
+        close(gz.convert(path, network="D")(io["img"]).logits, io["logits"])
+
+    def test_a_missing_mean_style_is_noted(self, tmp_path):
+        _, weights, _ = load_golden("stylegan2_small_skip")
+        path = save(tmp_path / "g.pt", {"g_ema": foreign.rosinality_generator(part(weights, "G."))})
+        assert "latent_avg" in gz.convert(path).config["_ganzip_source"]["notes"][0]
+        with pytest.raises(CheckpointError, match="no network 'D'; it has G_ema"):
+            gz.convert(path, network="D")
+
+
+class TestBigGAN:
+    @FORMATS
+    @pytest.mark.parametrize("name", ["biggan32_cifar", "biggan64_hier"])
+    @torch.no_grad()
+    def test_official_values(self, tmp_path, name, zipped):
+        _, weights, io = load_golden(name)
+        generator = gz.convert(save(tmp_path / "G_ema.pth", part(weights, "G."), zipped))
+        discriminator = gz.convert(save(tmp_path / "D.pth", part(weights, "D."), zipped), network="D")
+        close(generator(io["z"], io["y"]).sample, io["img"])
+        close(discriminator(io["img"], io["y"]).logits, io["logits"])
+
+    def test_the_other_network_is_pointed_to(self, tmp_path):
+        _, weights, _ = load_golden("biggan32_cifar")
+        path = save(tmp_path / "D.pth", part(weights, "D."))
+        with pytest.raises(CheckpointError, match="one file per network"):
+            gz.convert(path)
+
+    @torch.no_grad()
+    def test_statistics_of_the_batch_norm_variant(self, tmp_path):
+        _, weights, io = load_golden("biggan32_cifar")
+        state = {
+            key.replace(".stored_", ".bn.stored_") if ".bn1." in key or ".bn2." in key else key: value
+            for key, value in part(weights, "G.").items()
+        }
+        state["blocks.0.0.bn1.bn.accumulation_counter"] = torch.zeros(1)
+        close(gz.convert(save(tmp_path / "G.pth", state))(io["z"], io["y"]).sample, io["img"])
+
+    @torch.no_grad()
+    def test_feature_quantizers_are_left_out_with_a_note(self, tmp_path):
+        """FQ-GAN: the codebook is blocks.i.1, and attention moves to blocks.i.2."""
+        _, weights, io = load_golden("biggan64_hier")
+        state = {key.replace("blocks.0.1.", "blocks.0.2."): value for key, value in part(weights, "D.").items()}
+        state |= {f"blocks.0.1.{name}": torch.randn(8, 16) for name in ("embed", "embed_avg")}
+        state["blocks.0.1.cluster_size"] = torch.ones(16)
+        found = gz.convert(save(tmp_path / "D.pth", state), network="D")
+        close(found(io["img"], io["y"]).logits, io["logits"])
+        assert "blocks 0" in found.config["_ganzip_source"]["notes"][0]
+
+    def test_twin_classifiers(self, tmp_path):
+        own = gz.BigGANDiscriminator(resolution=32, channels=(8, 8, 8, 8), num_classes=4, head="tac").eval()
+        found = gz.convert(save(tmp_path / "D.pth", own.state_dict()), network="D")
+        images = torch.randn(2, 3, 32, 32)
+        for first, second in zip(found(images).to_tuple(), own(images).to_tuple()):
+            assert torch.equal(first, second)
+
+
+class TestBigGANDeep:
+    def folder(self, path, zipped=True, **changes):
+        options, weights, io = load_golden("biggan_deep_64")
+        (path / "config.json").write_text(json.dumps(options["config"] | changes))
+        save(path / "pytorch_model.bin", weights, zipped)
+        return path, io
+
+    @FORMATS
+    @torch.no_grad()
+    def test_official_values(self, tmp_path, zipped):
+        folder, io = self.folder(tmp_path, zipped)
+        generator = gz.convert(folder)
+        for truncation in (0.4, 0.43, 1.0):
+            close(generator(io["z"], io["c"], truncation_psi=truncation).sample, io[f"img_trunc_{truncation}"])
+
+    def test_the_file_alone_is_not_enough(self, tmp_path):
+        folder, _ = self.folder(tmp_path)
+        with pytest.raises(CheckpointError, match="give the folder"):
+            gz.convert(folder / "pytorch_model.bin")
+
+    @pytest.mark.parametrize("change", [{"channel_width": 16}, {"num_classes": 7}, {"layers": [[False, 16, 16]]}])
+    def test_a_config_that_lies_is_refused(self, tmp_path, change):
+        folder, _ = self.folder(tmp_path, **change)
+        with pytest.raises(DamagedCheckpointError, match="do not fit|is missing|not expected"):
+            gz.convert(folder)
+
+
+class TestUGATIT:
+    @FORMATS
+    @torch.no_grad()
+    def test_official_values(self, tmp_path, zipped):
+        _, weights, io = load_golden("ugatit_light")
+        checkpoint = {"genA2B": part(weights, "G."), "disLB": part(weights, "DL."), "disGB": part(weights, "DG.")}
+        path = save(tmp_path / "params_latest.pt", checkpoint, zipped)
+        found = gz.convert(path)(io["x"])
+        close(found.sample, io["img"])
+        close(found.cam_logits, io["cam"])
+        for network, name in (("disLB", "local"), ("D", "global")):
+            expected = io[f"{name}_cam"]
+            cam = gz.convert(path, network=network)(io["xd"]).cam_logits
+            close(cam, expected, float(expected.abs().max()) * 1e-5)
+        with pytest.raises(CheckpointError, match="no network 'genB2A'; it has genA2B, disGB, disLB"):
+            gz.convert(path, network="genB2A")
+
+    def test_the_full_model_knows_its_size(self, tmp_path):
+        own = gz.UGATITGenerator(resolution=16, base_channels=4, num_blocks=1, light=False)
+        found = gz.convert(save(tmp_path / "x.pt", {"genB2A": own.state_dict()}), network="genB2A")
+        assert (found.config.resolution, found.config.light, found.config.num_blocks) == (16, False, 1)
+
+
+class TestSource:
+    def test_origin_survives_saving_and_stands_on_the_card(self, tmp_path, caplog):
+        path = PICKLES / "stylegan3_t.pkl"
+        model = gz.convert(path, url="https://example.org/stylegan3_t.pkl")
+        save_converted(model, tmp_path)
+        with caplog.at_level(logging.WARNING):
+            restored = gz.load_model(tmp_path)
+        source = restored.config["_ganzip_source"]
+        assert not caplog.records
+        assert source["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert source["format"] == "stylegan-torch" and source["network"] == "G_ema"
+        card = (tmp_path / "README.md").read_text()
+        assert source["sha256"] in card and "https://example.org/stylegan3_t.pkl" in card
+
+    def test_nothing_is_labelled_more_freely_than_its_source(self, tmp_path):
+        save_converted(gz.convert(PICKLES / "stylegan3_t.pkl"), tmp_path)
+        header = (tmp_path / "README.md").read_text().split("---")[1]
+        assert "license: other" in header and "apache" not in header and "mit" not in header.split()
+        save_converted(gz.convert(PICKLES / "stylegan3_t.pkl", license="cc-by-nc-4.0"), tmp_path)
+        assert "license: cc-by-nc-4.0" in (tmp_path / "README.md").read_text()
+
+    def test_saved_folder_repeats_the_converted_model(self, tmp_path):
+        model = gz.convert(PICKLES / "stylegan2_small_skip.pkl")
+        save_converted(model, tmp_path)
+        z = torch.randn(2, model.config.z_dim)
+        with torch.no_grad():
+            expected = model(z, noise_mode="const").sample
+            assert torch.equal(gz.load_model(tmp_path)(z, noise_mode="const").sample, expected)
+
+
+def test_unknown_content_is_described(tmp_path):
+    path = save(tmp_path / "x.pt", {"epoch": 3, "weights": torch.zeros(2)})
+    with pytest.raises(CheckpointError, match="a dict with epoch, weights; known formats are stylegan-torch"):
+        gz.convert(path)
+    with pytest.raises(FileNotFoundError, match="no file or folder"):
+        gz.convert(tmp_path / "nothing.pkl")
+
+
+def test_every_converter_says_whose_licence_holds():
+    assert all(converter.LICENSE for converter in CONVERTERS.values())
+
+
+@FORMATS
+def test_torch_files_are_read_as_torch_reads_them(tmp_path, zipped):
+    data = {
+        "kinds": [
+            torch.zeros(2, dtype=d) for d in (torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.bool)
+        ],
+        "view": torch.arange(12.0).view(3, 4)[::2, 1:3],
+        "shared": (base := torch.randn(6))[:3],
+        "same": base,
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+        "empty": torch.zeros(0, 3),
+        "scalar": torch.tensor(2.5),
+        "plain": [1, -(2**40), 2.5, "text", b"bytes", None, True, (1, 2), {"a": 1}],
+        "state": torch.nn.BatchNorm1d(3).state_dict(),
+    }
+    path = save(tmp_path / "x.pt", data, zipped)
+    found, expected = read_torch(path.read_bytes()), torch.load(path, weights_only=True)
+
+    def same(a, b):
+        if isinstance(b, torch.Tensor):
+            assert a.dtype == b.dtype and torch.equal(a, b)
+        elif isinstance(b, dict):
+            assert list(a) == list(b)
+            for key in b:
+                same(a[key], b[key])
+        elif isinstance(b, (list, tuple)):
+            assert type(a) is type(b) and len(a) == len(b)
+            for x, y in zip(a, b):
+                same(x, y)
+        else:
+            assert a == b
+
+    same(found, expected)
