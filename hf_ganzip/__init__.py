@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         UGATITDiscriminator,
         UGATITGenerator,
     )
-    from .pipelines import GANPipeline
+    from .pipelines import GANPipeline, ImageTranslationPipeline
     from .quantization import QuantizeConfig, dequantize_, quantize_, sensitivity, set_compute_
     from .recipes import compress, load_model
 
@@ -42,6 +42,7 @@ _NAMES = {
     "UGATITGenerator": "models",
     "UGATITDiscriminator": "models",
     "GANPipeline": "pipelines",
+    "ImageTranslationPipeline": "pipelines",
     "convert": "checkpoints",
     "load_model": "recipes",
     "compress": "recipes",
@@ -65,6 +66,7 @@ __all__ = [
     "UGATITGenerator",
     "UGATITDiscriminator",
     "GANPipeline",
+    "ImageTranslationPipeline",
     "convert",
     "load_model",
     "compress",

@@ -4,6 +4,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 import hf_ganzip as gz
 from hf_ganzip import cli
 
-from .conftest import run, tiny_generator, tiny_unet
+from .conftest import run, tiny_generator, tiny_ugatit, tiny_unet
 
 
 REAL = "fashion-mnist-test-5000"
@@ -121,6 +122,7 @@ def test_errors_are_one_line_without_traceback(call, folder, tmp_path, arguments
 
 def test_help_of_every_command():
     commands = ["demo", "compress", "sample", "evaluate", "info", "cost", "sensitivity", "study", "metrics install"]
+    commands += ["convert", "translate"]
     for command in ([], *(command.split() for command in commands)):
         code = ["-m", "hf_ganzip.cli", *command, "--help"]
         result = subprocess.run([sys.executable, *code], capture_output=True, text=True, timeout=60)
@@ -170,3 +172,62 @@ def test_cost_says_what_did_not_improve(call, folder, tmp_path):
     call("compress", folder, tmp_path / "small")
     code, out, _ = call("cost", tmp_path / "small", "--reference", folder, "--repeats", "1", "--no-memory")
     assert code == 0 and "smaller on disk" in out and "macs" in out
+
+
+PICKLE = Path(__file__).parent / "golden" / "pickles" / "stylegan2_small_skip.pkl"
+
+
+def test_convert_sample_and_quantize_an_official_checkpoint(call, tmp_path):
+    code, out, _ = call("convert", PICKLE, tmp_path / "model", "--url", "https://example.org/x.pkl")
+    assert code == 0 and "StyleGAN2Generator" in out and "licence: nvidia-source-code-license-nc" in out
+    assert "https://example.org/x.pkl" in (tmp_path / "model" / "README.md").read_text()
+    assert call("sample", tmp_path / "model", tmp_path / "grid.png", "--num-samples", "4")[0] == 0
+    assert size(tmp_path / "grid.png")[0] > 4 * 32
+    assert call("compress", tmp_path / "model", tmp_path / "small", "--bits", "4")[0] == 0
+    code, out, _ = call("convert", PICKLE, tmp_path / "d", "--network", "D", "--license", "cc-by-nc-4.0", "--json")
+    found = json.loads(out)
+    assert found["class"] == "StyleGAN2Discriminator" and found["source"]["license"] == "cc-by-nc-4.0"
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"cos\nsystem\n(S'x'\ntR.", "x.pkl: the pickle asks for os.system"),
+        (b"<html>", "x.pkl: pickle instruction"),
+        (None, "no file or folder"),
+    ],
+)
+def test_convert_refuses_in_one_line(call, tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "x.pkl").write_bytes(content)
+    code, _, err = call("convert", tmp_path / "x.pkl", tmp_path / "out")
+    assert code == 1 and message in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_convert_keeps_what_is_there(call, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("x")
+    code, _, err = call("convert", PICKLE, tmp_path / "out")
+    assert code == 1 and "is not empty" in err
+
+
+def test_translate_a_folder_of_pictures(call, tmp_path):
+    tiny_ugatit().save_pretrained(tmp_path / "model")
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.jpg"):
+        Image.new("RGB", (20, 30), (200, 10, 10)).save(tmp_path / "in" / name)
+    (tmp_path / "in" / "notes.txt").write_text("x")
+    code, out, _ = call("translate", tmp_path / "model", tmp_path / "in", "--output-dir", tmp_path / "out")
+    assert code == 0 and "2 images written" in out
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"a.png", "b.png", "a_heatmap.png", "b_heatmap.png"}
+    assert size(tmp_path / "out" / "a.png") == (16, 16)
+    code, _, err = call("translate", tmp_path / "model", tmp_path / "in" / "notes.txt")
+    assert code == 1 and "no PNG, JPEG or WebP images" in err
+
+
+def test_translate_needs_a_translation_model(call, folder, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    code, _, err = call("translate", folder, tmp_path / "a.png", "--output-dir", tmp_path / "out")
+    assert code == 1 and "needs a UGATITGenerator" in err

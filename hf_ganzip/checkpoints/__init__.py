@@ -58,23 +58,12 @@ def convert(
     """
     path, url = _local(path, revision, url)
     notes: list[str] = []
-    if path.is_dir():
-        name, file = "biggan-deep", _weights_file(path)
-        options = _read_config(path / "config.json")
-        if not biggan_deep.matches_folder(options):
-            raise CheckpointError(
-                f"{path} is no BigGAN-deep folder; a folder of this library is opened by gz.load_model."
-            )
-        if network == "D":
-            raise CheckpointError("BigGAN-deep checkpoints have no discriminator.")
-        model = biggan_deep.convert_biggan_deep(options, _state_dict(read_checkpoint(file)))
-    else:
-        file, data = path, read_checkpoint(path)
-        name = next((name for name, converter in CONVERTERS.items() if converter.matches(data)), None)
-        if name is None:
-            known = ", ".join(CONVERTERS)
-            raise CheckpointError(f"{path.name} holds {_description(data)}; known formats are {known}.")
-        model = CONVERTERS[name].convert(data, network, notes)
+    try:
+        name, file, model = _open(path, network, notes)
+    except RecursionError as error:
+        raise UnsafeCheckpointError(f"{path.name} nests objects too deeply.") from error
+    except CheckpointError as error:
+        raise type(error)(f"{path.name}: {error}") from error
     source = Source(
         format=name,
         file=file.name,
@@ -87,6 +76,24 @@ def convert(
     )
     model.register_to_config(_ganzip_source=source.to_dict())
     return model
+
+
+def _open(path: Path, network: str, notes: list[str]) -> tuple[str, Path, ModelMixin]:
+    """(format, file with the weights, model)."""
+    if path.is_dir():
+        options, file = _read_config(path / "config.json"), _weights_file(path)
+        if not biggan_deep.matches_folder(options):
+            raise CheckpointError(
+                "this is no BigGAN-deep folder; folders of this library are opened by gz.load_model."
+            )
+        if network == "D":
+            raise CheckpointError("BigGAN-deep checkpoints have no discriminator.")
+        return "biggan-deep", file, biggan_deep.convert_biggan_deep(options, _state_dict(read_checkpoint(file)))
+    data = read_checkpoint(path)
+    name = next((name for name, converter in CONVERTERS.items() if converter.matches(data)), None)
+    if name is None:
+        raise CheckpointError(f"it holds {_description(data)}; known formats are {', '.join(CONVERTERS)}.")
+    return name, path, CONVERTERS[name].convert(data, network, notes)
 
 
 def save_converted(model: ModelMixin, folder: str | Path) -> None:
@@ -107,15 +114,10 @@ def read_checkpoint(path: str | Path) -> Any:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     data = path.read_bytes()
-    try:
-        if data[:4] == ZIP_MAGIC:
-            return read_torch(data)
-        found, _ = read_pickle(data)
-        return read_torch(data) if found == LEGACY_MAGIC else found
-    except RecursionError as error:
-        raise UnsafeCheckpointError(f"{path.name} nests objects too deeply.") from error
-    except CheckpointError as error:
-        raise type(error)(f"{path.name}: {error}") from error
+    if data[:4] == ZIP_MAGIC:
+        return read_torch(data)
+    found, _ = read_pickle(data)
+    return read_torch(data) if found == LEGACY_MAGIC else found
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -125,7 +127,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         return load_file(path)
     except (SafetensorError, ValueError, OSError) as error:
-        raise DamagedCheckpointError(f"{path.name}: {error}.") from error
+        raise DamagedCheckpointError(f"{error}.") from error
 
 
 def _local(path: str | Path, revision: str | None, url: str) -> tuple[Path, str]:
@@ -146,18 +148,18 @@ def _weights_file(folder: Path) -> Path:
     for name in _WEIGHTS:
         if (folder / name).is_file():
             return folder / name
-    raise CheckpointError(f"{folder} has none of {', '.join(_WEIGHTS)}.")
+    raise CheckpointError(f"the folder has none of {', '.join(_WEIGHTS)}.")
 
 
 def _read_config(path: Path) -> Any:
     if not path.is_file():
-        raise CheckpointError(f"{path.parent} has no config.json.")
+        raise CheckpointError("the folder has no config.json.")
     if path.stat().st_size > _MAX_CONFIG:
-        raise UnsafeCheckpointError(f"{path} has {path.stat().st_size:,} bytes; allowed are {_MAX_CONFIG:,}.")
+        raise UnsafeCheckpointError(f"{path.name} has {path.stat().st_size:,} bytes; allowed are {_MAX_CONFIG:,}.")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise DamagedCheckpointError(f"{path} is no JSON: {error}.") from error
+        raise DamagedCheckpointError(f"{path.name} is no JSON: {error}.") from error
 
 
 def _state_dict(data: Any) -> dict[str, Any]:

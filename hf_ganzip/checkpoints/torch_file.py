@@ -73,7 +73,7 @@ def _read_zip(data: memoryview | bytes) -> Any:
                 return found[key]
 
             return read_pickle(archive.read(root + "data.pkl"), persistent=persistent)[0]
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError, UnicodeError) as error:
         raise DamagedCheckpointError(f"the zip archive is damaged: {error}.") from error
 
 

@@ -343,13 +343,23 @@ class StyleGAN3Generator(GeneratorMixin, ModelMixin, ConfigMixin):
         """Number of style inputs of the synthesis network."""
         return self.synthesis.num_ws
 
-    def synthesize(self, ws: Tensor, *, update_magnitude: bool = False) -> Tensor:
+    def synthesize(
+        self,
+        ws: Tensor,
+        *,
+        noise_mode: str = "random",
+        generator: RandomSource = None,
+        update_magnitude: bool = False,
+    ) -> Tensor:
         """Styles ws (B, num_ws, w_dim) to float32 images (B, C, H, W).
 
         Args:
             ws: Styles.
+            noise_mode: Not used: the network has no noise inputs.
+            generator: Not used.
             update_magnitude: Move the running input magnitudes, as the discriminator phase of training does.
         """
+        check_noise_mode(noise_mode)
         dtype = getattr(self.synthesis, self.synthesis.layer_names[0]).bias.dtype
         if torch.is_autocast_enabled(ws.device.type):
             dtype = torch.get_autocast_dtype(ws.device.type)
@@ -380,7 +390,6 @@ class StyleGAN3Generator(GeneratorMixin, ModelMixin, ConfigMixin):
         Returns:
             ``.sample`` float32 (B, C, H, W), about [-1, 1].
         """
-        check_noise_mode(noise_mode)
         ws = self.mapping(z, class_labels, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
-        image = self.synthesize(ws)
+        image = self.synthesize(ws, noise_mode=noise_mode)
         return GeneratorOutput(sample=image) if return_dict else (image,)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sampling pipelines."""
+"""diffusers pipelines for models of this library."""
 
 from .gan import GANPipeline
+from .translation import ImageTranslationPipeline
 
 
-__all__ = ["GANPipeline"]
+__all__ = ["GANPipeline", "ImageTranslationPipeline"]

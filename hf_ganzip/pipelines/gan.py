@@ -3,24 +3,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
-from diffusers import DiffusionPipeline, ModelMixin
+from diffusers import ModelMixin
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
-from huggingface_hub import snapshot_download
+from torch import Tensor
+
+from ..models.class_labels import one_hot_labels
+from ..models.generator import RandomSource
+from .base import LocalPipeline, check_output_type
 
 
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-_HUB_OPTIONS = ("revision", "cache_dir", "token", "force_download", "local_files_only")
-
-
-class GANPipeline(DiffusionPipeline):
+class GANPipeline(LocalPipeline):
     """Images from latents.
 
     Args:
-        generator: A generator with ``generator(z, class_labels, truncation_psi=, noise_mode=, generator=)``.
+        generator: A generator of this library.
+        class_names: Names of the classes, by which they can then be asked for.
 
     Example:
         >>> from hf_ganzip import StyleGAN2Generator
@@ -32,34 +31,28 @@ class GANPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "generator"
 
-    def __init__(self, generator: ModelMixin):
+    def __init__(self, generator: ModelMixin, class_names: list[str] | None = None):
         super().__init__()
         self.register_modules(generator=generator)
+        classes = generator.config.num_classes
+        if class_names is not None and len(class_names) != classes:
+            raise ValueError(f"class_names has {len(class_names)} entries; the generator has {classes} classes.")
+        self.register_to_config(class_names=class_names)
         self.image_processor = VaeImageProcessor(vae_scale_factor=1)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """Load from a folder or the Hub.
-
-        diffusers finds classes of other libraries only in local folders, so a Hub id is downloaded first.
-        """
-        path = Path(pretrained_model_name_or_path)
-        if not path.is_dir():
-            options = {name: kwargs.pop(name) for name in _HUB_OPTIONS if name in kwargs}
-            patterns = ["*.json", "*.safetensors", "*.md"]
-            path = snapshot_download(str(pretrained_model_name_or_path), allow_patterns=patterns, **options)
-        return super().from_pretrained(path, **kwargs)
 
     @torch.no_grad()
     def __call__(
         self,
         batch_size: int = 1,
-        class_labels: int | list[int] | torch.Tensor | None = None,
+        class_labels: int | str | list[int] | list[str] | Tensor | None = None,
         *,
         truncation_psi: float = 1.0,
+        truncation_cutoff: int | None = None,
         noise_mode: str = "random",
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        latents: torch.Tensor | None = None,
+        generator: RandomSource = None,
+        latents: Tensor | None = None,
+        mixing_latents: Tensor | None = None,
+        mixing_cutoff: int | None = None,
         max_batch_size: int = 64,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -68,47 +61,162 @@ class GANPipeline(DiffusionPipeline):
 
         Args:
             batch_size: Number of images (ignored with ``latents``).
-            class_labels: One id for all, ids (batch_size,), or None; conditional models then cycle through the classes.
+            class_labels: One id or name for all, one per image, or rows (batch_size, num_classes); None: conditional models cycle
+                through the classes.
             truncation_psi: 1 = no truncation.
+            truncation_cutoff: StyleGANs: number of leading styles that are truncated; None means all.
             noise_mode: "random", "const" or "none".
             generator: Random source; a list of one per image makes each image independent of the others.
             latents: z (B, z_dim) to use instead of random ones.
+            mixing_latents: StyleGANs: z (B, z_dim) whose styles replace those of ``latents`` from ``mixing_cutoff`` on.
+            mixing_cutoff: First style that is replaced, 1 to num_ws - 1; None: half of them.
             max_batch_size: Images per forward pass.
             output_type: "pil", "np" (B, H, W, C) in [0, 1], "pt" (B, C, H, W) in [0, 1] or "latent" (B, C, H, W) about [-1, 1].
             return_dict: False returns a plain tuple.
 
         Raises:
-            ValueError: Unknown ``output_type``, or labels or generators that do not fit the number of images.
+            ValueError: Unknown ``output_type`` or class, or labels, latents or generators that do not fit the number of images.
         """
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type is {output_type!r}; allowed are {', '.join(OUTPUT_TYPES)}.")
+        check_output_type(output_type)
         model, device = self.generator, self._execution_device
         if latents is None:
             latents = model.draw_latents(batch_size, generator, device, truncation_psi)
         labels = self._labels(class_labels, len(latents), device)
+        truncation = {"truncation_psi": truncation_psi}
+        if hasattr(model, "mapping"):
+            truncation["truncation_cutoff"] = truncation_cutoff
+        if mixing_latents is not None:
+            mixing_cutoff = self._check_mixing(mixing_latents, len(latents), mixing_cutoff)
         images = []
         for start in self.progress_bar(range(0, len(latents), max_batch_size)):
             part = slice(start, start + max_batch_size)
-            sample = model(
-                latents[part].to(device),
-                None if labels is None else labels[part],
-                truncation_psi=truncation_psi,
-                noise_mode=noise_mode,
-                generator=generator[part] if isinstance(generator, list) else generator,
-            ).sample
+            noise = {"noise_mode": noise_mode}
+            noise["generator"] = generator[part] if isinstance(generator, list) else generator
+            chosen = None if labels is None else labels[part]
+            if mixing_latents is None:
+                sample = model(latents[part].to(device), chosen, **truncation, **noise).sample
+            else:
+                ws, other = (
+                    model.mapping(z[part].to(device), chosen, **truncation) for z in (latents, mixing_latents)
+                )
+                sample = model.synthesize(torch.cat([ws[:, :mixing_cutoff], other[:, mixing_cutoff:]], dim=1), **noise)
             images.append(sample.float())
-        self.maybe_free_model_hooks()
-        result = torch.cat(images)
-        if output_type != "latent":
-            result = self.image_processor.postprocess(result, output_type=output_type)
-        return ImagePipelineOutput(images=result) if return_dict else (result,)
+        return self._output(torch.cat(images), output_type, return_dict)
 
-    def _labels(self, class_labels, count: int, device) -> torch.Tensor | None:
+    @torch.no_grad()
+    def interpolate(
+        self,
+        num_keyframes: int = 4,
+        steps: int = 16,
+        class_labels: int | str | list[int] | list[str] | Tensor | None = None,
+        *,
+        truncation_psi: float = 1.0,
+        generator: RandomSource = None,
+        latents: Tensor | None = None,
+        loop: bool = True,
+        max_batch_size: int = 64,
+        output_type: str = "pil",
+    ):
+        """Frames of a walk from sample to sample, for ``diffusers.utils.export_to_gif`` or ``export_to_video``.
+
+        StyleGANs walk in straight lines between styles, others on great circles between latents and, if they embed classes
+        linearly, in straight lines between classes.
+
+        Args:
+            num_keyframes: Number of samples (ignored with ``latents``).
+            steps: Frames from one sample to the next.
+            class_labels: Of the samples, as in :meth:`__call__`.
+            truncation_psi: 1 = no truncation.
+            generator: Random source.
+            latents: z (K, z_dim) of the samples.
+            loop: Return to the first.
+            max_batch_size: Images per forward pass.
+            output_type: As in :meth:`__call__`.
+
+        Returns:
+            Frames: ``steps`` for each step from sample to sample.
+
+        Raises:
+            ValueError: Fewer than two samples or one step.
+        """
+        check_output_type(output_type)
+        model, device = self.generator, self._execution_device
+        if latents is None:
+            latents = model.draw_latents(num_keyframes, generator, device, truncation_psi)
+        if len(latents) < 2 or steps < 1:
+            raise ValueError(
+                f"interpolate: {len(latents)} samples, {steps} steps; allowed are 2 and more, 1 and more."
+            )
+        labels = self._labels(class_labels, len(latents), device)
+        if loop:
+            latents = torch.cat([latents, latents[:1]])
+            labels = None if labels is None else torch.cat([labels, labels[:1]])
+        share = torch.arange(steps * (len(latents) - 1), device=device) / steps
+        first, t = share.long(), (share % 1)[:, None]
+        if hasattr(model, "mapping"):
+            ws = model.mapping(latents.to(device), labels, truncation_psi=truncation_psi)
+            points = [ws[first].lerp(ws[first + 1], t[:, :, None])]
+        else:
+            points = [_on_great_circle(latents[first].to(device), latents[first + 1].to(device), t)]
+            if labels is not None:
+                rows = one_hot_labels(labels, model.config.num_classes, len(latents), torch.float32)
+                points.append(rows[first].lerp(rows[first + 1], t))
+        frames = []
+        for start in self.progress_bar(range(0, len(share), max_batch_size)):
+            chunk = [point[start : start + max_batch_size] for point in points]
+            if hasattr(model, "mapping"):
+                frames.append(model.synthesize(*chunk, noise_mode="const").float())
+            else:
+                frames.append(model(*chunk, truncation_psi=truncation_psi, noise_mode="const").sample.float())
+        return self._output(torch.cat(frames), output_type, return_dict=True).images
+
+    def _output(self, images: Tensor, output_type: str, return_dict: bool):
+        self.maybe_free_model_hooks()
+        if output_type != "latent":
+            images = self.image_processor.postprocess(images, output_type=output_type)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _check_mixing(self, mixing_latents: Tensor, count: int, cutoff: int | None) -> int:
+        if not hasattr(self.generator, "mapping"):
+            raise ValueError(f"{type(self.generator).__name__} has no styles to mix; StyleGANs have.")
+        if len(mixing_latents) != count:
+            raise ValueError(f"mixing_latents has {len(mixing_latents)} rows for {count} images.")
+        styles = self.generator.num_ws
+        cutoff = styles // 2 if cutoff is None else cutoff
+        if not 0 < cutoff < styles:
+            raise ValueError(f"mixing_cutoff is {cutoff}; allowed are 1 to {styles - 1}.")
+        return cutoff
+
+    def _labels(self, class_labels, count: int, device) -> Tensor | None:
         classes = self.generator.config.num_classes
         if class_labels is None:
             return torch.arange(count, device=device) % classes if classes else None
+        single = isinstance(class_labels, (int, str))
+        if single or isinstance(class_labels, (list, tuple)):
+            class_labels = [self._class_id(label) for label in ([class_labels] if single else class_labels)]
         labels = torch.as_tensor(class_labels, device=device)
-        labels = labels.expand(count) if labels.ndim == 0 else labels
+        labels = labels.expand(count) if single or labels.ndim == 0 else labels
         if len(labels) != count:
             raise ValueError(f"class_labels has {len(labels)} entries for {count} images; give one id or {count}.")
+        if labels.ndim == 1 and classes and not bool(((labels >= 0) & (labels < classes)).all()):
+            raise ValueError(f"class_labels has ids outside 0 to {classes - 1}: {labels.tolist()[:10]}.")
         return labels
+
+    def _class_id(self, label: int | str) -> int:
+        if not isinstance(label, str):
+            return label
+        names = self.config.class_names or []
+        if label not in names:
+            known = ", ".join(map(repr, names[:20])) or "none, since the pipeline was made without class_names"
+            raise ValueError(f"there is no class {label!r}; known names: {known}.")
+        return list(names).index(label)
+
+
+def _on_great_circle(first: Tensor, second: Tensor, t: Tensor) -> Tensor:
+    """Spherical interpolation of latents (N, z_dim) with t (N, 1); keeps the lengths that normal latents have."""
+    cosine = (first * second).sum(dim=1, keepdim=True) / (
+        first.norm(dim=1, keepdim=True) * second.norm(dim=1, keepdim=True)
+    )
+    angle = cosine.clamp(-1, 1).acos()
+    curved = (((1 - t) * angle).sin() * first + (t * angle).sin() * second) / angle.sin()
+    return torch.where(angle.sin().abs() < 1e-4, first.lerp(second, t), curved)

@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m hf_ganzip.cli``."""
+
+from . import main
+
+
+if __name__ == "__main__":
+    main()

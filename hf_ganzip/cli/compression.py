@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands that compress and say what it cost: compress, cost, sensitivity, study."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .shared import Json, Model, Seed, app, folder_of, open_model, parse_options, print_json, refuse_full
+
+
+@app.command()
+def compress(
+    model: Model,
+    output_dir: Annotated[Path, typer.Argument(help="Folder for the compressed model.")],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="linear (Q), monte_carlo (P+Q), outlier_splitting (S+Q), aciq (C+Q), mse_clip, codebook, gptq or latent_distill."
+        ),
+    ] = "aciq",
+    bits: Annotated[int, typer.Option(help="2 to 8.")] = 4,
+    mean_bits: Annotated[
+        float | None,
+        typer.Option(help="Measure the layers first and give each its own bits, with this mean (scales included)."),
+    ] = None,
+    granularity: Annotated[str, typer.Option(help="One scale per tensor, channel or group.")] = "tensor",
+    group_size: Annotated[int, typer.Option(help="Weights per scale, for granularity group.")] = 128,
+    scale_dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="Option of the method, NAME=VALUE (JSON); repeatable. For example steps=300."),
+    ] = None,
+    skip: Annotated[list[str] | None, typer.Option(help="Pattern of layers to leave alone; repeatable.")] = None,
+    last_block: Annotated[bool, typer.Option("--last-block", help="Quantize the last block too.")] = False,
+    requantize: Annotated[
+        bool, typer.Option("--requantize", help="Accept a model that is already quantized.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Quantize a model and save it; plain from_pretrained restores it once hf_ganzip is imported."""
+    from ..recipes import compress as run
+
+    recipe = {"step": "quantize", "method": method, "bits": bits, "granularity": granularity}
+    recipe |= {"group_size": group_size, "scale_dtype": scale_dtype, "method_options": parse_options(option or ())}
+    recipe |= {"skip": tuple(skip or ()), "skip_last_block": not last_block, "requantize": requantize}
+    refuse_full(output_dir)
+    opened = open_model(model)
+    if mean_bits is not None:
+        from ..quantization import QuantizeConfig
+        from ..quantization import sensitivity as measure
+
+        config = QuantizeConfig(**{name: value for name, value in recipe.items() if name != "step"})
+        recipe["overrides"] = measure(opened, range(2, 9), config=config).allocate(mean_bits=mean_bits)
+    compressed, (report,) = run(opened, [recipe])
+    compressed.save_pretrained(output_dir)
+    if as_json:
+        return print_json(report.to_dict())
+    print(report)
+    print(f"saved to {output_dir}")
+
+
+@app.command()
+def cost(
+    model: Model,
+    reference: Annotated[
+        str | None, typer.Option(help="Model to compare with: folder, Hub id or bundled name.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed forward passes of each.")] = 7,
+    memory: Annotated[bool, typer.Option(help="Also measure the peak memory, in fresh processes.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Measure parameters, MACs, bytes on disk, peak memory and latency on this machine."""
+    from ..evaluation.cost import measure_cost
+
+    other = None if reference is None else open_model(reference)
+    report = measure_cost(open_model(model), other, repeats=repeats, memory=memory)
+    print_json(report.to_dict()) if as_json else print(report)
+
+
+@app.command()
+def sensitivity(
+    model: Model,
+    bits: Annotated[list[int] | None, typer.Option(help="Bits to try; repeatable; default 2 3 4 6 8.")] = None,
+    method: Annotated[
+        str, typer.Option(help="Method; calibrated ones are measured by what they start from.")
+    ] = "codebook",
+    granularity: Annotated[str, typer.Option(help="tensor, channel or group.")] = "channel",
+    mean_bits: Annotated[
+        float | None,
+        typer.Option(help="Also propose bits for every layer within this mean of stored bits per weight."),
+    ] = None,
+    num_samples: Annotated[int, typer.Option(min=1, help="Samples in the comparison.")] = 32,
+    plot: Annotated[Path | None, typer.Option(help="PNG file for a picture.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Quantize one layer at a time and measure how far the output moves, without data."""
+    from ..quantization import QuantizeConfig
+    from ..quantization import sensitivity as run
+
+    config = QuantizeConfig(method=method, granularity=granularity)
+    report = run(open_model(model), tuple(bits or (2, 3, 4, 6, 8)), config=config, num_samples=num_samples)
+    overrides = report.allocate(mean_bits=mean_bits) if mean_bits is not None else None
+    if plot is not None:
+        from ..plotting import save_sensitivity_plot
+
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        save_sensitivity_plot(report, plot)
+    if as_json:
+        return print_json(report.to_dict() | {"overrides": overrides})
+    print(report)
+    if overrides is not None:
+        print(f"overrides for a mean of {mean_bits} bits:")
+        print(json.dumps(overrides, indent=1))
+
+
+@app.command()
+def study(
+    model: Model,
+    reference: Annotated[str, typer.Option(help="Real images: bundled name, folder, parquet, .npy, datasets id.")],
+    output_dir: Annotated[
+        Path, typer.Option(help="Report, figures and pieces; a study that was stopped goes on here.")
+    ] = Path("study_output"),
+    method: Annotated[list[str] | None, typer.Option(help="Method; repeatable; default: all.")] = None,
+    bits: Annotated[list[int] | None, typer.Option(help="Bits; repeatable; default 6 5 4 3 2.")] = None,
+    num_samples: Annotated[int, typer.Option(min=2, help="Generated images per draw.")] = 5000,
+    draws: Annotated[int, typer.Option(min=1, help="Repetitions with other latents and hyperplanes.")] = 3,
+    seed: Seed = 0,
+    k: Annotated[int, typer.Option(min=1, help="Neighbour that sets the radius.")] = 3,
+    extractor: Annotated[
+        str, typer.Option(help="fashion_mnist, vgg16, inception_v3, dinov2, clip, or NAME:WEIGHTS.")
+    ] = "fashion_mnist",
+    option: Annotated[
+        list[str] | None, typer.Option(help="Option of a method, METHOD.NAME=VALUE; repeatable.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compress by many methods at many bits, measure each, and write a report with tables and figures."""
+    from ..evaluation.compression_study import StudyConfig, run_study
+    from ..evaluation.study_report import write_report
+
+    method_options: dict[str, dict[str, Any]] = {}
+    for name, value in parse_options(option or ()).items():
+        owner, _, setting = name.partition(".")
+        method_options.setdefault(owner, {})[setting] = value
+    chosen = {"methods": tuple(method) if method else None, "bits": tuple(bits) if bits else None}
+    config = StudyConfig(
+        **{name: value for name, value in chosen.items() if value is not None},
+        num_samples=num_samples,
+        draws=draws,
+        seed=seed,
+        k=k,
+        extractor=extractor,
+        method_options=method_options,
+    )
+    result = run_study(folder_of(model), reference, output_dir, config)
+    file = write_report(result, output_dir)
+    print_json(result) if as_json else print(f"{file}\n{file.read_text(encoding='utf-8')}")

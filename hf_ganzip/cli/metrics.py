@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands that measure images: evaluate, metrics."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .shared import Json, Seed, app, print_json
+
+
+@app.command()
+def evaluate(
+    real: Annotated[
+        str,
+        typer.Argument(
+            help="Real images or features: bundled name, folder, parquet, .npy, .safetensors, datasets id."
+        ),
+    ],
+    generated: Annotated[
+        str, typer.Argument(help="The same of generated ones, or a model: folder, bundled name, model:HUB_ID.")
+    ],
+    metrics: Annotated[list[str] | None, typer.Option(help="Metric name; repeatable.")] = None,
+    extractor: Annotated[
+        str, typer.Option(help="fashion_mnist, vgg16, inception_v3, dinov2, clip, or NAME:WEIGHTS.")
+    ] = ("fashion_mnist"),
+    num_samples: Annotated[int, typer.Option(min=2, help="Images that a model is asked for.")] = 5000,
+    seed: Seed = 0,
+    truncation_psi: Annotated[float, typer.Option(help="Of a model; 1 = no truncation.")] = 1.0,
+    k: Annotated[int | None, typer.Option(help="Neighbour that sets the radius; default: 3, density 5.")] = None,
+    num_hyperplanes: Annotated[int | None, typer.Option(help="LSH; default: floor(log2(real + generated)).")] = None,
+    draws: Annotated[int | None, typer.Option(help="LSH; default 10.")] = None,
+    cache: Annotated[bool, typer.Option(help="Keep features of images on disk (HF_GANZIP_CACHE).")] = True,
+    as_json: Json = False,
+) -> None:
+    """Compare generated images, features or a generator with real ones."""
+    from ..evaluation.cache import FeatureCache
+    from ..evaluation.evaluate import DEFAULT_METRICS
+    from ..evaluation.evaluate import evaluate as run
+
+    chosen = {"k": k, "num_hyperplanes": num_hyperplanes, "draws": draws}
+    options = {name: value for name, value in chosen.items() if value is not None} | {"truncation_psi": truncation_psi}
+    report = run(
+        generated,
+        real,
+        metrics=tuple(metrics or DEFAULT_METRICS),
+        num_samples=num_samples,
+        seed=seed,
+        extractor=extractor,
+        options=options | {"cache": FeatureCache() if cache else None},
+    )
+    print_json(report.to_dict()) if as_json else print(report)
+
+
+metrics_app = typer.Typer(
+    help="The metrics of this package as modules of the `evaluate` library.", no_args_is_help=True
+)
+app.add_typer(metrics_app, name="metrics")
+
+
+@metrics_app.command()
+def install(as_json: Json = False) -> None:
+    """Make evaluate.load("lsh_precision_recall") and the others work by their bare names, from any folder, offline too."""
+    from ..evaluation.install_metrics import install_metrics
+
+    installed = {name: str(folder) for name, folder in install_metrics().items()}
+    if as_json:
+        return print_json(installed)
+    for name, folder in installed.items():
+        print(f'evaluate.load("{name}")  {folder}')
+
+
+@metrics_app.command("list")
+def list_metrics(as_json: Json = False) -> None:
+    """List the modules and their folders, each of which evaluate.load takes as it is."""
+    from ..evaluation.install_metrics import metric_folders
+
+    folders = {name: str(folder) for name, folder in metric_folders().items()}
+    if as_json:
+        return print_json(folders)
+    for name, folder in folders.items():
+        print(f"{name}  {folder}")

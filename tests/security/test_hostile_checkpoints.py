@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""No checkpoint runs code or takes memory that its bytes do not justify; each bad one ends in one clear error."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hf_ganzip as gz
+from hf_ganzip.checkpoints.pickle_reader import _HANDLERS
+
+from . import hostile
+
+
+ROOT = Path(__file__).parents[2]
+BOUND = 256 << 20  # bytes of address space beyond what the process has before
+
+# One process opens all files with its address space limited; an allocation beyond the bound ends in MemoryError there.
+READER = """
+import json, resource, sys, time
+from pathlib import Path
+import torch
+import hf_ganzip as gz
+from hf_ganzip.checkpoints import CheckpointError
+gz.convert(sys.argv[3])  # everything that is imported lazily
+torch.set_num_threads(1)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]), -1))
+results = {}
+for path in json.loads(sys.stdin.read()):
+    start = time.perf_counter()
+    try:
+        gz.convert(path)
+        results[path] = ["no error", "", 0]
+    except Exception as error:
+        known = isinstance(error, CheckpointError)
+        results[path] = ["refused" if known else type(error).__name__, str(error), time.perf_counter() - start]
+print(json.dumps(results))
+"""
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hostile")
+    paths = [str(path) for path in hostile.write(folder)]
+    good = str(hostile.GOLDEN / "pickles" / "stylegan3_t.pkl")
+    done = subprocess.run(
+        [sys.executable, "-c", READER, str(folder), str(BOUND), good],
+        input=json.dumps(paths),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, json.loads(done.stdout.splitlines()[-1])
+
+
+def test_there_are_many(results):
+    assert len(results[1]) >= 100
+
+
+def test_each_is_refused_with_one_clear_error(results):
+    wrong = {Path(path).name: result for path, result in results[1].items() if result[0] != "refused"}
+    assert not wrong
+    for path, (_, message, _) in results[1].items():
+        assert message.startswith(Path(path).name)
+        assert len(message) < 1500 and "Traceback" not in message
+
+
+def test_none_executes(results):
+    folder, _ = results
+    assert not (folder / "CANARY").exists()
+
+
+def test_the_canary_sings_when_a_pickle_is_loaded_carelessly(tmp_path):
+    """The files are what they claim: Python's own reader runs them."""
+    canary = tmp_path / "CANARY"
+    for name in ("os_system.pkl", "protocol0_os_system.pkl", "nested_reduce.pkl", "open.pkl", "subprocess.pkl"):
+        data = hostile.executors(canary)[name]
+        code = f"import pickle; pickle.loads({data!r})"
+        subprocess.run([sys.executable, "-c", code], capture_output=True)
+        assert canary.exists(), name
+        canary.unlink()
+
+
+def test_none_takes_long(results):
+    assert max(seconds for _, _, seconds in results[1].values()) < 20
+
+
+def test_refusals_name_what_was_asked_for(results):
+    messages = {Path(path).name: message for path, (_, message, _) in results[1].items()}
+    for file, name in (
+        ("os_system.pkl", "os.system"),
+        ("eval.pkl", "builtins.eval"),
+        ("getattr_chain.pkl", "builtins.getattr"),
+        ("torch_load.pkl", "torch.load"),
+        ("zip_os_system.pt", "os.system"),
+        ("zip_bomb.pt", "compressed"),
+        ("zip_path_traversal.pt", "leaves the archive's folder"),
+    ):
+        assert name in messages[file]
+
+
+def test_the_reader_neither_imports_nor_calls():
+    """The stack machine has no handler for instructions that construct objects by class, and its module imports nothing dynamic."""
+    assert not {ord("i"), ord("o"), 0x82, 0x83, 0x84} & set(_HANDLERS)
+    source = (ROOT / "hf_ganzip" / "checkpoints" / "pickle_reader.py").read_text()
+    for word in ("importlib", "__import__", "getattr(", "eval(", "exec(", "import pickle"):
+        assert word not in source
+
+
+def test_embedded_source_is_ignored():
+    """The official pickles of the reference vectors carry source that raises when executed."""
+    data = (hostile.GOLDEN / "pickles" / "stylegan2_small_skip.pkl").read_bytes()
+    assert b"source code inside a checkpoint was executed" in data
+    assert gz.convert(hostile.GOLDEN / "pickles" / "stylegan2_small_skip.pkl")
+
+
+@pytest.mark.parametrize("file", ["stylegan3_t.pkl", "stylegan2_small_skip.tf.pkl"])
+def test_a_good_file_with_one_wrong_byte_never_crashes(tmp_path, file):
+    """Every outcome is a model or a CheckpointError."""
+    data = (hostile.GOLDEN / "pickles" / file).read_bytes()
+    path = tmp_path / "x.pkl"
+    outcomes = set()
+    for position in range(7, len(data), len(data) // 150):
+        changed = bytearray(data)
+        changed[position] ^= 0x41
+        path.write_bytes(changed)
+        try:
+            outcomes.add(type(gz.convert(path)).__name__)
+        except gz.checkpoints.CheckpointError as error:
+            outcomes.add(type(error).__name__)
+    assert outcomes <= {
+        *("StyleGAN3Generator", "StyleGAN2Generator"),
+        *("CheckpointError", "DamagedCheckpointError", "UnsafeCheckpointError"),
+    }
+    assert len(outcomes) > 1
+
+
+def test_lying_model_folders_of_our_own_are_refused(tmp_path):
+    """config.json and safetensors of a saved model that contradict each other."""
+    from ..conftest import tiny_biggan
+
+    tiny_biggan().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for change in ({"channels": [16, 16, 16]}, {"z_dim": 24}, {"_class_name": "os.system"}, {"num_classes": -1}):
+        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises((ValueError, RuntimeError)):
+            gz.load_model(tmp_path)
