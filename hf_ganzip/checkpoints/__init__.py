@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import mmap
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,7 +16,7 @@ from diffusers import ModelMixin
 
 from . import biggan, biggan_deep, rosinality, stylegan_tensorflow, stylegan_torch, ugatit
 from .errors import CheckpointError, DamagedCheckpointError, UnsafeCheckpointError
-from .source import Source, card, sha256_of
+from .source import Source, card
 from .torch_file import LEGACY_MAGIC, ZIP_MAGIC, read_pickle, read_torch
 
 
@@ -59,7 +62,12 @@ def convert(
     path, url = _local(path, revision, url)
     notes: list[str] = []
     try:
-        name, file, model = _open(path, network, notes)
+        file = _weights_file(path) if path.is_dir() else path
+        with ThreadPoolExecutor(1) as second:
+            data = _read_bytes(file)
+            digest = second.submit(lambda: hashlib.sha256(data).hexdigest())  # while the rest goes on
+            name, model = _open(path, _parse(file, data), network, notes)
+            sha256 = digest.result()
     except RecursionError as error:
         raise UnsafeCheckpointError(f"{path.name} nests objects too deeply.") from error
     except CheckpointError as error:
@@ -67,7 +75,7 @@ def convert(
     source = Source(
         format=name,
         file=file.name,
-        sha256=sha256_of(file),
+        sha256=sha256,
         network=network,
         url=url,
         license=license or CONVERTERS[name].LICENSE,
@@ -78,22 +86,21 @@ def convert(
     return model
 
 
-def _open(path: Path, network: str, notes: list[str]) -> tuple[str, Path, ModelMixin]:
-    """(format, file with the weights, model)."""
+def _open(path: Path, data: Any, network: str, notes: list[str]) -> tuple[str, ModelMixin]:
+    """(format, model)."""
     if path.is_dir():
-        options, file = _read_config(path / "config.json"), _weights_file(path)
+        options = _read_config(path / "config.json")
         if not biggan_deep.matches_folder(options):
             raise CheckpointError(
                 "this is no BigGAN-deep folder; folders of this library are opened by gz.load_model."
             )
         if network == "D":
             raise CheckpointError("BigGAN-deep checkpoints have no discriminator.")
-        return "biggan-deep", file, biggan_deep.convert_biggan_deep(options, _state_dict(read_checkpoint(file)))
-    data = read_checkpoint(path)
+        return "biggan-deep", biggan_deep.convert_biggan_deep(options, _state_dict(data))
     name = next((name for name, converter in CONVERTERS.items() if converter.matches(data)), None)
     if name is None:
         raise CheckpointError(f"it holds {_description(data)}; known formats are {', '.join(CONVERTERS)}.")
-    return name, path, CONVERTERS[name].convert(data, network, notes)
+    return name, CONVERTERS[name].convert(data, network, notes)
 
 
 def save_converted(model: ModelMixin, folder: str | Path) -> None:
@@ -110,24 +117,30 @@ def read_checkpoint(path: str | Path) -> Any:
         UnsafeCheckpointError: It asks for anything but tensors and plain data.
         DamagedCheckpointError: It is truncated or contradictory.
     """
-    path = Path(path)
+    return _parse(Path(path), _read_bytes(Path(path)))
+
+
+def _read_bytes(path: Path) -> memoryview:
+    """The file, mapped privately: tensors may lie in it, and nothing is written back."""
+    if not path.stat().st_size:
+        return memoryview(b"")
+    with open(path, "rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+
+
+def _parse(path: Path, data: memoryview) -> Any:
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    data = path.read_bytes()
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        try:
+            return load(bytes(data))
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise DamagedCheckpointError(f"{error!r}.") from error
     if data[:4] == ZIP_MAGIC:
         return read_torch(data)
     found, _ = read_pickle(data)
     return read_torch(data) if found == LEGACY_MAGIC else found
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, ValueError, OSError) as error:
-        raise DamagedCheckpointError(f"{error}.") from error
 
 
 def _local(path: str | Path, revision: str | None, url: str) -> tuple[Path, str]:

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..alignment import align_
 from .errors import DamagedCheckpointError
 from .pickle_reader import Instance
 
@@ -18,8 +17,16 @@ MAX_DEPTH = 32
 MAX_BLOCKS = 64
 
 
-def build_model(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Instance of ``cls`` in eval mode that holds exactly ``tensors`` (as float32); nothing else is allocated.
+def build_model(
+    cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], fill: Callable[[str], Tensor | None] | None = None
+) -> nn.Module:
+    """Instance of ``cls`` in eval mode that holds copies of exactly ``tensors`` (as float32); nothing else is allocated.
+
+    Args:
+        cls: Model class.
+        config: Its options.
+        tensors: State dict.
+        fill: Name of a missing tensor -> its value, or None; for constants that a format leaves out.
 
     Raises:
         DamagedCheckpointError: A wrong config, or names or shapes that do not fit it; all of them named.
@@ -30,6 +37,9 @@ def build_model(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -
     except (ValueError, TypeError, ZeroDivisionError, OverflowError, RuntimeError) as error:
         raise DamagedCheckpointError(f"the checkpoint describes no {cls.__name__}: {error}") from error
     expected = model.state_dict()
+    if fill is not None:
+        missing = {name: fill(name) for name in expected if name not in tensors}
+        tensors = {**tensors, **{name: value for name, value in missing.items() if value is not None}}
     problems = [f"{name} is missing" for name in expected if name not in tensors]
     problems += [f"{name} is not expected" for name in tensors if name not in expected]
     problems += [
@@ -40,11 +50,11 @@ def build_model(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -
     if problems:
         more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise DamagedCheckpointError(f"the tensors do not fit a {cls.__name__}: {'; '.join(problems[:8])}{more}.")
-    values = {name: tensors[name].detach().to(torch.float32).contiguous() for name in expected}
+    plain = torch.contiguous_format
+    values = {name: tensors[name].detach().to(torch.float32, copy=True, memory_format=plain) for name in expected}
     model.load_state_dict(values, assign=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-    align_(model)
     return model.eval()
 
 

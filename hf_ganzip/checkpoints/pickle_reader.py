@@ -3,7 +3,7 @@
 
 Pickle is a program for a small stack machine. This one has no instruction that imports or calls: names stay names, and a
 "call" of one of the few names in :mod:`.rebuild` builds a number array or a container. Every other name is refused when it
-is read. Memory: a file of n bytes makes at most ``MAX_OPCODES`` small objects and byte strings of n bytes in all.
+is read. Memory: a file of n bytes makes at most ``MAX_OPCODES`` small objects and byte strings of n bytes in all; long ones are views of the file.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from .errors import DamagedCheckpointError, UnsafeCheckpointError
 
 MAX_OPCODES = 2_000_000
 _MAX_INT_BYTES = 64
+_SMALL = 1024  # bytes
 _NEAR = 64  # memo entries between an array and its state
 
 
@@ -114,6 +115,11 @@ class PickleReader:
         view = self.data[self.offset : end]
         self.offset = end
         return view
+
+    def _bytes(self, count: int) -> bytes | memoryview:
+        """Small ones copied, large ones (numbers of tensors) as they lie in the file."""
+        view = self._take(count)
+        return bytes(view) if count < _SMALL else view
 
     def _number(self, layout: str) -> int:
         return struct.unpack(layout, self._take(struct.calcsize(layout)))[0]
@@ -276,10 +282,10 @@ _HANDLERS: dict[int, Callable[[PickleReader], Any]] = {
     ord("G"): lambda r: r._push(r._number(">d")),
     ord("T"): lambda r: r._push(str(r._take(r._number("<i")), "latin-1")),
     ord("U"): lambda r: r._push(str(r._take(r._number("<B")), "latin-1")),
-    ord("B"): lambda r: r._push(bytes(r._take(r._number("<I")))),
+    ord("B"): lambda r: r._push(r._bytes(r._number("<I"))),
     ord("C"): lambda r: r._push(bytes(r._take(r._number("<B")))),
-    0x8E: lambda r: r._push(bytes(r._take(r._number("<Q")))),
-    0x96: lambda r: r._push(bytes(r._take(r._number("<Q")))),
+    0x8E: lambda r: r._push(r._bytes(r._number("<Q"))),
+    0x96: lambda r: r._push(r._bytes(r._number("<Q"))),
     ord("X"): lambda r: r._push(_text(r._take(r._number("<I")))),
     0x8C: lambda r: r._push(_text(r._take(r._number("<B")))),
     0x8D: lambda r: r._push(_text(r._take(r._number("<Q")))),

@@ -149,7 +149,7 @@ def build(target: Any, state: Any) -> Any:
 
 
 def storage(dtype: torch.dtype, data: memoryview | bytes, count: int) -> Storage:
-    """``count`` numbers from ``data``, copied.
+    """``count`` numbers from ``data``; not copied where ``data`` can be written.
 
     Raises:
         DamagedCheckpointError: ``data`` has another size.
@@ -161,7 +161,8 @@ def storage(dtype: torch.dtype, data: memoryview | bytes, count: int) -> Storage
         )
     if not count:
         return Storage(torch.empty(0, dtype=dtype))
-    return Storage(torch.frombuffer(bytearray(data), dtype=dtype))
+    view = memoryview(data)
+    return Storage(torch.frombuffer(bytearray(view) if view.readonly else view, dtype=dtype))
 
 
 def _tensor(source: Any, offset: Any, size: Any, stride: Any) -> Tensor:

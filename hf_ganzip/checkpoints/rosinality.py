@@ -12,7 +12,7 @@ from torch import Tensor
 from ..models import StyleGAN2Discriminator, StyleGAN2Generator
 from .build import build_model, count_blocks, shape_of
 from .errors import CheckpointError, DamagedCheckpointError
-from .stylegan2_names import discriminator_config, generator_config, with_filters
+from .stylegan2_names import discriminator_config, filters, generator_config
 
 
 NETWORKS = {"G_ema": "g_ema", "G": "g", "D": "d"}
@@ -60,7 +60,7 @@ def _generator(state: Mapping[str, Tensor], mean: Any, notes: list[str]):
         tensors |= _layer(state, f"convs.{2 * index + 1}", f"{block}.conv1", 2 * index + 2)
         tensors |= _image(state, f"to_rgbs.{index}", f"{block}.torgb")
     config = generator_config(tensors)
-    return build_model(StyleGAN2Generator, config, with_filters(tensors, config, StyleGAN2Generator))
+    return build_model(StyleGAN2Generator, config, tensors, filters(config))
 
 
 def _layer(state: Mapping[str, Tensor], source: str, target: str, noise: int) -> dict[str, Tensor]:
@@ -104,7 +104,7 @@ def _discriminator(state: Mapping[str, Tensor]):
         tensors[f"{target}.weight"] = _get(state, f"{source}.weight")
         tensors[f"{target}.bias"] = _get(state, "final_conv.1.bias" if target == "b4.conv" else f"{source}.bias")
     config = discriminator_config(tensors) | {"mbstd_group_size": 4}
-    return build_model(StyleGAN2Discriminator, config, with_filters(tensors, config, StyleGAN2Discriminator))
+    return build_model(StyleGAN2Discriminator, config, tensors, filters(config))
 
 
 def _get(state: Mapping[str, Tensor], name: str, dims: int | None = None) -> Tensor:

@@ -3,13 +3,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
-
-
-_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -39,15 +34,6 @@ class Source:
     def to_dict(self) -> dict[str, Any]:
         """Plain dict for JSON."""
         return asdict(self) | {"notes": list(self.notes)}
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def card(model: Any, source: Source) -> str:

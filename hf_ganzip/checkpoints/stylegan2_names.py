@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -75,14 +75,10 @@ def discriminator_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def with_filters(tensors: Mapping[str, Tensor], config: Mapping[str, Any], cls) -> dict[str, Tensor]:
-    """``tensors`` and the low-pass filters that formats without buffers leave out."""
-    import torch
-
-    with torch.device("meta"):
-        names = [name for name in cls(**config).state_dict() if name.endswith("resample_filter")]
+def filters(config: Mapping[str, Any]) -> Callable[[str], Tensor | None]:
+    """The low-pass filters, which formats without buffers leave out, by name."""
     kernel = blur_kernel(tuple(config["resample_filter"]))
-    return {**dict.fromkeys(names, kernel), **tensors}
+    return lambda name: kernel if name.endswith("resample_filter") else None
 
 
 def _taps(tensors: Mapping[str, Tensor], name: str) -> tuple[float, ...]:

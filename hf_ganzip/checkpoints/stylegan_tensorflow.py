@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from ..models import StyleGAN2Discriminator, StyleGAN2Generator, StyleGANGenerator
+from ..models.stylegan2_layers import blur_kernel
 from .build import build_model, number
 from .errors import CheckpointError, DamagedCheckpointError
 from .pickle_reader import Instance
-from .stylegan2_names import TAPS, discriminator_config, generator_config, with_filters
+from .stylegan2_names import TAPS, discriminator_config, filters, generator_config
 
 
 NETWORKS = ("G_ema", "G", "D")
@@ -197,7 +198,7 @@ def _stylegan2(variables: Mapping[str, np.ndarray], options: Mapping[str, Any]):
             tensors[f"{target}.skip.weight"] = reader.convolution(f"{source}/Skip/weight", flip=True)
     config = generator_config(tensors)
     config |= {"resample_filter": _taps(options), "conv_clamp": _clamp(options), "w_avg_beta": _beta(options)}
-    return build_model(StyleGAN2Generator, config, with_filters(tensors, config, StyleGAN2Generator))
+    return build_model(StyleGAN2Generator, config, tensors, filters(config))
 
 
 def _discriminator(variables: Mapping[str, np.ndarray], options: Mapping[str, Any]):
@@ -234,7 +235,7 @@ def _discriminator(variables: Mapping[str, np.ndarray], options: Mapping[str, An
     has_statistics = tensors["b4.conv.weight"].shape[1] > config["channels"][0]
     group = number(options.get("mbstd_group_size", 4), "mbstd_group_size", 1, 1024)
     config["mbstd_group_size"] = int(group) if has_statistics else 1
-    return build_model(StyleGAN2Discriminator, config, with_filters(tensors, config, StyleGAN2Discriminator))
+    return build_model(StyleGAN2Discriminator, config, tensors, filters(config))
 
 
 def _stylegan(variables: Mapping[str, np.ndarray], options: Mapping[str, Any]):
@@ -274,20 +275,12 @@ def _stylegan(variables: Mapping[str, np.ndarray], options: Mapping[str, Any]):
         "resample_filter": _checked_taps(taps),
         "w_avg_beta": _beta(options),
     }
-    filters = with_filters({}, config, StyleGANGenerator)
-    tensors |= {name: value for name, value in filters.items() if "conv" not in name}
-    tensors |= _inner_filters(config)
-    return build_model(StyleGANGenerator, config, tensors)
-
-
-def _inner_filters(config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The layers' own filters, which StyleGAN does not use but its modules hold."""
-    from ..models.stylegan2_layers import blur_kernel
-
-    with torch.device("meta"):
-        names = [n for n in StyleGANGenerator(**config).state_dict() if n.endswith("resample_filter") and "conv" in n]
-        names.append("synthesis.torgb.resample_filter")
-    return {name: blur_kernel(TAPS) for name in names}
+    blur, unused = (
+        blur_kernel(config["resample_filter"]),
+        blur_kernel(TAPS),
+    )  # inner layers hold one that they do not use
+    inner = ("conv0.resample_filter", "conv1.resample_filter", "torgb.resample_filter")
+    return build_model(StyleGANGenerator, config, tensors, lambda name: unused if name.endswith(inner) else blur)
 
 
 def _taps(options: Mapping[str, Any]) -> tuple[float, ...]:

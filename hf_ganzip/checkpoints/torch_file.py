@@ -8,6 +8,7 @@ members outside the archive's folder are refused.
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 from typing import Any
 
@@ -19,6 +20,7 @@ from .rebuild import STORAGE_DTYPES, Storage, allowed, build, call, storage
 
 
 ZIP_MAGIC = b"PK\x03\x04"
+_HEADER = struct.Struct("<4s22xHH")  # of a zip member; the last two are the lengths of name and extra field
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
@@ -42,7 +44,7 @@ def read_torch(data: memoryview | bytes) -> Any:
 
 def _read_zip(data: memoryview | bytes) -> Any:
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with zipfile.ZipFile(_File(data)) as archive:
             members = {info.filename: info for info in archive.infolist()}
             for name, info in members.items():
                 if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
@@ -69,12 +71,51 @@ def _read_zip(data: memoryview | bytes) -> Any:
                         raise DamagedCheckpointError(f"the storage {key!r} is not in the archive.")
                     if members[f"{root}data/{key}"].file_size != count * dtype.itemsize:
                         raise DamagedCheckpointError(f"the storage {key!r} has another size than the file declares.")
-                    found[key] = storage(dtype, archive.read(f"{root}data/{key}"), count)
+                    found[key] = storage(dtype, _member(data, members[f"{root}data/{key}"]), count)
                 return found[key]
 
             return read_pickle(archive.read(root + "data.pkl"), persistent=persistent)[0]
     except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError, UnicodeError) as error:
         raise DamagedCheckpointError(f"the zip archive is damaged: {error}.") from error
+
+
+def _member(data: memoryview | bytes, info: zipfile.ZipInfo) -> memoryview:
+    """The bytes of a stored member as they lie in the file: behind its own header, name and extra field."""
+    start = info.header_offset
+    header = bytes(data[start : start + _HEADER.size])
+    if len(header) < _HEADER.size or header[:4] != ZIP_MAGIC:
+        raise DamagedCheckpointError(f"the zip member {info.filename!r} has no header.")
+    start += _HEADER.size + sum(_HEADER.unpack(header)[-2:])
+    view = memoryview(data)[start : start + info.file_size]
+    if len(view) != info.file_size:
+        raise DamagedCheckpointError(f"the zip member {info.filename!r} is truncated.")
+    return view
+
+
+class _File(io.RawIOBase):
+    """A read-only file on bytes that are in memory already."""
+
+    def __init__(self, data: memoryview | bytes):
+        self._view, self._position = memoryview(data), 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._position = max(0, offset + (0, self._position, len(self._view))[whence])
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        end = len(self._view) if size is None or size < 0 else self._position + size
+        found = bytes(self._view[self._position : end])
+        self._position += len(found)
+        return found
 
 
 def _read_legacy(data: memoryview | bytes, offset: int) -> Any:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-_MATRIX_LIMIT = 256  # pixels: up to here one dense matrix per axis is faster than strided filters on CPUs
+_MATRIX_LIMIT = 160  # pixels of the input: up to here one dense matrix per axis is faster than strided filters on CPUs
 
 
 def kaiser_beta(taps: int, width: float) -> float:
@@ -113,7 +113,7 @@ class FilteredActivation:
 
     def _upsample(self, x: Tensor, kernel: Tensor | None) -> Tensor:
         before, after = self.padding
-        if self.size * self.up <= _MATRIX_LIMIT:
+        if self.size <= _MATRIX_LIMIT:
             matrix = self._matrix("up", kernel, x, lambda: upsample_matrix(kernel, self.size, self.up, before, after))
             return matrix @ x @ matrix.T
         taps = 1 if kernel is None else len(kernel)
@@ -140,7 +140,7 @@ class FilteredActivation:
         if kernel.ndim == 2:
             weight = kernel.flip(0, 1).to(x.dtype).expand(channels, 1, -1, -1)
             return F.conv2d(x, weight, stride=self.down, groups=channels)
-        if x.shape[2] <= _MATRIX_LIMIT:
+        if self.size <= _MATRIX_LIMIT:
             size = x.shape[2]
             matrix = self._matrix("down", kernel, x, lambda: downsample_matrix(kernel, size, self.down))
             return matrix @ x @ matrix.T

@@ -252,3 +252,31 @@ def tensorflow_stylegan_images(main, components, z):
     return F.conv2d(x, weight.permute(3, 2, 0, 1) / weight[..., 0].numel() ** 0.5) + synthesis["ToRGB_lod0/bias"].view(
         1, -1, 1, 1
     )
+
+
+class _Persistent:
+    """A module as StyleGAN's persistence writes it: class name, source text and the module's attributes."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def __reduce__(self):
+        state = dict(self.module.__dict__)
+        state["_modules"] = {name: _Persistent(child) for name, child in self.module._modules.items()}
+        state = {
+            key: value
+            for key, value in state.items()
+            if key in ("training", "_parameters", "_buffers", "_modules") or isinstance(value, (int, float, str))
+        }
+        meta = {"type": "class", "version": 6, "module_src": "raise RuntimeError('source was executed')"}
+        return reconstruct_persistent, ({**meta, "class_name": type(self.module).__name__, "state": state},)
+
+
+def reconstruct_persistent(meta):
+    raise AssertionError("only named, never called")
+
+
+def save_persistent(path, networks):
+    """Official torch pickle: a dict of modules under the class names and attributes they have here."""
+    with fake_modules(torch_utils__persistence___reconstruct_persistent_obj=reconstruct_persistent):
+        path.write_bytes(pickle.dumps({name: _Persistent(module) for name, module in networks.items()}, 4))
