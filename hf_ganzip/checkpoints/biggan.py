@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..models import BigGANDiscriminator, BigGANGenerator
+from ..training.feature_quantizer import from_official_state
 from .build import build_model, count_blocks, shape_of
 from .errors import CheckpointError, DamagedCheckpointError
 
@@ -81,16 +82,7 @@ def _generator(tensors: dict[str, Tensor]):
 
 
 def _discriminator(tensors: dict[str, Tensor], notes: list[str]):
-    codebooks = [key for key in tensors if _CODEBOOK.fullmatch(key)]
-    if codebooks:  # FQ-GAN: the codebook stands between a block and its attention
-        blocks = sorted({key.split(".")[1] for key in codebooks}, key=int)
-        notes.append(f"feature quantization after blocks {', '.join(blocks)}: the codebooks are left out")
-        moved = {f"blocks.{index}.2.": f"blocks.{index}.1." for index in blocks}
-        tensors = {
-            next((new + key.removeprefix(old) for old, new in moved.items() if key.startswith(old)), key): value
-            for key, value in tensors.items()
-            if key not in codebooks
-        }
+    tensors, codebooks = _split_codebooks(tensors)
     widths = _widths(tensors)
     head = "tac" if "linear_mi.weight" in tensors else "projection" if "embed.weight" in tensors else "none"
     classes = {"tac": "linear_mi.weight", "projection": "embed.weight"}.get(head)
@@ -104,4 +96,36 @@ def _discriminator(tensors: dict[str, Tensor], notes: list[str]):
         "head": head,
         "sn_eps": _SN_EPS,
     }
+    if not codebooks:
+        return build_model(BigGANDiscriminator, config, tensors)
+    config["feature_quantizers"] = {
+        f"blocks.{index}.0": {"num_codes": shape_of(state, "embed", 2)[1], "preset": "official"}
+        for index, state in codebooks.items()
+    }
+    for index, state in codebooks.items():
+        for name, value in from_official_state(state).items():
+            tensors[f"codebooks.blocks/{index}/0.{name}"] = value
+    notes.append(
+        "decay and weight of the feature quantizers are not in the file: set to those of the preset 'official'"
+    )
     return build_model(BigGANDiscriminator, config, tensors)
+
+
+def _split_codebooks(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    """The plain discriminator, and codebooks by block: FQ-GAN has them between a block (0) and its attention (2)."""
+    codebooks: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if found := _CODEBOOK.fullmatch(key):
+            codebooks.setdefault(found[1], {})[found[2]] = value
+    plain = {}
+    for key, value in tensors.items():
+        block = key.split(".")[1] if key.startswith("blocks.") else ""
+        if block in codebooks and key.startswith(f"blocks.{block}.2."):
+            key = f"blocks.{block}.1." + key.split(".", 3)[3]
+        elif _CODEBOOK.fullmatch(key):
+            continue
+        plain[key] = value
+    for index, state in codebooks.items():
+        if sorted(state) != ["cluster_size", "embed", "embed_avg"]:
+            raise DamagedCheckpointError(f"the codebook of block {index} lacks embed, embed_avg or cluster_size.")
+    return plain, codebooks

@@ -51,7 +51,10 @@ def build_model(
         more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise DamagedCheckpointError(f"the tensors do not fit a {cls.__name__}: {'; '.join(problems[:8])}{more}.")
     plain = torch.contiguous_format
-    values = {name: tensors[name].detach().to(torch.float32, copy=True, memory_format=plain) for name in expected}
+    values = {
+        name: tensors[name].detach().to(value.dtype, copy=True, memory_format=plain)
+        for name, value in expected.items()
+    }
     model.load_state_dict(values, assign=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)

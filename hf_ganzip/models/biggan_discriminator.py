@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .biggan_layers import DiscriminatorBlock, SelfAttention, block_widths, initialize_
 from .class_labels import one_hot_labels
-from .generator import PresetMixin
+from .generator import DiscriminatorMixin
 from .outputs import DiscriminatorOutput
 from .spectral_norm import SNClassEmbedding, SNLinear
 
@@ -36,7 +36,7 @@ def _imagenet(resolution: int, attention: int, base: int) -> dict:
     }
 
 
-class BigGANDiscriminator(PresetMixin, ModelMixin, ConfigMixin):
+class BigGANDiscriminator(DiscriminatorMixin, ModelMixin, ConfigMixin):
     """BigGAN discriminator; state-dict keys follow BigGAN-PyTorch (TAC-BigGAN for ``head="tac"``).
 
     Args:
@@ -51,6 +51,7 @@ class BigGANDiscriminator(PresetMixin, ModelMixin, ConfigMixin):
         sn_eps: Of the spectral norms.
         spectral_norm: False: ordinary layers, for weights that are already divided.
         init: "ortho", "N02" or "xavier".
+        feature_quantizers: Written by :func:`.add_feature_quantizers`.
 
     Example:
         >>> D = BigGANDiscriminator(resolution=32, num_classes=3, channels=(8, 8, 8, 8))
@@ -82,6 +83,7 @@ class BigGANDiscriminator(PresetMixin, ModelMixin, ConfigMixin):
         sn_eps: float = 1e-12,
         spectral_norm: bool = True,
         init: str = "ortho",
+        feature_quantizers: dict | None = None,
     ):
         super().__init__()
         eps = sn_eps if spectral_norm else None
@@ -117,6 +119,7 @@ class BigGANDiscriminator(PresetMixin, ModelMixin, ConfigMixin):
             self.linear_mi = SNLinear(in_channels, num_classes, sn_eps=eps)
             self.linear_c = SNLinear(in_channels, num_classes, sn_eps=eps)
         initialize_(self, init)
+        self.restore_feature_quantizers(feature_quantizers)
 
     def forward(
         self, images: Tensor, class_labels: Tensor | None = None, return_dict: bool = True

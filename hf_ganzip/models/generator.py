@@ -44,6 +44,17 @@ class PresetMixin:
         return loaded
 
 
+class DiscriminatorMixin(PresetMixin):
+    """A model called as ``discriminator(images, class_labels)``, with feature quantizers if its config has some."""
+
+    def restore_feature_quantizers(self, places: Mapping[str, Mapping[str, Any]] | None) -> None:
+        """Build the quantizers of the option ``feature_quantizers``; see :func:`.add_feature_quantizers`."""
+        if places:
+            from ..training.feature_quantization import add_feature_quantizers  # a lower room, only where it is used
+
+            add_feature_quantizers(self, places)
+
+
 class GeneratorMixin(PresetMixin):
     """A model called as ``generator(z, class_labels, truncation_psi=, noise_mode=, generator=)``."""
 

@@ -30,6 +30,7 @@ class DiscriminatorOutput(BaseOutput):
         twin_logits: (B, num_classes) of the twin classifier of TAC-GAN, or None.
         cam_logits: (B, 2) of the auxiliary classifiers of U-GAT-IT, or None.
         heatmap: (B, 1, H, W), where U-GAT-IT's discriminator looks, or None.
+        quantization_loss: (B,) of feature quantizers, or None.
     """
 
     logits: Tensor
@@ -37,3 +38,4 @@ class DiscriminatorOutput(BaseOutput):
     twin_logits: Tensor | None = None
     cam_logits: Tensor | None = None
     heatmap: Tensor | None = None
+    quantization_loss: Tensor | None = None

@@ -10,7 +10,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from .generator import PresetMixin
+from .generator import DiscriminatorMixin
 from .outputs import DiscriminatorOutput
 from .stylegan2 import ARCHITECTURES, channel_widths, resolutions
 from .stylegan2_layers import (
@@ -109,7 +109,7 @@ class DiscriminatorEpilogue(nn.Module):
         return self.out(self.fc(self.conv(x).flatten(1)))
 
 
-class StyleGAN2Discriminator(PresetMixin, ModelMixin, ConfigMixin):
+class StyleGAN2Discriminator(DiscriminatorMixin, ModelMixin, ConfigMixin):
     """StyleGAN2 discriminator; state-dict keys follow the official checkpoints.
 
     Args:
@@ -124,6 +124,7 @@ class StyleGAN2Discriminator(PresetMixin, ModelMixin, ConfigMixin):
         mbstd_group_size: Samples per group of the minibatch standard deviation; 1 turns it off.
         conv_clamp: Clamp of layer outputs, or None.
         resample_filter: 1-D taps of the low-pass filter.
+        feature_quantizers: Written by :func:`.add_feature_quantizers`.
 
     Example:
         >>> D = StyleGAN2Discriminator(resolution=16, channels=(8, 8, 4))
@@ -151,6 +152,7 @@ class StyleGAN2Discriminator(PresetMixin, ModelMixin, ConfigMixin):
         mbstd_group_size: int = 4,
         conv_clamp: float | None = None,
         resample_filter: tuple[int, ...] = (1, 3, 3, 1),
+        feature_quantizers: dict | None = None,
     ):
         super().__init__()
         if architecture not in ARCHITECTURES:
@@ -175,6 +177,7 @@ class StyleGAN2Discriminator(PresetMixin, ModelMixin, ConfigMixin):
         self.b4 = DiscriminatorEpilogue(
             widths[4], cmap_dim or 1, image_channels, architecture, mbstd_group_size, conv_clamp
         )
+        self.restore_feature_quantizers(feature_quantizers)
 
     def forward(
         self, images: Tensor, class_labels: Tensor | None = None, return_dict: bool = True

@@ -9,12 +9,12 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as normalized
 
-from .generator import PresetMixin
+from .generator import DiscriminatorMixin
 from .outputs import DiscriminatorOutput
 from .ugatit_layers import NormalizedClassifier, class_activation
 
 
-class UGATITDiscriminator(PresetMixin, ModelMixin, ConfigMixin):
+class UGATITDiscriminator(DiscriminatorMixin, ModelMixin, ConfigMixin):
     """U-GAT-IT discriminator; state-dict keys follow UGATIT-pytorch, except for those of spectral norms.
 
     Args:
@@ -22,6 +22,7 @@ class UGATITDiscriminator(PresetMixin, ModelMixin, ConfigMixin):
         base_channels: Width of the first layer.
         num_layers: 7 for the global, 5 for the local discriminator.
         spectral_norm: False: ordinary convolutions, for weights that are already divided.
+        feature_quantizers: Written by :func:`.add_feature_quantizers`.
 
     Example:
         >>> D = UGATITDiscriminator(base_channels=4, num_layers=5)
@@ -33,7 +34,12 @@ class UGATITDiscriminator(PresetMixin, ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self, image_channels: int = 3, base_channels: int = 64, num_layers: int = 7, spectral_norm: bool = True
+        self,
+        image_channels: int = 3,
+        base_channels: int = 64,
+        num_layers: int = 7,
+        spectral_norm: bool = True,
+        feature_quantizers: dict | None = None,
     ):
         super().__init__()
         if num_layers < 4:
@@ -51,6 +57,7 @@ class UGATITDiscriminator(PresetMixin, ModelMixin, ConfigMixin):
         self.gmp_fc = NormalizedClassifier(before)
         self.conv1x1 = nn.Conv2d(2 * before, before, 1)
         self.conv = norm(nn.Conv2d(before, 1, 4, bias=False))
+        self.restore_feature_quantizers(feature_quantizers)
 
     def forward(self, images: Tensor, return_dict: bool = True) -> DiscriminatorOutput | tuple[Tensor, ...]:
         """Score patches of images (B, C, H, W) in [-1, 1].

@@ -161,15 +161,27 @@ class TestBigGAN:
         close(gz.convert(save(tmp_path / "G.pth", state))(io["z"], io["y"]).sample, io["img"])
 
     @torch.no_grad()
-    def test_feature_quantizers_are_left_out_with_a_note(self, tmp_path):
-        """FQ-GAN: the codebook is blocks.i.1, and attention moves to blocks.i.2."""
+    def test_feature_quantizers(self, tmp_path):
+        """FQ-GAN: the codebook is blocks.i.1, transposed, and attention moves to blocks.i.2."""
         _, weights, io = load_golden("biggan64_hier")
         state = {key.replace("blocks.0.1.", "blocks.0.2."): value for key, value in part(weights, "D.").items()}
-        state |= {f"blocks.0.1.{name}": torch.randn(8, 16) for name in ("embed", "embed_avg")}
-        state["blocks.0.1.cluster_size"] = torch.ones(16)
+        embed = torch.randn(8, 16)
+        state |= {
+            "blocks.0.1.embed": embed,
+            "blocks.0.1.embed_avg": embed * 2,
+            "blocks.0.1.cluster_size": torch.ones(16),
+        }
         found = gz.convert(save(tmp_path / "D.pth", state), network="D")
-        close(found(io["img"], io["y"]).logits, io["logits"])
-        assert "blocks 0" in found.config["_ganzip_source"]["notes"][0]
+        output = found(io["img"], io["y"])
+        close(output.logits, io["logits"])  # continuous features go on
+        quantizer = found.codebooks["blocks/0/0"]
+        assert torch.equal(quantizer.embed, embed.T) and torch.equal(quantizer.embed_avg, embed.T * 2)
+        assert output.quantization_loss.shape == (4,) and output.quantization_loss.min() > 0
+        found.save_pretrained(tmp_path / "model")
+        restored = gz.load_model(tmp_path / "model")
+        again = restored(io["img"], io["y"])
+        assert torch.equal(again.quantization_loss, output.quantization_loss)
+        assert torch.equal(again.logits, output.logits)
 
     def test_twin_classifiers(self, tmp_path):
         own = gz.BigGANDiscriminator(resolution=32, channels=(8, 8, 8, 8), num_classes=4, head="tac").eval()

@@ -61,7 +61,7 @@ class LatentDistill:
     """
 
     base: Any = "gptq"
-    steps: int = 300
+    steps: int = 600
     batch_size: int = 32
     learning_rate: float = 0.01
     scale_learning_rate: float = 0.002

@@ -1,0 +1,453 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The feature quantizer: official values, hand-computed steps, invariants, and places in discriminators."""
+
+import copy
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hf_ganzip.training.feature_quantization import (
+    FQ_PRESETS,
+    FQConfig,
+    add_feature_quantizers,
+    remove_feature_quantizers,
+)
+from hf_ganzip.training.feature_quantizer import (
+    FeatureQuantizer,
+    from_official_state,
+    from_vector_quantize_pytorch,
+    phase,
+    to_official_state,
+    to_vector_quantize_pytorch,
+    update_codebooks_,
+)
+
+from ..conftest import tiny_biggan_discriminator, tiny_discriminator, tiny_ugatit_discriminator
+from ..distributed import run_processes
+
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+EXAMPLE = torch.tensor([[1.0, 0], [0, 1], [2, 1], [3, 3]])
+
+
+def close(actual, expected, tolerance=1e-6):
+    torch.testing.assert_close(torch.as_tensor(actual), torch.as_tensor(expected), rtol=0, atol=tolerance)
+
+
+def quantizer(dim=2, codes=2, embed=None, **options):
+    options = {"warmup_steps": 0, "anneal_steps": 0} | options
+    made = FeatureQuantizer(dim, codes, **options)
+    if embed is not None:
+        made.embed.copy_(torch.tensor(embed))
+        if made.init_state != "zero":
+            made.embed_avg.copy_(made.embed)
+    return made
+
+
+@pytest.mark.parametrize("name", ["fq_small", "fq_binary"])
+def test_official_layer_over_training_steps_and_in_eval_mode(name):
+    options = json.loads((GOLDEN / "feature_quantizer.json").read_text())[name]
+    io = load_file(GOLDEN / "feature_quantizer.io.safetensors")
+    layer = FeatureQuantizer(
+        options["dim"],
+        options["num_embeddings"],
+        preset="official",
+        feed="quantized",
+        decay=options["decay"],
+        weight=options["commitment"],
+        eps=options["eps"],
+    )
+    layer.embed.copy_(io[f"{name}.embed0"].T)
+    layer.embed_avg.copy_(layer.embed)
+    for step in range(4):
+        expected = {key: io[f"{name}.{step}.{key}"] for key in ("x", "y", "loss", "perplexity", "upstream", "grad_x")}
+        x = expected["x"].clone().requires_grad_(True)
+        found = layer(x)
+        close(found.output.detach(), expected["y"], 1e-5)
+        close(found.loss.detach(), expected["loss"].flatten(), 1e-6)
+        close(found.perplexity, expected["perplexity"], 1e-4)
+        ((found.output * expected["upstream"]).sum() + found.loss.sum()).backward()
+        close(x.grad, expected["grad_x"], 1e-6)
+        state = to_official_state(layer)
+        for key, value in state.items():
+            reference = io[f"{name}.{step}.{key}"]
+            close(value, reference, 1e-5 * max(1.0, float(reference.abs().max())))
+    layer.eval()
+    before = {key: value.clone() for key, value in layer.state_dict().items()}
+    found = layer(io[f"{name}.eval.x"])
+    close(found.output, io[f"{name}.eval.y"], 1e-5 * max(1.0, float(io[f"{name}.eval.y"].abs().max())))
+    close(found.loss, io[f"{name}.eval.loss"].flatten(), 1e-5)
+    assert all(torch.equal(before[key], value) for key, value in layer.state_dict().items())
+
+
+class TestByHand:
+    def test_assignments_loss_and_gradient(self):
+        layer = quantizer(embed=[[0.0, 0], [2, 2]], init_state="consistent", weight=0.25)
+        x = EXAMPLE.clone().requires_grad_(True)
+        found = layer(x)
+        assert found.indices.tolist() == [0, 0, 1, 1]
+        close(found.loss, [0.15625])
+        close(found.perplexity, 2.0, 1e-5)
+        (gradient,) = torch.autograd.grad(found.loss.sum(), x)
+        close(gradient, [[0.0625, 0], [0, 0.0625], [0, -0.0625], [0.0625, 0.0625]])
+
+    @pytest.mark.parametrize(
+        "state, counts, codes",
+        [
+            ("consistent", [1.1, 1.1], [[0.090909, 0.090909], [2.090909, 2.0]]),
+            ("official", [0.2, 0.2], [[0.5, 0.5], [11.5, 11.0]]),
+            ("zero", [0.2, 0.2], [[0.5, 0.5], [2.5, 2.0]]),
+        ],
+    )
+    def test_first_update(self, state, counts, codes):
+        layer = quantizer(embed=[[0.0, 0], [2, 2]], init_state=state, decay=0.9)
+        layer(EXAMPLE)
+        close(layer.cluster_size, counts)
+        close(layer.embed, codes, 2e-6)
+
+    def test_second_update(self):
+        layer = quantizer(embed=[[0.0, 0], [2, 2]], weight=1.0)
+        layer(EXAMPLE)
+        close(layer(EXAMPLE).loss, [0.5630165])
+        close(layer.cluster_size, [1.19, 1.19])
+        close(layer.embed, [[0.159664, 0.159664], [2.159664, 2.0]], 2e-6)
+
+    @pytest.mark.parametrize("state", ["consistent", "official", "zero"])
+    def test_decay_zero_takes_the_batch_alone(self, state):
+        layer = quantizer(embed=[[0.0, 0], [2, 2]], init_state=state, decay=0.0)
+        layer(EXAMPLE)
+        close(layer.embed, [[0.5, 0.5], [2.5, 2.0]], 2e-6)
+
+    def test_decay_one_changes_nothing(self):
+        layer = quantizer(embed=[[0.0, 0], [2, 2]], decay=1.0)
+        layer(EXAMPLE)
+        close(layer.embed, [[0.0, 0], [2, 2]])
+
+    def test_unequal_counts(self):
+        layer = quantizer(embed=[[0.0, 0], [2, 2]], weight=1.0)
+        found = layer(torch.tensor([[0.0, 0], [0, 1], [1, 0], [2, 2]]))
+        close(found.loss, [0.25])
+        close(found.perplexity, 1.7547653, 1e-5)
+        close(layer.embed, [[0.0833333965] * 2, [1.9999981818] * 2], 2.4e-7)
+
+    def test_a_code_that_is_never_used_in_the_official_state(self):
+        layer = quantizer(embed=[[0.0, 0], [1, 0]], init_state="official")
+        for step in range(1, 111):
+            layer(torch.zeros(4, 2))
+            expected = {1: 90004.5, 2: 81002.13158, 3: 72901.34502, 50: 515.3801, 100: 2.65615, 110: 0.92614}.get(step)
+            if expected:
+                assert float(layer.embed[1, 0]) == pytest.approx(expected, rel=1e-4)
+
+
+class TestInvariants:
+    def test_outputs_are_codes_exactly_and_quantizing_them_again_changes_nothing(self):
+        layer = quantizer(8, 5, decay=1.0).eval()
+        h = torch.randn(3, 8, 4, 4)
+        found = layer(h)
+        rows = found.output.movedim(1, -1).reshape(-1, 8)
+        assert torch.equal(rows, layer.embed[found.indices.flatten()])
+        again = layer(found.output)
+        assert torch.equal(again.output, found.output) and float(again.loss.sum()) == 0
+
+    def test_gradient_is_the_identity_and_reaches_no_buffer(self):
+        layer, h = quantizer(4, 3), torch.randn(2, 4, 3, 3, requires_grad=True)
+        layer(h).output.sum().backward()
+        assert torch.equal(h.grad, torch.ones_like(h))
+        assert not any(buffer.requires_grad for buffer in layer.buffers()) and not list(layer.parameters())
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_half_precision_chooses_the_same_codes_and_keeps_float32_state(self, dtype):
+        layer = quantizer(16, 32).eval()
+        h = torch.randn(2, 16, 5, 5).to(dtype)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = layer(h)
+        assert torch.equal(found.indices, layer(h.float()).indices) and found.output.dtype == dtype
+        embed = layer.embed.clone()
+        layer.to(dtype)
+        assert layer.embed.dtype == torch.float32 and torch.equal(layer.embed, embed)
+
+    def test_chunks_translation_and_nearest_neighbours(self):
+        layer = quantizer(6, 20).eval()
+        h = torch.randn(50, 6)
+        indices = layer(h).indices
+        assert torch.equal(indices, torch.cdist(h, layer.embed).argmin(dim=1))
+        layer.chunk = 20 * 7
+        assert torch.equal(layer(h).indices, indices)
+        layer.embed += 3
+        assert torch.equal(layer(h + 3).indices, indices)
+
+    def test_mass_is_conserved(self):
+        layer = quantizer(4, 6, decay=0.8)
+        for _ in range(5):
+            layer(torch.randn(30, 4))
+        assert float(layer.cluster_size.sum()) == pytest.approx(0.8**5 * 6 + (1 - 0.8**5) * 30, rel=1e-5)
+
+    def test_one_code_follows_the_mean(self):
+        layer, h = quantizer(3, 1, decay=0.0), torch.randn(40, 3)
+        found = layer(h)
+        close(layer.embed[0], h.mean(dim=0), 1e-5)
+        assert float(found.perplexity) == pytest.approx(1, abs=1e-5) and int(found.codes_used) == 1
+
+    @pytest.mark.parametrize(
+        "counts, value", [((1, 1, 1, 1), 4), ((3, 1, 0, 0), 1.75477), ((4, 0, 0, 0), 1), ((2, 2, 0, 0), 2)]
+    )
+    def test_perplexity(self, counts, value):
+        layer = quantizer(1, 4, embed=[[0.0], [10], [20], [30]]).eval()
+        h = torch.cat([torch.full((count, 1), 10.0 * code) for code, count in enumerate(counts)])
+        assert float(layer(h).perplexity) == pytest.approx(value, abs=1e-4)
+
+    @pytest.mark.parametrize("shape", [(2, 4, 3, 3), (2, 7, 4), (9, 4)])
+    def test_shapes(self, shape):
+        found = quantizer(4, 5)(torch.randn(shape))
+        assert found.output.shape == shape
+        assert found.indices.shape == (shape[:1] + shape[2:] if len(shape) == 4 else shape[:-1])
+        assert found.loss.shape == (1 if len(shape) == 2 else 2,)
+
+
+class TestSchedules:
+    def test_warm_up_and_annealing_count_updates(self):
+        layer = quantizer(3, 4, warmup_steps=2, anneal_steps=4, weight=0.5)
+        weights, continuous = [], []
+        for _ in range(5):
+            h = torch.randn(6, 3)
+            weights.append(layer.current_weight)
+            continuous.append(layer(h).output is h)
+        assert weights == [0, 0.125, 0.25, 0.375, 0.5] and continuous == [True, True, False, False, False]
+
+    def test_continuous_feed_is_the_input_itself(self):
+        h = torch.randn(2, 4, 3, 3)
+        assert quantizer(4, 5, feed="continuous")(h).output is h
+
+    @pytest.mark.parametrize("update_on, moved", [("d", {"d"}), ("d+g", {"d", "g"})])
+    def test_phases(self, update_on, moved):
+        for name in ("d", "g", "frozen"):
+            layer = quantizer(3, 4, update_on=update_on)
+            before = layer.embed.clone()
+            with phase(layer, name):
+                layer(torch.randn(9, 3))
+            assert torch.equal(layer.embed, before) == (name not in moved)
+            assert layer.phase == "d"
+
+    def test_collected_micro_batches_are_one_batch_and_separate_ones_are_not(self):
+        whole, parts, separate = (quantizer(3, 4, embed=torch.eye(4, 3).tolist()) for _ in range(3))
+        parts.accumulate = "step"
+        h = torch.randn(12, 3)
+        whole(h)
+        for chunk in h.split(4):
+            parts(chunk)
+            separate(chunk)
+        update_codebooks_(parts)
+        close(parts.embed, whole.embed)
+        assert not torch.allclose(separate.embed, whole.embed)
+        assert int(parts.num_updates) == 1 and int(separate.num_updates) == 3
+
+    def test_revival_moves_dead_codes_and_their_state(self):
+        layer = quantizer(2, 3, embed=[[0.0, 0], [50, 50], [-50, 50]], revive_below=0.5, decay=0.5)
+        for _ in range(2):
+            h = torch.randn(20, 2) * 0.1
+            layer(h)
+        assert layer.embed.abs().max() < 1 and layer.cluster_size.min() >= 0.5
+        close(layer.embed_avg / layer.cluster_size[:, None], layer.embed, 1e-3)
+
+    def test_codes_from_the_data(self):
+        layer, h = quantizer(3, 4, init="data", decay=1.0), torch.randn(30, 3)
+        layer(h)
+        assert all((row == h).all(dim=1).any() for row in layer.embed)
+
+    def test_saving_between_steps_changes_nothing(self):
+        first = quantizer(3, 4)
+        batches = torch.randn(6, 9, 3)
+        for h in batches[:3]:
+            first(h)
+        second = quantizer(3, 4)
+        second.load_state_dict(first.state_dict())
+        for h in batches[3:]:
+            first(h)
+            second(h)
+        assert all(torch.equal(second.state_dict()[key], value) for key, value in first.state_dict().items())
+
+
+class TestBadInput:
+    def test_options(self):
+        with pytest.raises(ValueError, match="feed is 'x'; allowed are quantized, continuous; .*num_codes 0"):
+            FeatureQuantizer(3, 0, feed="x")
+        with pytest.raises(ValueError, match="preset"):
+            FeatureQuantizer(3, 4, "none")
+        with pytest.raises(ValueError, match="phase is 'x'"), phase(quantizer(), "x"):
+            pass
+
+    def test_features(self):
+        layer = quantizer(4, 3)
+        with pytest.raises(ValueError, match=r"shape \(2, 5, 3, 3\); allowed are \(B, 4, H, W\)"):
+            layer(torch.randn(2, 5, 3, 3))
+        with pytest.raises(TypeError, match="torch.int64"):
+            layer(torch.zeros(2, 4, 3, 3, dtype=torch.int64))
+
+    def test_an_empty_batch_moves_nothing(self):
+        layer = quantizer(4, 3)
+        before = layer.embed.clone()
+        found = layer(torch.zeros(0, 4, 3, 3))
+        assert found.loss.shape == (0,) and torch.equal(layer.embed, before) and int(layer.num_updates) == 0
+
+    def test_non_finite_features_are_counted_and_never_enter(self):
+        layer, clean = quantizer(3, 4, embed=torch.eye(4, 3).tolist()), torch.randn(10, 3)
+        other = copy.deepcopy(layer)
+        broken = torch.cat([clean, torch.tensor([[math.nan, 0, 0], [0, math.inf, 0]])])
+        found = layer(broken)
+        other(clean)
+        close(layer.embed, other.embed)
+        assert int(layer.num_nonfinite) == 2 and torch.isfinite(found.loss).all()
+
+
+class TestConverters:
+    def test_official_and_back(self):
+        layer = quantizer(4, 6)
+        layer(torch.randn(20, 4))
+        state = to_official_state(layer)
+        assert state["embed"].shape == (4, 6)
+        other = quantizer(4, 6)
+        other.load_state_dict(from_official_state(state))
+        assert torch.equal(other.embed, layer.embed) and torch.equal(other.embed_avg, layer.embed_avg)
+
+    def test_vector_quantize_pytorch_and_back(self):
+        layer = quantizer(4, 6)
+        state = to_vector_quantize_pytorch(layer)
+        assert state["_codebook.embed"].shape == (1, 6, 4)
+        other = quantizer(4, 6)
+        other.load_state_dict(from_vector_quantize_pytorch(state))
+        assert torch.equal(other.embed, layer.embed)
+
+
+def _train_on_shares(rank, world, mutant=False):
+    """State of a codebook that saw its process's share of every batch."""
+    torch.manual_seed(0)
+    features = torch.randn(4, 12, 3)
+    layer = FeatureQuantizer(3, 5, warmup_steps=0, anneal_steps=0)
+    layer.embed.add_(rank)  # other starts: rank 0's is taken
+    if mutant:
+        original = torch.distributed.all_reduce
+        torch.distributed.all_reduce = lambda tensor, **options: (original(tensor, **options), tensor.div_(world))
+    for batch in features:
+        layer(batch.chunk(world)[rank])
+    return layer.state_dict()
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_with_shares_equal_one_process_with_all(tmp_path, world):
+    states = run_processes(_train_on_shares, world, tmp_path)
+    for state in states[1:]:
+        assert all(torch.equal(state[key], value) for key, value in states[0].items())
+    for key, value in _train_on_shares(0, 1).items():
+        close(states[0][key], value, 1e-6)
+
+
+def test_the_mean_instead_of_the_sum_is_noticed(tmp_path):
+    state = run_processes(_train_on_shares, 2, tmp_path, True)[0]
+    assert not torch.allclose(state["cluster_size"], _train_on_shares(0, 1)["cluster_size"], atol=1e-2)
+
+
+class TestPlaces:
+    CASES = [
+        (tiny_biggan_discriminator, ("blocks.0.0", "blocks.1.0"), (2, 3, 16, 16)),
+        (tiny_discriminator, ("b16", "b8"), (4, 3, 16, 16)),
+        (tiny_ugatit_discriminator, ("model.5", "model.8"), (2, 3, 64, 64)),
+    ]
+
+    def inputs(self, model, shape):
+        labels = torch.arange(shape[0]) % 3 if model.config.get("num_classes") else None
+        return (torch.randn(shape), labels) if labels is not None else (torch.randn(shape),)
+
+    @pytest.mark.parametrize("make, paths, shape", CASES)
+    def test_continuous_feed_changes_no_logit_and_removal_leaves_no_trace(self, make, paths, shape):
+        model = make()
+        inputs = self.inputs(model, shape)
+        plain, state, config = model(*inputs).logits, set(model.state_dict()), dict(model.config)
+        add_feature_quantizers(model, {path: FQConfig(4, preset="official") for path in paths})
+        output = model(*inputs)
+        assert torch.equal(output.logits, plain)
+        assert output.quantization_loss.shape == (shape[0],) and output.quantization_loss.min() > 0
+        assert len(model.codebooks) == 2 and set(model.state_dict()) > state
+        remove_feature_quantizers(model)
+        again = model(*inputs)
+        assert torch.equal(again.logits, plain) and again.quantization_loss is None
+        assert set(model.state_dict()) == state and {**config, "feature_quantizers": None} == dict(model.config)
+        with pytest.raises(ValueError, match="no feature quantizers"):
+            remove_feature_quantizers(model)
+
+    @pytest.mark.parametrize("make, paths, shape", CASES)
+    def test_quantized_feed_saves_and_restores(self, make, paths, shape, tmp_path):
+        model = make()
+        options = {"num_codes": 4, "warmup_steps": 0, "anneal_steps": 0}
+        add_feature_quantizers(model, dict.fromkeys(paths, options))
+        inputs = self.inputs(model, shape)
+        model.train()(*inputs)
+        model.eval()
+        expected = model(*inputs)
+        model.save_pretrained(tmp_path)
+        found = type(model).from_pretrained(tmp_path)(*inputs)
+        assert torch.equal(found.logits, expected.logits)
+        assert torch.equal(found.quantization_loss, expected.quantization_loss)
+
+    def test_a_copy_has_quantizers_of_its_own(self):
+        model = tiny_biggan_discriminator()
+        add_feature_quantizers(model, {"blocks.0.0": FQConfig(4, preset="official")})
+        other = copy.deepcopy(model).train()
+        before = model.codebooks["blocks/0/0"].embed.clone()
+        other(*self.inputs(other, (4, 3, 16, 16)))
+        assert torch.equal(model.codebooks["blocks/0/0"].embed, before)
+        assert not torch.equal(other.codebooks["blocks/0/0"].embed, before)
+
+    def test_losses_of_places_add_up_and_gradients_reach_the_trunk(self):
+        model = tiny_biggan_discriminator()
+        inputs = self.inputs(model, (2, 3, 16, 16))
+        single = []
+        for path in ("blocks.0.0", "blocks.2.0"):
+            torch.manual_seed(1)
+            add_feature_quantizers(model, {path: FQConfig(4, preset="official", init="kaiming")})
+            model.codebooks[path.replace(".", "/")].embed.zero_()
+            single.append(model(*inputs).quantization_loss)
+            remove_feature_quantizers(model)
+        add_feature_quantizers(model, {p: FQConfig(4, preset="official") for p in ("blocks.0.0", "blocks.2.0")})
+        for layer in model.codebooks.values():
+            layer.embed.zero_()
+        loss = model(*inputs).quantization_loss
+        close(loss.detach(), (single[0] + single[1]).detach(), 1e-5)
+        loss.sum().backward()
+        assert model.blocks[0][0].conv1.weight.grad.abs().sum() > 0
+
+    @pytest.mark.parametrize("preset", sorted(FQ_PRESETS))
+    def test_official_places_fit_the_official_discriminators(self, preset):
+        from hf_ganzip.models import BigGANDiscriminator, StyleGAN2Discriminator, UGATITDiscriminator
+
+        with torch.device("meta"):
+            model = {
+                "biggan-cifar10": lambda: BigGANDiscriminator.from_preset("cifar10"),
+                "biggan-cifar100": lambda: BigGANDiscriminator.from_preset("cifar100"),
+                "tac-gan-cifar100": lambda: BigGANDiscriminator.from_preset("cifar100-tac"),
+                "biggan-imagenet-64": lambda: BigGANDiscriminator.from_preset("imagenet-64"),
+                "biggan-imagenet-128": lambda: BigGANDiscriminator.from_preset("imagenet-128", channel_base=64),
+                "stylegan2-ffhq": lambda: StyleGAN2Discriminator.from_preset("ffhq-256-small"),
+                "ugatit-global": lambda: UGATITDiscriminator.from_preset("global"),
+            }[preset]()
+            add_feature_quantizers(model, preset)
+        dims = [layer.dim for layer in model.codebooks.values()]
+        assert dims == {
+            "biggan-imagenet-64": [256],
+            "biggan-imagenet-128": [64, 128, 256, 512],
+            "stylegan2-ffhq": [512, 512],
+            "ugatit-global": [128, 256, 512],
+        }.get(preset, [256] * 4)
+
+    def test_wrong_places(self):
+        model = tiny_biggan_discriminator()
+        with pytest.raises(ValueError, match="no modules 'blocks.9', 'x'"):
+            add_feature_quantizers(model, {"blocks.9": FQConfig(4), "x": FQConfig(4)})
+        with pytest.raises(ValueError, match="no preset 'y'"):
+            add_feature_quantizers(model, "y")
+        add_feature_quantizers(model, {"blocks.0.0": FQConfig(4)})
+        with pytest.raises(ValueError, match="already"):
+            add_feature_quantizers(model, {"blocks.0.0": FQConfig(4)})
