@@ -129,21 +129,20 @@ def quality_section(arguments) -> list[dict]:
 
     plan = gz.quantize_(copy.deepcopy(generator), gz.QuantizeConfig("linear"))
     names = [layer.name for layer in plan.quantized]
-    for method, (package, quantize) in PEERS.items():
+    for method, (package, quantize) in () if arguments.methods else PEERS.items():
         for b in bits if importlib.util.find_spec(package) else ():
             start = time.perf_counter()
             model, stored = by_peer(generator, names, quantize, b)
             row(method, b, model, stored, time.perf_counter() - start)
-    for method in config.methods:
-        for b in (
-            sorted({*bits, *(b + 2 for b in bits)}) if method == "aciq" else bits
-        ):  # others are compared with these
+    for method in arguments.methods or config.methods:
+        # aciq at two more bits is what the calibrated ones are compared with
+        for b in sorted({*bits, *(b + 2 for b in bits)}) if method == "aciq" else bits:
             model, about = compressor(method, b)
             row(method, b, model, about["bits_per_weight"], about["seconds"])
     found = {(each["method"], each["bits"]): each.get("PSNR dB") for each in rows}
     for b in bits:
         for method in ("gptq", "gptq mixed", "latent_distill", "latent_distill mixed"):
-            if ("aciq", b + 2) in found:
+            if ("aciq", b + 2) in found and (method, b) in found:
                 gain = found[method, b] - found["aciq", b + 2]
                 rows.append(
                     {
@@ -237,6 +236,7 @@ def main() -> None:
     arguments_parser.add_argument(
         "--bits", nargs="+", type=int, default=[2, 3, 4, 5, 6], help="of the section quality"
     )
+    arguments_parser.add_argument("--methods", nargs="+", help="of the section quality; default: all, and the peers")
     arguments = arguments_parser.parse_args()
     torch.set_num_threads(arguments.threads)
     run = {"quality": quality_section, "size": size_section, "time": time_section}

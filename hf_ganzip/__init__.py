@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .pipelines import GANPipeline, ImageTranslationPipeline
     from .quantization import QuantizeConfig, dequantize_, quantize_, sensitivity, set_compute_
     from .recipes import compress, load_model
+    from .refine import RefineConfig, refine_
 
 _NAMES = {
     "StyleGAN2Generator": "models",
@@ -52,6 +53,8 @@ _NAMES = {
     "dequantize_": "quantization",
     "set_compute_": "quantization",
     "sensitivity": "quantization",
+    "RefineConfig": "refine",
+    "refine_": "refine",
     "evaluate": "evaluation.evaluate",
 }
 
@@ -70,6 +73,8 @@ __all__ = [
     "convert",
     "load_model",
     "compress",
+    "RefineConfig",
+    "refine_",
     "GanzipConfig",
     "QuantizeConfig",
     "quantize_",

@@ -42,7 +42,7 @@ def describe(model_or_id: str | Path) -> dict[str, Any]:
         "folder": str(folder),
         "class_name": config.pop("_class_name", None),
         "config": {name: value for name, value in config.items() if not name.startswith("_")},
-        "record": quantization.pop("record", []),
+        "record": quantization.pop("record", None) or config.get("_ganzip_record", []),
         "quantization": quantization or None,
         "layers": [
             {

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from .quantization.sensitivity import SensitivityReport
+from .refine import RefineReport
 
 
 _MARKERS = "os^Dv*PX<>"
@@ -186,3 +187,26 @@ def save_precision_recall_plot(rows: list[dict], path: str | Path) -> None:
         axes.legend(fontsize=8)
     figure.suptitle("Precision and recall against bits (dashed: full precision)")
     figure.savefig(path, dpi=110)
+
+
+def save_spectra_plot(report: RefineReport, path: str | Path) -> None:
+    """Singular values of every weight before and after refining, as PNG (Singular Value Scaling, figure 1).
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    weights = report.weights
+    columns = min(4, len(weights))
+    rows = -(-len(weights) // columns)
+    figure = new_figure(3 * columns, 2.2 * rows)
+    for index, weight in enumerate(weights):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        for label, values in (("before", weight.singular_values_before), ("after", weight.singular_values_after)):
+            axes.plot(range(1, len(values) + 1), sorted(values, reverse=True), label=label)
+        axes.set_yscale("log")
+        axes.set_title(weight.name.removesuffix(".weight"), fontsize=7)
+        axes.tick_params(labelsize=6)
+        if index == 0:
+            axes.legend(fontsize=6)
+    figure.suptitle(f"singular values, {report.scaling}", fontsize=9)
+    figure.savefig(path, dpi=120)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,24 @@ from huggingface_hub import snapshot_download
 from . import models
 from .quantization import QuantizeConfig, quantize_
 from .record import QuantizationReport
+from .refine import RefineConfig, RefineReport, refine_
 from .registry import lookup
 
 
-STEPS: dict[str, Callable[[ModelMixin, dict[str, Any]], QuantizationReport]] = {
-    "quantize": lambda model, options: quantize_(model, QuantizeConfig(**options)),  # type: ignore[arg-type]
+Report = QuantizationReport | RefineReport
+
+
+@dataclass(frozen=True)
+class RecipeStep:
+    """One kind of step: its options, and what it does."""
+
+    config: type
+    run: Callable[[ModelMixin, Any], Report]
+
+
+STEPS: dict[str, RecipeStep] = {
+    "refine": RecipeStep(RefineConfig, refine_),
+    "quantize": RecipeStep(QuantizeConfig, quantize_),
 }
 
 
@@ -57,12 +71,12 @@ def load_model(model_or_id: str | Path, **kwargs: Any) -> ModelMixin:
 
 def compress(
     model_or_id: ModelMixin | str | Path, recipe: Sequence[Mapping[str, Any]]
-) -> tuple[ModelMixin, list[QuantizationReport]]:
+) -> tuple[ModelMixin, list[Report]]:
     """Run the steps of a recipe, one after the other.
 
     Args:
         model_or_id: A model (changed in place), a folder or a Hub id.
-        recipe: Steps, each ``{"step": "quantize", **options of QuantizeConfig}``.
+        recipe: Steps, each ``{"step": NAME, **options}``: "refine" with options of RefineConfig, "quantize" with those of QuantizeConfig.
 
     Returns:
         The model and one report per step.
@@ -75,9 +89,10 @@ def compress(
     steps = []
     for entry in recipe:
         options = dict(entry)
-        steps.append((lookup(STEPS, options.pop("step", None) or "", "step"), options))
-    for step, options in steps:
-        if step is STEPS["quantize"]:
-            QuantizeConfig(**options)
+        step = lookup(STEPS, options.pop("step", None) or "", "step")
+        try:
+            steps.append((step, step.config(**options)))
+        except TypeError as error:
+            raise ValueError(f"compress: {entry.get('step')}: {error}") from error
     model = model_or_id if isinstance(model_or_id, ModelMixin) else load_model(model_or_id)
-    return model, [step(model, options) for step, options in steps]
+    return model, [step.run(model, config) for step, config in steps]

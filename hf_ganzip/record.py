@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+_RECORD = "_ganzip_record"
 _RECORDED_PACKAGES = ("hf_ganzip", "torch", "diffusers")
 
 
@@ -43,6 +44,24 @@ class Step:
     def to_dict(self) -> dict[str, Any]:
         """Plain dict for JSON."""
         return dataclasses.asdict(self)
+
+
+def recorded_steps(model: Any) -> list[dict[str, Any]]:
+    """The steps that led to a model, oldest first, as :meth:`Step.to_dict` gives them."""
+    config = getattr(model, "config", None)
+    quantization = config.get("quantization_config") if isinstance(config, dict) else None
+    if quantization is not None and getattr(quantization, "record", None):
+        return list(quantization.record)
+    return list(config.get(_RECORD, ())) if isinstance(config, dict) else list(getattr(model, _RECORD, ()))
+
+
+def record_step(model: Any, step: Step) -> None:
+    """Add a step to the record of a model in full precision: in its config, if it has one that is saved."""
+    steps = [*recorded_steps(model), step.to_dict()]
+    if hasattr(model, "register_to_config"):
+        model.register_to_config(**{_RECORD: steps})
+    else:
+        setattr(model, _RECORD, steps)
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def test_errors_are_one_line_without_traceback(call, folder, tmp_path, arguments
 
 def test_help_of_every_command():
     commands = ["demo", "compress", "sample", "evaluate", "info", "cost", "sensitivity", "study", "metrics install"]
-    commands += ["convert", "translate"]
+    commands += ["convert", "translate", "refine"]
     for command in ([], *(command.split() for command in commands)):
         code = ["-m", "hf_ganzip.cli", *command, "--help"]
         result = subprocess.run([sys.executable, *code], capture_output=True, text=True, timeout=60)

@@ -30,6 +30,8 @@ def test_public_names_resolve_and_are_frozen():
         "convert",
         "load_model",
         "compress",
+        "RefineConfig",
+        "refine_",
         "GanzipConfig",
         "QuantizeConfig",
         "quantize_",

@@ -64,6 +64,42 @@ def compress(
 
 
 @app.command()
+def refine(
+    model: Model,
+    output_dir: Annotated[Path, typer.Argument(help="Folder for the refined model.")],
+    scaling: Annotated[
+        str, typer.Option(help="sqrt, log1p or abslog; the ablations orthogonal, spectral, square.")
+    ] = "sqrt",
+    rtol: Annotated[
+        float | None, typer.Option(help="Singular values up to this share of the largest count as zero.")
+    ] = None,
+    to_rgb: Annotated[bool, typer.Option(help="StyleGAN2: refine the image outputs too.")] = True,
+    reset_norms: Annotated[bool, typer.Option(help="Diffusion models: reset group norms first.")] = True,
+    skip: Annotated[list[str] | None, typer.Option(help="Pattern of tensors to leave alone; repeatable.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Accept a model that was refined before.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="PNG file for the singular values before and after.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Scale the singular values of a pruned model's weights, once, before fine-tuning (Singular Value Scaling)."""
+    from ..refine import RefineConfig, refine_
+
+    refuse_full(output_dir)
+    opened = open_model(model)
+    options = {"rtol": rtol, "to_rgb": to_rgb, "reset_norms": reset_norms, "skip": tuple(skip or ()), "again": again}
+    report = refine_(opened, RefineConfig(scaling=scaling, **options))
+    opened.save_pretrained(output_dir)
+    if plot is not None:
+        from ..plotting import save_spectra_plot
+
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        save_spectra_plot(report, plot)
+    if as_json:
+        return print_json(report.to_dict())
+    print(report)
+    print(f"saved to {output_dir}")
+
+
+@app.command()
 def cost(
     model: Model,
     reference: Annotated[

@@ -22,19 +22,27 @@ class Family:
         last_block: Model -> glob patterns of the weights of its last residual block and output layer, which stay in full
             precision by default (the rule of Mordido et al., section 5).
         example_inputs: Model -> (args, kwargs) of a small deterministic forward pass.
+        refine_prefix: Only tensors whose names begin so are refined (Singular Value Scaling, published selection).
         calibration: (model, batch size, seed) -> endless repeatable forward passes ``model -> output`` on inputs that need no data.
     """
 
     last_block: Callable[[nn.Module], tuple[str, ...]]
     example_inputs: Callable[[nn.Module], tuple[tuple, dict]]
     calibration: Callable[[nn.Module, int, int], Iterator[Callable[[nn.Module], Tensor]]] | None = None
+    refine_prefix: str = ""
 
 
 FAMILIES = {
-    "StyleGAN2Generator": Family(gan.stylegan_last_block, gan.latent_inputs, gan.latent_calibration),
+    "StyleGAN2Generator": Family(
+        gan.stylegan_last_block, gan.latent_inputs, gan.latent_calibration, refine_prefix="synthesis."
+    ),
     "StyleGAN2Discriminator": Family(gan.discriminator_last_block, gan.image_inputs, gan.image_calibration),
-    "StyleGANGenerator": Family(gan.stylegan1_last_block, gan.latent_inputs, gan.latent_calibration),
-    "StyleGAN3Generator": Family(gan.stylegan3_last_block, gan.latent_inputs, gan.latent_calibration),
+    "StyleGANGenerator": Family(
+        gan.stylegan1_last_block, gan.latent_inputs, gan.latent_calibration, refine_prefix="synthesis."
+    ),
+    "StyleGAN3Generator": Family(
+        gan.stylegan3_last_block, gan.latent_inputs, gan.latent_calibration, refine_prefix="synthesis."
+    ),
     "BigGANDeepGenerator": Family(gan.biggan_deep_last_block, gan.latent_inputs, gan.latent_calibration),
     "UGATITGenerator": Family(gan.translation_last_block, gan.image_inputs, gan.image_calibration),
     "UGATITDiscriminator": Family(gan.patch_discriminator_last_block, gan.image_inputs, gan.image_calibration),

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..quantization.folding import remove_parametrization_
 from ..quantization.packed import PackedLayout, pack_module_, packed_modules
-from ..record import Step
+from ..record import Step, recorded_steps
 from .config import GanzipConfig
 
 
@@ -83,7 +83,8 @@ def finish_config(model: nn.Module, config: GanzipConfig, base_model: str) -> No
         name: module.packed_layout.to_dict() | {"digest": module.digest()}
         for name, module in packed_modules(model).items()
     }
-    config.record = [*config.record, Step("quantize", config.quantize_config.to_dict(), base_model).to_dict()]
+    earlier = config.record or recorded_steps(model)
+    config.record = [*earlier, Step("quantize", config.quantize_config.to_dict(), base_model).to_dict()]
 
 
 def origin(folder: Path) -> str:

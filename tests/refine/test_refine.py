@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole models: which tensors are refined, the bias rule, the record, refusals."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import hf_ganzip as gz
+from hf_ganzip.plotting import save_spectra_plot
+from hf_ganzip.record import recorded_steps
+from hf_ganzip.refine import SCALINGS, RefineConfig, Scaling, refine_, scale_singular_values
+
+from ..conftest import TINY, run, tiny_generator, tiny_stylegan3, tiny_unet
+
+
+QUIET = {"progress": False}
+
+
+def state(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def randomized(model):
+    """Biases and norms that are not at their start."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.1)
+    return model
+
+
+def changed(before, model):
+    return {name for name, value in model.state_dict().items() if not torch.equal(before[name], value)}
+
+
+class TestStyleGAN2:
+    def test_weights_biases_and_affine_layers_of_the_synthesis_network(self):
+        model = randomized(tiny_generator())
+        before = state(model)
+        refine_(model, RefineConfig(**QUIET))
+        expected = {
+            name
+            for name in before
+            if name.startswith("synthesis.") and name.endswith(("weight", "bias")) and "noise" not in name
+        }
+        assert changed(before, model) == expected and any("affine" in name for name in expected)
+        name = "synthesis.b8.conv0.weight"
+        assert torch.equal(model.state_dict()[name], scale_singular_values(before[name]))
+
+    def test_image_outputs_have_a_switch(self):
+        model = randomized(tiny_generator())
+        before = state(model)
+        refine_(model, RefineConfig(to_rgb=False, **QUIET))
+        assert not any("torgb" in name for name in changed(before, model))
+
+    def test_bias_rule(self):
+        model = randomized(tiny_generator())
+        before = state(model)
+        refine_(model, RefineConfig(**QUIET))
+        for name in ("synthesis.b8.conv0.bias", "synthesis.b8.conv0.affine.bias"):
+            bias, new = before[name].double(), model.state_dict()[name].double()
+            torch.testing.assert_close(new, bias / (bias.norm() + 1e-8).sqrt(), rtol=1e-5, atol=1e-7)
+            assert float(new.norm() ** 2) == pytest.approx(float(bias.norm()), rel=1e-4)
+
+    def test_affine_biases_of_ones(self):
+        """154 ones: each becomes 0.283870."""
+        layer = nn.Linear(3, 154)
+        nn.init.ones_(layer.bias)
+        refine_(layer, RefineConfig(**QUIET))
+        torch.testing.assert_close(layer.bias.detach(), torch.full((154,), 0.283870), rtol=0, atol=1e-6)
+
+    def test_zero_biases_stay_zero(self):
+        for scaling in SCALINGS:
+            layer = nn.Linear(3, 4)
+            nn.init.zeros_(layer.bias)
+            refine_(layer, RefineConfig(scaling, **QUIET))
+            assert torch.equal(layer.bias.detach(), torch.zeros(4))
+
+
+def test_stylegan3_refines_its_input_and_image_layers():
+    model = randomized(tiny_stylegan3())
+    before = state(model)
+    refine_(model, RefineConfig(**QUIET))
+    found = changed(before, model)
+    last = model.synthesis.layer_names[-1]
+    assert {"synthesis.input.weight", "synthesis.input.affine.bias", f"synthesis.{last}.weight"} <= found
+    assert all(name.startswith("synthesis.") for name in found)
+    untouched = ("freqs", "phases", "transform", "filter", "magnitude_ema")
+    assert not any(name.endswith(untouched) for name in found)
+
+
+class TestDiffusion:
+    def test_norms_are_reset_and_everything_else_is_refined(self):
+        model = randomized(tiny_unet())
+        before = state(model)
+        report = refine_(model, RefineConfig(**QUIET))
+        for name, module in model.named_modules():
+            if isinstance(module, nn.GroupNorm):
+                assert module.weight.eq(1).all() and module.bias.eq(0).all() and name in report.norms
+        norms = {name for name in before if any(name.startswith(f"{norm}.") for norm in report.norms)}
+        assert changed(before, model) == set(before)
+        assert {tensor.name for tensor in report.tensors} == set(before) - norms
+
+    def test_norms_can_stay(self):
+        model = randomized(tiny_unet())
+        before = state(model)
+        report = refine_(model, RefineConfig(reset_norms=False, **QUIET))
+        assert not report.norms and not any("norm" in name for name in changed(before, model))
+
+
+class TestReport:
+    def test_condition_numbers_become_their_square_roots(self, tmp_path):
+        model = randomized(tiny_generator())
+        report = refine_(model, RefineConfig(**QUIET))
+        assert len(report.weights) > 10
+        for weight in report.weights:
+            assert weight.condition_after == pytest.approx(weight.condition_before**0.5, rel=1e-6)
+        json.dumps(report.to_dict())
+        assert "condition after" in str(report) and "refined by sqrt" in str(report)
+        save_spectra_plot(report, tmp_path / "spectra.png")
+        assert (tmp_path / "spectra.png").stat().st_size > 10_000
+
+    @pytest.mark.parametrize("name", sorted(TINY))
+    def test_every_architecture_refines_and_still_runs(self, name):
+        model = TINY[name]()
+        report = refine_(model, RefineConfig("log1p", **QUIET))
+        assert report.weights and torch.isfinite(run(model)).all()
+
+    def test_own_scaling(self):
+        layer = nn.Linear(4, 4)
+        half = Scaling(lambda s: s / 2, lambda norm, largest: 0.5)
+        before = state(layer)
+        refine_(layer, RefineConfig(half, **QUIET))
+        torch.testing.assert_close(layer.weight.detach(), before["weight"] / 2)
+        torch.testing.assert_close(layer.bias.detach(), before["bias"] / 2)
+
+
+class TestRecord:
+    def test_refining_twice_is_refused_also_after_saving(self, tmp_path):
+        model = tiny_generator()
+        refine_(model, RefineConfig(**QUIET))
+        with pytest.raises(ValueError, match="refined before"):
+            refine_(model, RefineConfig(**QUIET))
+        model.save_pretrained(tmp_path)
+        restored = gz.load_model(tmp_path)
+        assert [step["name"] for step in recorded_steps(restored)] == ["refine"]
+        with pytest.raises(ValueError, match="refined before"):
+            refine_(restored, RefineConfig(**QUIET))
+        refine_(restored, RefineConfig(again=True, **QUIET))
+        assert len(recorded_steps(restored)) == 2
+
+    def test_quantizing_keeps_the_record(self, tmp_path):
+        model, reports = gz.compress(
+            tiny_generator(), [{"step": "refine", "progress": False}, {"step": "quantize", "bits": 4}]
+        )
+        assert [type(report).__name__ for report in reports] == ["RefineReport", "QuantizationReport"]
+        model.save_pretrained(tmp_path)
+        restored = gz.load_model(tmp_path)
+        assert [step["name"] for step in recorded_steps(restored)] == ["refine", "quantize"]
+        with pytest.raises(ValueError, match="is quantized"):
+            refine_(restored)
+
+
+class TestBadInput:
+    def test_nothing_changes_when_a_weight_is_broken(self):
+        model = tiny_generator()
+        with torch.no_grad():
+            model.synthesis.b16.conv1.weight[0, 0, 0, 0] = torch.nan
+        before = state(model)
+        with pytest.raises(ValueError, match="synthesis.b16.conv1.weight: .*NaN.*Nothing was changed"):
+            refine_(model, RefineConfig(**QUIET))
+        assert all(
+            torch.equal(value.nan_to_num(), before[name].nan_to_num()) for name, value in model.state_dict().items()
+        )
+        assert not recorded_steps(model)
+
+    def test_options(self):
+        with pytest.raises(ValueError, match="scaling"):
+            RefineConfig("cube")
+        with pytest.raises(ValueError, match="rtol is 2"):
+            RefineConfig(rtol=2)
+        with pytest.raises(ValueError, match="'x.*' match no tensor"):
+            refine_(tiny_generator(), RefineConfig(skip=("x.*",), **QUIET))
+        with pytest.raises(ValueError, match="nothing to refine in ReLU"):
+            refine_(nn.ReLU(), RefineConfig(**QUIET))
+
+    def test_skipped_patterns_stay(self):
+        model = randomized(tiny_generator())
+        before = state(model)
+        refine_(model, RefineConfig(skip=("*.affine.*",), **QUIET))
+        assert not any("affine" in name for name in changed(before, model))
