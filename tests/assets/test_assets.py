@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import hf_ganzip as gz
 from hf_ganzip.assets import ASSETS, asset_path
 from hf_ganzip.evaluation import extract_features, load_reference
 from hf_ganzip.evaluation.extractors import FashionMNISTExtractor
@@ -56,6 +57,15 @@ def test_assets_stay_small():
 
     assert size(FEATURES) < 1.5
     assert size(IMAGES) < 3
+    assert size("stylegan2-fashion-mnist") < 4 and size("biggan-fashion-mnist") < 4
+
+
+def test_biggan_measures_as_its_card_says():
+    found = gz.evaluate("biggan-fashion-mnist", IMAGES, metrics=["frechet_distance"], num_samples=2000, seed=0)
+    distance = found.metrics["frechet_distance"]["frechet_distance"]
+    card = (asset_path("biggan-fashion-mnist") / "README.md").read_text()
+    assert "0.905 / 0.403 | 1.72 |" in card
+    assert distance == pytest.approx(1.72, abs=0.8)  # 2,000 of the 5,000 images: a little higher
 
 
 def test_unknown_and_missing_assets(monkeypatch):
