@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         UGATITGenerator,
     )
     from .pipelines import GANPipeline, ImageTranslationPipeline
+    from .pruning import PruneConfig, prune_
     from .quantization import QuantizeConfig, dequantize_, quantize_, sensitivity, set_compute_
     from .recipes import compress, load_model
     from .refine import RefineConfig, refine_
@@ -53,6 +54,8 @@ _NAMES = {
     "dequantize_": "quantization",
     "set_compute_": "quantization",
     "sensitivity": "quantization",
+    "PruneConfig": "pruning",
+    "prune_": "pruning",
     "RefineConfig": "refine",
     "refine_": "refine",
     "evaluate": "evaluation.evaluate",
@@ -73,6 +76,8 @@ __all__ = [
     "convert",
     "load_model",
     "compress",
+    "PruneConfig",
+    "prune_",
     "RefineConfig",
     "refine_",
     "GanzipConfig",

@@ -13,13 +13,14 @@ from diffusers import ModelMixin
 from huggingface_hub import snapshot_download
 
 from . import models
+from .pruning import PruneConfig, PruneReport, prune_
 from .quantization import QuantizeConfig, quantize_
 from .record import QuantizationReport
 from .refine import RefineConfig, RefineReport, refine_
 from .registry import lookup
 
 
-Report = QuantizationReport | RefineReport
+Report = PruneReport | RefineReport | QuantizationReport
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,11 @@ class RecipeStep:
     """One kind of step: its options, and what it does."""
 
     config: type
-    run: Callable[[ModelMixin, Any], Report]
+    run: Callable[..., Report]
 
 
 STEPS: dict[str, RecipeStep] = {
+    "prune": RecipeStep(PruneConfig, prune_),
     "refine": RecipeStep(RefineConfig, refine_),
     "quantize": RecipeStep(QuantizeConfig, quantize_),
 }
@@ -69,6 +71,28 @@ def load_model(model_or_id: str | Path, **kwargs: Any) -> ModelMixin:
     return model
 
 
+def read_recipe(path: str | Path) -> list[dict[str, Any]]:
+    """Steps of a YAML file: a list, or a mapping with a list ``steps``.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: It is no such list.
+    """
+    import yaml
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no recipe {path}.")
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {error}") from error
+    steps = found.get("steps") if isinstance(found, dict) else found
+    if not isinstance(steps, list) or not all(isinstance(step, dict) and "step" in step for step in steps):
+        raise ValueError(f"{path} is no recipe: a list of steps, each with `step:` and options.")
+    return steps
+
+
 def compress(
     model_or_id: ModelMixin | str | Path, recipe: Sequence[Mapping[str, Any]]
 ) -> tuple[ModelMixin, list[Report]]:
@@ -76,7 +100,7 @@ def compress(
 
     Args:
         model_or_id: A model (changed in place), a folder or a Hub id.
-        recipe: Steps, each ``{"step": NAME, **options}``: "refine" with options of RefineConfig, "quantize" with those of QuantizeConfig.
+        recipe: Steps, each ``{"step": NAME, **options}``: "prune" with options of PruneConfig, "refine" with options of RefineConfig, "quantize" with those of QuantizeConfig.
 
     Returns:
         The model and one report per step.

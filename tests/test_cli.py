@@ -122,7 +122,7 @@ def test_errors_are_one_line_without_traceback(call, folder, tmp_path, arguments
 
 def test_help_of_every_command():
     commands = ["demo", "compress", "sample", "evaluate", "info", "cost", "sensitivity", "study", "metrics install"]
-    commands += ["convert", "translate", "refine"]
+    commands += ["convert", "translate", "prune", "refine"]
     for command in ([], *(command.split() for command in commands)):
         code = ["-m", "hf_ganzip.cli", *command, "--help"]
         result = subprocess.run([sys.executable, *code], capture_output=True, text=True, timeout=60)
@@ -231,3 +231,31 @@ def test_translate_needs_a_translation_model(call, folder, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     code, _, err = call("translate", folder, tmp_path / "a.png", "--output-dir", tmp_path / "out")
     assert code == 1 and "needs a UGATITGenerator" in err
+
+
+def test_prune_refine_quantize_one_by_one_or_by_recipe(call, folder, tmp_path):
+    code, out, _ = call(
+        "prune", folder, tmp_path / "a", "--ratio", "0.5", "--criterion", "dcp", "--option", "samples=4"
+    )
+    assert code == 0 and "parameters by dcp" in out
+    code, out, _ = call("refine", tmp_path / "a", tmp_path / "b", "--plot", tmp_path / "spectra.png")
+    assert code == 0 and "refined by sqrt" in out and (tmp_path / "spectra.png").is_file()
+    assert call("compress", tmp_path / "b", tmp_path / "c")[0] == 0
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("- {step: prune, criterion: random, ratio: 0.5}\n- step: refine\n- {step: quantize, bits: 3}\n")
+    code, out, _ = call("compress", folder, tmp_path / "d", "--recipe", recipe, "--json")
+    assert code == 0 and [step["step"] for step in json.loads(out)] == ["prune", "refine", "quantize"]
+    assert tuple(gz.load_model(tmp_path / "d").config.channels) == (8, 8, 4)
+    for text, message in (
+        ("a: b", "is no recipe"),
+        ("- {step: paint}", "step"),
+        ("- {step: prune, colour: 1}", "colour"),
+    ):
+        recipe.write_text(text)
+        code, _, err = call("compress", folder, tmp_path / "e", "--recipe", recipe)
+        assert code == 1 and message in err and not (tmp_path / "e").exists()
+
+
+@pytest.mark.parametrize("recipe", sorted((Path(__file__).parents[1] / "examples" / "recipes").glob("*.yaml")))
+def test_example_recipes_run(call, folder, tmp_path, recipe):
+    assert call("compress", folder, tmp_path / "out", "--recipe", recipe)[0] == 0

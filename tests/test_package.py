@@ -30,6 +30,8 @@ def test_public_names_resolve_and_are_frozen():
         "convert",
         "load_model",
         "compress",
+        "PruneConfig",
+        "prune_",
         "RefineConfig",
         "refine_",
         "GanzipConfig",
@@ -64,6 +66,16 @@ def test_import_is_cheap():
 def test_quantizer_is_registered_in_any_order(imports):
     result = python(
         f"{imports}\nfrom diffusers.quantizers import auto\nprint('ganzip' in auto.AUTO_QUANTIZER_MAPPING)"
+    )
+    assert result.stdout.strip() == "True", result.stderr
+
+
+def test_a_model_quantizes_when_the_integration_is_imported_first():
+    """`import diffusers...` inside the package must not hide its own module of that name."""
+    result = python(
+        "import hf_ganzip.integration\nimport hf_ganzip as gz\n"
+        "model = gz.StyleGAN2Generator(resolution=8, z_dim=4, w_dim=4, channels=(8, 8), mapping_layers=1)\n"
+        "gz.quantize_(model)\nprint(model.is_quantized)"
     )
     assert result.stdout.strip() == "True", result.stderr
 

@@ -39,24 +39,73 @@ def compress(
     requantize: Annotated[
         bool, typer.Option("--requantize", help="Accept a model that is already quantized.")
     ] = False,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="YAML file with steps (prune, refine, quantize); the other options are not used."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Quantize a model and save it; plain from_pretrained restores it once hf_ganzip is imported."""
+    """Quantize a model, or run the steps of a recipe, and save it; plain from_pretrained restores it once hf_ganzip is imported."""
     from ..recipes import compress as run
+    from ..recipes import read_recipe
 
-    recipe = {"step": "quantize", "method": method, "bits": bits, "granularity": granularity}
-    recipe |= {"group_size": group_size, "scale_dtype": scale_dtype, "method_options": parse_options(option or ())}
-    recipe |= {"skip": tuple(skip or ()), "skip_last_block": not last_block, "requantize": requantize}
     refuse_full(output_dir)
+    if recipe is not None:
+        steps = read_recipe(recipe)
+        compressed, reports = run(open_model(model), steps)
+        compressed.save_pretrained(output_dir)
+        if as_json:
+            return print_json([{"step": step["step"], **report.to_dict()} for step, report in zip(steps, reports)])
+        for step, report in zip(steps, reports):
+            print(f"--- {step['step']}\n{report}\n")
+        print(f"saved to {output_dir}")
+        return
+    options = {"step": "quantize", "method": method, "bits": bits, "granularity": granularity}
+    options |= {"group_size": group_size, "scale_dtype": scale_dtype, "method_options": parse_options(option or ())}
+    options |= {"skip": tuple(skip or ()), "skip_last_block": not last_block, "requantize": requantize}
     opened = open_model(model)
     if mean_bits is not None:
         from ..quantization import QuantizeConfig
         from ..quantization import sensitivity as measure
 
-        config = QuantizeConfig(**{name: value for name, value in recipe.items() if name != "step"})
-        recipe["overrides"] = measure(opened, range(2, 9), config=config).allocate(mean_bits=mean_bits)
-    compressed, (report,) = run(opened, [recipe])
+        config = QuantizeConfig(**{name: value for name, value in options.items() if name != "step"})
+        options["overrides"] = measure(opened, range(2, 9), config=config).allocate(mean_bits=mean_bits)
+    compressed, (report,) = run(opened, [options])
     compressed.save_pretrained(output_dir)
+    if as_json:
+        return print_json(report.to_dict())
+    print(report)
+    print(f"saved to {output_dir}")
+
+
+@app.command()
+def prune(
+    model: Model,
+    output_dir: Annotated[Path, typer.Argument(help="Folder for the pruned model.")],
+    criterion: Annotated[
+        str, typer.Option(help="magnitude, random, dcp, content_aware or gan_slimming.")
+    ] = "magnitude",
+    ratio: Annotated[float, typer.Option(help="Share of the channels that is removed, 0 to below 1.")] = 0.7,
+    max_params: Annotated[
+        int | None, typer.Option(help="Find the ratio for at most so many parameters instead.")
+    ] = None,
+    multiple_of: Annotated[int, typer.Option(min=1, help="Round widths up to multiples of it.")] = 1,
+    inherit: Annotated[str, typer.Option(help="all weights, or mapping: the mapping network only.")] = "all",
+    init: Annotated[str, typer.Option(help="keep, or draw the synthesis network again: he, xavier.")] = "keep",
+    option: Annotated[
+        list[str] | None, typer.Option(help="Option of the criterion, NAME=VALUE (JSON); repeatable.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Remove channels of a generator; refine and fine-tune it afterwards."""
+    from ..pruning import PruneConfig, prune_
+
+    refuse_full(output_dir)
+    options = {"ratio": ratio, "max_params": max_params, "multiple_of": multiple_of, "inherit": inherit, "init": init}
+    config = PruneConfig(criterion, criterion_options=parse_options(option or ()), **options)
+    opened = open_model(model)
+    report = prune_(opened, config)
+    opened.save_pretrained(output_dir)
     if as_json:
         return print_json(report.to_dict())
     print(report)

@@ -3,7 +3,7 @@
 
 from typing import Any
 
-import diffusers.quantizers.auto  # noqa: F401  first of all: its import registers the quantizer
+import diffusers.quantizers.auto as _first  # noqa: F401  its import registers the quantizer; `diffusers` is our module here
 from torch import nn
 
 from ..quantization.config import QuantizeConfig

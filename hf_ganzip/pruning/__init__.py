@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Channel pruning of generators."""
+
+from .channels import RULES, ChannelSet, PruningRule, Slice
+from .criteria import CRITERIA
+from .prune import PruneConfig, PrunedSet, PruneReport, prune_
+
+
+__all__ = [
+    "CRITERIA",
+    "RULES",
+    "ChannelSet",
+    "PruneConfig",
+    "PruneReport",
+    "PrunedSet",
+    "PruningRule",
+    "Slice",
+    "prune_",
+]

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What criteria share: gradients of an image loss with respect to the weights that read the channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..channels import ChannelSet
+
+
+Scores = dict[str, Tensor]  # set name -> (C,), higher: keep
+
+
+def reader_weights(model: nn.Module, sets: Sequence[ChannelSet]) -> list[Tensor]:
+    """The weight that reads each set."""
+    return [model.get_submodule(channels.reader).weight for channels in sets]
+
+
+def reader_scores(loss: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
+    """Mean absolute gradient of ``loss`` over output channels and kernel taps, (C,) for each weight (O, C, ...)."""
+    found = []
+    for gradient in torch.autograd.grad(loss, weights):
+        found.append(gradient.abs().flatten(2).mean(dim=(0, 2)) if gradient.ndim > 2 else gradient.abs().mean(dim=0))
+    return found
+
+
+def class_labels(model: nn.Module, count: int, generator: torch.Generator) -> Tensor | None:
+    """Random classes where the model has some."""
+    classes = model.config.num_classes
+    return torch.randint(classes, (count,), generator=generator) if classes else None

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Content-aware pruning (CAGAN, Liu et al., CVPR 2021): how much a channel matters for the content of the image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ...quantization.calibration import evaluating
+from ..channels import ChannelSet
+from .base import Scores, class_labels, reader_scores, reader_weights
+
+
+@dataclass(frozen=True)
+class ContentAware:
+    """Gradient of the change by salt-and-pepper noise on the content, of the weight that reads the channel.
+
+    Args:
+        mask: Function of images (B, C, H, W) about [-1, 1] -> masks (B, 1, H, W), True on content; None: everywhere. A face parser, for
+            instance.
+        samples: Latents in all.
+        batch_size: Latents at a time.
+        noise: Share of content pixels that become black or white.
+        seed: Of everything random.
+        progress: Show a progress bar.
+    """
+
+    mask: Callable[[Tensor], Tensor] | None = field(default=None, metadata={"recorded": False})
+    samples: int = 400
+    batch_size: int = 8
+    noise: float = 0.05
+    seed: int = 0
+    progress: bool = field(default=True, metadata={"recorded": False})
+
+    def __call__(self, model: nn.Module, sets: Sequence[ChannelSet]) -> Scores:
+        generator = torch.Generator().manual_seed(self.seed)
+        required = {parameter: parameter.requires_grad for parameter in model.parameters()}
+        weights = reader_weights(model, sets)
+        sums = [torch.zeros(channels.width) for channels in sets]
+        try:
+            model.requires_grad_(False)
+            for weight in weights:
+                weight.requires_grad_(True)
+            with evaluating(model):
+                batches = range(max(1, self.samples // self.batch_size))
+                for _ in tqdm(batches, "content_aware", unit="batch", disable=not self.progress):
+                    z = model.draw_latents(self.batch_size, generator)
+                    labels = class_labels(model, self.batch_size, generator)
+                    images = model(z, labels, generator=generator).sample
+                    loss = (self._disturbed(images, generator) - images).abs().mean()
+                    for total, score in zip(sums, reader_scores(loss, weights)):
+                        total += score
+        finally:
+            for parameter, value in required.items():
+                parameter.requires_grad_(value)
+        return {channels.name: total for channels, total in zip(sets, sums)}
+
+    def _disturbed(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Images whose content pixels are black or white with probability ``noise``; the others keep their gradient."""
+        batch, _, height, width = images.shape
+        content = torch.ones(batch, 1, height, width, dtype=torch.bool)
+        if self.mask is not None:
+            content = self.mask(images.detach()).bool().expand(batch, 1, height, width)
+        extreme = torch.randint(2, (1, 1, height, width), generator=generator).to(images) * 2 - 1
+        hit = content & (torch.rand(batch, 1, height, width, generator=generator) < self.noise)
+        return torch.where(hit, extreme, images)

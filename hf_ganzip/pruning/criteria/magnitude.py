@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Size of the weights that read a channel (l1-out of the CAGAN paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..channels import ChannelSet
+from .base import Scores, class_labels
+
+
+@dataclass(frozen=True)
+class Magnitude:
+    """L1 norm over outputs and taps of the weight that reads the channel.
+
+    Args:
+        modulated: For StyleGANs, of the modulated and demodulated weight, averaged over styles first; False: of the stored weight.
+        samples: Latents of the average.
+        seed: Of the latents.
+
+    Source:
+        Liu et al., "Content-Aware GAN Compression", baseline l1-out.
+    """
+
+    modulated: bool = True
+    samples: int = 400
+    seed: int = 0
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module, sets: Sequence[ChannelSet]) -> Scores:
+        w = None
+        if self.modulated and hasattr(model, "mapping"):
+            generator = torch.Generator().manual_seed(self.seed)
+            z = model.draw_latents(self.samples, generator)
+            w = model.mapping(z, class_labels(model, self.samples, generator))[:, 0]
+        found = {}
+        for channels in sets:
+            module = model.get_submodule(channels.reader)
+            weight = module.weight.double().flatten(2)
+            if w is not None and hasattr(module, "affine"):
+                styles = module.affine(w).double()  # (n, C)
+                scale = torch.ones(len(styles), len(weight), dtype=torch.float64)
+                if not _is_image_output(module):
+                    scale = (styles.square() @ weight.square().sum(dim=2).T + 1e-8).rsqrt()  # (n, O)
+                weight = weight * (scale.T @ styles / len(styles))[:, :, None]
+            found[channels.name] = weight.abs().sum(dim=(0, 2)).float()
+        return found
+
+
+def _is_image_output(module: nn.Module) -> bool:
+    return type(module).__name__ == "ToRGBLayer" or bool(getattr(module, "is_image", False))

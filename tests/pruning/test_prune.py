@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pruned generators: the papers' sizes, exact copies of what stays, criteria, saved form, refusals."""
+
+import json
+import math
+
+import pytest
+import torch
+
+import hf_ganzip as gz
+from hf_ganzip.pruning import CRITERIA, RULES, PruneConfig, prune_
+from hf_ganzip.pruning.channels import keep_after_removing, keep_at_least_three, rule_of
+from hf_ganzip.record import recorded_steps
+
+from ..conftest import run, tiny_biggan, tiny_generator, tiny_stylegan3, tiny_unet
+
+
+MODELS = {
+    "stylegan2": lambda **c: tiny_generator(resolution=16, channels=((16, 12), (12, 10), 8), **c),
+    "stylegan2 resnet": lambda **c: tiny_generator(architecture="resnet", **c),
+    "stylegan2 orig": lambda **c: tiny_generator(architecture="orig", **c),
+    "stylegan3": tiny_stylegan3,
+    "biggan": lambda **c: tiny_biggan(attention_blocks=(), **c),
+    "biggan without sharing": lambda **c: tiny_biggan(attention_blocks=(), shared_dim=0, hierarchical=False, **c),
+}
+QUICK = {
+    "dcp": {"samples": 4, "batch_size": 2, "directions": 3, "style_samples": 50, "progress": False},
+    "content_aware": {"samples": 4, "batch_size": 2, "progress": False},
+    "magnitude": {"samples": 8},
+    "gan_slimming": {"samples": 8},
+}
+STYLES = ("dcp", "gan_slimming")
+
+
+def randomized(model):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.05)
+    return model
+
+
+class KeepFirst:
+    """Scores that keep the first channels."""
+
+    def __call__(self, model, sets):
+        return {channels.name: -torch.arange(channels.width, dtype=torch.float32) for channels in sets}
+
+
+class TestSizes:
+    @pytest.mark.parametrize(
+        "preset, ratio, parameters",
+        [
+            ("ffhq-256-base", 0.7, 5_573_364),
+            ("ffhq-256-base", 0.9, 2_798_888),
+            ("ffhq-256-base", 0.5, 10_206_434),
+            ("ffhq-256-small", 0.7, 4_959_947),
+            ("ffhq-256-small", 0.9, 2_685_074),
+            ("ffhq-256-small", 0.5, 8_724_994),
+        ],
+    )
+    def test_stylegan2_of_the_papers(self, preset, ratio, parameters):
+        assert self.size(gz.StyleGAN2Generator, preset, ratio) == parameters
+
+    @pytest.mark.parametrize("ratio, parameters", [(0, 23_320_443), (0.7, 3_179_876), (0.9, 1_016_989)])
+    def test_stylegan3_of_the_papers(self, ratio, parameters):
+        assert self.size(gz.StyleGAN3Generator, "ffhq-256-t", ratio) == parameters
+
+    def size(self, cls, preset, ratio):
+        with torch.device("meta"):
+            model = cls.from_preset(preset)
+            rule = rule_of(model)
+            counts = {channels.name: rule.keep(channels.width, ratio) for channels in rule.sets(model)}
+            options = {key: value for key, value in model.config.items() if not key.startswith("_")}
+            return cls(**options | rule.config(model, counts)).num_parameters()
+
+    def test_kept_widths_of_both_rules(self):
+        assert [keep_after_removing(512, p) for p in (0.3, 0.5, 0.7, 0.9)] == [359, 256, 154, 52]
+        assert [keep_after_removing(c, 0.7) for c in (256, 128, 64)] == [77, 39, 20]
+        assert [keep_at_least_three(c, 0.7) for c in (512, 362, 256, 181, 128, 91, 64)] == [
+            153,
+            108,
+            76,
+            54,
+            38,
+            27,
+            19,
+        ]
+        assert keep_at_least_three(5, 0.9) == 3
+
+    def test_the_smallest_example(self):
+        """Widths 4: 8, 8: 8, 16: 4; w_dim 16; two mapping layers: 3,890 parameters, at half the channels 1,684."""
+        model = gz.StyleGAN2Generator(resolution=16, z_dim=16, w_dim=16, channels=(8, 8, 4), mapping_layers=2)
+        assert model.num_parameters() == 3890
+        report = prune_(model, PruneConfig(KeepFirst(), 0.5))
+        assert report.parameters_after == model.num_parameters() == 1684
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+class TestEveryFamily:
+    def test_what_stays_is_copied_exactly(self, name):
+        model = randomized(MODELS[name]())
+        before, sets = {k: v.clone() for k, v in model.state_dict().items()}, rule_of(model).sets(model)
+        report = prune_(model, PruneConfig(KeepFirst(), 0.5))
+        assert report.parameters_after < report.parameters_before
+        after = model.state_dict()
+        names = {} if name != "stylegan3" else None
+        for channels in sets if names is not None else []:
+            for part in channels.slices:
+                kept = after[part.tensor].shape[part.axis]
+                assert kept == rule_of(model).keep(channels.width, 0.5) * part.repeat
+        for key in [key for key in after if key in before]:
+            index = tuple(slice(0, n) for n in after[key].shape)
+            if "linear" not in key or name == "stylegan3":
+                assert torch.equal(after[key], before[key][index]), key
+
+    def test_zeroed_channels_can_go_without_a_trace(self, name):
+        """Channels that neither write nor read anything change nothing, once gains are compensated."""
+        model = randomized(MODELS[name]())
+        sets = rule_of(model).sets(model)
+        with torch.no_grad():
+            for channels in sets:
+                half = channels.width - int(channels.width * 0.5)
+                for reader in {s.tensor for s in channels.slices if s.axis == 1 and s.tensor.endswith("weight")}:
+                    weight = model.state_dict()[reader]
+                    if weight.shape[1] == channels.width:
+                        weight[:, half:] = 0
+        expected = run(model) if "biggan" not in name else None
+        prune_(model, PruneConfig(KeepFirst(), 0.5, compensate_gain=True))
+        if expected is not None:
+            torch.testing.assert_close(run(model), expected, rtol=1e-3, atol=1e-4)
+
+    def test_saves_quantizes_and_restores(self, name, tmp_path):
+        model = randomized(MODELS[name]())
+        prune_(model, PruneConfig("random", 0.4))
+        expected = run(model)
+        model.save_pretrained(tmp_path / "pruned")
+        restored = gz.load_model(tmp_path / "pruned")
+        assert torch.equal(run(restored), expected)
+        assert recorded_steps(restored)[0]["options"]["kept"]
+        gz.refine_(restored, gz.RefineConfig(progress=False))
+        gz.quantize_(restored, gz.QuantizeConfig(bits=4))
+        expected = run(restored)
+        restored.save_pretrained(tmp_path / "small")
+        final = gz.load_model(tmp_path / "small")
+        assert torch.equal(run(final), expected)
+        assert [step["name"] for step in recorded_steps(final)] == ["prune", "refine", "quantize"]
+
+    def test_ratio_zero_is_the_identity_and_says_so(self, name):
+        model = MODELS[name]()
+        expected = run(model)
+        report = prune_(model, PruneConfig("random", 0.0))
+        assert torch.equal(run(model), expected) and "nothing was removed" in str(report)
+
+    @pytest.mark.parametrize("criterion", sorted(CRITERIA))
+    def test_scores(self, name, criterion):
+        model = randomized(MODELS[name]())
+        sets = rule_of(model).sets(model)
+        made = CRITERIA[criterion](**QUICK.get(criterion, {}))
+        if "biggan" in name and criterion in STYLES:
+            with pytest.raises(ValueError, match=criterion):
+                made(model, sets)
+            return
+        scores = made(model, sets)
+        again = CRITERIA[criterion](**QUICK.get(criterion, {}))(model, sets)
+        for channels in sets:
+            score = scores[channels.name]
+            assert score.shape == (channels.width,) and torch.isfinite(score).all() and (score >= 0).all()
+            assert torch.equal(score, again[channels.name])
+        assert not any(parameter.grad is not None for parameter in model.parameters())
+        assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+class TestCriteria:
+    @pytest.mark.parametrize("criterion", ["magnitude", "content_aware"])
+    def test_a_zeroed_channel_scores_lowest(self, criterion):
+        model = randomized(tiny_generator())
+        sets = rule_of(model).sets(model)
+        with torch.no_grad():
+            model.synthesis.b8.conv1.weight[:, 3] = 0
+            model.synthesis.b8.conv0.weight[3] = 0
+            model.synthesis.b8.conv0.bias[3] = 0
+        score = CRITERIA[criterion](**QUICK[criterion])(model, sets)["synthesis.b8.conv0"]
+        assert int(score.argmin()) == 3
+
+    @pytest.mark.parametrize("criterion", ["magnitude", "gan_slimming"])
+    def test_permuting_channels_permutes_scores(self, criterion):
+        model = randomized(tiny_generator())
+        sets = rule_of(model).sets(model)
+        before = CRITERIA[criterion](**QUICK[criterion])(model, sets)["synthesis.b8.conv0"]
+        order = torch.randperm(16)
+        with torch.no_grad():
+            b8 = model.synthesis.b8
+            for tensor in (b8.conv0.weight, b8.conv0.bias, b8.conv1.affine.weight, b8.conv1.affine.bias):
+                tensor.copy_(tensor[order])
+            b8.conv1.weight.copy_(b8.conv1.weight[:, order])
+        after = CRITERIA[criterion](**QUICK[criterion])(model, sets)["synthesis.b8.conv0"]
+        torch.testing.assert_close(after, before[order], rtol=1e-4, atol=1e-6)
+
+    def test_one_direction_or_no_step_has_no_variance(self):
+        model = randomized(tiny_generator())
+        sets = rule_of(model).sets(model)
+        for change in ({"directions": 1}, {"strength": 0.0, "noise_mode": "const"}):
+            scores = CRITERIA["dcp"](**QUICK["dcp"] | change)(model, sets)
+            assert all(float(score.max()) == 0 for score in scores.values())
+
+    def test_content_outside_the_mask_does_not_count(self):
+        model = randomized(tiny_generator())
+        sets = rule_of(model).sets(model)
+        nothing = CRITERIA["content_aware"](
+            mask=lambda images: torch.zeros_like(images[:, :1]), **QUICK["content_aware"]
+        )
+        assert all(float(score.max()) == 0 for score in nothing(model, sets).values())
+
+
+class TestOptions:
+    def test_ratios_of_some_sets(self):
+        model = tiny_generator()
+        prune_(model, PruneConfig("random", 0.5, ratios={"synthesis.b16.*": 0.0}))
+        assert model.config.channels == (8, 8, 8)
+
+    def test_multiples(self):
+        model = tiny_generator(channels=(16, 16, 16))
+        prune_(model, PruneConfig("random", 0.6, multiple_of=4))
+        assert model.config.channels == (8, 8, 8)
+
+    def test_a_limit_on_parameters(self):
+        model = tiny_generator(channels=(64, 64, 32))
+        dense = model.num_parameters()
+        report = prune_(model, PruneConfig("random", max_params=dense // 2))
+        assert dense // 4 < report.parameters_after <= dense // 2
+        with pytest.raises(ValueError, match="cannot be reached; the least are"):
+            prune_(model, PruneConfig("random", max_params=10))
+
+    def test_mapping_only_and_fresh_weights(self):
+        model = randomized(tiny_generator())
+        mapping = {key: value.clone() for key, value in model.mapping.state_dict().items()}
+        weight = model.synthesis.b8.conv0.weight[:8, :8].clone()
+        prune_(model, PruneConfig(KeepFirst(), 0.5, inherit="mapping"))
+        assert all(torch.equal(mapping[key], value) for key, value in model.mapping.state_dict().items())
+        assert not torch.equal(model.synthesis.b8.conv0.weight, weight)
+        assert model.synthesis.b8.conv0.affine.bias.eq(1).all() and model.synthesis.b8.conv0.bias.eq(0).all()
+
+    @pytest.mark.parametrize("keep", [False, True])
+    def test_he_initialization(self, keep):
+        model = randomized(tiny_generator(channels=(64, 64, 32)))
+        prune_(model, PruneConfig(KeepFirst(), 0.5, init="he", keep_affine_bias=keep))
+        conv = model.synthesis.b8.conv0
+        assert float(conv.weight.detach().std()) == pytest.approx(math.sqrt(2 / (32 * 9)), rel=0.05)
+        assert conv.bias.eq(0).all() and bool(conv.affine.bias.eq(0).all()) != keep
+
+    def test_the_generator_of_random_numbers_is_left_alone(self):
+        model = tiny_generator()
+        torch.manual_seed(4)
+        expected = torch.rand(3)
+        torch.manual_seed(4)
+        prune_(model, PruneConfig("random", 0.5))
+        assert torch.equal(torch.rand(3), expected)
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        "options", [{"ratio": 1.0}, {"ratio": -0.1}, {"ratios": {"x": 2}}, {"multiple_of": 0}, {"init": "x"}]
+    )
+    def test_options(self, options):
+        with pytest.raises(ValueError, match="allowed"):
+            PruneConfig("random", **options)
+        with pytest.raises(ValueError, match="criterion"):
+            PruneConfig("best")
+
+    def test_models(self):
+        with pytest.raises(ValueError, match="no rule for UNet2DModel; .*Add one"):
+            prune_(tiny_unet())
+        with pytest.raises(ValueError, match="attention"):
+            prune_(tiny_biggan())
+        model = tiny_generator()
+        gz.quantize_(model)
+        with pytest.raises(ValueError, match="is quantized"):
+            prune_(model)
+
+    def test_an_emptied_layer_and_unknown_names(self):
+        with pytest.raises(ValueError, match="'x.*' match no channels"):
+            prune_(tiny_generator(), PruneConfig("random", ratios={"x.*": 0.5}))
+
+    def test_broken_scores_change_nothing(self):
+        model = tiny_generator()
+        expected, config = run(model), dict(model.config)
+        for bad in (torch.nan, torch.inf):
+            with pytest.raises(ValueError, match="not finite; nothing was changed"):
+                prune_(
+                    model, PruneConfig(lambda m, sets, bad=bad: {s.name: torch.full((s.width,), bad) for s in sets})
+                )
+        with pytest.raises(ValueError, match="gives no"):
+            prune_(model, PruneConfig(lambda m, sets: {}))
+        assert torch.equal(run(model), expected) and dict(model.config) == config
+
+    def test_an_output_that_is_not_finite_names_the_module(self):
+        model = tiny_generator()
+        with torch.no_grad():
+            model.synthesis.b8.conv0.bias[0] = torch.inf
+        state = {key: value.clone() for key, value in model.state_dict().items()}
+        with pytest.raises(ValueError, match="synthesis.b8.conv0 is not finite after pruning"):
+            prune_(model, PruneConfig(KeepFirst(), 0.5))
+        assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+
+
+def test_report_and_record_are_json():
+    model = tiny_generator()
+    report = prune_(model, PruneConfig("random", 0.5))
+    json.dumps(report.to_dict())
+    assert "synthesis.b8.conv0" in str(report) and "by random" in str(report)
+    (step,) = recorded_steps(model)
+    json.dumps(step)
+    assert step["options"]["criterion"] == "random" and len(step["options"]["kept"]["synthesis.b8.conv0"]) == 8
+    assert set(RULES) == {"StyleGAN2Generator", "StyleGAN3Generator", "BigGANGenerator"}
