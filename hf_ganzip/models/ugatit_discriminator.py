@@ -25,6 +25,7 @@ class UGATITDiscriminator(DiscriminatorMixin, ModelMixin, ConfigMixin):
         feature_quantizers: Written by :func:`.add_feature_quantizers`.
 
     Example:
+        >>> import torch
         >>> D = UGATITDiscriminator(base_channels=4, num_layers=5)
         >>> D(torch.zeros(1, 3, 64, 64)).logits.shape
         torch.Size([1, 1, 6, 6])

@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from ..plotting import save_image_grid
 from ..seeding import derive_seed
 from .data import to_model_range, to_uint8
+from .feature_quantizer import phase, update_codebooks_
 from .losses import LOSSES, r1_penalty, twin_discriminator_loss, twin_generator_loss
 from .sampler import ClassGroupedBatchSampler
 
@@ -187,25 +188,34 @@ class _Training:
         if of_real.class_logits is not None:
             twin = twin_discriminator_loss(of_real.class_logits, of_generated.twin_logits, labels)
             loss = loss + self.config.twin_weight * twin
-        losses = {"loss_d": loss.detach(), "real": real_logits.detach().sign().mean()}
+        losses = {}
+        if of_real.quantization_loss is not None:
+            quantization = of_real.quantization_loss.mean() + of_generated.quantization_loss.mean()
+            losses["quantization"] = quantization.detach()
+            loss = loss + quantization
+        losses |= {"loss_d": loss.detach(), "real": real_logits.detach().sign().mean()}
         if regularize:
             penalty = r1_penalty(real_logits, real)
             losses["r1"] = penalty.detach()
             loss = loss + penalty * (self.config.r1_gamma * self.config.r1_every)
         self.accelerator.backward(loss)
+        if self.accelerator.sync_gradients:
+            update_codebooks_(self.discriminator)
         self.optimizer_d.step()
         self.optimizer_d.zero_grad()
         return losses
 
     def train_generator(self, labels: Tensor | None, batch: int, random: torch.Generator) -> dict[str, Tensor]:
         self.discriminator.requires_grad_(False)
-        with self.autocast():
+        with self.autocast(), phase(self.discriminator, "g"):
             generated = self.generator(self.latents(batch, random), labels, generator=random).sample
             output = self.discriminator(generated, labels)
             loss = self.generator_loss(output.logits)
             if output.class_logits is not None:
                 twin = twin_generator_loss(output.class_logits, output.twin_logits, labels)
                 loss = loss + self.config.twin_weight * twin
+            if output.quantization_loss is not None:
+                loss = loss + output.quantization_loss.mean()
         self.accelerator.backward(loss)
         self.optimizer_g.step()
         self.optimizer_g.zero_grad()

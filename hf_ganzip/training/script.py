@@ -14,6 +14,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from .data import load_images
+from .feature_quantization import FQConfig, add_feature_quantizers
+from .feature_quantizer import PRESETS
 from .gan_loop import GANTrainingConfig, train_gan
 
 
@@ -51,6 +53,12 @@ def gan_parser(description: str) -> argparse.ArgumentParser:
     add("--validation_steps", type=int, default=1000, help="steps between sample grids")
     add("--resume_from_checkpoint", help='a checkpoint folder or "latest"')
     add("--report_to", help="tensorboard, trackio or wandb")
+    add("--fq", nargs="+", metavar="MODULE", help="quantize the features that these discriminator modules put out")
+    add("--fq_codes", type=int, default=64, help="codes of each (K)")
+    add("--fq_preset", choices=sorted(PRESETS), default="official", help="see FeatureQuantizer")
+    add("--fq_weight", type=float, help="of its loss; default: the preset's")
+    add("--fq_decay", type=float, help="of its averages; default: the preset's")
+    add("--fq_feed", choices=["quantized", "continuous"], help="what the next layer gets; default: the preset's")
     add("--smoke", action="store_true", help="tiny model, random images, 4 steps; no data needed")
     return parser
 
@@ -102,6 +110,16 @@ def train(
     **options,
 ) -> None:
     """Train with the flags and ``options`` as :class:`.GANTrainingConfig`; writes ``generator`` and ``discriminator``."""
+    if args.fq:
+        chosen = FQConfig(
+            args.fq_codes,
+            preset=args.fq_preset,
+            weight=args.fq_weight,
+            decay=args.fq_decay,
+            feed=args.fq_feed,
+            accumulate="step",  # real and generated images of a step see the same codes
+        )
+        add_feature_quantizers(discriminator, dict.fromkeys(args.fq, chosen))
     given = {**vars(args), **options}
     config = GANTrainingConfig(**{k: v for k, v in given.items() if k in GANTrainingConfig.__dataclass_fields__})
     images = dataset.tensors[0]

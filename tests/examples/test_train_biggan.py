@@ -18,3 +18,13 @@ def test_smoke_run(tmp_path, flags, head):
     assert BigGANGenerator.from_pretrained(tmp_path / "generator").config.num_classes == 2
     assert BigGANDiscriminator.from_pretrained(tmp_path / "discriminator").config.head == head
     assert sorted(path.name for path in tmp_path.glob("checkpoint*")) == ["checkpoint-2", "checkpoint-4"]
+
+
+def test_smoke_run_with_feature_quantization_resumes(tmp_path):
+    flags = ("--smoke", "--output_dir", tmp_path, "--fq", "blocks.1.0", "blocks.2.0", "--fq_codes", 8)
+    launch(*flags, script=SCRIPT)
+    discriminator = BigGANDiscriminator.from_pretrained(tmp_path / "discriminator")
+    assert int(discriminator.codebooks["blocks/1/0"].num_updates) == 4 * 2  # steps, with two of the discriminator each
+    assert "codebooks" not in "".join(BigGANGenerator.from_pretrained(tmp_path / "generator").state_dict())
+    assert '"quantization"' in (tmp_path / "log.jsonl").read_text()
+    launch(*flags, "--resume_from_checkpoint", "latest", script=SCRIPT)

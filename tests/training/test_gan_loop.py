@@ -17,6 +17,7 @@ from torch.utils.data import TensorDataset
 
 from hf_ganzip.models import StyleGAN2Generator
 from hf_ganzip.training import gan_loop
+from hf_ganzip.training.feature_quantization import FQConfig, add_feature_quantizers
 from hf_ganzip.training.gan_loop import GANTrainingConfig, lazy_adam, train_gan, update_ema_
 
 from ..conftest import tiny_discriminator, tiny_generator
@@ -228,8 +229,13 @@ def test_unconditional_models_train(tmp_path):
     assert not same(before, weights(after[:1]))
 
 
-def train_in_a_group(rank, count, folder):
+def join_group(rank, count):
+    """Let Accelerate find the process group that :func:`run_processes` has made."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1")
+
+
+def train_in_a_group(rank, count, folder):
+    join_group(rank, count)
     whole = weights(train(f"{folder}/whole", 4, train_batch_size=4))
     train(f"{folder}/parts", 2, train_batch_size=4, checkpointing_steps=2)
     parts = weights(train(f"{folder}/parts", 4, train_batch_size=4, resume_from_checkpoint="latest"))
@@ -242,3 +248,44 @@ def test_two_processes_stay_equal_and_resume_exactly(tmp_path):
     different = [name for name in first if not torch.equal(first[name], second[name])]
     assert all(name.endswith("w_avg") for name in different)  # each process averages the styles of its own samples
     assert (tmp_path / "whole" / "checkpoint-4" / "random_states_1.pkl").is_file()
+
+
+def test_continuous_feature_quantizers_of_weight_zero_change_nothing(tmp_path, monkeypatch):
+    plain = weights(train(tmp_path / "plain", 4))
+    original = tiny_discriminator
+
+    def quantized(**options):
+        model = original(**options)
+        state = torch.random.get_rng_state()
+        add_feature_quantizers(model, {"b8": FQConfig(4, preset="official", weight=0.0, accumulate="step")})
+        torch.random.set_rng_state(state)
+        return model
+
+    monkeypatch.setitem(globals(), "tiny_discriminator", quantized)
+    found = weights(train(tmp_path / "quantized", 4))
+    for before, after in zip(plain, found):
+        assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert any("codebooks" in name for state in found for name in state)
+
+
+def train_quantized(rank, world, folder):
+    """State of a discriminator with a codebook after three steps."""
+    join_group(rank, world)
+    torch.manual_seed(1)
+    networks = {"resolution": 8, "channels": (8, 4), "num_classes": 2}
+    generator, discriminator = tiny_generator(**networks).train(), tiny_discriminator(**networks).train()
+    add_feature_quantizers(discriminator, {"b8": FQConfig(4, preset="official", accumulate="step")})
+    accelerator = Accelerator(
+        cpu=True,
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    config = GANTrainingConfig(output_dir=folder, max_train_steps=3, train_batch_size=4, validation_steps=1000)
+    train_gan(generator, discriminator, images(), config, accelerator)
+    return discriminator.state_dict()
+
+
+def test_two_processes_have_the_same_codebooks(tmp_path):
+    states = run_processes(train_quantized, 2, tmp_path, str(tmp_path))
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert int(states[0]["codebooks.b8.num_updates"]) == 3
