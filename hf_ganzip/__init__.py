@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .pipelines import GANPipeline, ImageTranslationPipeline
     from .pruning import PruneConfig, prune_
     from .quantization import QuantizeConfig, dequantize_, quantize_, sensitivity, set_compute_
-    from .recipes import compress, load_model
+    from .recipes import compress, from_config, load_model
     from .refine import RefineConfig, refine_
 
 _NAMES = {
@@ -47,6 +47,7 @@ _NAMES = {
     "ImageTranslationPipeline": "pipelines",
     "convert": "checkpoints",
     "load_model": "recipes",
+    "from_config": "recipes",
     "compress": "recipes",
     "GanzipConfig": "integration",
     "QuantizeConfig": "quantization",
@@ -75,6 +76,7 @@ __all__ = [
     "ImageTranslationPipeline",
     "convert",
     "load_model",
+    "from_config",
     "compress",
     "PruneConfig",
     "prune_",

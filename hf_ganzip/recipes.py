@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,25 +50,61 @@ def load_model(model_or_id: str | Path, **kwargs: Any) -> ModelMixin:
         FileNotFoundError: The folder has no ``config.json``.
         ValueError: ``config.json`` is damaged or names a class that neither library has.
     """
-    import diffusers
+    config_file = _config_file(model_or_id, ["*.json", "*.safetensors"], kwargs.pop("revision", None))
+    cls = _class_of(_read_config(config_file), config_file)
+    model: ModelMixin = cls.from_pretrained(config_file.parent, **kwargs)  # type: ignore[no-untyped-call]
+    return model
 
+
+def _config_file(model_or_id: str | Path, patterns: list[str], revision: str | None = None) -> Path:
     folder = Path(model_or_id)
     if not folder.is_dir():
-        revision = kwargs.pop("revision", None)
-        folder = Path(
-            snapshot_download(str(model_or_id), revision=revision, allow_patterns=["*.json", "*.safetensors"])
-        )
-    config_file = folder / "config.json"
-    if not config_file.is_file():
+        folder = Path(snapshot_download(str(model_or_id), revision=revision, allow_patterns=patterns))
+    if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} has no config.json; a model folder is one that save_pretrained wrote.")
+    return folder / "config.json"
+
+
+def _read_config(file: Path) -> dict[str, Any]:
     try:
-        class_name = json.loads(config_file.read_text(encoding="utf-8"))["_class_name"]
+        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        config["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{config_file} is not the config of a model: {error!r}.") from error
-    cls = getattr(models, class_name, None) or getattr(diffusers, class_name, None)
+        raise ValueError(f"{file} is not the config of a model: {error!r}.") from error
+    return config
+
+
+def _class_of(config: Mapping[str, Any], source: Any) -> type[ModelMixin]:
+    import diffusers
+
+    name = config.get("_class_name", "")
+    cls = getattr(models, name, None) or getattr(diffusers, name, None)
     if not (isinstance(cls, type) and issubclass(cls, ModelMixin)):
-        raise ValueError(f"{config_file} names the class {class_name!r}, which neither hf_ganzip nor diffusers has.")
-    model: ModelMixin = cls.from_pretrained(folder, **kwargs)  # type: ignore[no-untyped-call]
+        raise ValueError(f"{source} names the class {name!r}, which neither hf_ganzip nor diffusers has.")
+    return cls
+
+
+def from_config(config: str | Path | Mapping[str, Any] | ModelMixin) -> ModelMixin:
+    """A model with fresh weights in the widths of a saved one, pruned or not: for training scripts and averages.
+
+    ``Class.from_config`` of diffusers builds the unpruned network.
+
+    Args:
+        config: Folder with ``config.json``, Hub id, what ``config.json`` holds, or a model.
+
+    Raises:
+        FileNotFoundError: The folder has no ``config.json``.
+        ValueError: ``config.json`` is damaged or names a class that neither library has.
+    """
+    from .integration.diffusers import build
+
+    if isinstance(config, ModelMixin):
+        config = dict(config.config) | {  # type: ignore[attr-defined]
+            "_class_name": type(config).__name__
+        }
+    elif not isinstance(config, Mapping):
+        config = _read_config(_config_file(config, patterns=["*.json"]))
+    model: ModelMixin = build(_class_of(config, "config"), dict(config))  # type: ignore[assignment]
     return model
 
 
@@ -119,4 +156,40 @@ def compress(
         except TypeError as error:
             raise ValueError(f"compress: {entry.get('step')}: {error}") from error
     model = model_or_id if isinstance(model_or_id, ModelMixin) else load_model(model_or_id)
+    steps = [
+        (step, with_images(config, model) if isinstance(config, PruneConfig) else config) for step, config in steps
+    ]
     return model, [step.run(model, config) for step, config in steps]
+
+
+def with_images(config: PruneConfig, model: ModelMixin) -> PruneConfig:
+    """Open the images of a criterion that are given by name, in the size and with the channels of a diffusion UNet.
+
+    Args:
+        config: Its ``criterion_options["images"]`` may be a source as for :func:`.evaluate`; ``num_images`` of them are drawn with ``seed``.
+        model: The model to be pruned.
+
+    Raises:
+        FileNotFoundError: There is no such source.
+        ValueError: The source holds no images.
+    """
+    name = config.criterion_options.get("images")
+    if not isinstance(name, (str, Path)):
+        return config
+    import torch
+
+    from .evaluation.sources import open_source
+
+    source = open_source(name)
+    if source.images is None:
+        raise ValueError(f"prune: {name} holds no images; a criterion cannot score with it.")
+    count = config.criterion_options.get("num_images", 128)
+    generator = torch.Generator().manual_seed(config.criterion_options.get("seed", 0))
+    images = source.images[torch.randperm(len(source.images), generator=generator)[:count]].float() / 127.5 - 1
+    size, channels = (model.config[name] for name in ("sample_size", "in_channels"))  # type: ignore[attr-defined]
+    if images.shape[1] == 1:
+        images = images.expand(-1, channels, -1, -1)
+    if images.shape[-1] != size:
+        images = torch.nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    options = dict(config.criterion_options) | {"images": images.contiguous()}
+    return dataclasses.replace(config, criterion_options=options)

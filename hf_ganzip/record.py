@@ -30,7 +30,7 @@ class Step:
     """One step of a compression, as stored in ``config.json``.
 
     Args:
-        name: "quantize" (later also "prune", "refine", "finetune").
+        name: "prune", "refine", "finetune" or "quantize".
         options: The options of the step, JSON types only.
         base_model: Hub id and revision ("org/name@sha") or folder name that the step started from, "" if unknown.
         versions: Library versions.
@@ -46,19 +46,33 @@ class Step:
         return dataclasses.asdict(self)
 
 
+def compression_of(model: Any) -> dict[str, Any] | None:
+    """What ``quantization_config`` of a compressed model holds, as a dict that can be changed; None for other models.
+
+    diffusers turns the object into a dict when the model is saved.
+    """
+    config = getattr(model, "config", None)
+    found = config.get("quantization_config") if isinstance(config, dict) else None
+    if found is None or isinstance(found, dict):
+        return found
+    return found.__dict__ if hasattr(found, "record") else None
+
+
 def recorded_steps(model: Any) -> list[dict[str, Any]]:
     """The steps that led to a model, oldest first, as :meth:`Step.to_dict` gives them."""
-    config = getattr(model, "config", None)
-    quantization = config.get("quantization_config") if isinstance(config, dict) else None
-    if quantization is not None and getattr(quantization, "record", None):
-        return list(quantization.record)
+    config, compression = getattr(model, "config", None), compression_of(model)
+    if compression is not None and compression.get("record"):
+        return list(compression["record"])
     return list(config.get(_RECORD, ())) if isinstance(config, dict) else list(getattr(model, _RECORD, ()))
 
 
 def record_step(model: Any, step: Step) -> None:
     """Add a step to the record of a model in full precision: in its config, if it has one that is saved."""
     steps = [*recorded_steps(model), step.to_dict()]
-    if hasattr(model, "register_to_config"):
+    compression = compression_of(model)
+    if compression is not None:
+        compression["record"] = steps
+    elif hasattr(model, "register_to_config"):
         model.register_to_config(**{_RECORD: steps})
     else:
         setattr(model, _RECORD, steps)

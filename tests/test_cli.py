@@ -237,7 +237,7 @@ def test_prune_refine_quantize_one_by_one_or_by_recipe(call, folder, tmp_path):
     code, out, _ = call(
         "prune", folder, tmp_path / "a", "--ratio", "0.5", "--criterion", "dcp", "--option", "samples=4"
     )
-    assert code == 0 and "parameters by dcp" in out
+    assert code == 0 and "operations by dcp" in out
     code, out, _ = call("refine", tmp_path / "a", tmp_path / "b", "--plot", tmp_path / "spectra.png")
     assert code == 0 and "refined by sqrt" in out and (tmp_path / "spectra.png").is_file()
     assert call("compress", tmp_path / "b", tmp_path / "c")[0] == 0

@@ -29,6 +29,7 @@ def test_public_names_resolve_and_are_frozen():
         "ImageTranslationPipeline",
         "convert",
         "load_model",
+        "from_config",
         "compress",
         "PruneConfig",
         "prune_",

@@ -44,6 +44,20 @@ def test_wrong_recipes_change_nothing(recipe, message):
     assert torch.equal(run(model), before)
 
 
+def test_images_of_a_criterion_are_opened_by_name(tmp_path):
+    numpy = pytest.importorskip("numpy")
+    numpy.save(tmp_path / "images.npy", numpy.random.default_rng(0).integers(0, 256, (9, 1, 12, 12), dtype="uint8"))
+    options = {"images": str(tmp_path / "images.npy"), "num_images": 5, "timesteps": 2, "progress": False}
+    step = {"step": "prune", "criterion": "diff_prune", "ratio": 0.5, "criterion_options": options}
+    model, (report,) = gz.compress(tiny_unet(), [step])
+    assert report.parameters_after < report.parameters_before
+    with pytest.raises(FileNotFoundError):
+        gz.compress(tiny_unet(), [step | {"criterion_options": options | {"images": str(tmp_path / "none.npy")}}])
+    numpy.save(tmp_path / "images.npy", numpy.zeros((9, 4), dtype="float32"))
+    with pytest.raises(ValueError, match="holds no images"):
+        gz.compress(tiny_unet(), [step])
+
+
 @pytest.mark.parametrize(
     "content, message",
     [

@@ -83,12 +83,25 @@ def prune(
     model: Model,
     output_dir: Annotated[Path, typer.Argument(help="Folder for the pruned model.")],
     criterion: Annotated[
-        str, typer.Option(help="magnitude, random, dcp, content_aware or gan_slimming.")
+        str,
+        typer.Option(
+            help="magnitude, random; for StyleGANs dcp, content_aware, gan_slimming; for diffusion UNets diff_prune, taylor."
+        ),
     ] = "magnitude",
     ratio: Annotated[float, typer.Option(help="Share of the channels that is removed, 0 to below 1.")] = 0.7,
     max_params: Annotated[
         int | None, typer.Option(help="Find the ratio for at most so many parameters instead.")
     ] = None,
+    max_macs: Annotated[
+        int | None, typer.Option(help="Find the ratio for at most so many operations instead.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Images for diff_prune and taylor: folder, parquet, .npy, bundled name or datasets id."),
+    ] = None,
+    group_rule: Annotated[
+        str, typer.Option(help="Channels under group norms: blocks, same_positions or exact.")
+    ] = "blocks",
     multiple_of: Annotated[int, typer.Option(min=1, help="Round widths up to multiples of it.")] = 1,
     inherit: Annotated[str, typer.Option(help="all weights, or mapping: the mapping network only.")] = "all",
     init: Annotated[str, typer.Option(help="keep, or draw the synthesis network again: he, xavier.")] = "keep",
@@ -97,14 +110,17 @@ def prune(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Remove channels of a generator; refine and fine-tune it afterwards."""
+    """Remove channels of a generator or diffusion UNet; refine and fine-tune it afterwards."""
     from ..pruning import PruneConfig, prune_
+    from ..recipes import with_images
 
     refuse_full(output_dir)
-    options = {"ratio": ratio, "max_params": max_params, "multiple_of": multiple_of, "inherit": inherit, "init": init}
-    config = PruneConfig(criterion, criterion_options=parse_options(option or ()), **options)
+    options = {"ratio": ratio, "max_params": max_params, "max_macs": max_macs, "multiple_of": multiple_of}
+    options |= {"inherit": inherit, "init": init, "group_rule": group_rule}
+    of_criterion = parse_options(option or ()) | ({"images": data} if data is not None else {})
+    config = PruneConfig(criterion, criterion_options=of_criterion, **options)
     opened = open_model(model)
-    report = prune_(opened, config)
+    report = prune_(opened, with_images(config, opened))
     opened.save_pretrained(output_dir)
     if as_json:
         return print_json(report.to_dict())

@@ -23,6 +23,7 @@ class Family:
             precision by default (the rule of Mordido et al., section 5).
         example_inputs: Model -> (args, kwargs) of a small deterministic forward pass.
         refine_prefix: Only tensors whose names begin so are refined (Singular Value Scaling, published selection).
+        counts_vectors: Biases and norms count as operations in the papers' tables.
         calibration: (model, batch size, seed) -> endless repeatable forward passes ``model -> output`` on inputs that need no data.
     """
 
@@ -30,6 +31,7 @@ class Family:
     example_inputs: Callable[[nn.Module], tuple[tuple, dict]]
     calibration: Callable[[nn.Module, int, int], Iterator[Callable[[nn.Module], Tensor]]] | None = None
     refine_prefix: str = ""
+    counts_vectors: bool = False
 
 
 FAMILIES = {
@@ -48,9 +50,14 @@ FAMILIES = {
     "UGATITDiscriminator": Family(gan.patch_discriminator_last_block, gan.image_inputs, gan.image_calibration),
     "BigGANGenerator": Family(gan.biggan_last_block, gan.latent_inputs, gan.latent_calibration),
     "BigGANDiscriminator": Family(gan.biggan_discriminator_last_block, gan.image_inputs, gan.image_calibration),
-    "UNet2DModel": Family(diffusion.unet_last_block, diffusion.unet_inputs, diffusion.trajectory_calibration),
+    "UNet2DModel": Family(
+        diffusion.unet_last_block, diffusion.unet_inputs, diffusion.trajectory_calibration, counts_vectors=True
+    ),
     "UNet2DConditionModel": Family(
-        diffusion.unet_last_block, diffusion.conditional_unet_inputs, diffusion.trajectory_calibration
+        diffusion.unet_last_block,
+        diffusion.conditional_unet_inputs,
+        diffusion.trajectory_calibration,
+        counts_vectors=True,
     ),
     "DiTTransformer2DModel": Family(diffusion.transformer_last_block, diffusion.class_conditional_transformer_inputs),
     "AutoencoderKL": Family(diffusion.autoencoder_last_block, diffusion.autoencoder_inputs),

@@ -56,11 +56,13 @@ def autoencoder_inputs(model: nn.Module) -> tuple[tuple, dict]:
 
 
 def unet_inputs(model: nn.Module) -> tuple[tuple, dict]:
-    """Two noisy images (2, C, H, W) at timestep 10."""
+    """Two noisy images (2, C, H, W) at timestep 10, classes 0 and 1 where needed."""
     size = model.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
     generator = torch.Generator().manual_seed(0)
-    return (torch.randn(2, model.config.in_channels, height, width, generator=generator), 10), {}
+    classes = model.config.get("num_class_embeds")
+    kwargs = {"class_labels": torch.arange(2) % classes} if classes else {}
+    return (torch.randn(2, model.config.in_channels, height, width, generator=generator), 10), kwargs
 
 
 def trajectory_calibration(model: nn.Module, batch_size: int, seed: int) -> Iterator[Callable[[nn.Module], Tensor]]:

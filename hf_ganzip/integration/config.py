@@ -26,7 +26,7 @@ class GanzipConfig(QuantizationConfigMixin):
 
     Args:
         method: Name in ``METHODS`` ("linear", "aciq") or a method object.
-        bits: 2 to 8.
+        bits: 2 to 8; None: not quantized (the config of a model that was only pruned).
         granularity: "tensor", "channel" or "group".
         method_options: Options of a method given by name.
         skip: Glob patterns of module names to leave in full precision.
@@ -38,6 +38,7 @@ class GanzipConfig(QuantizationConfigMixin):
         embeddings: Also quantize embedding tables.
         compute: "dequantized" or "packed".
         layers: Written by the library: layout and digest of every packed weight.
+        structure: Written by the library: how a pruned model differs from what its class's own config builds.
         record: Written by the library: the steps that led to the model.
         format_version: Written by the library.
 
@@ -54,7 +55,7 @@ class GanzipConfig(QuantizationConfigMixin):
     def __init__(
         self,
         method: Any = "aciq",
-        bits: int = 4,
+        bits: int | None = 4,
         granularity: str = "tensor",
         method_options: dict | None = None,
         skip: tuple[str, ...] = (),
@@ -68,6 +69,7 @@ class GanzipConfig(QuantizationConfigMixin):
         symmetric: bool = True,
         scale_dtype: str = "float32",
         embeddings: bool = False,
+        structure: dict | None = None,
         **kwargs,
     ):
         kwargs.pop("quant_method", None)
@@ -79,21 +81,26 @@ class GanzipConfig(QuantizationConfigMixin):
                 f"Install a version of hf_ganzip that reads it."
             )
         self.quant_method = GanzipMethod.GANZIP
-        self.quantize_config = QuantizeConfig(
-            method=method,
-            bits=bits,
-            granularity=granularity,
-            method_options=method_options or {},
-            skip=skip,
-            skip_last_block=skip_last_block,
-            overrides=overrides or {},
-            compute=compute,
-            group_size=group_size,
-            symmetric=symmetric,
-            scale_dtype=scale_dtype,
-            embeddings=embeddings,
-        )
+        if bits is None and structure is None:
+            raise ValueError("GanzipConfig: bits is None; allowed are 2 to 8.")
+        self.quantize_config = None
+        if bits is not None:
+            self.quantize_config = QuantizeConfig(
+                method=method,
+                bits=bits,
+                granularity=granularity,
+                method_options=method_options or {},
+                skip=skip,
+                skip_last_block=skip_last_block,
+                overrides=overrides or {},
+                compute=compute,
+                group_size=group_size,
+                symmetric=symmetric,
+                scale_dtype=scale_dtype,
+                embeddings=embeddings,
+            )
         self.layers = layers
+        self.structure = structure
         self.record = list(record or [])
         self.format_version = format_version
 
@@ -104,14 +111,16 @@ class GanzipConfig(QuantizationConfigMixin):
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types only, as written to ``config.json``."""
-        return {
-            "quant_method": self.quant_method.value,
-            "format_version": self.format_version,
-            **{name: value for name, value in self.quantize_config.to_dict().items() if name != "requantize"},
-            "layers": self.layers,
-            "record": self.record,
-        }
+        values: dict[str, Any] = {"quant_method": self.quant_method.value, "format_version": self.format_version}
+        if self.quantize_config is None:
+            values["bits"] = None
+        else:
+            options = self.quantize_config.to_dict().items()
+            values |= {name: value for name, value in options if name != "requantize"} | {"layers": self.layers}
+        if self.structure is not None:
+            values["structure"] = self.structure
+        return values | {"record": self.record}
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """For ``repr``: :meth:`to_dict` without the layer table."""
-        return {name: value for name, value in self.to_dict().items() if name != "layers"}
+        """For ``repr``: :meth:`to_dict` without the long tables."""
+        return {name: value for name, value in self.to_dict().items() if name not in ("layers", "structure")}

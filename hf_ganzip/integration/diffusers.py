@@ -27,7 +27,8 @@ from ..quantization.packed import (
     unpack_module_,
 )
 from ..quantization.quantize import apply_plan_, plan_quantization, quantization_report, quantize_weight
-from ..record import QuantizationReport
+from ..record import QuantizationReport, compression_of, recorded_steps
+from ..structure import apply_structure_, structure_of
 from .config import FORMAT_VERSION, GanzipConfig
 from .packed_model import allocate_packed_layers_, finish_config, origin, refuse_disk, verify_packed_layers
 
@@ -68,6 +69,8 @@ class GanzipQuantizer(DiffusersQuantizer):
     ) -> None:
         self._keep_in_fp32 = set(keep_in_fp32_modules or ())
         if self.pre_quantized:
+            if self.quantization_config.structure is not None:
+                apply_structure_(model, self.quantization_config.structure)
             allocate_packed_layers_(model, self.quantization_config, self._dtype_of)
         else:
             self._plan = plan_quantization(model, self.quantization_config.quantize_config)
@@ -135,7 +138,10 @@ class GanzipQuantizer(DiffusersQuantizer):
             self.report = quantization_report(model, self._plan, self._sqnr_db)
             finish_config(model, self.quantization_config, self._base_model)
         align_(model)
-        model.requires_grad_(False)
+        if self.quantization_config.quantize_config is None:
+            model.is_quantized = False  # only pruned: trained, cast and moved like any other model
+        else:
+            model.requires_grad_(False)
         model.register_to_config(quantization_config=self.quantization_config)
         return model
 
@@ -144,7 +150,7 @@ class GanzipQuantizer(DiffusersQuantizer):
     def _dequantize(self, model: nn.Module) -> nn.Module:
         for module in packed_modules(model).values():
             unpack_module_(module)
-        _drop_config(model)
+        _forget_quantization(model)
         return model
 
     def get_state_dict_and_metadata(self, state_dict, safe_serialization: bool = False):
@@ -166,6 +172,7 @@ class GanzipQuantizer(DiffusersQuantizer):
 def attach(model: nn.Module, config: QuantizeConfig) -> None:
     """Make a diffusers model that was quantized in memory savable: ``save_pretrained`` writes the packed form."""
     ganzip = GanzipConfig.of(config)
+    ganzip.structure, ganzip.record = _structure(model), recorded_steps(model)
     finish_config(model, ganzip, origin(Path(str(model.config.get("_name_or_path") or ""))))
     quantizer = GanzipQuantizer(ganzip, pre_quantized=True)
     quantizer.update_torch_dtype(model.dtype if model.dtype.is_floating_point else None)
@@ -177,9 +184,23 @@ def attach(model: nn.Module, config: QuantizeConfig) -> None:
 
 def detach(model: nn.Module) -> None:
     """Undo :func:`attach` after the packed layers were unpacked."""
-    _drop_config(model)
+    _forget_quantization(model)
     del model.hf_quantizer
     model.is_quantized = False
+
+
+def attach_structure(model: nn.Module) -> None:
+    """Make a pruned model of a diffusers class savable: how it differs from what its config builds goes into its config.
+
+    Raises:
+        ValueError: It differs in more than widths.
+    """
+    with torch.device("meta"):
+        reference = type(model).from_config(_own_config(model))
+    structure = structure_of(model, reference)
+    record = recorded_steps(model)
+    if structure["shapes"]:
+        model.register_to_config(quantization_config=GanzipConfig(bits=None, structure=structure, record=record))
 
 
 def register() -> None:
@@ -196,8 +217,36 @@ def register() -> None:
             raise RuntimeError("another package has registered the quantization method 'ganzip' with diffusers.")
 
 
-def _drop_config(model: nn.Module) -> None:
-    model._internal_dict = FrozenDict({k: v for k, v in model.config.items() if k != "quantization_config"})
+def build(cls: type, config: dict) -> nn.Module:
+    """A model of a diffusers class with fresh weights, in the widths that its saved config says, pruned or not."""
+    model = cls.from_config({name: value for name, value in config.items() if name != "quantization_config"})
+    saved = config.get("quantization_config")
+    saved = saved.to_dict() if isinstance(saved, GanzipConfig) else saved
+    if saved and saved.get("quant_method") == "ganzip" and saved.get("structure"):
+        apply_structure_(model, saved["structure"])
+        changed = {name.rpartition(".")[0] for name in saved["structure"]["shapes"]}
+        for name in changed:
+            model.get_submodule(name).reset_parameters()
+        model.register_to_config(
+            quantization_config=GanzipConfig(bits=None, structure=saved["structure"], record=saved.get("record"))
+        )
+    return model
+
+
+def _own_config(model: nn.Module) -> dict:
+    return {name: value for name, value in model.config.items() if name != "quantization_config"}
+
+
+def _structure(model: nn.Module) -> dict | None:
+    return (compression_of(model) or {}).get("structure")
+
+
+def _forget_quantization(model: nn.Module) -> None:
+    """A pruned model stays pruned."""
+    structure, record = _structure(model), recorded_steps(model)
+    model._internal_dict = FrozenDict(_own_config(model))
+    if structure is not None:
+        model.register_to_config(quantization_config=GanzipConfig(bits=None, structure=structure, record=record))
 
 
 register()

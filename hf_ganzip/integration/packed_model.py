@@ -28,11 +28,13 @@ def refuse_disk(device_map: Any) -> None:
 
 
 def allocate_packed_layers_(model: nn.Module, config: GanzipConfig, dtype_of: Callable[[str], torch.dtype]) -> None:
-    """Replace the weights named in ``config.layers`` by empty packed buffers on the meta device.
+    """Replace the weights named in ``config.layers``, if it is quantized, by empty packed buffers on the meta device.
 
     Raises:
         ValueError: The table is missing, damaged, or names layers or shapes that the model does not have.
     """
+    if config.quantize_config is None:
+        return
     if not isinstance(config.layers, dict) or not config.layers:
         raise ValueError("config.json has quant_method 'ganzip' but no layers table; the folder is damaged.")
     modules, problems = dict(model.named_modules()), []

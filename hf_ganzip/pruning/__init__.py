@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Channel pruning of generators."""
 
-from .channels import RULES, ChannelSet, PruningRule, Slice
+from .channels import ChannelSet, PruningRule, Slice
 from .criteria import CRITERIA
 from .prune import PruneConfig, PrunedSet, PruneReport, prune_
+from .rules import RULES
 
 
 __all__ = [

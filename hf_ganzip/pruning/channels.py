@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Channel sets: which slices of which tensors belong to the same channels, for every family that can be pruned."""
+"""Channel sets: which slices of which tensors belong to the same channels; how they are cut out."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Slice:
-    """Part of a tensor that a channel owns: ``repeat`` neighbouring entries along ``axis``."""
+    """Part of a tensor that the channels of a set own along ``axis``: ``repeat`` neighbouring entries each, the first at ``offset``."""
 
     tensor: str
     axis: int
     repeat: int = 1
+    offset: int = 0
+
+    def rows(self, channels: Tensor) -> Tensor:
+        """Positions along the axis that belong to these channels, in their order."""
+        return (self.offset + channels[:, None] * self.repeat + torch.arange(self.repeat)).flatten()
 
 
 @dataclass(frozen=True)
@@ -28,15 +33,19 @@ class ChannelSet:
         name: Name of the set.
         width: Number of channels.
         slices: Everything that has one entry per channel.
-        reader: Module whose weight reads these channels along its second axis; criteria judge a channel by it.
-        writer: Module whose weight writes them along its first axis, or the name of a parameter.
+        reader: Module whose weight reads these channels along its second axis; criteria judge a channel by it. "" where many do.
+        writer: Module whose weight writes them along its first axis, or the name of a parameter; "" where many do.
+        blocks: Contiguous blocks of equal width that lose equally many channels: groups of a group norm, heads of an attention.
+        norm: The blocks are groups of a group norm.
     """
 
     name: str
     width: int
     slices: tuple[Slice, ...]
-    reader: str
-    writer: str
+    reader: str = ""
+    writer: str = ""
+    blocks: int = 1
+    norm: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,14 +54,15 @@ class PruningRule:
 
     Args:
         sets: Model -> channel sets, in the order of the data.
-        config: (model, kept count by set) -> changed options of the model's class.
+        config: (model, kept count by set) -> changed options of the model's class; None: its options cannot express widths, so that they
+            are saved as a :mod:`hf_ganzip.structure`.
         keep: (width, ratio) -> number of channels that stay.
         part: Name of the child that is exchanged, "" for all children.
         rename: (model, new config) -> new name of every state-dict key that changes.
     """
 
     sets: Callable[[nn.Module], list[ChannelSet]]
-    config: Callable[[nn.Module, Mapping[str, int]], dict[str, Any]]
+    config: Callable[[nn.Module, Mapping[str, int]], dict[str, Any]] | None
     keep: Callable[[int, float], int]
     part: str = ""
     rename: Callable[[nn.Module, nn.Module], dict[str, str]] = lambda old, new: {}
@@ -63,177 +73,40 @@ def keep_after_removing(width: int, ratio: float) -> int:
     return width - int(width * ratio)
 
 
+def keep_rounded_down(width: int, ratio: float) -> int:
+    """int(C (1 - p)): the rule of Diff-Pruning."""
+    return int(width * (1 - ratio))
+
+
 def keep_at_least_three(width: int, ratio: float) -> int:
     """int(C (1 - p)), at least 3: the rule of the StyleGAN3 scripts."""
     return max(3, int(width * (1 - ratio)))
 
 
-def _affine(layer: str) -> tuple[Slice, ...]:
-    """What reads channels in a modulated layer: the second axis of its weight, and the rows of its affine layer."""
-    return (Slice(f"{layer}.weight", 1), Slice(f"{layer}.affine.weight", 0), Slice(f"{layer}.affine.bias", 0))
-
-
-def _written(layer: str) -> tuple[Slice, ...]:
-    return (Slice(f"{layer}.weight", 0), Slice(f"{layer}.bias", 0))
-
-
-def stylegan2_sets(model: nn.Module) -> list[ChannelSet]:
-    """Set 0 is the constant, set j the output of the j-th convolution."""
-    synthesis, sets = model.synthesis, []
-    sizes = synthesis.block_resolutions
-    for index, size in enumerate(sizes):
-        name, block = f"synthesis.b{size}", getattr(synthesis, f"b{size}")
-        if index == 0:
-            first, slices = f"{name}.const", (Slice(f"{name}.const", 0),)
-            width = block.const.shape[0]
-        else:
-            first, slices = f"{name}.conv0", _written(f"{name}.conv0")
-            width = block.conv0.weight.shape[0]
-        sets.append(ChannelSet(first, width, slices + _affine(f"{name}.conv1"), f"{name}.conv1", first))
-        slices = _written(f"{name}.conv1")
-        if block.has_torgb:
-            slices += _affine(f"{name}.torgb")
-        if hasattr(block, "skip"):
-            slices += (Slice(f"{name}.skip.weight", 0),)
-        reader = f"{name}.torgb"
-        if index + 1 < len(sizes):
-            following = f"synthesis.b{sizes[index + 1]}"
-            reader = f"{following}.conv0"
-            slices += _affine(reader)
-            if hasattr(getattr(synthesis, f"b{sizes[index + 1]}"), "skip"):
-                slices += (Slice(f"{following}.skip.weight", 1),)
-        sets.append(ChannelSet(f"{name}.conv1", block.conv1.weight.shape[0], slices, reader, f"{name}.conv1"))
-    return sets
-
-
-def stylegan2_config(model: nn.Module, kept: Mapping[str, int]) -> dict[str, Any]:
-    """Widths as pairs (constant or first convolution, second convolution) where they differ."""
-    pairs = []
-    for index, size in enumerate(model.synthesis.block_resolutions):
-        first = f"synthesis.b{size}.{'const' if index == 0 else 'conv0'}"
-        pair = (kept[first], kept[f"synthesis.b{size}.conv1"])
-        pairs.append(pair[0] if pair[0] == pair[1] else pair)
-    return {"channels": tuple(pairs)}
-
-
-def stylegan3_sets(model: nn.Module) -> list[ChannelSet]:
-    """Set i are the input channels of layer i; set 0 comes from the Fourier features, which stay."""
-    names = [f"synthesis.{name}" for name in model.synthesis.layer_names]
-    sets = []
-    for index, reader in enumerate(names):
-        writer = "synthesis.input" if index == 0 else names[index - 1]
-        slices = (Slice("synthesis.input.weight", 0),) if index == 0 else _written(writer)
-        width = model.get_submodule(reader).weight.shape[1]
-        sets.append(
-            ChannelSet(
-                f"inputs of {reader.removeprefix('synthesis.')}", width, slices + _affine(reader), reader, writer
-            )
-        )
-    return sets
-
-
-def stylegan3_config(model: nn.Module, kept: Mapping[str, int]) -> dict[str, Any]:
-    """Input width of every layer."""
-    return {"channels": tuple(kept[channels.name] for channels in stylegan3_sets(model))}
-
-
-def stylegan3_names(old: nn.Module, new: nn.Module) -> dict[str, str]:
-    """Layer names hold output widths, so they change."""
-    found = {}
-    for before, after in zip(old.synthesis.layer_names, new.synthesis.layer_names):
-        for key in old.get_submodule(f"synthesis.{before}").state_dict():
-            found[f"synthesis.{before}.{key}"] = f"synthesis.{after}.{key}"
-    return found
-
-
-def biggan_sets(model: nn.Module) -> list[ChannelSet]:
-    """The 4 x 4 features, and for every block its hidden and its output channels.
-
-    Raises:
-        ValueError: The generator has attention, whose inner widths follow the channels.
-    """
-    if model.config.attention_blocks:
-        raise ValueError(
-            "BigGAN generators with attention are not pruned: the widths inside attention follow the channels."
-        )
-    shared = bool(model.config.shared_dim)
-
-    def norm(name: str) -> tuple[Slice, ...]:
-        slices = [Slice(f"{name}.{part}", 0) for part in ("stored_mean", "stored_var")]
-        for part in ("gain", "bias"):
-            slices.append(Slice(f"{name}.{part}.weight", 0 if shared else 1))
-            if shared:
-                slices += _vector(f"{name}.{part}")
-        return tuple(slices)
-
-    def _vector(name: str) -> tuple[Slice, ...]:
-        return (Slice(f"{name}.u0", 1),) if "u0" in dict(model.get_submodule(name).named_buffers()) else ()
-
-    def written(name: str) -> tuple[Slice, ...]:
-        return (*_written(name), *_vector(name))
-
-    def read(index: int) -> tuple[Slice, ...]:
-        block = f"blocks.{index}.0"
-        return (*norm(f"{block}.bn1"), Slice(f"{block}.conv1.weight", 1), Slice(f"{block}.conv_sc.weight", 1))
-
-    bottom = model.blocks[0][0].conv1.weight.shape[1]
-    rows = (Slice("linear.weight", 0, 16), Slice("linear.bias", 0, 16))
-    rows += (Slice("linear.u0", 1, 16),) if _vector("linear") else ()
-    sets = [ChannelSet("linear", bottom, rows + read(0), "blocks.0.0.conv1", "linear")]
-    last = len(model.blocks) - 1
-    for index, block in enumerate(model.blocks):
-        name = f"blocks.{index}.0"
-        hidden = (*written(f"{name}.conv1"), *norm(f"{name}.bn2"), Slice(f"{name}.conv2.weight", 1))
-        sets.append(
-            ChannelSet(f"{name}.conv1", block[0].conv1.weight.shape[0], hidden, f"{name}.conv2", f"{name}.conv1")
-        )
-        out = (*written(f"{name}.conv2"), *written(f"{name}.conv_sc"))
-        if index < last:
-            out, reader = out + read(index + 1), f"blocks.{index + 1}.0.conv1"
-        else:
-            parts = ("gain", "bias", "stored_mean", "stored_var")
-            out += tuple(Slice(f"output_layer.0.{part}", 0) for part in parts) + (Slice("output_layer.2.weight", 1),)
-            reader = "output_layer.2"
-        sets.append(ChannelSet(f"{name}.conv2", block[0].conv2.weight.shape[0], out, reader, f"{name}.conv2"))
-    return sets
-
-
-def biggan_config(model: nn.Module, kept: Mapping[str, int]) -> dict[str, Any]:
-    """Bottom width, then (hidden, output) of every block."""
-    blocks = [(kept[f"blocks.{i}.0.conv1"], kept[f"blocks.{i}.0.conv2"]) for i in range(len(model.blocks))]
-    return {"channels": (kept["linear"], *(pair[0] if pair[0] == pair[1] else pair for pair in blocks))}
-
-
-RULES: dict[str, PruningRule] = {
-    "StyleGAN2Generator": PruningRule(stylegan2_sets, stylegan2_config, keep_after_removing, "synthesis"),
-    "StyleGAN3Generator": PruningRule(
-        stylegan3_sets, stylegan3_config, keep_at_least_three, "synthesis", stylegan3_names
-    ),
-    "BigGANGenerator": PruningRule(biggan_sets, biggan_config, keep_after_removing),
-}
-
-
-def rule_of(model: nn.Module) -> PruningRule:
-    """Rule of the model's class or of the nearest base class that has one.
-
-    Raises:
-        ValueError: There is none.
-    """
-    for cls in type(model).__mro__:
-        if cls.__name__ in RULES:
-            return RULES[cls.__name__]
-    raise ValueError(
-        f"prune_: there is no rule for {type(model).__name__}; rules exist for {', '.join(RULES)}. Add one: a PruningRule in "
-        "hf_ganzip.pruning.RULES under the class name."
-    )
-
-
 def cut(state: Mapping[str, Tensor], sets: list[ChannelSet], kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """State dict with the kept channels (indices, ascending) of every set only."""
-    found = dict(state)
+    stay: dict[tuple[str, int], Tensor] = {}
     for channels in sets:
-        index = kept[channels.name]
         for part in channels.slices:
-            rows = (index[:, None] * part.repeat + torch.arange(part.repeat)).flatten() if part.repeat > 1 else index
-            found[part.tensor] = found[part.tensor].index_select(part.axis, rows.to(found[part.tensor].device))
+            mask = stay.setdefault(
+                (part.tensor, part.axis), torch.ones(state[part.tensor].shape[part.axis], dtype=torch.bool)
+            )
+            mask[part.rows(torch.arange(channels.width))] = False
+            mask[part.rows(kept[channels.name])] = True
+    found = dict(state)
+    for (name, axis), mask in stay.items():
+        index = mask.nonzero().flatten()
+        if len(index) < len(mask):
+            found[name] = found[name].index_select(axis, index.to(found[name].device))
     return found
+
+
+def shapes_after(
+    state: Mapping[str, Tensor], sets: list[ChannelSet], counts: Mapping[str, int]
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of :func:`cut` for so many kept channels."""
+    found = {name: list(tensor.shape) for name, tensor in state.items()}
+    for channels in sets:
+        for part in channels.slices:
+            found[part.tensor][part.axis] -= (channels.width - counts[channels.name]) * part.repeat
+    return {name: tuple(shape) for name, shape in found.items()}

@@ -15,15 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from ..families import family_of
+from ..macs import macs_of_shapes, weight_uses
 from ..quantization.packed import packed_modules
 from ..record import Step, record_step, table
 from ..registry import lookup
-from .channels import ChannelSet, PruningRule, cut, rule_of
+from ..structure import set_tensor_, update_attributes_
+from .channels import ChannelSet, PruningRule, cut, shapes_after
 from .criteria import CRITERIA
+from .rules import rule_of
 
 
 INHERIT = ("all", "mapping")
 INITS = ("keep", "he", "xavier")
+GROUP_RULES = ("blocks", "same_positions", "exact")
 
 
 @dataclass(frozen=True)
@@ -35,10 +39,14 @@ class PruneConfig:
         ratio: Share of the channels of every set that is removed, 0 <= ratio < 1.
         ratios: Glob pattern of set names -> ratio, where it differs.
         max_params: Find the least uniform ratio with at most so many parameters, instead of ``ratio``.
+        max_macs: The same for :func:`.count_macs`.
         multiple_of: Round kept counts up to multiples of it.
         inherit: "all" weights, or "mapping": the mapping network only (StyleKD); the rest is freshly initialized.
         init: "keep", or the synthesis network is drawn again: "he" (Kaiming normal) or "xavier" (uniform), all its biases 0.
         keep_affine_bias: With ``init``, leave the biases of affine layers at 1.
+        group_rule: Channels under a group norm. "blocks": every group loses its own n // G least important channels, so that less than the ratio goes
+            (Diff-Pruning's code). "same_positions": the same positions of every group, by mean importance, rounded the other way
+            (torch-pruning). "exact": as if there were no groups; their number becomes the largest divisor of both.
         compensate_gain: Multiply weights whose run-time gain depends on the number of input channels (the StyleGANs' image outputs and
             residual shortcuts) by sqrt(C' / C), so that what stays computes what it did. The published code does not.
         criterion_options: Options of a criterion given by name.
@@ -49,10 +57,12 @@ class PruneConfig:
     ratio: float = 0.7
     ratios: Mapping[str, float] = field(default_factory=dict)
     max_params: int | None = None
+    max_macs: int | None = None
     multiple_of: int = 1
     inherit: str = "all"
     init: str = "keep"
     keep_affine_bias: bool = False
+    group_rule: str = "blocks"
     compensate_gain: bool = False
     criterion_options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
@@ -65,6 +75,10 @@ class PruneConfig:
         ]
         if self.multiple_of < 1:
             problems.append(f"multiple_of is {self.multiple_of}; allowed are 1 and more")
+        if self.group_rule not in GROUP_RULES:
+            problems.append(f"group_rule is {self.group_rule!r}; allowed are {GROUP_RULES}")
+        if self.max_params is not None and self.max_macs is not None:
+            problems.append("max_params and max_macs are both given; allowed is one of them")
         if self.inherit not in INHERIT or self.init not in INITS:
             problems.append(f"inherit is {self.inherit!r}, init {self.init!r}; allowed are {INHERIT} and {INITS}")
         if problems:
@@ -92,9 +106,17 @@ class PruneConfig:
         options = self.criterion_options
         if dataclasses.is_dataclass(self.criterion):
             criterion = self.criterion
-            names = [f.name for f in dataclasses.fields(criterion) if f.metadata.get("recorded", True)]
-            options = {name: getattr(criterion, name) for name in names}
+            options = {f.name: getattr(criterion, f.name) for f in dataclasses.fields(criterion)}
+        kind = CRITERIA[self.criterion] if isinstance(self.criterion, str) else type(self.criterion)
+        known = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+        hidden = {f.name for f in known if not f.metadata.get("recorded", True)}
+        options = {key: _recorded(value) for key, value in options.items() if key not in hidden}
         return values | {"ratios": dict(self.ratios), "criterion_options": dict(options)}
+
+
+def _recorded(value: Any) -> Any:
+    """JSON types as they are, a function by its name."""
+    return getattr(value, "__name__", type(value).__name__) if callable(value) else value
 
 
 @dataclass(frozen=True)
@@ -116,12 +138,16 @@ class PruneReport:
         sets: Channel sets in the order of the data.
         parameters_before: Parameters of the model.
         parameters_after: The same afterwards.
+        macs_before: Operations of one sample, see :func:`.count_macs`.
+        macs_after: The same afterwards.
     """
 
     criterion: str
     sets: tuple[PrunedSet, ...]
     parameters_before: int
     parameters_after: int
+    macs_before: int
+    macs_after: int
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types only."""
@@ -131,15 +157,17 @@ class PruneReport:
         rows = [("channels", "before", "after", "removed")]
         rows += [(s.name, f"{s.before}", f"{s.after}", f"{1 - s.after / s.before:.0%}") for s in self.sets]
         change = f"{self.parameters_before:,} -> {self.parameters_after:,} parameters"
+        change += f", {self.macs_before / 1e6:,.1f} -> {self.macs_after / 1e6:,.1f} million operations"
         note = "; nothing was removed" if self.parameters_before == self.parameters_after else ""
         return "\n".join(table(rows)) + f"\n{change} by {self.criterion}{note}"
 
 
 def prune_(model: nn.Module, config: PruneConfig | None = None) -> PruneReport:
-    """Remove channels of a generator in place. Widths go into its config, so it is saved and restored as any other model.
+    """Remove channels of a model in place. Widths go into its config, so it is saved and restored as any other model.
 
     Args:
-        model: Generator in full precision of a class with a rule (StyleGAN2, StyleGAN3, BigGAN without attention).
+        model: Model in full precision of a class with a rule: StyleGAN2, StyleGAN3, BigGAN without attention, diffusers' ``UNet2DModel`` and
+            ``UNet2DConditionModel``.
         config: Options.
 
     Returns:
@@ -150,7 +178,7 @@ def prune_(model: nn.Module, config: PruneConfig | None = None) -> PruneReport:
             reached, or an output that is not finite afterwards. The model is unchanged then.
 
     Source:
-        DCP-GAN, CAGAN, StyleKD and Singular Value Scaling, in the rules of their published code.
+        DCP-GAN, CAGAN, StyleKD, Diff-Pruning and Singular Value Scaling, in the rules of their published code.
     """
     config = config or PruneConfig()
     rule = rule_of(model)
@@ -158,24 +186,39 @@ def prune_(model: nn.Module, config: PruneConfig | None = None) -> PruneReport:
         raise ValueError("prune_: the model is quantized; prune before quantizing, or dequantize_ first.")
     criterion = config.build_criterion()
     sets = rule.sets(model)
-    counts = _plan(model, rule, sets, config)
-    before = model.num_parameters()
-    if all(counts[channels.name] == channels.width for channels in sets):
+    uses = weight_uses(model)
+    counts = _plan(model, rule, sets, config, uses)
+    state, before = model.state_dict(), model.num_parameters()
+    widths = {channels.name: channels.width for channels in sets}
+    macs = [macs_of_shapes(uses, shapes_after(state, sets, each)) for each in (widths, counts)]
+    if counts == widths:
         kept = {channels.name: torch.arange(channels.width) for channels in sets}
     else:
-        kept = _choose(criterion, model, sets, counts)
+        kept = _choose(criterion, model, sets, counts, config)
     pruned = _build(model, rule, sets, kept, config)
-    _verify(pruned)
+    _verify(pruned, rule)
     _exchange(model, pruned, rule)
     found = tuple(
         PrunedSet(channels.name, channels.width, len(kept[channels.name]), tuple(kept[channels.name].tolist()))
         for channels in sets
     )
+    if rule.config is None:
+        from ..integration.diffusers import attach_structure
+
+        attach_structure(model)
     record_step(model, Step("prune", config.to_dict() | {"kept": {each.name: list(each.kept) for each in found}}))
-    return PruneReport(config.to_dict()["criterion"], found, before, model.num_parameters())
+    return PruneReport(
+        config.to_dict()["criterion"],
+        found,
+        before,
+        model.num_parameters(),
+        *macs,
+    )
 
 
-def _plan(model: nn.Module, rule: PruningRule, sets: list[ChannelSet], config: PruneConfig) -> dict[str, int]:
+def _plan(
+    model: nn.Module, rule: PruningRule, sets: list[ChannelSet], config: PruneConfig, uses: Mapping[str, int]
+) -> dict[str, int]:
     """Number of channels of every set that stay."""
     names = [channels.name for channels in sets]
     unmatched = [pattern for pattern in config.ratios if not fnmatch.filter(names, pattern)]
@@ -184,35 +227,59 @@ def _plan(model: nn.Module, rule: PruningRule, sets: list[ChannelSet], config: P
             f"prune_: {', '.join(map(repr, unmatched))} match no channels; there are {', '.join(names[:6])} ..."
         )
 
+    limit = config.max_params or config.max_macs
+
     def counts(ratio: float) -> dict[str, int]:
         found = {}
         for channels in sets:
             own = next(
                 (r for pattern, r in config.ratios.items() if fnmatch.fnmatchcase(channels.name, pattern)), ratio
             )
-            count = -(-rule.keep(channels.width, own) // config.multiple_of) * config.multiple_of
-            found[channels.name] = min(channels.width, count)
+            found[channels.name] = _count(channels, rule, own, config)
+            if limit is not None:
+                found[channels.name] = max(found[channels.name], _blocks(channels, config))
             if found[channels.name] < 1:
                 raise ValueError(f"prune_: ratio {own} leaves no channel of {channels.name} ({channels.width}).")
         return found
 
-    if config.max_params is None:
+    if limit is None:
         return counts(config.ratio)
+    option = "max_params" if config.max_params else "max_macs"
+    state, parameters = model.state_dict(), dict(model.named_parameters())
 
     def size(ratio: float) -> int:
-        with torch.device("meta"):
-            return type(model)(**_options(model, rule, counts(ratio))).num_parameters()
+        shapes = shapes_after(state, sets, counts(ratio))
+        if option == "max_macs":
+            return macs_of_shapes(uses, shapes)
+        return sum(math.prod(shapes[name]) for name in parameters)
 
     low, high = 0.0, 1 - 1 / max(channels.width for channels in sets)
-    if size(high) > config.max_params:
-        raise ValueError(f"prune_: max_params {config.max_params:,} cannot be reached; the least are {size(high):,}.")
+    if size(high) > limit:
+        raise ValueError(f"prune_: {option} {limit:,} cannot be reached; the least are {size(high):,}.")
     for _ in range(20):
         middle = (low + high) / 2
-        low, high = (low, middle) if size(middle) <= config.max_params else (middle, high)
-    return counts(0.0 if size(0.0) <= config.max_params else high)
+        low, high = (low, middle) if size(middle) <= limit else (middle, high)
+    return counts(0.0 if size(0.0) <= limit else high)
 
 
-def _choose(criterion: Any, model: nn.Module, sets: list[ChannelSet], counts: Mapping[str, int]) -> dict[str, Tensor]:
+def _blocks(channels: ChannelSet, config: PruneConfig) -> int:
+    return 1 if channels.norm and config.group_rule == "exact" else channels.blocks
+
+
+def _count(channels: ChannelSet, rule: PruningRule, ratio: float, config: PruneConfig) -> int:
+    """Number of channels of a set that stay."""
+    blocks, width = _blocks(channels, config), channels.width
+    if channels.norm and config.group_rule == "same_positions":
+        each = int((width // blocks) * (1 - ratio)) or width // blocks  # groups that would be emptied stay whole
+    else:
+        each = width // blocks - (width - rule.keep(width, ratio)) // blocks
+    step = config.multiple_of // math.gcd(config.multiple_of, blocks)
+    return blocks * min(width // blocks, -(-each // step) * step)
+
+
+def _choose(
+    criterion: Any, model: nn.Module, sets: list[ChannelSet], counts: Mapping[str, int], config: PruneConfig
+) -> dict[str, Tensor]:
     """Indices of the best channels of every set, ascending; of equal ones the later."""
     scores = criterion(model, sets)
     kept = {}
@@ -222,8 +289,13 @@ def _choose(criterion: Any, model: nn.Module, sets: list[ChannelSet], counts: Ma
             raise ValueError(f"prune_: the criterion gives no ({channels.width},) scores for {channels.name}.")
         if not torch.isfinite(score).all():
             raise ValueError(f"prune_: the scores of {channels.name} are not finite; nothing was changed.")
-        order = score.cpu().argsort(stable=True)
-        kept[channels.name] = order[channels.width - counts[channels.name] :].sort().values
+        blocks = _blocks(channels, config)
+        parts = score.detach().cpu().reshape(blocks, -1)
+        if channels.norm and config.group_rule == "same_positions":
+            parts = parts.mean(dim=0, keepdim=True).expand(blocks, -1)
+        order = parts.argsort(dim=1, stable=True)[:, parts.shape[1] - counts[channels.name] // blocks :]
+        starts = torch.arange(blocks)[:, None] * parts.shape[1]
+        kept[channels.name] = (order + starts).flatten().sort().values
     return kept
 
 
@@ -236,6 +308,8 @@ def _options(model: nn.Module, rule: PruningRule, counts: Mapping[str, int]) -> 
 def _build(
     model, rule: PruningRule, sets: list[ChannelSet], kept: Mapping[str, Tensor], config: PruneConfig
 ) -> nn.Module:
+    if rule.config is None:
+        return _build_structure(model, sets, kept, config)
     state = torch.random.get_rng_state()
     torch.manual_seed(config.seed)
     try:
@@ -258,6 +332,30 @@ def _build(
         torch.random.set_rng_state(state)
     tensor = next(model.parameters())
     return pruned.to(tensor.device, tensor.dtype).train(model.training)
+
+
+def _build_structure(
+    model: nn.Module, sets: list[ChannelSet], kept: Mapping[str, Tensor], config: PruneConfig
+) -> nn.Module:
+    """A copy with the cut tensors, whose class options stay."""
+    if config.inherit != "all":
+        raise ValueError(f"prune_: inherit='mapping' needs a mapping network; {type(model).__name__} has none.")
+    values = cut({name: tensor.detach() for name, tensor in model.state_dict().items()}, sets, kept)
+    memo = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}  # not copied
+    pruned = copy.deepcopy(model, memo)
+    for name, value in values.items():
+        owner, _, leaf = name.rpartition(".")
+        set_tensor_(pruned.get_submodule(owner), leaf, value.clone(memory_format=torch.contiguous_format))
+    for module in pruned.modules():
+        if isinstance(module, nn.GroupNorm) and module.affine and len(module.weight) % module.num_groups:
+            module.num_groups = math.gcd(module.num_groups, len(module.weight))
+    update_attributes_(pruned)
+    if config.init != "keep":
+        state = torch.random.get_rng_state()
+        torch.manual_seed(config.seed)
+        _initialize(pruned, config)
+        torch.random.set_rng_state(state)
+    return pruned
 
 
 def _load(pruned: nn.Module, values: Mapping[str, Tensor], strict: bool) -> None:
@@ -295,7 +393,7 @@ def _compensate(model: nn.Module, pruned: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _verify(model: nn.Module) -> None:
+def _verify(model: nn.Module, rule: PruningRule) -> None:
     """One forward pass; the error names the first module whose output is not finite."""
     broken: list[str] = []
 
@@ -310,6 +408,8 @@ def _verify(model: nn.Module) -> None:
     modes = {module: module.training for module in model.modules()}
     try:
         args, kwargs = family_of(model).example_inputs(model)  # type: ignore[union-attr]
+        if rule.config is None:
+            args = (args[0].to(model.dtype), *args[1:])
         output = model.eval()(*args, **kwargs).sample
     finally:
         for hook in hooks:

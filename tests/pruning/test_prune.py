@@ -9,10 +9,12 @@ import torch
 
 import hf_ganzip as gz
 from hf_ganzip.pruning import CRITERIA, RULES, PruneConfig, prune_
-from hf_ganzip.pruning.channels import keep_after_removing, keep_at_least_three, rule_of
+from hf_ganzip.pruning.channels import keep_after_removing, keep_at_least_three
+from hf_ganzip.pruning.criteria.face_parser import FaceParser
+from hf_ganzip.pruning.rules import rule_of
 from hf_ganzip.record import recorded_steps
 
-from ..conftest import run, tiny_biggan, tiny_generator, tiny_stylegan3, tiny_unet
+from ..conftest import run, tiny_biggan, tiny_generator, tiny_stylegan, tiny_stylegan3
 
 
 MODELS = {
@@ -30,6 +32,7 @@ QUICK = {
     "gan_slimming": {"samples": 8},
 }
 STYLES = ("dcp", "gan_slimming")
+DIFFUSION = ("diff_prune", "taylor")
 
 
 def randomized(model):
@@ -156,8 +159,8 @@ class TestEveryFamily:
         model = randomized(MODELS[name]())
         sets = rule_of(model).sets(model)
         made = CRITERIA[criterion](**QUICK.get(criterion, {}))
-        if "biggan" in name and criterion in STYLES:
-            with pytest.raises(ValueError, match=criterion):
+        if "biggan" in name and criterion in STYLES or criterion in DIFFUSION:
+            with pytest.raises(ValueError, match="diff_prune" if criterion in DIFFUSION else criterion):
                 made(model, sets)
             return
         scores = made(model, sets)
@@ -210,6 +213,44 @@ class TestCriteria:
             mask=lambda images: torch.zeros_like(images[:, :1]), **QUICK["content_aware"]
         )
         assert all(float(score.max()) == 0 for score in nothing(model, sets).values())
+
+
+class TestFaceParser:
+    def parser(self, folder, names):
+        transformers = pytest.importorskip("transformers")
+        config = transformers.SegformerConfig(
+            num_encoder_blocks=1,
+            depths=[1],
+            sr_ratios=[4],
+            hidden_sizes=[8],
+            patch_sizes=[7],
+            strides=[8],
+            num_attention_heads=[1],
+            mlp_ratios=[2],
+            decoder_hidden_size=8,
+            id2label=dict(enumerate(names)),
+        )
+        transformers.SegformerForSemanticSegmentation(config).save_pretrained(folder)
+        return FaceParser(str(folder))
+
+    def test_masks(self, tmp_path):
+        parser = self.parser(tmp_path, ["background", "skin", "cloth"])
+        assert parser.no_content.tolist() == [0, 2]
+        masks = parser(torch.rand(2, 3, 16, 16) * 2 - 1)
+        assert masks.shape == (2, 1, 16, 16) and masks.dtype == torch.bool
+        bias = parser.model.decode_head.classifier.bias
+        for index, content in ((0, False), (1, True), (2, False)):
+            with torch.no_grad():
+                bias[:] = 0
+                bias[index] = 1e6
+            assert bool(parser(torch.zeros(1, 3, 8, 8)).all()) == content
+
+    def test_by_name(self, tmp_path):
+        self.parser(tmp_path, [f"label_{i}" for i in range(19)])
+        model = randomized(tiny_generator())
+        options = QUICK["content_aware"] | {"mask": str(tmp_path)}
+        prune_(model, PruneConfig("content_aware", 0.5, criterion_options=options))
+        assert recorded_steps(model)[0]["options"]["criterion_options"]["mask"] == str(tmp_path)
 
 
 class TestOptions:
@@ -268,8 +309,8 @@ class TestBadInput:
             PruneConfig("best")
 
     def test_models(self):
-        with pytest.raises(ValueError, match="no rule for UNet2DModel; .*Add one"):
-            prune_(tiny_unet())
+        with pytest.raises(ValueError, match="no rule for StyleGANGenerator; .*Add one"):
+            prune_(tiny_stylegan())
         with pytest.raises(ValueError, match="attention"):
             prune_(tiny_biggan())
         model = tiny_generator()
@@ -311,4 +352,4 @@ def test_report_and_record_are_json():
     (step,) = recorded_steps(model)
     json.dumps(step)
     assert step["options"]["criterion"] == "random" and len(step["options"]["kept"]["synthesis.b8.conv0"]) == 8
-    assert set(RULES) == {"StyleGAN2Generator", "StyleGAN3Generator", "BigGANGenerator"}
+    assert all(rule_of(MODELS[name]()) in RULES.values() for name in MODELS)

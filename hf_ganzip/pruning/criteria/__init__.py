@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from .content_aware import ContentAware
 from .dcp import DCP
+from .diff_prune import DiffPrune, Taylor
 from .gan_slimming import GANSlimming
 from .magnitude import Magnitude
 from .random import Random
@@ -16,4 +17,6 @@ CRITERIA = {
     "dcp": DCP,
     "content_aware": ContentAware,
     "gan_slimming": GANSlimming,
+    "diff_prune": DiffPrune,
+    "taylor": Taylor,
 }

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..channels import ChannelSet
+from ..channels import ChannelSet, Slice
 
 
 Scores = dict[str, Tensor]  # set name -> (C,), higher: keep
@@ -25,6 +25,13 @@ def reader_scores(loss: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
     for gradient in torch.autograd.grad(loss, weights):
         found.append(gradient.abs().flatten(2).mean(dim=(0, 2)) if gradient.ndim > 2 else gradient.abs().mean(dim=0))
     return found
+
+
+def per_channel(values: Tensor, part: Slice, channels: ChannelSet) -> Tensor:
+    """Sum of a tensor's values over everything that a channel owns in it, (C,)."""
+    rows = part.rows(torch.arange(channels.width))
+    sums = values.movedim(part.axis, 0).flatten(1).sum(dim=1) if values.ndim > 1 else values
+    return sums[rows.to(sums.device)].reshape(channels.width, part.repeat).sum(dim=1)
 
 
 def class_labels(model: nn.Module, count: int, generator: torch.Generator) -> Tensor | None:

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from ...quantization.calibration import evaluating
 from ..channels import ChannelSet
 from .base import Scores, class_labels, reader_scores, reader_weights
+from .face_parser import FaceParser
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class ContentAware:
     """Gradient of the change by salt-and-pepper noise on the content, of the weight that reads the channel.
 
     Args:
-        mask: Function of images (B, C, H, W) about [-1, 1] -> masks (B, 1, H, W), True on content; None: everywhere. A face parser, for
-            instance.
+        mask: Function of images (B, C, H, W) about [-1, 1] -> masks (B, 1, H, W), True on content; or the Hub id or folder of a face parser
+            (:class:`.FaceParser`); None: everywhere.
         samples: Latents in all.
         batch_size: Latents at a time.
         noise: Share of content pixels that become black or white.
@@ -29,7 +30,7 @@ class ContentAware:
         progress: Show a progress bar.
     """
 
-    mask: Callable[[Tensor], Tensor] | None = field(default=None, metadata={"recorded": False})
+    mask: Callable[[Tensor], Tensor] | str | None = None
     samples: int = 400
     batch_size: int = 8
     noise: float = 0.05
@@ -37,6 +38,9 @@ class ContentAware:
     progress: bool = field(default=True, metadata={"recorded": False})
 
     def __call__(self, model: nn.Module, sets: Sequence[ChannelSet]) -> Scores:
+        if not hasattr(model, "draw_latents"):
+            raise ValueError(f"content_aware needs a generator with latents; {type(model).__name__} has none.")
+        mask = FaceParser(self.mask) if isinstance(self.mask, str) else self.mask
         generator = torch.Generator().manual_seed(self.seed)
         required = {parameter: parameter.requires_grad for parameter in model.parameters()}
         weights = reader_weights(model, sets)
@@ -51,7 +55,7 @@ class ContentAware:
                     z = model.draw_latents(self.batch_size, generator)
                     labels = class_labels(model, self.batch_size, generator)
                     images = model(z, labels, generator=generator).sample
-                    loss = (self._disturbed(images, generator) - images).abs().mean()
+                    loss = (self._disturbed(images, mask, generator) - images).abs().mean()
                     for total, score in zip(sums, reader_scores(loss, weights)):
                         total += score
         finally:
@@ -59,12 +63,14 @@ class ContentAware:
                 parameter.requires_grad_(value)
         return {channels.name: total for channels, total in zip(sets, sums)}
 
-    def _disturbed(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def _disturbed(
+        self, images: Tensor, mask: Callable[[Tensor], Tensor] | None, generator: torch.Generator
+    ) -> Tensor:
         """Images whose content pixels are black or white with probability ``noise``; the others keep their gradient."""
         batch, _, height, width = images.shape
         content = torch.ones(batch, 1, height, width, dtype=torch.bool)
-        if self.mask is not None:
-            content = self.mask(images.detach()).bool().expand(batch, 1, height, width)
+        if mask is not None:
+            content = mask(images.detach()).bool().expand(batch, 1, height, width)
         extreme = torch.randint(2, (1, 1, height, width), generator=generator).to(images) * 2 - 1
         hit = content & (torch.rand(batch, 1, height, width, generator=generator) < self.noise)
         return torch.where(hit, extreme, images)

@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from ..channels import ChannelSet
-from .base import Scores, class_labels
+from .base import Scores, class_labels, per_channel
 
 
 @dataclass(frozen=True)
 class Magnitude:
-    """L1 norm over outputs and taps of the weight that reads the channel.
+    """L1 norm over outputs and taps of the weight that reads the channel; for diffusion UNets, the mean over all weights that read or write it of
+    the sum of squares.
 
     Args:
         modulated: For StyleGANs, of the modulated and demodulated weight, averaged over styles first; False: of the stored weight.
@@ -23,7 +24,7 @@ class Magnitude:
         seed: Of the latents.
 
     Source:
-        Liu et al., "Content-Aware GAN Compression", baseline l1-out.
+        Liu et al., "Content-Aware GAN Compression", baseline l1-out; Fang et al., "Structural Pruning for Diffusion Models", baseline.
     """
 
     modulated: bool = True
@@ -38,7 +39,13 @@ class Magnitude:
             z = model.draw_latents(self.samples, generator)
             w = model.mapping(z, class_labels(model, self.samples, generator))[:, 0]
         found = {}
+        state = model.state_dict()
         for channels in sets:
+            if not channels.reader:
+                parts = [part for part in channels.slices if state[part.tensor].ndim >= 2]
+                sums = [per_channel(state[part.tensor].double().square(), part, channels) for part in parts]
+                found[channels.name] = torch.stack(sums).mean(dim=0).float()
+                continue
             module = model.get_submodule(channels.reader)
             weight = module.weight.double().flatten(2)
             if w is not None and hasattr(module, "affine"):

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which classes can be pruned, and how."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from .channels import PruningRule, keep_after_removing, keep_at_least_three, keep_rounded_down
+from .gan_sets import (
+    biggan_config,
+    biggan_sets,
+    stylegan2_config,
+    stylegan2_sets,
+    stylegan3_config,
+    stylegan3_names,
+    stylegan3_sets,
+)
+from .unet_sets import unet_sets
+
+
+RULES: dict[str, PruningRule] = {
+    "StyleGAN2Generator": PruningRule(stylegan2_sets, stylegan2_config, keep_after_removing, "synthesis"),
+    "StyleGAN3Generator": PruningRule(
+        stylegan3_sets, stylegan3_config, keep_at_least_three, "synthesis", stylegan3_names
+    ),
+    "BigGANGenerator": PruningRule(biggan_sets, biggan_config, keep_after_removing),
+    "UNet2DModel": PruningRule(unet_sets, None, keep_rounded_down),
+    "UNet2DConditionModel": PruningRule(unet_sets, None, keep_rounded_down),
+}
+
+
+def rule_of(model: nn.Module) -> PruningRule:
+    """Rule of the model's class or of the nearest base class that has one.
+
+    Raises:
+        ValueError: There is none.
+    """
+    for cls in type(model).__mro__:
+        if cls.__name__ in RULES:
+            return RULES[cls.__name__]
+    raise ValueError(
+        f"prune_: there is no rule for {type(model).__name__}; rules exist for {', '.join(RULES)}. Add one: a PruningRule in "
+        "hf_ganzip.pruning.RULES under the class name."
+    )
