@@ -281,7 +281,8 @@ def _choose(
     criterion: Any, model: nn.Module, sets: list[ChannelSet], counts: Mapping[str, int], config: PruneConfig
 ) -> dict[str, Tensor]:
     """Indices of the best channels of every set, ascending; of equal ones the later."""
-    scores = criterion(model, sets)
+    with torch.enable_grad():
+        scores = criterion(model, sets)
     kept = {}
     for channels in sets:
         score = scores.get(channels.name)
@@ -330,8 +331,11 @@ def _build(
             _compensate(model, pruned)
     finally:
         torch.random.set_rng_state(state)
-    tensor = next(model.parameters())
-    return pruned.to(tensor.device, tensor.dtype).train(model.training)
+    for name, tensor in pruned.state_dict().items():
+        if name in values and tensor.dtype != values[name].dtype:
+            owner, _, leaf = name.rpartition(".")
+            set_tensor_(pruned.get_submodule(owner), leaf, tensor.to(values[name].dtype))
+    return pruned.to(next(model.parameters()).device).train(model.training)
 
 
 def _build_structure(

@@ -33,9 +33,10 @@ def unet_sets(model: nn.Module) -> list[ChannelSet]:
     twin = _on_meta(model)
     args, kwargs = family_of(model).example_inputs(model)  # type: ignore[union-attr]
     args, kwargs = [_moved(value) for value in args], {name: _moved(value) for name, value in kwargs.items()}
-    graph = torch_pruning.DependencyGraph().build_dependency(
-        twin, args, forward_fn=lambda twin, args: twin(*args, return_dict=False, **kwargs)[0]
-    )
+    with torch.enable_grad():  # what is traced
+        graph = torch_pruning.DependencyGraph().build_dependency(
+            twin, args, forward_fn=lambda twin, args: twin(*args, return_dict=False, **kwargs)[0]
+        )
     names = {module: name for name, module in twin.named_modules()}
     order = {name: position for position, name in enumerate(names.values())}
     found = [

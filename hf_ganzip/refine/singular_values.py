@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ from .scalings import SCALINGS, Scaling
 
 
 _GRAM_CONDITION = 1e-6  # least s_min / s_max for which squared singular values keep enough digits in float64
+
+_GRAM_ROWS = 64  # least rows of a block
 
 _FACTOR_RANGE = 100.0  # of f(s) / s, up to which float32 products keep the relative error near 1e-6
 
@@ -61,11 +64,13 @@ def scaled(weight: Tensor, scaling: str | Scaling = "sqrt", rtol: float | None =
     function = lookup(SCALINGS, scaling, "scaling") if isinstance(scaling, str) else scaling
     if weight.ndim < 2:
         raise ValueError(f"the weight has shape {tuple(weight.shape)}; allowed are two or more dimensions.")
-    if not torch.isfinite(weight).all():
-        raise ValueError("the weight holds NaN or infinity.")
     matrix = weight.detach().flatten(1).double()
+    if not math.isfinite(
+        float(matrix.sum())
+    ):  # cheaper than a look at every entry; no sum of finite float32 overflows
+        raise ValueError("the weight holds NaN or infinity.")
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    squares, vectors = torch.linalg.eigh(wide @ wide.T)
+    squares, vectors = torch.linalg.eigh(_gram(wide), UPLO="L")
     squares, vectors = squares.flip(0).clamp_min(0), vectors.flip(1)
     if not len(squares) or squares[-1] < squares[0] * _GRAM_CONDITION**2 or squares[0] == 0:
         u, s, vh = torch.linalg.svd(wide, full_matrices=False)
@@ -74,16 +79,29 @@ def scaled(weight: Tensor, scaling: str | Scaling = "sqrt", rtol: float | None =
     else:
         s = squares.sqrt()
         new = function.values(_truncated(s, rtol))
-        found = _product(vectors, new / s, wide, weight.dtype)
+        exact = weight.detach().flatten(1)
+        found = _product(vectors, new / s, exact if wide is matrix else exact.T)
     found = found if wide is matrix else found.T
     return Scaled(found.reshape(weight.shape).to(weight.dtype), s, new)
 
 
-def _product(vectors: Tensor, factors: Tensor, matrix: Tensor, dtype: torch.dtype) -> Tensor:
+def _gram(matrix: Tensor) -> Tensor:
+    """M M^T, whose lower half alone is computed and read: by blocks of rows."""
+    rows = len(matrix)
+    found = matrix.new_empty(rows, rows)
+    step = max(_GRAM_ROWS, -(-rows // 4))
+    for start in range(0, rows, step):
+        end = min(start + step, rows)
+        torch.mm(matrix[start:end], matrix[:end].T, out=found[start:end, :end])
+    return found
+
+
+def _product(vectors: Tensor, factors: Tensor, matrix: Tensor) -> Tensor:
     """V diag(factors) V^T M; in float32 where the weight has no more digits and the factors do not cost any."""
-    if dtype != torch.float64 and float(factors.max()) <= _FACTOR_RANGE * float(factors.min()):
-        vectors, factors, matrix = vectors.float(), factors.float(), matrix.float()
-    return ((vectors * factors) @ vectors.T) @ matrix
+    narrow = matrix.dtype != torch.float64 and float(factors.max()) <= _FACTOR_RANGE * float(factors.min())
+    dtype = torch.float32 if narrow else torch.float64
+    vectors, factors = vectors.to(dtype), factors.to(dtype)
+    return ((vectors * factors) @ vectors.T) @ matrix.to(dtype)
 
 
 def _truncated(s: Tensor, rtol: float | None) -> Tensor:

@@ -442,6 +442,11 @@ class TestImportance:
         with pytest.raises(ValueError, match="another model, other images or options"):
             DiffPrune(images(3), checkpoint_dir=str(tmp_path), **QUICK)(model, sets)
 
+    @torch.no_grad()
+    def test_without_gradients_around(self):
+        options = {"images": images(), **QUICK}
+        assert prune_(tiny_unet(), PruneConfig("diff_prune", 0.5, criterion_options=options)).parameters_after > 0
+
     def test_conditions(self):
         model = conditional()
         text = torch.randn(4, 5, 12)
