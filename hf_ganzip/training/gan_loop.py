@@ -9,12 +9,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
-import logging
-import re
-import shutil
-import signal
-import time
 from pathlib import Path
 
 import torch
@@ -28,10 +22,8 @@ from ..seeding import derive_seed
 from .data import to_model_range, to_uint8
 from .feature_quantizer import phase, update_codebooks_
 from .losses import LOSSES, r1_penalty, twin_discriminator_loss, twin_generator_loss
+from .run import TrainingRun, update_ema_
 from .sampler import ClassGroupedBatchSampler
-
-
-logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,33 +61,6 @@ class GANTrainingConfig:
             raise ValueError(f"discriminator_steps is {self.discriminator_steps}; allowed are 1 and more.")
 
 
-class Progress:
-    """Step counter that is saved with the training state."""
-
-    def __init__(self):
-        self.step = 0
-
-    def state_dict(self) -> dict:
-        return {"step": self.step}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.step = state["step"]
-
-
-@torch.no_grad()
-def update_ema_(average: nn.Module, model: nn.Module, decay: float, buffers: bool = False) -> None:
-    """Move the parameters of ``average`` towards ``model``: a <- decay * a + (1 - decay) * m.
-
-    Buffers are copied, or with ``buffers=True`` averaged in the same way.
-    """
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-    for target, source in zip(average.buffers(), model.buffers()):
-        if buffers and target.is_floating_point():
-            target.lerp_(source, 1 - decay)
-        else:
-            target.copy_(source)
-
-
 def lazy_adam(parameters, learning_rate: float, every: int, beta2: float = 0.99) -> torch.optim.Adam:
     """Adam (beta1 0) corrected for a regularizer that runs every ``every`` steps (StyleGAN2, appendix B)."""
     ratio = every / (every + 1) if every else 1.0
@@ -127,7 +92,6 @@ def train_gan(
 class _Training:
     def __init__(self, generator, discriminator, dataset, config: GANTrainingConfig, accelerator: Accelerator):
         self.config, self.accelerator = config, accelerator
-        self.output = Path(config.output_dir)
         self.conditional = generator.config.num_classes > 0
         self.z_dim = generator.config.z_dim
         self.average = copy.deepcopy(generator).eval().requires_grad_(False).to(accelerator.device)
@@ -147,8 +111,6 @@ class _Training:
             lazy_adam(discriminator.parameters(), config.discr_learning_rate, config.r1_every, config.adam_beta2),
             loader,
         )
-        self.progress = Progress()
-        accelerator.register_for_checkpointing(self.average, self.progress)
         self.accumulation = accelerator.gradient_accumulation_steps
         if self.accumulation > 1 and config.discriminator_steps > 1:
             raise ValueError(
@@ -156,7 +118,16 @@ class _Training:
                 f"{self.accumulation}; allowed is one of them above 1."
             )
         self.images_per_step = config.train_batch_size * accelerator.num_processes * self.accumulation
-        self.stop_requested = False
+        self.progress = TrainingRun(
+            accelerator,
+            config.output_dir,
+            config.max_train_steps,
+            config.checkpointing_steps,
+            config.checkpoints_total_limit,
+            self.images_per_step,
+            lambda folder: self.average.save_pretrained(folder / "generator_ema"),
+        )
+        accelerator.register_for_checkpointing(self.average, self.progress)
         labels = dataset.tensors[1].unique()
         self.grid_labels = labels[:10].repeat_interleave(10)
 
@@ -222,39 +193,19 @@ class _Training:
         return {"loss_g": loss.detach()}
 
     def update_average(self) -> None:
-        seen = self.progress.step * self.images_per_step
-        half_life = min(self.config.ema_images, max(seen, 1) * self.config.ema_rampup)
+        half_life = min(self.config.ema_images, max(self.progress.images, 1) * self.config.ema_rampup)
         decay = 0.5 ** (self.images_per_step / max(half_life, 1e-8))
         update_ema_(self.average, self.accelerator.unwrap_model(self.generator), decay, self.config.ema_buffers)
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
     def run(self) -> nn.Module:
-        config, accelerator = self.config, self.accelerator
-        self.resume()
-        previous = signal.signal(signal.SIGTERM, self.request_stop)
-        bar = tqdm(
-            total=config.max_train_steps,
-            initial=self.progress.step,
-            desc="train",
-            unit="step",
-            disable=not accelerator.is_main_process,
-        )
-        self.clock = (time.monotonic(), self.progress.step)
+        self.progress.resume(self.config.resume_from_checkpoint)
         steps_per_epoch = len(self.loader) // self.accumulation
-        try:
-            while self.progress.step < config.max_train_steps and not self.stop_requested:
+        with self.progress.running() as bar:
+            while not self.progress.finished:
                 epoch, start = divmod(self.progress.step, steps_per_epoch)
                 self.run_epoch(epoch, start * self.accumulation, steps_per_epoch, bar)
-        except KeyboardInterrupt:
-            self.stop_requested = True
-        finally:
-            signal.signal(signal.SIGTERM, previous)
-            bar.close()
-        if self.stop_requested:
-            self.save_checkpoint()
-            logger.warning("stopped at step %d; continue with resume_from_checkpoint='latest'", self.progress.step)
-        accelerator.wait_for_everyone()
         return self.average
 
     def run_epoch(self, epoch: int, skip: int, steps_per_epoch: int, bar: tqdm) -> None:
@@ -276,38 +227,18 @@ class _Training:
                 losses |= self.train_generator(chosen, self.config.train_batch_size, random)
             if not self.accelerator.sync_gradients:
                 continue
-            self.check_finite(losses)
+            self.progress.check_finite(losses)
             self.progress.step += 1
             self.update_average()
-            bar.update()
             self.after_step(losses, bar)
-            if self.stop_requested or self.progress.step >= self.config.max_train_steps:
+            if self.progress.finished:
                 return
 
-    def check_finite(self, losses: dict[str, Tensor]) -> None:
-        """Stop before weights that came from a broken loss are averaged or stored."""
-        bad = [name for name, value in losses.items() if not torch.isfinite(value)]
-        if bad:
-            step = self.progress.step + 1
-            raise FloatingPointError(
-                f"train_gan: {', '.join(bad)} is not finite at step {step}; the last checkpoint is whole."
-            )
-
     def after_step(self, losses: dict[str, Tensor], bar: tqdm) -> None:
-        step, config = self.progress.step, self.config
-        if step % 50 == 1:
-            values = {name: float(value) for name, value in losses.items()}
-            then, start = self.clock
-            rate = (step - start) * self.images_per_step / max(time.monotonic() - then, 1e-9)
-            bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()} | {"images/s": f"{rate:.0f}"})
-            self.accelerator.log(values | {"images_per_second": rate}, step=step)
-            if self.accelerator.is_main_process:
-                with open(self.output / "log.jsonl", "a") as log:
-                    log.write(json.dumps({"step": step, "images": step * self.images_per_step} | values) + "\n")
-        if step % config.checkpointing_steps == 0 or step == config.max_train_steps:
-            self.save_checkpoint()
-        if step % config.validation_steps == 0 and self.accelerator.is_main_process:
-            self.save_grid(self.output / "samples" / f"step-{step:07d}.png")
+        step = self.progress.step
+        self.progress.advance(losses, bar)
+        if step % self.config.validation_steps == 0 and self.accelerator.is_main_process:
+            self.save_grid(self.progress.output / "samples" / f"step-{step:07d}.png")
 
     @torch.no_grad()
     def save_grid(self, path: Path) -> None:
@@ -317,47 +248,3 @@ class _Training:
         labels = self.grid_labels.to(self.accelerator.device) if self.conditional else None
         path.parent.mkdir(parents=True, exist_ok=True)
         save_image_grid(to_uint8(self.average(z, labels, noise_mode="const").sample), path, columns=10)
-
-    # -- checkpoints --------------------------------------------------------------------------------------------------
-
-    def request_stop(self, *_) -> None:
-        self.stop_requested = True
-
-    def checkpoints(self) -> list[Path]:
-        found = [path for path in self.output.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-        return sorted(found, key=lambda path: int(path.name.split("-")[1]))
-
-    def save_checkpoint(self) -> None:
-        """Write ``checkpoint-STEP`` under a temporary name and rename it, so that an interrupted save leaves no torso."""
-        final = self.output / f"checkpoint-{self.progress.step}"
-        partial = self.output / "checkpoint.partial"
-        if self.accelerator.is_main_process:
-            shutil.rmtree(partial, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(partial))
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            self.average.save_pretrained(partial / "generator_ema")
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
-            for old in self.checkpoints()[: -self.config.checkpoints_total_limit]:
-                shutil.rmtree(old)
-        self.accelerator.wait_for_everyone()
-
-    def resume(self) -> None:
-        wanted = self.config.resume_from_checkpoint
-        if not wanted:
-            return
-        if wanted == "latest":
-            found = self.checkpoints()
-            if not found:
-                logger.warning("no checkpoint in %s; starting from step 0", self.output)
-                return
-            path = found[-1]
-        else:
-            path = Path(wanted)
-            if not path.is_dir():
-                raise FileNotFoundError(
-                    f"resume_from_checkpoint: no folder {path}; use 'latest' or a checkpoint-STEP folder."
-                )
-        self.accelerator.load_state(str(path))

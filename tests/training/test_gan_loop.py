@@ -18,7 +18,8 @@ from torch.utils.data import TensorDataset
 from hf_ganzip.models import StyleGAN2Generator
 from hf_ganzip.training import gan_loop
 from hf_ganzip.training.feature_quantization import FQConfig, add_feature_quantizers
-from hf_ganzip.training.gan_loop import GANTrainingConfig, lazy_adam, train_gan, update_ema_
+from hf_ganzip.training.gan_loop import GANTrainingConfig, lazy_adam, train_gan
+from hf_ganzip.training.run import update_ema_
 
 from ..conftest import tiny_discriminator, tiny_generator
 from ..distributed import run_processes
