@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does Singular Value Scaling help? Prune, refine (or not), fine-tune with equal budgets and several seeds, and compare the curves.
+
+    python examples/study_svs.py --output_dir svs --images fashion-mnist-folder
+    python examples/study_svs.py --output_dir svs-ddpm --model ddpm-folder --images fashion-mnist-folder
+
+A StyleGAN2 is fine-tuned by distillation against its unpruned self, a diffusion UNet by predicting noise. Runs go seed by seed; an interrupted study goes on
+where it stopped. Writes report.json (every figure of every run), report.md and curves.png.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, set_seed
+
+import hf_ganzip as gz
+from hf_ganzip.assets import ASSETS, asset_path
+from hf_ganzip.evaluation.validation import Validator
+from hf_ganzip.models.feature_network import FeatureNetwork
+from hf_ganzip.record import versions
+from hf_ganzip.refine.refine import selection
+from hf_ganzip.refine.singular_values import condition_number
+from hf_ganzip.training.data import load_images, to_model_range
+from hf_ganzip.training.diffusion_loop import DiffusionTrainingConfig, train_diffusion
+from hf_ganzip.training.distillation_loop import DistillationConfig, train_distilled
+from hf_ganzip.training.perceptual import FeatureDistance
+
+
+VARIANTS = {  # name -> (changes of the pruning, scaling or None)
+    "pruned weights": ({}, None),
+    "SVS sqrt": ({}, "sqrt"),
+    "SVS log1p": ({}, "log1p"),
+    "random": ({"fresh": True}, None),
+    "He": ({"init": "he"}, None),
+}
+FIGURES = ("frechet_distance", "precision", "recall", "lsh_precision", "lsh_recall")
+
+
+def parse_args(input_args=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--output_dir", required=True)
+    add(
+        "--model",
+        default="stylegan2-fashion-mnist",
+        help="bundled name, folder or Hub id of a StyleGAN2 or UNet2DModel",
+    )
+    add("--images", required=True, help="training images: `datasets` id, parquet, folder of images or idx files")
+    add("--reference", default="fashion-mnist-test-5000", help="real images of the figures")
+    add("--ratio", type=float, default=0.7)
+    add("--variants", nargs="+", choices=sorted(VARIANTS), default=list(VARIANTS))
+    add("--seeds", type=int, default=3)
+    add("--max_train_steps", type=int, default=600)
+    add("--train_batch_size", type=int, default=32)
+    add("--learning_rate", type=float, help="default: 0.0025 for GANs, 0.001 for diffusion")
+    add("--validation_steps", type=int, default=100)
+    add("--num_samples", type=int, default=2500)
+    add("--mixed_precision", choices=["no", "bf16"], default="no")
+    add("--smoke", action="store_true", help="4 steps, 150 samples, 1 seed")
+    args = parser.parse_args(input_args)
+    if args.smoke:
+        args.max_train_steps, args.validation_steps, args.num_samples, args.seeds = 4, 2, 150, 1
+        args.train_batch_size = 8
+    return args
+
+
+def compressed(args: argparse.Namespace, variant: str, seed: int, images: torch.Tensor):
+    """The pruned and refined network before fine-tuning."""
+    changes, scaling = VARIANTS[variant]
+    changes = dict(changes)
+    model = gz.load_model(source(args.model))
+    fresh = changes.pop("fresh", False)
+    if hasattr(model, "mapping"):
+        options = {"samples": 8 if args.smoke else 200, "strength": 10.0, "seed": seed, "progress": False}
+        changes |= {"inherit": "mapping"} if fresh else {}
+        gz.prune_(model, gz.PruneConfig("dcp", args.ratio, criterion_options=options, seed=seed, **changes))
+    else:
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:64]
+        options = {"images": to_model_range(images[order]), "progress": False, "seed": seed}
+        options |= {"timesteps": 3} if args.smoke else {}
+        gz.prune_(model, gz.PruneConfig("diff_prune", args.ratio, criterion_options=options, seed=seed, **changes))
+        if fresh:
+            set_seed(seed)
+            model = gz.from_config(model)
+    if scaling is not None:
+        gz.refine_(model, gz.RefineConfig(scaling, progress=False))
+    return model
+
+
+def source(name: str) -> str | Path:
+    return asset_path(name) if name in ASSETS else name
+
+
+@torch.no_grad()
+def median_condition(model) -> float:
+    """Median condition number of the weights that SVS refines."""
+    names, _ = selection(model, gz.RefineConfig())
+    parameters = dict(model.named_parameters())
+    weights = [parameters[name].flatten(1).double() for name in names if parameters[name].ndim >= 2]
+    return statistics.median(condition_number(torch.linalg.svdvals(weight)) for weight in weights)
+
+
+def train(args: argparse.Namespace, variant: str, seed: int, dataset, validator, folder: Path) -> list[dict]:
+    """Curve of one run: the figures before fine-tuning and every ``validation_steps``."""
+    set_seed(seed)
+    model = compressed(args, variant, seed, dataset.tensors[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    resume = any(folder.glob("checkpoint-*"))
+
+    def figures(network) -> dict[str, float]:
+        return validator(network) | {"condition": median_condition(network)}
+
+    if not resume:
+        (folder / "start.json").write_text(json.dumps({"step": 0, "images": 0, **figures(model)}))
+    accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True))
+    shared = {
+        "output_dir": str(folder),
+        "max_train_steps": args.max_train_steps,
+        "train_batch_size": args.train_batch_size,
+        "random_flip": False,
+        "mixed_precision": args.mixed_precision,
+        "seed": seed,
+        "checkpointing_steps": args.validation_steps,
+        "checkpoints_total_limit": 1,
+        "validation_steps": args.validation_steps,
+        "resume_from_checkpoint": "latest",
+    }
+    if hasattr(model, "mapping"):
+        teacher = gz.load_model(source(args.model))
+        set_seed(seed)
+        options = {name: teacher.config[name] for name in ("resolution", "image_channels", "num_classes")}
+        channels = tuple(c if isinstance(c, int) else max(c) for c in teacher.config.channels)
+        discriminator = gz.StyleGAN2Discriminator(channels=channels, mapping_layers=2, mbstd_group_size=8, **options)
+        rate = args.learning_rate or 2.5e-3
+        config = DistillationConfig(
+            **shared,
+            learning_rate=rate,
+            discr_learning_rate=rate,
+            relation_batch=8,
+            r1_gamma=0.3,
+            ema_images=20_000,
+            ema_rampup=0.05,
+        )
+        perceptual = FeatureDistance(FeatureNetwork.from_pretrained(asset_path("fashion-mnist-features")))
+        train_distilled(
+            model, teacher, discriminator, dataset, config, accelerator, perceptual=perceptual, validate=figures
+        )
+    else:
+        rate = args.learning_rate or 1e-3
+        config = DiffusionTrainingConfig(
+            **shared, learning_rate=rate, ema_decay=0.99, ema_rampup=True, lr_schedule="cosine"
+        )
+        train_diffusion(model, dataset, config, accelerator, validate=figures)
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    by_step = {row["step"]: row for row in rows if "frechet_distance" in row}
+    return [json.loads((folder / "start.json").read_text()), *(by_step[step] for step in sorted(by_step))]
+
+
+def main(args: argparse.Namespace) -> None:
+    output = Path(args.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    model = gz.load_model(source(args.model))
+    size = model.config.get("resolution") or model.config.sample_size
+    dataset = load_images(args.images, resolution=size)
+    validator = Validator(args.reference, num_samples=args.num_samples)
+    conditions = {
+        key: value for key, value in vars(args).items() if key not in ("output_dir", "images", "variants", "seeds")
+    }
+    conditions |= {"threads": torch.get_num_threads(), "versions": versions(), "training_images": len(dataset)}
+    report = {"conditions": conditions, "dense": validator(model) | {"condition": median_condition(model)}, "runs": []}
+    for seed in range(args.seeds):
+        for variant in args.variants:
+            folder = output / f"{variant.replace(' ', '-')}-{seed}"
+            done = folder / "curve.json"
+            if not done.is_file():
+                done.write_text(json.dumps(train(args, variant, seed, dataset, validator, folder)))
+            report["runs"].append({"variant": variant, "seed": seed, "curve": json.loads(done.read_text())})
+            (output / "report.json").write_text(json.dumps(report, indent=1))
+            write_report(report, output)
+
+
+def write_report(report: dict, output: Path) -> None:
+    """report.md and curves.png of the runs so far."""
+    variants = list(dict.fromkeys(run["variant"] for run in report["runs"]))
+    conditions, dense = report["conditions"], report["dense"]
+    lines = [
+        f"# Singular Value Scaling: {Path(str(conditions['model'])).name}, {conditions['ratio']:.0%} of the channels removed",
+        "",
+        f"Mean and standard deviation over seeds after {conditions['max_train_steps']} steps of {conditions['train_batch_size']} images; "
+        f"{conditions['num_samples']} generated against the images of {conditions['reference']}, KNN with k = 3. "
+        f"The dense network: FD {dense['frechet_distance']:.2f}, KNN P {dense['precision']:.3f}, R {dense['recall']:.3f}.",
+        "",
+        "| start | seeds | FD before | FD after | KNN P | R | LSH P | R | median condition before | after |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for variant in variants:
+        curves = [run["curve"] for run in report["runs"] if run["variant"] == variant]
+
+        def spread(index: int, name: str, digits: int, curves=curves) -> str:
+            values = [curve[index][name] for curve in curves]
+            deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+            return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
+
+        cells = [variant, str(len(curves)), spread(0, "frechet_distance", 2)]
+        cells += [spread(-1, name, 2 if name == "frechet_distance" else 3) for name in FIGURES]
+        cells += [spread(0, "condition", 0), spread(-1, "condition", 0)]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "![Curves](curves.png)", "", f"Conditions: {json.dumps(conditions)}", ""]
+    (output / "report.md").write_text("\n".join(lines))
+    save_curves(report, variants, output / "curves.png")
+
+
+def save_curves(report: dict, variants: list[str], path: Path) -> None:
+    """Figures against images seen, mean and range over seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 3, figsize=(15, 4.2))
+    for axis, (name, title) in zip(
+        axes, (("frechet_distance", "Frechet distance"), ("precision", "KNN precision"), ("recall", "KNN recall"))
+    ):
+        for variant in variants:
+            curves = [run["curve"] for run in report["runs"] if run["variant"] == variant]
+            length = min(map(len, curves))
+            seen = [point["images"] for point in curves[0][:length]]
+            values = [[curve[i][name] for curve in curves] for i in range(length)]
+            (line,) = axis.plot(seen, [statistics.mean(each) for each in values], label=variant)
+            axis.fill_between(
+                seen, [min(v) for v in values], [max(v) for v in values], alpha=0.2, color=line.get_color()
+            )
+        axis.axhline(report["dense"][name], color="grey", linestyle=":", label="dense")
+        axis.set_xlabel("images seen")
+        axis.set_title(title)
+        if name == "frechet_distance":
+            axis.set_yscale("log")
+    axes[0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    main(parse_args())

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures of a model during its training: reference features once, then a few thousand samples each time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from diffusers import ModelMixin
+
+from .evaluate import measure
+from .extractors import extract_features, load_extractor
+from .sampling import sample_images
+from .sources import open_source
+
+
+VALIDATION_METRICS = ("frechet_distance", "knn_precision_recall", "lsh_precision_recall")
+_KEPT = ("frechet_distance", "precision", "recall", "lsh_precision", "lsh_recall", "density", "coverage")
+
+
+class Validator:
+    """Callable with a model; gives its figures as a flat dict.
+
+    Args:
+        reference: Real images, as :func:`.open_source` finds them.
+        metrics: Names in ``METRICS``.
+        num_samples: Images that the model is asked for, the same latents each time.
+        seed: Of latents and hyperplanes.
+        extractor: As for :func:`.load_extractor`.
+        options: For the metrics, such as ``k``.
+
+    Raises:
+        ValueError: The reference holds no images.
+    """
+
+    def __init__(
+        self,
+        reference: Any,
+        *,
+        metrics: Sequence[str] = VALIDATION_METRICS,
+        num_samples: int = 2500,
+        seed: int = 0,
+        extractor: Any = "fashion_mnist",
+        options: dict[str, Any] | None = None,
+    ):
+        source = open_source(reference)
+        if source.images is None:
+            raise ValueError(f"validation: {source.name} holds no images.")
+        self.extract: Callable = load_extractor(extractor)
+        self.metrics, self.num_samples, self.seed, self.options = metrics, num_samples, seed, options or {}
+        self.real = extract_features(source.images, self.extract, progress=False)
+
+    def __call__(self, model: ModelMixin) -> dict[str, float]:
+        images, _ = sample_images(model, self.num_samples, seed=self.seed, progress=False)
+        generated = extract_features(images, self.extract, progress=False)
+        found = measure(
+            real=self.real, generated=generated, metrics=self.metrics, seed=self.seed, metric_options=self.options
+        )
+        return {name: float(value) for metric in found.values() for name, value in metric.items() if name in _KEPT}

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adaptive discriminator augmentation: differentiable geometry and colour, with a probability that follows overfitting."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+_STANDARD_DEVIATIONS = {
+    "scale": 0.2,
+    "aspect": 0.2,
+    "translation": 0.125,
+    "brightness": 0.2,
+    "contrast": 0.5,
+    "saturation": 1.0,
+}
+_LUMA = (1 / math.sqrt(3),) * 3  # the grey axis of RGB
+
+
+def augment(
+    images: Tensor, probability: float, generator: torch.Generator, start: int = 0, total: int | None = None
+) -> Tensor:
+    """Augment a batch; every transformation is applied to each image with the given probability.
+
+    Mirror, quarter turns, whole-pixel shifts, isotropic scale, rotation, anisotropic scale, rotation and fractional shift, composed to
+    one bilinear resampling with reflected borders; then brightness, contrast, and for RGB luma flip, hue and saturation.
+
+    Args:
+        images: (B, C, H, W) about [-1, 1]; gradients pass.
+        probability: 0 to 1; 0 returns the images.
+        generator: On the CPU; numbers are drawn for ``total`` images, of which these are ``start`` and the following.
+        start: Place of the first image in the step.
+        total: Images of the step; None: B.
+
+    Returns:
+        Tensor like ``images``.
+
+    Source:
+        Karras et al., "Training Generative Adversarial Networks with Limited Data", appendix B, pixel blitting, geometric and colour
+        transformations; bilinear instead of wavelet filtering.
+    """
+    if probability <= 0:
+        return images
+    batch, channels, height, width = images.shape
+    total = batch if total is None else total
+
+    def part(values: Tensor) -> Tensor:
+        return values[start : start + batch].to(images.device)
+
+    def chosen(share: float = 1.0) -> Tensor:
+        return part(torch.rand(total, generator=generator) < probability * share)
+
+    def uniform() -> Tensor:
+        return part(torch.rand(total, generator=generator))
+
+    def normal() -> Tensor:
+        return part(torch.randn(total, generator=generator))
+
+    one, zero = torch.ones(batch, device=images.device), torch.zeros(batch, device=images.device)
+    matrix = torch.eye(3, device=images.device).expand(batch, 3, 3)
+
+    def compose(a: Tensor, b: Tensor, c: Tensor, d: Tensor, e: Tensor, f: Tensor) -> None:
+        nonlocal matrix
+        rows = torch.stack([a, b, c, d, e, f, zero, zero, one], dim=1).reshape(batch, 3, 3)
+        matrix = rows @ matrix
+
+    def rotate(angle: Tensor) -> None:
+        compose(angle.cos(), -angle.sin(), zero, angle.sin(), angle.cos(), zero)
+
+    deviations = _STANDARD_DEVIATIONS
+    compose(torch.where(chosen() & (uniform() < 0.5), -one, one), zero, zero, zero, one, zero)  # mirror
+    rotate(torch.where(chosen(), (uniform() * 4).floor() * (math.pi / 2), zero))
+    for_shift = chosen()
+    shift_x = torch.where(for_shift, ((uniform() * 2 - 1) * 0.125 * width).round() * 2 / width, zero)
+    shift_y = torch.where(for_shift, ((uniform() * 2 - 1) * 0.125 * height).round() * 2 / height, zero)
+    compose(one, zero, shift_x, zero, one, shift_y)
+    scale = torch.where(chosen(), torch.exp2(normal() * deviations["scale"]), one)
+    compose(scale, zero, zero, zero, scale, zero)
+    turn = 1 - math.sqrt(1 - probability)  # so that one of the two rotations happens with the probability
+    rotate(torch.where(chosen(turn / probability), (uniform() * 2 - 1) * math.pi, zero))
+    aspect = torch.where(chosen(), torch.exp2(normal() * deviations["aspect"]), one)
+    compose(aspect, zero, zero, zero, 1 / aspect, zero)
+    rotate(torch.where(chosen(turn / probability), (uniform() * 2 - 1) * math.pi, zero))
+    for_shift = chosen()
+    shift_x = torch.where(for_shift, normal() * deviations["translation"] * 2, zero)
+    shift_y = torch.where(for_shift, normal() * deviations["translation"] * 2, zero)
+    compose(one, zero, shift_x, zero, one, shift_y)
+    grid = nn.functional.affine_grid(
+        torch.linalg.inv(matrix)[:, :2], [batch, channels, height, width], align_corners=False
+    )
+    found = nn.functional.grid_sample(
+        images, grid.to(images.dtype), mode="bilinear", padding_mode="reflection", align_corners=False
+    )
+    brightness = torch.where(chosen(), normal() * deviations["brightness"], zero)
+    contrast = torch.where(chosen(), torch.exp2(normal() * deviations["contrast"]), one)
+    found = (found + brightness[:, None, None, None]) * contrast[:, None, None, None]
+    if channels != 3:
+        return found
+    axis = torch.tensor(_LUMA, device=images.device)
+    grey = torch.outer(axis, axis)
+    flip = torch.where(chosen() & (uniform() < 0.5), one, zero)[:, None, None]
+    color = torch.eye(3, device=images.device) - 2 * grey * flip
+    angle = torch.where(chosen(), (uniform() * 2 - 1) * math.pi, zero)[:, None, None]
+    cross = torch.linalg.cross(torch.eye(3, device=images.device), axis.expand(3, 3))
+    rotation = angle.cos() * torch.eye(3, device=images.device) + angle.sin() * cross + (1 - angle.cos()) * grey
+    saturation = torch.where(chosen(), torch.exp2(normal() * deviations["saturation"]), one)[:, None, None]
+    color = (grey + (torch.eye(3, device=images.device) - grey) * saturation) @ rotation @ color
+    return torch.einsum("bij,bjhw->bihw", color.to(found.dtype), found)
+
+
+class AdaptiveAugment:
+    """:func:`augment` whose probability rises while the discriminator is too sure of real images.
+
+    Args:
+        target: Mean sign of D(real) that is aimed at.
+        images: Images in which the probability can move from 0 to 1.
+        probability: At the start.
+
+    Source:
+        As :func:`augment`, section 3.2 (r_t, 500,000 images).
+    """
+
+    def __init__(self, target: float = 0.6, images: int = 500_000, probability: float = 0.0):
+        self.target, self.images, self.probability = target, images, probability
+
+    def __call__(self, images: Tensor, generator: torch.Generator, start: int = 0, total: int | None = None) -> Tensor:
+        return augment(images, self.probability, generator, start, total)
+
+    def update(self, sign: float, seen: int) -> None:
+        """Move the probability after ``seen`` images with this mean sign of D(real)."""
+        step = math.copysign(seen / self.images, sign - self.target) if sign != self.target else 0.0
+        self.probability = min(1.0, max(0.0, self.probability + step))
+
+    def state_dict(self) -> dict:
+        """For the checkpoint."""
+        return {"probability": self.probability}
+
+    def load_state_dict(self, state: dict) -> None:
+        """From the checkpoint."""
+        self.probability = state["probability"]

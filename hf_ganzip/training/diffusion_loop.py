@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training loop for diffusion UNets that predict noise, with Accelerate: one process or many, exact resume.
+
+Every random draw of a micro-step comes from a generator seeded by (seed, micro-step, process), so a resumed run repeats an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from ..plotting import save_image_grid
+from ..seeding import derive_seed
+from .data import to_model_range, to_uint8
+from .run import TrainingRun, update_ema_
+
+
+LR_SCHEDULES = ("constant", "cosine")
+_GRID_STEPS = 50  # of DDIM
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionTrainingConfig:
+    """Options of :func:`train_diffusion`; images are counted over all processes.
+
+    Defaults are those of Diff-Pruning and Singular Value Scaling.
+    """
+
+    output_dir: str
+    max_train_steps: int = 100_000
+    train_batch_size: int = 128  # images per process and micro-step
+    learning_rate: float = 2e-4
+    lr_schedule: str = "constant"  # or "cosine", to zero at max_train_steps
+    ema_decay: float = 0.9999
+    ema_rampup: bool = False  # at most (1 + n) / (10 + n) after n steps, as in diffusers' scripts
+    max_grad_norm: float = 1.0
+    dropout: float | None = None  # 0.1 in the papers; None leaves the model's
+    random_flip: bool = True
+    distillation_weight: float = (
+        0.0  # of |teacher - student|^2; 1 minus it of |noise - student|^2 (0.7 in Diff-Pruning's variant)
+    )
+    timesteps: int = 1000
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    mixed_precision: str = "no"  # "no" or "bf16"; the loss is always float32
+    seed: int = 0
+    checkpointing_steps: int = 5000
+    checkpoints_total_limit: int = 2
+    validation_steps: int = 5000  # sample grid of the averaged network
+    resume_from_checkpoint: str | None = None  # folder or "latest"
+
+    def __post_init__(self):
+        if self.mixed_precision not in ("no", "bf16"):
+            raise ValueError(f"mixed_precision is {self.mixed_precision!r}; allowed are 'no' and 'bf16'.")
+        if self.lr_schedule not in LR_SCHEDULES:
+            raise ValueError(f"lr_schedule is {self.lr_schedule!r}; allowed are {', '.join(LR_SCHEDULES)}.")
+        if not 0 <= self.distillation_weight <= 1 or not 0 <= self.ema_decay < 1:
+            raise ValueError(
+                f"distillation_weight is {self.distillation_weight}, ema_decay {self.ema_decay}; allowed are 0 to 1, and 0 to below 1."
+            )
+
+
+def antithetic_timesteps(count: int, timesteps: int, generator: torch.Generator) -> Tensor:
+    """(count,) timesteps: uniform ones, then their mirror images T - 1 - t.
+
+    Source:
+        Denoising diffusion implicit models, published code.
+    """
+    half = torch.randint(timesteps, (count // 2 + 1,), generator=generator, device=generator.device)
+    return torch.cat([half, timesteps - 1 - half])[:count]
+
+
+def train_diffusion(
+    unet: nn.Module,
+    dataset: TensorDataset,
+    config: DiffusionTrainingConfig,
+    accelerator: Accelerator,
+    teacher: nn.Module | None = None,
+    validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+) -> nn.Module:
+    """Train in place and return the averaged network; checkpoints, grids and a log go to ``config.output_dir``.
+
+    The loss is the mean over images of the sum over values of (e - unet(x_t, t))^2.
+
+    Args:
+        unet: ``UNet2DModel``; a pruned one keeps its structure.
+        dataset: (image uint8 (C, H, W), label int64) pairs; labels go to networks with ``num_class_embeds``.
+        config: Options.
+        accelerator: With ``mixed_precision="no"``; the loop applies ``config.mixed_precision`` itself.
+        teacher: Network whose prediction is learned with ``config.distillation_weight``.
+        validate: Averaged network -> figures for the log, every ``validation_steps``.
+
+    Raises:
+        ValueError: Images do not fit the network, or a distillation weight without a teacher.
+        FloatingPointError: The loss is not finite; the last checkpoint is kept.
+    """
+    return _Training(unet, dataset, config, accelerator, teacher, validate).run()
+
+
+class _Training:
+    def __init__(self, unet, dataset, config: DiffusionTrainingConfig, accelerator: Accelerator, teacher, validate):
+        self.config, self.accelerator, self.validate = config, accelerator, validate
+        size, channels = unet.config.sample_size, unet.config.in_channels
+        if tuple(dataset.tensors[0].shape[1:]) != (channels, size, size):
+            raise ValueError(
+                f"train_diffusion: images are {tuple(dataset.tensors[0].shape[1:])}; the network takes {(channels, size, size)}."
+            )
+        if config.distillation_weight and teacher is None:
+            raise ValueError("train_diffusion: distillation_weight needs a teacher.")
+        self.teacher = teacher.to(accelerator.device).eval().requires_grad_(False) if teacher is not None else None
+        self.conditional = bool(unet.config.get("num_class_embeds"))
+        if config.dropout is not None:
+            for module in unet.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = config.dropout
+        self.average = copy.deepcopy(unet).eval().requires_grad_(False).to(accelerator.device)
+        betas = torch.linspace(config.beta_start, config.beta_end, config.timesteps, dtype=torch.float64)
+        self.signal = torch.cumprod(1 - betas, dim=0).float().to(accelerator.device)
+        optimizer = torch.optim.Adam(unet.parameters(), lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-8)
+        loader = DataLoader(dataset, batch_size=config.train_batch_size, shuffle=True, drop_last=True)
+        self.unet, self.optimizer, self.loader = accelerator.prepare(unet.train(), optimizer, loader)
+        self.accumulation = accelerator.gradient_accumulation_steps
+        self.progress = TrainingRun(
+            accelerator,
+            config.output_dir,
+            config.max_train_steps,
+            config.checkpointing_steps,
+            config.checkpoints_total_limit,
+            config.train_batch_size * accelerator.num_processes * self.accumulation,
+            lambda folder: self.average.save_pretrained(folder / "unet_ema"),
+        )
+        accelerator.register_for_checkpointing(self.average, self.progress)
+
+    def run(self) -> nn.Module:
+        self.progress.resume(self.config.resume_from_checkpoint)
+        steps_per_epoch = len(self.loader) // self.accumulation
+        if not steps_per_epoch:
+            raise ValueError("train_diffusion: there are fewer images than one step takes.")
+        with self.progress.running() as bar:
+            while not self.progress.finished:
+                epoch, start = divmod(self.progress.step, steps_per_epoch)
+                self.run_epoch(epoch, start * self.accumulation, steps_per_epoch * self.accumulation, bar)
+        return self.average
+
+    def run_epoch(self, epoch: int, skip: int, micro_steps: int, bar) -> None:
+        self.loader.set_epoch(epoch)
+        loader = self.accelerator.skip_first_batches(self.loader, skip) if skip else self.loader
+        for position, (images, labels) in enumerate(loader, start=skip):
+            if position >= micro_steps:
+                break
+            with self.accelerator.accumulate(self.unet):
+                losses = self.train_step(to_model_range(images), labels, epoch * micro_steps + position)
+            if not self.accelerator.sync_gradients:
+                continue
+            self.progress.check_finite(losses)
+            self.progress.step += 1
+            step = self.progress.step
+            decay = self.config.ema_decay
+            if self.config.ema_rampup:
+                decay = min(decay, (1 + step) / (10 + step))
+            update_ema_(self.average, self.accelerator.unwrap_model(self.unet), decay)
+            if step % self.config.validation_steps == 0 and self.accelerator.is_main_process:
+                self.save_grid(self.progress.output / "samples" / f"step-{step:07d}.png")
+                if self.validate is not None:
+                    found = dict(self.validate(self.average))
+                    self.progress.write_log(found)
+                    self.accelerator.log(found, step=step)
+            self.progress.advance(losses, bar)
+            if self.progress.finished:
+                return
+
+    def train_step(self, images: Tensor, labels: Tensor, micro_step: int) -> dict[str, Tensor]:
+        config, accelerator = self.config, self.accelerator
+        seed = derive_seed(config.seed, micro_step, accelerator.process_index)
+        random = torch.Generator(accelerator.device).manual_seed(seed)
+        torch.manual_seed(seed)  # dropout
+        if config.random_flip:
+            flipped = torch.rand(len(images), 1, 1, 1, generator=random, device=images.device) < 0.5
+            images = torch.where(flipped, images.flip(3), images)
+        timesteps = antithetic_timesteps(len(images), config.timesteps, random)
+        noise = torch.randn(images.shape, generator=random, device=images.device)
+        signal = self.signal[timesteps][:, None, None, None]
+        state = signal.sqrt() * images + (1 - signal).sqrt() * noise
+        kwargs = {"class_labels": labels} if self.conditional else {}
+        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16"):
+            predicted = self.unet(state, timesteps, return_dict=False, **kwargs)[0].float()
+            if config.distillation_weight:
+                with torch.no_grad():
+                    taught = self.teacher(state, timesteps, return_dict=False, **kwargs)[0].float()
+        loss = _squared_error(noise, predicted)
+        losses = {"noise": loss.detach()}
+        if config.distillation_weight:
+            distilled = _squared_error(taught, predicted)
+            losses["distillation"] = distilled.detach()
+            loss = config.distillation_weight * distilled + (1 - config.distillation_weight) * loss
+        accelerator.backward(loss)
+        if accelerator.sync_gradients:
+            accelerator.clip_grad_norm_(self.unet.parameters(), config.max_grad_norm)
+            for group in self.optimizer.param_groups:
+                group["lr"] = config.learning_rate * self.schedule()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return losses | {"loss": loss.detach()}
+
+    def schedule(self) -> float:
+        """Factor of the learning rate."""
+        if self.config.lr_schedule == "constant":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * self.progress.step / self.config.max_train_steps))
+
+    @torch.no_grad()
+    def save_grid(self, path: Path) -> None:
+        """Fifty images of the averaged network, from the same noise in every grid."""
+        config = self.config
+        random = torch.Generator().manual_seed(config.seed)
+        scheduler = DDIMScheduler(config.timesteps, config.beta_start, config.beta_end, clip_sample=False)
+        scheduler.set_timesteps(_GRID_STEPS)
+        shape = (50, self.average.config.in_channels, *(self.average.config.sample_size,) * 2)
+        state = torch.randn(shape, generator=random).to(self.accelerator.device)
+        classes = self.average.config.get("num_class_embeds")
+        kwargs = {"class_labels": torch.arange(50, device=state.device) % classes} if self.conditional else {}
+        for timestep in scheduler.timesteps:
+            predicted = self.average(state, timestep, return_dict=False, **kwargs)[0]
+            state = scheduler.step(predicted, timestep, state).prev_sample
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_image_grid(to_uint8(state), path, columns=10)
+
+
+def _squared_error(target: Tensor, predicted: Tensor) -> Tensor:
+    return (target - predicted).square().sum(dim=(1, 2, 3)).mean()
+
+
+def save_pipeline(unet: nn.Module, config: DiffusionTrainingConfig, folder: str | Path) -> None:
+    """Write a ``DDPMPipeline`` with the noise schedule of the training."""
+    scheduler = DDPMScheduler(config.timesteps, config.beta_start, config.beta_end, "linear")
+    DDPMPipeline(unet, scheduler).save_pretrained(folder)
