@@ -155,6 +155,13 @@ def refine_(model: nn.Module, config: RefineConfig | None = None) -> RefineRepor
         raise ValueError(
             "refine_: the model was refined before; a second time takes roots of roots. Set again=True if you want that."
         )
+    report = scale_weights_(model, config)
+    record_step(model, Step("refine", config.to_dict()))
+    return report
+
+
+def scale_weights_(model: nn.Module, config: RefineConfig) -> RefineReport:
+    """:func:`refine_` without a look at the record and without an entry in it: for training that refines again and again."""
     scaling: Scaling = (
         lookup(SCALINGS, config.scaling, "scaling") if isinstance(config.scaling, str) else config.scaling
     )
@@ -185,7 +192,6 @@ def refine_(model: nn.Module, config: RefineConfig | None = None) -> RefineRepor
         except (ValueError, torch.linalg.LinAlgError) as error:
             raise ValueError(f"refine_: {name}: {error} Nothing was changed.") from error
     _apply(model, parameters, values, norms)
-    record_step(model, Step("refine", config.to_dict()))
     return RefineReport(str(config.to_dict()["scaling"]), tuple(tensors), tuple(norms))
 
 

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ..plotting import save_image_grid
+from ..quantization.folding import remove_parametrization_
+from ..refine.refine import RefineConfig, scale_weights_, selection
 from ..seeding import derive_seed, sample_generators
 from .data import to_model_range, to_uint8
 from .distillation import (
@@ -110,7 +112,9 @@ class DistillationConfig:
     random_flip: bool = True  # of the real images
     ada_target: float | None = None  # adaptive discriminator augmentation; None: none
     spectral_norm: bool = False  # ablation: weights of the student divided by their norms during training
-    svs_every: int = 0  # ablation: steps between repeated singular value scalings of the student; 0: none
+    svs_every: int = (
+        0  # ablation: steps between repeated singular value scalings in the first half of the training; 0: none
+    )
     mixed_precision: str = "no"  # "no" or "bf16"; R1, path length, relations and perceptual distance are float32
     seed: int = 0
     checkpointing_steps: int = 1000
@@ -235,6 +239,8 @@ class _Training:
         groups = groups if config.direction_groups is None else config.direction_groups
         self.directions = latent_directions(teacher, groups).to(device)
         names = self._student_names(student, teacher, layers)
+        if config.spectral_norm:
+            add_spectral_norms_(student)
         self.average = copy.deepcopy(student).eval().requires_grad_(False).to(device)
         self.teacher = Tapped(teacher.eval().requires_grad_(False).to(device), layers)
         tapped = Tapped(student.train(), names)
@@ -263,7 +269,7 @@ class _Training:
             config.checkpointing_steps,
             config.checkpoints_total_limit,
             self.batch * self.parts,
-            lambda folder: self.average.save_pretrained(folder / "generator_ema"),
+            lambda folder: without_spectral_norms(self.average).save_pretrained(folder / "generator_ema"),
         )
         accelerator.register_for_checkpointing(self.average, self.progress, self.state)
         labels = dataset.tensors[1].unique()[:10]
@@ -387,11 +393,12 @@ class _Training:
                 for each in draw["noise2"]
             ]
         )
-        _, lengths = self.student(draw, "lengths")
+        images, lengths = self.student(draw, "lengths")
         mean = self.accelerator.reduce(lengths.detach().mean(), "mean")
         self.state.lengths.append(float(mean))
         penalty = (lengths - self.state.path_mean).square().mean()
-        return penalty * config.path_weight * config.path_every, {"path": penalty}
+        loss = penalty * config.path_weight * config.path_every
+        return loss + _nothing(images), {"path": penalty}
 
     def discriminator_loss(self, real: Tensor, labels: Tensor | None, micro: int) -> tuple[Tensor, dict]:
         draw = self.draws(2, micro)
@@ -408,7 +415,8 @@ class _Training:
         real = real.detach().requires_grad_(True)
         logits = self.discriminator(self.augmented(real, 3, micro), labels).logits
         penalty = r1_penalty(logits, real)
-        return penalty * self.config.r1_gamma * self.config.r1_every, {"r1": penalty}
+        loss = penalty * self.config.r1_gamma * self.config.r1_every
+        return loss + _nothing(logits), {"r1": penalty}
 
     def augmented(self, images: Tensor, use: int, micro: int) -> Tensor:
         if self.augment is None:
@@ -471,11 +479,15 @@ class _Training:
                         start += 1
                     if self.progress.finished or start == steps_per_epoch:
                         break
-        return self.average
+        for module in self.accelerator.unwrap_model(self.student).modules():
+            remove_parametrization_(module)
+        return without_spectral_norms(self.average)
 
     def advance(self, losses: dict[str, Tensor], bar) -> None:
         config, progress = self.config, self.progress
         progress.step += 1
+        if config.svs_every and progress.step % config.svs_every == 0 and 2 * progress.step <= config.max_train_steps:
+            scale_weights_(self.accelerator.unwrap_model(self.student).generator, RefineConfig(progress=False))
         half_life = config.ema_images
         if config.ema_rampup is not None:
             half_life = min(half_life, progress.images * config.ema_rampup)
@@ -498,6 +510,30 @@ class _Training:
         labels = self.grid_labels.to(self.accelerator.device) if self.conditional else None
         path.parent.mkdir(parents=True, exist_ok=True)
         save_image_grid(to_uint8(self.average(z, labels, noise_mode="const").sample), path, columns=10)
+
+
+def _nothing(output: Tensor) -> Tensor:
+    """Zero that depends on every parameter: processes wait for the gradients of all, also of biases that a penalty does not move."""
+    return 0 * output.float().sum()
+
+
+def add_spectral_norms_(student: nn.Module) -> None:
+    """Divide every weight that Singular Value Scaling selects by its largest singular value, one power iteration a step."""
+    for name in selection(student, RefineConfig())[0]:
+        owner, _, leaf = name.rpartition(".")
+        module = student.get_submodule(owner)
+        if module._parameters[leaf].ndim >= 2:
+            nn.utils.parametrizations.spectral_norm(module, leaf)
+
+
+def without_spectral_norms(model: nn.Module) -> nn.Module:
+    """The model, or a copy with divided weights where it has norms."""
+    if not any(nn.utils.parametrize.is_parametrized(module) for module in model.modules()):
+        return model
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        remove_parametrization_(module)
+    return model
 
 
 class PhaseState:

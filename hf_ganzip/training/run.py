@@ -151,11 +151,19 @@ class TrainingRun:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             self.extras(partial)
-            shutil.rmtree(final, ignore_errors=True)
+            self._discard(final)
             partial.rename(final)
             for old in self.checkpoints()[: -self.checkpoints_total_limit]:
-                shutil.rmtree(old)
+                self._discard(old)
         self.accelerator.wait_for_everyone()
+
+    def _discard(self, folder: Path) -> None:
+        """Take away the name first: a deletion that is killed half-way leaves no torso under it either."""
+        leftover = self.output / "checkpoint.old"
+        shutil.rmtree(leftover, ignore_errors=True)
+        if folder.exists():
+            folder.rename(leftover)
+            shutil.rmtree(leftover)
 
     def resume(self, wanted: str | None) -> None:
         """Load a checkpoint folder or the "latest" one.

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Distillation losses: the specification's numbers and invariants."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from hf_ganzip.training.augment import AdaptiveAugment, augment
+from hf_ganzip.training.distillation import (
+    latent_directions,
+    path_lengths,
+    random_shifts,
+    relation_loss,
+    rgb_distance,
+    sanitize_gradients_,
+)
+from hf_ganzip.training.perceptual import FeatureDistance, LPIPSDistance
+
+from ..conftest import tiny_generator
+
+
+STUDENT = torch.tensor([[1.0, 0], [0, 1], [1, 1], [0, 1]])  # two features, then those of the shifted styles
+TEACHER = torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1]])
+
+
+def test_relation_loss_by_hand():
+    assert float(relation_loss([STUDENT], [TEACHER])) == pytest.approx(0.0313773, abs=1e-6)
+    assert float(relation_loss([STUDENT], [TEACHER], kind="mse")) == pytest.approx(0.1464466, abs=1e-6)
+
+
+def test_relation_loss_invariants():
+    student, teacher = torch.randn(16, 3, 4, 4, requires_grad=True), torch.randn(16, 5, 4, 4, requires_grad=True)
+    loss = relation_loss([student, student * 2], [teacher, teacher])
+    assert float(loss.detach()) > 0
+    loss.backward()
+    assert student.grad.abs().sum() > 0 and teacher.grad is None
+    with torch.no_grad():
+        assert float(relation_loss([teacher], [teacher])) == pytest.approx(0, abs=1e-7)
+        scale = torch.rand(16, 1, 1, 1) + 0.5
+        same = relation_loss([student * scale], [teacher])
+        assert float(same) == pytest.approx(float(relation_loss([student], [teacher])), rel=1e-5)
+        order = torch.randperm(8)
+        both = torch.cat([order, order + 8])
+        permuted = relation_loss([student[both]], [teacher[both]])
+        assert float(permuted) == pytest.approx(float(same), rel=1e-5)
+        low = relation_loss([student.bfloat16()], [teacher])
+        assert low.dtype == torch.float32
+
+
+def test_relations_within_groups_do_not_depend_on_the_batch():
+    student, teacher = torch.randn(16, 6), torch.randn(16, 6)
+    whole = relation_loss([student], [teacher], relation_batch=4)
+    halves = [
+        relation_loss([student[rows]], [teacher[rows]], relation_batch=4)
+        for rows in (torch.tensor([0, 1, 2, 3, 8, 9, 10, 11]), torch.tensor([4, 5, 6, 7, 12, 13, 14, 15]))
+    ]
+    assert float(whole) == pytest.approx(float(sum(halves)) / 2, rel=1e-5)
+    with pytest.raises(ValueError, match="no multiple"):
+        relation_loss([student], [teacher], relation_batch=3)
+    with pytest.raises(ValueError, match="allowed are kl, mse"):
+        relation_loss([student], [teacher], kind="x")
+
+
+def test_rgb_distance_and_masks():
+    student, teacher = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
+    assert float(rgb_distance(student, student)) == 0
+    whole = rgb_distance(student, teacher)
+    assert torch.equal(rgb_distance(student, teacher, torch.ones(2, 1, 4, 4)), whole)
+    half = torch.zeros(2, 1, 4, 4)
+    half[..., :2] = 1
+    expected = (student - teacher).abs()[..., :2].sum() / student.numel()
+    assert float(rgb_distance(student, teacher, half)) == pytest.approx(float(expected))
+
+
+def test_directions_are_leading_eigenvectors():
+    model = tiny_generator()
+    groups = (("synthesis.b8.conv0", "synthesis.b8.conv1"), ("synthesis.b16.conv0",))
+    directions = latent_directions(model, groups, per_group=3)
+    assert directions.shape == (6, 8)
+    assert torch.allclose(directions.norm(dim=1), torch.ones(6))
+    rows = torch.cat([model.get_submodule(name).affine.weight for name in groups[0]]).detach().double()
+    rows = nn.functional.normalize(rows, dim=1)
+    energy = (rows @ directions[:3].T.double()).square().sum(dim=0)
+    assert (energy.diff() <= 1e-9).all() and float(energy[0]) == pytest.approx(
+        float(torch.linalg.eigvalsh(rows.T @ rows)[-1]), rel=1e-6
+    )
+
+
+def test_shifts():
+    directions = torch.eye(3)
+    shifts = random_shifts(directions, torch.tensor([1.0, -2.0]), torch.tensor([2, 0]), 5.0)
+    assert shifts.tolist() == [[0, 0, 5], [-10, 0, 0]]
+
+
+def test_path_lengths_of_a_linear_map():
+    ws = torch.randn(3, 4, 5, requires_grad=True)
+    images = ws[:, :, :, None].repeat(1, 1, 1, 2)[:, :4]  # (3, 4, 5, 2): every style value goes to two pixels
+    noise = torch.randn(images.shape)
+    lengths = path_lengths(images, ws, noise)
+    expected = (noise / math.sqrt(10)).sum(dim=3).square().sum(dim=2).mean(dim=1).sqrt()
+    torch.testing.assert_close(lengths, expected)
+
+
+def test_sanitized_gradients():
+    parameter = nn.Parameter(torch.zeros(4))
+    parameter.grad = torch.tensor([math.nan, math.inf, -math.inf, 2.0])
+    sanitize_gradients_([parameter, nn.Parameter(torch.zeros(1))])
+    assert parameter.grad.tolist() == [0, 1e5, -1e5, 2]
+
+
+class TestAugment:
+    def random(self):
+        return torch.Generator().manual_seed(0)
+
+    def test_never_is_the_identity(self):
+        images = torch.rand(4, 3, 8, 8)
+        assert augment(images, 0.0, self.random()) is images
+
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_shape_and_gradients(self, channels):
+        images = torch.rand(4, channels, 16, 16, requires_grad=True)
+        found = augment(images, 1.0, self.random())
+        assert found.shape == images.shape and torch.isfinite(found).all() and not torch.equal(found, images)
+        found.sum().backward()
+        assert images.grad.abs().sum() > 0
+
+    def test_parts_of_a_step_are_the_step(self):
+        images = torch.rand(6, 3, 8, 8)
+        whole = augment(images, 0.8, self.random())
+        parts = [augment(images[i : i + 2], 0.8, self.random(), i, 6) for i in (0, 2, 4)]
+        torch.testing.assert_close(torch.cat(parts), whole)
+
+    def test_the_share_of_changed_images(self):
+        images = torch.rand(2000, 1, 4, 4)
+        found = augment(images, 0.02, self.random())
+        changed = (found - images).abs().flatten(1).amax(dim=1) > 1e-4
+        transformations = (
+            1 + 1 + 1 + 1 + 1 + 1 + 1 + 1 + 1
+        )  # mirror and turns change only a part of what they are drawn for
+        assert 0.5 * 0.02 * transformations < float(changed.float().mean()) < 0.02 * (transformations + 1)
+
+    def test_the_probability_follows_the_signs(self):
+        adaptive = AdaptiveAugment(0.6, images=1000)
+        adaptive.update(0.9, 100)
+        assert adaptive.probability == pytest.approx(0.1)
+        adaptive.update(0.1, 300)
+        assert adaptive.probability == 0
+        for _ in range(20):
+            adaptive.update(1.0, 100)
+        assert adaptive.probability == 1
+        other = AdaptiveAugment()
+        other.load_state_dict(adaptive.state_dict())
+        assert other.probability == 1
+
+
+def test_feature_distance():
+    from hf_ganzip.models.feature_network import FeatureNetwork
+
+    distance = FeatureDistance(FeatureNetwork(channels=(4, 8), embedding_dim=16))
+    images = (torch.rand(3, 1, 32, 32) * 2 - 1).requires_grad_(True)
+    assert distance(images, images).abs().max() < 1e-6
+    values = distance(images, torch.rand(3, 1, 32, 32))
+    assert values.shape == (3,) and (values >= 0).all() and (values <= 4).all()
+    values.sum().backward()
+    assert images.grad is not None and all(p.grad is None for p in distance.parameters())
+
+
+def test_lpips_without_weights(tmp_path):
+    pytest.importorskip("lpips")
+    with pytest.raises(FileNotFoundError, match="no LPIPS weights"):
+        LPIPSDistance(tmp_path / "none.safetensors")

@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fine-tuning by distillation: exact resume, the same result for every number of processes and micro-batches, whole checkpoints."""
+
+import json
+import math
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
+from torch.utils.data import TensorDataset
+
+import hf_ganzip as gz
+from hf_ganzip.pruning import PruneConfig, prune_
+from hf_ganzip.training import distillation_loop
+from hf_ganzip.training.distillation_loop import PRESETS, DistillationConfig, train_distilled
+
+from ..conftest import run, tiny_discriminator, tiny_generator, tiny_stylegan3
+from ..distributed import run_processes
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    yield
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state()
+
+
+def images(side=16, count=48):
+    generator = torch.Generator().manual_seed(0)
+    return TensorDataset(
+        torch.randint(0, 256, (count, 3, side, side), generator=generator, dtype=torch.uint8), torch.arange(count) % 3
+    )
+
+
+def networks(family="stylegan2"):
+    torch.manual_seed(1)
+    build = {"stylegan2": tiny_generator, "stylegan3": tiny_stylegan3}[family]
+    teacher, student = build(), build()
+    student.load_state_dict(teacher.state_dict())
+    prune_(student, PruneConfig("magnitude", 0.5, criterion_options={"samples": 4}))
+    torch.manual_seed(2)
+    config = teacher.config
+    discriminator = tiny_discriminator(
+        resolution=config.resolution,
+        num_classes=config.num_classes,
+        channels=(8, 8, 4) if config.resolution == 16 else (8, 8, 8, 4),
+        mbstd_group_size=1,
+    )
+    return student, teacher, discriminator
+
+
+def distance(first, second):
+    return (first - second).square().mean(dim=(1, 2, 3))
+
+
+def train(folder, steps, family="stylegan2", perceptual=distance, validate=None, mask=None, **options):
+    student, teacher, discriminator = networks(family)
+    accelerator = Accelerator(
+        cpu=True,
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    options = {"train_batch_size": 8, "relation_batch": 2, "r1_every": 2, "path_every": 2} | options
+    options = {"checkpointing_steps": 4, "validation_steps": 1000} | options
+    config = DistillationConfig(str(folder), max_train_steps=steps, **options)
+    Path(folder).mkdir(exist_ok=True, parents=True)
+    data = images(teacher.config.resolution)
+    average = train_distilled(
+        student, teacher, discriminator, data, config, accelerator, perceptual=perceptual, validate=validate, mask=mask
+    )
+    return student, discriminator, average
+
+
+def weights(models):
+    return {
+        f"{i}.{name}": value.clone()
+        for i, model in enumerate(models)
+        for name, value in model.state_dict().items()
+        if not name.endswith("w_avg")  # each process and micro-batch averages its own styles
+    }
+
+
+def close(left, right, tolerance):
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        torch.testing.assert_close(value, right[name], rtol=tolerance, atol=tolerance, msg=name)
+
+
+@pytest.mark.parametrize("family, options", [("stylegan2", {}), ("stylegan3", {"path_every": 0, "ada_target": 0.6})])
+def test_a_resumed_run_is_an_uninterrupted_run(tmp_path, family, options):
+    whole = weights(train(tmp_path / "whole", 8, family, **options))  # crosses an epoch of 6 steps
+    train(tmp_path / "parts", 4, family, **options)
+    torch.manual_seed(99)
+    parts = weights(train(tmp_path / "parts", 8, family, resume_from_checkpoint="latest", **options))
+    assert all(torch.equal(parts[name], value) for name, value in whole.items())
+
+
+def test_micro_batches_do_not_matter(tmp_path, monkeypatch):
+    whole = weights(train(tmp_path / "whole", 3, train_batch_size=8))
+    steps, step = [], torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure=None: steps.append(self) or step(self, closure))
+    parts = weights(train(tmp_path / "parts", 3, train_batch_size=2, accumulation=4, path_every=0))
+    assert len(steps) == 3 * 2 + 2  # one of each network, and two of R1 at steps 0 and 2
+    monkeypatch.undo()
+    whole = weights(train(tmp_path / "again", 3, train_batch_size=8, path_every=0))
+    close(whole, parts, 2e-4)
+
+
+def train_in_a_group(rank, count, folder):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1")
+    whole = weights(train(f"{folder}/whole", 3, train_batch_size=4, path_every=0))
+    train(f"{folder}/parts", 2, train_batch_size=4, checkpointing_steps=2, path_every=0)
+    parts = weights(train(f"{folder}/parts", 3, train_batch_size=4, path_every=0, resume_from_checkpoint="latest"))
+    return {**{f"whole.{k}": v for k, v in whole.items()}, **{f"parts.{k}": v for k, v in parts.items()}}
+
+
+def test_two_processes_are_one_with_twice_the_batch(tmp_path):
+    alone = weights(train(tmp_path / "alone", 3, train_batch_size=8, path_every=0))
+    first, second = run_processes(train_in_a_group, 2, tmp_path, str(tmp_path))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    whole = {name.removeprefix("whole."): value for name, value in first.items() if name.startswith("whole.")}
+    parts = {name.removeprefix("parts."): value for name, value in first.items() if name.startswith("parts.")}
+    close(whole, parts, 1e-5)
+    close(alone, whole, 2e-4)
+
+
+class TestTerms:
+    def test_a_student_like_its_teacher_has_no_distance(self, tmp_path, monkeypatch):
+        found = {}
+        monkeypatch.setattr(distillation_loop, "prune_", lambda *_: None, raising=False)
+        student, teacher, discriminator = networks()
+        student = tiny_generator()
+        student.load_state_dict(teacher.state_dict())
+        for network in (student, teacher):
+            for name, parameter in network.named_parameters():
+                if name.endswith("noise_strength"):
+                    parameter.data.zero_()
+        accelerator = Accelerator(cpu=True)
+        config = DistillationConfig(
+            str(tmp_path), max_train_steps=1, train_batch_size=8, relation_batch=2, path_every=0, checkpointing_steps=9
+        )
+        monkeypatch.setattr(distillation_loop.TrainingRun, "advance", lambda self, losses, bar: found.update(losses))
+        train_distilled(student, teacher, discriminator, images(), config, accelerator, perceptual=distance)
+        for term in ("rgb", "perceptual", "relation"):
+            assert float(found[term]) == pytest.approx(0, abs=1e-6)
+        assert float(found["adversarial"]) > 0
+
+    def test_a_weight_of_zero_removes_a_term(self, tmp_path):
+        train(tmp_path, 1, rgb_weight=0, perceptual_weight=0, relation_weight=0, path_weight=0, perceptual=None)
+        (row,) = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+        assert {"adversarial", "loss_d", "r1", "real"} <= row.keys()
+        assert not {"rgb", "perceptual", "relation", "path"} & row.keys()
+
+    def test_a_mask_of_ones_is_no_mask(self, tmp_path):
+        plain = weights(train(tmp_path / "plain", 2))
+        masked = weights(train(tmp_path / "masked", 2, mask=lambda images: torch.ones_like(images[:, :1])))
+        assert all(torch.equal(masked[name], value) for name, value in plain.items())
+
+    def test_bfloat16_leaves_penalties_in_float32(self, tmp_path, monkeypatch):
+        dtypes = {}
+        for name in ("r1_penalty", "path_lengths"):
+            original = getattr(distillation_loop, name)
+
+            def record(*args, name=name, original=original):
+                dtypes[name] = {x.dtype for x in args}
+                return original(*args)
+
+            monkeypatch.setattr(distillation_loop, name, record)
+
+        def watched(first, second):
+            dtypes["perceptual"] = {first.dtype, second.dtype}
+            return distance(first, second)
+
+        train(tmp_path, 2, mixed_precision="bf16", perceptual=watched)
+        assert all(found == {torch.float32} for found in dtypes.values()) and len(dtypes) == 3
+
+
+@pytest.mark.parametrize("options", [{"spectral_norm": True}, {"svs_every": 1}])
+def test_ablations_train_and_give_plain_models(tmp_path, options):
+    plain = weights(train(tmp_path / "plain", 4))
+    student, _, average = train(tmp_path / "ablation", 4, **options)
+    assert not all(
+        torch.equal(value, plain[f"0.{name}"]) for name, value in student.state_dict().items() if f"0.{name}" in plain
+    )
+    average.save_pretrained(tmp_path / "average")
+    restored = gz.StyleGAN2Generator.from_pretrained(tmp_path / "average")
+    assert restored.state_dict().keys() == tiny_generator().state_dict().keys()
+    assert torch.equal(run(restored.requires_grad_(False)), run(average.requires_grad_(False)))
+
+
+def test_validation_figures_are_logged(tmp_path):
+    train(tmp_path, 4, validation_steps=2, validate=lambda model: {"size": model.num_parameters()})
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "size" in row] == [2, 4]
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["step-0000002.png", "step-0000004.png"]
+
+
+class TestBadInput:
+    def test_networks_and_images_that_do_not_fit(self, tmp_path):
+        student, teacher, discriminator = networks()
+        config = DistillationConfig(str(tmp_path), max_train_steps=1, train_batch_size=8, relation_batch=2)
+        with pytest.raises(ValueError, match="images are"):
+            train_distilled(
+                student, teacher, discriminator, images(8), config, Accelerator(cpu=True), perceptual=distance
+            )
+        with pytest.raises(ValueError, match="perceptual_weight needs"):
+            train_distilled(student, teacher, discriminator, images(), config, Accelerator(cpu=True))
+        with pytest.raises(ValueError, match="z_dim is"):
+            train_distilled(
+                tiny_generator(z_dim=4),
+                teacher,
+                discriminator,
+                images(),
+                config,
+                Accelerator(cpu=True),
+                perceptual=distance,
+            )
+        with pytest.raises(ValueError, match="multiples of relation_batch"):
+            DistillationConfig("x", train_batch_size=6, relation_batch=4)
+
+    def test_a_broken_term_is_named_and_spares_the_checkpoint(self, tmp_path):
+        calls = []
+
+        def breaks(first, second):
+            calls.append(1)
+            return distance(first, second) * (math.nan if len(calls) > 4 else 1)
+
+        with pytest.raises(FloatingPointError, match="perceptual is not finite at step 5"):
+            train(tmp_path, 8, perceptual=breaks)
+        assert [path.name for path in tmp_path.glob("checkpoint*")] == ["checkpoint-4"]
+        restored = gz.StyleGAN2Generator.from_pretrained(tmp_path / "checkpoint-4" / "generator_ema")
+        assert torch.isfinite(run(restored)).all()
+
+    def test_a_checkpoint_of_another_structure(self, tmp_path, monkeypatch):
+        train(tmp_path, 2, checkpointing_steps=2)
+        original = networks
+
+        def narrower(family):
+            student, teacher, discriminator = original(family)
+            prune_(student, PruneConfig("random", 0.5))
+            return student, teacher, discriminator
+
+        monkeypatch.setitem(globals(), "networks", narrower)
+        with pytest.raises(ValueError, match="belongs to another network"):
+            train(tmp_path, 4, resume_from_checkpoint="latest")
+
+    def test_a_full_disk_leaves_the_last_checkpoint(self, tmp_path, monkeypatch):
+        save, calls = Accelerator.save_state, []
+
+        def full(self, *args, **kwargs):
+            calls.append(1)
+            if len(calls) == 2:
+                raise OSError(28, "No space left on device")
+            return save(self, *args, **kwargs)
+
+        monkeypatch.setattr(Accelerator, "save_state", full)
+        with pytest.raises(OSError, match="No space left"):
+            train(tmp_path, 4, checkpointing_steps=2)
+        assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+        monkeypatch.undo()
+        train(tmp_path, 4, checkpointing_steps=2, resume_from_checkpoint="latest")
+
+
+def test_killed_at_random_moments_it_always_resumes(tmp_path):
+    """Twenty times: a forked training is killed, also while it writes, and the next one goes on from a whole checkpoint."""
+    moments, steps = random.Random(0), []
+    for _ in range(20):
+        child = os.fork()
+        if not child:
+            with open(os.devnull, "w") as null:
+                os.dup2(null.fileno(), 1)
+                os.dup2(null.fileno(), 2)
+            train(
+                tmp_path,
+                10_000,
+                train_batch_size=2,
+                checkpointing_steps=1,
+                path_every=0,
+                resume_from_checkpoint="latest",
+            )
+            os._exit(0)
+        time.sleep(0.4 + moments.random() * 0.6)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        found = list(tmp_path.glob("checkpoint-*"))
+        steps.append(max((int(path.name.split("-")[1]) for path in found), default=0))
+        for path in found:
+            gz.StyleGAN2Generator.from_pretrained(path / "generator_ema")
+            assert (path / "model.safetensors").is_file() and (path / "random_states_0.pkl").is_file()
+    assert steps == sorted(steps) and steps[-1] > 20
+    final = train(tmp_path, steps[-1] + 2, train_batch_size=2, path_every=0, resume_from_checkpoint="latest")
+    assert all(torch.isfinite(value).all() for value in weights(final).values())
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_presets(name):
+    config = DistillationConfig("x", **PRESETS[name])
+    images_seen = config.max_train_steps * config.train_batch_size
+    assert (
+        images_seen
+        == {
+            "svs-stylegan2-base": 15_000_000,
+            "svs-stylegan2-small": 25_000_000,
+            "svs-stylegan3-t": 10_000_000,
+            "dcp-stylegan2": 450_001 * 16,
+        }[name]
+    )
+    assert 0.5 ** (config.train_batch_size / config.ema_images) == pytest.approx(0.997784, abs=1e-6)
