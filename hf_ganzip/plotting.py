@@ -210,3 +210,21 @@ def save_spectra_plot(report: RefineReport, path: str | Path) -> None:
             axes.legend(fontsize=6)
     figure.suptitle(f"singular values, {report.scaling}", fontsize=9)
     figure.savefig(path, dpi=120)
+
+
+def save_training_curves(rows: Sequence[dict], path: str | Path) -> None:
+    """Plot every figure of a training's validations against the images seen.
+
+    Args:
+        rows: In the order of training, each with "images" and figures by name.
+        path: PNG file.
+    """
+    names = [name for name in rows[0] if name not in ("step", "images")]
+    figure = new_figure(4 * min(len(names), 3), 3.2 * -(-len(names) // 3))
+    for index, name in enumerate(names):
+        axis = figure.add_subplot(-(-len(names) // 3), min(len(names), 3), index + 1)
+        axis.plot([row["images"] for row in rows], [row[name] for row in rows], marker="o", markersize=3)
+        axis.set_title(name.replace("_", " "), fontsize=10)
+        axis.set_xlabel("images seen", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)

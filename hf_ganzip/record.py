@@ -49,10 +49,10 @@ class Step:
 def compression_of(model: Any) -> dict[str, Any] | None:
     """What ``quantization_config`` of a compressed model holds, as a dict that can be changed; None for other models.
 
-    diffusers turns the object into a dict when the model is saved.
+    When diffusers saves a model it puts a dict into the config's item, but writes, the next time too, the object in the config's attribute.
     """
     config = getattr(model, "config", None)
-    found = config.get("quantization_config") if isinstance(config, dict) else None
+    found = getattr(config, "quantization_config", None) if isinstance(config, dict) else None
     if found is None or isinstance(found, dict):
         return found
     return found.__dict__ if hasattr(found, "record") else None

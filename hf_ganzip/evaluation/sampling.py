@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import torch
-from diffusers import ModelMixin
+from diffusers import ModelMixin, UNet2DModel
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..pipelines.gan import GANPipeline
 from ..seeding import sample_generators
 from ..training.data import to_uint8
+from .diffusion_sampling import sample_diffusion
 
 
 def sample_images(
@@ -23,10 +24,10 @@ def sample_images(
     class_label: int | None = None,
     progress: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
-    """Sample images of a GAN generator.
+    """Sample images of a GAN generator, or of a diffusion UNet by :func:`.sample_diffusion` with its defaults.
 
     Args:
-        model: Generator with a ``z_dim`` in its config.
+        model: Generator with a ``z_dim`` in its config, or ``UNet2DModel``.
         num_samples: Number of images.
         seed: Image i is drawn from ``(seed, i)``.
         batch_size: Images per forward pass; does not change the images beyond float rounding.
@@ -38,12 +39,16 @@ def sample_images(
         Images (num_samples, C, H, W) uint8 and labels (num_samples,) int64, None for unconditional models.
 
     Raises:
-        ValueError: ``num_samples`` < 1, or the model is not a GAN generator.
+        ValueError: ``num_samples`` < 1, or the model makes no images.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; allowed are 1 and more.")
+    if isinstance(model, UNet2DModel):
+        return sample_diffusion(model, num_samples, seed=seed, batch_size=batch_size, progress=progress)
     if "z_dim" not in model.config:
-        raise ValueError(f"sample_images: {type(model).__name__} is not a GAN generator (its config has no z_dim).")
+        raise ValueError(
+            f"sample_images: {type(model).__name__} is no GAN generator (its config has no z_dim) and no UNet2DModel."
+        )
     pipeline = GANPipeline(model)
     pipeline.set_progress_bar_config(disable=True)
     classes = model.config.num_classes

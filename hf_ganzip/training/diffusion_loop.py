@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training loop for diffusion UNets that predict noise, with Accelerate: one process or many, exact resume.
 
-Every random draw of a micro-step comes from a generator seeded by (seed, micro-step, process), so a resumed run repeats an uninterrupted one.
+All random numbers of a step are drawn for the whole step from (seed, step), and every process and micro-batch takes its part: a resumed run repeats
+an uninterrupted one, and the number of processes and of micro-batches does not change what is learned (but for dropout).
 """
 
 from __future__ import annotations
@@ -158,7 +159,7 @@ class _Training:
             if position >= micro_steps:
                 break
             with self.accelerator.accumulate(self.unet):
-                losses = self.train_step(to_model_range(images), labels, epoch * micro_steps + position)
+                losses = self.train_step(to_model_range(images), labels, position % self.accumulation)
             if not self.accelerator.sync_gradients:
                 continue
             self.progress.check_finite(losses)
@@ -178,16 +179,18 @@ class _Training:
             if self.progress.finished:
                 return
 
-    def train_step(self, images: Tensor, labels: Tensor, micro_step: int) -> dict[str, Tensor]:
+    def train_step(self, images: Tensor, labels: Tensor, micro: int) -> dict[str, Tensor]:
         config, accelerator = self.config, self.accelerator
-        seed = derive_seed(config.seed, micro_step, accelerator.process_index)
-        random = torch.Generator(accelerator.device).manual_seed(seed)
-        torch.manual_seed(seed)  # dropout
+        place = micro * accelerator.num_processes + accelerator.process_index
+        torch.manual_seed(derive_seed(config.seed, self.progress.step, place))  # dropout
+        random = torch.Generator().manual_seed(derive_seed(config.seed, self.progress.step))
+        total = len(images) * accelerator.num_processes * self.accumulation
+        part = slice(place * len(images), (place + 1) * len(images))
+        flipped = (torch.rand(total, generator=random) < 0.5)[part].to(images.device)
+        timesteps = antithetic_timesteps(total, config.timesteps, random)[part].to(images.device)
+        noise = torch.randn(total, *images.shape[1:], generator=random)[part].to(images.device)
         if config.random_flip:
-            flipped = torch.rand(len(images), 1, 1, 1, generator=random, device=images.device) < 0.5
-            images = torch.where(flipped, images.flip(3), images)
-        timesteps = antithetic_timesteps(len(images), config.timesteps, random)
-        noise = torch.randn(images.shape, generator=random, device=images.device)
+            images = torch.where(flipped[:, None, None, None], images.flip(3), images)
         signal = self.signal[timesteps][:, None, None, None]
         state = signal.sqrt() * images + (1 - signal).sqrt() * noise
         kwargs = {"class_labels": labels} if self.conditional else {}

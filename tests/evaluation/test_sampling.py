@@ -5,7 +5,7 @@ import torch
 from hf_ganzip.evaluation.evaluate import evaluate, measure
 from hf_ganzip.evaluation.sampling import sample_images
 
-from ..conftest import tiny_generator, tiny_unet
+from ..conftest import tiny_discriminator, tiny_generator
 
 
 def test_images_depend_on_seed_and_index_only():
@@ -29,8 +29,8 @@ def test_training_mode_is_kept_and_statistics_are_not_touched():
 def test_bad_input():
     with pytest.raises(ValueError, match="num_samples is 0"):
         sample_images(tiny_generator(), 0)
-    with pytest.raises(ValueError, match="UNet2DModel is not a GAN generator"):
-        sample_images(tiny_unet(), 2)
+    with pytest.raises(ValueError, match="StyleGAN2Discriminator is no GAN generator"):
+        sample_images(tiny_discriminator(), 2)
     with pytest.raises(ValueError, match="class_label is 3; the model has 3 classes"):
         sample_images(tiny_generator(), 2, class_label=3)
 

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fine-tune a pruned diffusion UNet by predicting noise, optionally also what the full network predicts.
+
+    accelerate launch examples/finetune_ddpm.py --pretrained_model_name_or_path google/ddpm-cifar10-32 --recipe examples/recipes/svs-ddpm.yaml \\
+        --dataset_name cifar10 --image_column img --output_dir out
+    accelerate launch ... --resume_from_checkpoint latest
+
+Writes checkpoints, sample grids, log.jsonl, curves.png, and at the end `unet` and a `pipeline` that DDPMPipeline.from_pretrained opens. CPU smoke run: --smoke.
+"""
+
+import argparse
+
+from diffusers import UNet2DModel
+
+from hf_ganzip.finetuning import Finetuning, chosen, finetune_parser, parse_finetune_args
+from hf_ganzip.training.diffusion_loop import LR_SCHEDULES, DiffusionTrainingConfig, save_pipeline, train_diffusion
+
+
+PRESETS = {  # values of Diff-Pruning and Singular Value Scaling
+    "cifar10": {"train_batch_size": 128, "dropout": 0.1},
+    "celeba": {"train_batch_size": 96, "dropout": 0.1},
+}
+
+
+def parse_args(input_args=None) -> argparse.Namespace:
+    parser = finetune_parser(__doc__)
+    diffusion_flags(parser)
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="cifar10", help="values of a published run")
+    parser.add_argument("--teacher", help="folder or Hub id; default: the model before the recipe")
+    parser.add_argument(
+        "--distillation_weight", type=float, help="of the teacher's prediction; 0.7 in Diff-Pruning's variant"
+    )
+    return parse_finetune_args(parser, input_args)
+
+
+def diffusion_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--lr_schedule", choices=LR_SCHEDULES)
+    add("--ema_decay", type=float)
+    add("--ema_rampup", action="store_true", default=None, help="shorter averages in the first steps")
+    add("--dropout", type=float)
+    add("--timesteps", type=int)
+
+
+def smoke_unet() -> UNet2DModel:
+    return UNet2DModel(
+        sample_size=32,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        attention_head_dim=4,
+    )
+
+
+def main(args: argparse.Namespace) -> None:
+    run = Finetuning(args, "finetune_ddpm", smoke_unet)
+    unet = run.student()
+    finetune(args, run, unet, PRESETS[args.preset])
+
+
+def finetune(args: argparse.Namespace, run: Finetuning, unet: UNet2DModel, preset: dict) -> None:
+    dataset = run.images(unet.config.sample_size, unet.config.in_channels)
+    options = chosen(args, DiffusionTrainingConfig, preset)
+    config = DiffusionTrainingConfig(**options)
+    run.accelerator.gradient_accumulation_steps = args.gradient_accumulation_steps
+    teacher = run.full_model(args.teacher) if config.distillation_weight else None
+    run.accelerator.print(f"{len(dataset)} images; network {unet.num_parameters():,} parameters")
+    average = train_diffusion(unet, dataset, config, run.accelerator, teacher, run.validator())
+    if run.accelerator.is_main_process:
+        save_pipeline(average, config, run.output / "pipeline")
+    run.finish(average, "unet", options)
+
+
+if __name__ == "__main__":
+    main(parse_args())

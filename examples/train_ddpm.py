@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train a small diffusion model (DDPM) from scratch.
+
+    accelerate launch examples/train_ddpm.py --dataset_name zalando-datasets/fashion_mnist --output_dir out
+    accelerate launch ... --resume_from_checkpoint latest
+
+Writes checkpoints, sample grids, log.jsonl, and at the end `unet` and a `pipeline` that DDPMPipeline.from_pretrained opens. CPU smoke run: --smoke.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from diffusers import UNet2DModel
+
+from hf_ganzip.finetuning import Finetuning, finetune_parser
+
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from finetune_ddpm import diffusion_flags, finetune, smoke_unet
+
+
+def parse_args(input_args=None) -> argparse.Namespace:
+    parser = finetune_parser(__doc__)
+    diffusion_flags(parser)
+    add = parser.add_argument
+    add("--resolution", type=int, default=32)
+    add("--image_channels", type=int, default=1)
+    add("--block_out_channels", type=int, nargs="+", default=[32, 64, 64])
+    add("--layers_per_block", type=int, default=1)
+    add("--norm_num_groups", type=int, default=16)
+    parser.set_defaults(
+        max_train_steps=7000,
+        train_batch_size=64,
+        learning_rate=1e-3,
+        lr_schedule="cosine",
+        ema_decay=0.999,
+        ema_rampup=True,
+        random_flip=False,
+        teacher=None,
+    )
+    args = parser.parse_args(input_args)
+    if args.pretrained_model_name_or_path or args.recipe:
+        parser.error("train_ddpm starts from nothing; finetune_ddpm.py takes a model and a recipe")
+    if args.smoke:
+        args.max_train_steps, args.checkpointing_steps, args.validation_steps, args.train_batch_size = 4, 2, 2, 8
+        args.num_validation_images = 8
+    elif bool(args.dataset_name) == bool(args.train_data_dir):
+        parser.error("give one of --dataset_name and --train_data_dir")
+    return args
+
+
+def build(args: argparse.Namespace) -> UNet2DModel:
+    """Attention at the lowest resolution."""
+    levels = len(args.block_out_channels)
+    return UNet2DModel(
+        sample_size=args.resolution,
+        in_channels=args.image_channels,
+        out_channels=args.image_channels,
+        block_out_channels=tuple(args.block_out_channels),
+        layers_per_block=args.layers_per_block,
+        down_block_types=(*("DownBlock2D",) * (levels - 1), "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", *("UpBlock2D",) * (levels - 1)),
+        norm_num_groups=args.norm_num_groups,
+        attention_head_dim=None,
+    )
+
+
+def main(args: argparse.Namespace) -> None:
+    run = Finetuning(args, "train_ddpm", smoke_unet)
+    finetune(args, run, smoke_unet() if args.smoke else build(args), {})
+
+
+if __name__ == "__main__":
+    main(parse_args())

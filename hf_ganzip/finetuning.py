@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the fine-tuning scripts in ``examples/`` share: flags, the compressed start, validation, and the final folder with its figures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, ProjectConfiguration, set_seed
+from diffusers import ModelMixin
+from torch.utils.data import TensorDataset
+
+from .evaluation.validation import VALIDATION_METRICS, Validator
+from .plotting import save_training_curves
+from .recipes import compress, load_model, read_recipe
+from .record import Step, record_step
+from .training.data import load_images
+from .training.script import smoke_images
+
+
+_START = "start"  # folder of the compressed model before training
+
+
+def finetune_parser(description: str) -> argparse.ArgumentParser:
+    """Parser with the flags that all fine-tuning scripts have."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--pretrained_model_name_or_path", help="folder or Hub id of the model: full, or already compressed")
+    add("--revision", help="of the Hub id")
+    add("--recipe", help="YAML file with prune and refine steps that come before training")
+    add("--dataset_name", help="`datasets` id or parquet file with an image column")
+    add("--train_data_dir", help="folder of images, or of MNIST-type idx files")
+    add("--image_column", default="image")
+    add("--label_column", default="label")
+    add("--output_dir", required=True, help="checkpoints, grids, log and the final model")
+    add("--max_train_steps", type=int, help="optimizer steps of each network")
+    add("--train_batch_size", type=int, help="per process and micro-batch")
+    add("--gradient_accumulation_steps", type=int, default=1)
+    add("--learning_rate", type=float)
+    add("--no_flip", dest="random_flip", action="store_false", default=None, help="do not mirror training images")
+    add("--mixed_precision", choices=["no", "bf16"], default=os.environ.get("ACCELERATE_MIXED_PRECISION", "no"))
+    add("--seed", type=int, default=0)
+    add("--checkpointing_steps", type=int, default=1000)
+    add("--checkpoints_total_limit", type=int, default=2)
+    add("--validation_steps", type=int, default=1000, help="steps between sample grids and figures")
+    add("--validation_data", help="real images that samples are measured against; none: sample grids only")
+    add("--num_validation_images", type=int, default=2500)
+    add("--validation_metrics", nargs="+", default=list(VALIDATION_METRICS))
+    add("--extractor", default="fashion_mnist", help="feature network: fashion_mnist, inception, vgg16:WEIGHTS ...")
+    add("--resume_from_checkpoint", help='a checkpoint folder or "latest"')
+    add("--report_to", help="tensorboard, trackio or wandb")
+    add("--push_to_hub", action="store_true", help="upload the final model")
+    add("--hub_model_id", help="repository for --push_to_hub; default: the name of --output_dir")
+    add("--smoke", action="store_true", help="tiny model, random images, 4 steps; no data needed")
+    return parser
+
+
+def parse_finetune_args(parser: argparse.ArgumentParser, input_args: Any = None) -> argparse.Namespace:
+    """Parse, check what belongs together and apply ``--smoke``."""
+    args = parser.parse_args(input_args)
+    if args.smoke:
+        args.max_train_steps, args.checkpointing_steps, args.validation_steps = 4, 2, 2
+        args.train_batch_size, args.num_validation_images = 8, 8
+        return args
+    if not args.pretrained_model_name_or_path:
+        parser.error("give --pretrained_model_name_or_path (or --smoke)")
+    if bool(args.dataset_name) == bool(args.train_data_dir):
+        parser.error("give one of --dataset_name and --train_data_dir")
+    return args
+
+
+def chosen(args: argparse.Namespace, config: type, preset: dict[str, Any]) -> dict[str, Any]:
+    """Options of a config class: the preset, changed by the flags that were given."""
+    names = config.__dataclass_fields__
+    return {**preset, **{name: value for name, value in vars(args).items() if name in names and value is not None}}
+
+
+class Finetuning:
+    """Set-up and end of a fine-tuning script.
+
+    Args:
+        args: Of :func:`parse_finetune_args`.
+        name: Of the project, for trackers.
+        smoke_model: Makes the tiny model of ``--smoke``.
+
+    Raises:
+        FileNotFoundError: No such model, recipe or data.
+        ValueError: Images or the recipe do not fit.
+    """
+
+    def __init__(self, args: argparse.Namespace, name: str, smoke_model: Callable[[], ModelMixin]):
+        self.args, self.output = args, Path(args.output_dir)
+        self.accelerator = Accelerator(
+            mixed_precision="no",  # the loops apply --mixed_precision themselves: penalties stay in float32
+            log_with=args.report_to,
+            project_config=ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/logs"),
+            dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
+        set_seed(args.seed)
+        if args.report_to:
+            plain = {key: value for key, value in vars(args).items() if isinstance(value, (int, float, str))}
+            self.accelerator.init_trackers(name, plain)
+        self.output.mkdir(parents=True, exist_ok=True)
+        self.smoke_model = smoke_model
+
+    def full_model(self, source: str | None = None) -> ModelMixin:
+        """The model that was named, as it is."""
+        if self.args.smoke:
+            set_seed(self.args.seed)
+            return self.smoke_model()
+        return load_model(source or self.args.pretrained_model_name_or_path, revision=self.args.revision)
+
+    def student(self) -> ModelMixin:
+        """The model to train: the full one after the recipe. It is kept in ``output_dir/start``, so that a resumed run need not score again."""
+        folder = self.output / _START
+        if self.accelerator.is_main_process and not (self.args.resume_from_checkpoint and folder.is_dir()):
+            model = self.full_model()
+            if self.args.recipe:
+                model, reports = compress(model, read_recipe(self.args.recipe))
+                for report in reports:
+                    print(report)
+            model.save_pretrained(folder)
+        self.accelerator.wait_for_everyone()
+        model = load_model(folder)
+        if getattr(model, "is_quantized", False):
+            raise ValueError("the model is quantized and cannot be trained; fine-tune first, or dequantize_ it.")
+        return model
+
+    def images(self, resolution: int, channels: int) -> TensorDataset:
+        """Training images of the model's size."""
+        if self.args.smoke:
+            dataset = smoke_images(resolution)
+            return TensorDataset(dataset.tensors[0].expand(-1, channels, -1, -1), dataset.tensors[1])
+        dataset = load_images(
+            self.args.dataset_name or self.args.train_data_dir,
+            resolution=resolution,
+            image_column=self.args.image_column,
+            label_column=self.args.label_column,
+        )
+        found = dataset.tensors[0].shape[1]
+        if found != channels:
+            raise ValueError(f"the images have {found} channels; the model makes {channels}.")
+        return dataset
+
+    def validator(self) -> Validator | None:
+        """Figures during training, if ``--validation_data`` is given."""
+        if not self.args.validation_data or not self.accelerator.is_main_process:
+            return None
+        return Validator(
+            self.args.validation_data,
+            metrics=self.args.validation_metrics,
+            num_samples=self.args.num_validation_images,
+            seed=self.args.seed,
+            extractor=self.args.extractor,
+        )
+
+    def finish(self, model: ModelMixin, folder: str, options: dict[str, Any]) -> None:
+        """Record the step, save the model, plot the log, and upload where asked."""
+        if self.accelerator.is_main_process:
+            rows = read_log(self.output / "log.jsonl")
+            figures = [row for row in rows if set(row) - {"step", "images"} and "frechet_distance" in row]
+            options = {key: value for key, value in options.items() if key != "output_dir"}
+            last = {"figures": figures[-1]} if figures else {}
+            record_step(model, Step("finetune", json.loads(json.dumps(options)) | last))
+            model.save_pretrained(self.output / folder)
+            (self.output / "report.json").write_text(json.dumps({"options": options, "log": rows}, indent=1))
+            if figures:
+                save_training_curves(figures, self.output / "curves.png")
+            if self.args.push_to_hub:
+                model.push_to_hub(self.args.hub_model_id or self.output.name)
+        self.accelerator.end_training()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Rows of ``log.jsonl``; of those that a resumed run wrote twice, the later."""
+    found: dict[tuple[int, bool], dict[str, Any]] = {}
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            found[row["step"], "frechet_distance" in row] = row
+    return [found[key] for key in sorted(found)]

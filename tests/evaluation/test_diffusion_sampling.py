@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DDIM with the papers' timesteps."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+from hf_ganzip.evaluation.diffusion_sampling import ddim_timesteps, sample_diffusion
+from hf_ganzip.evaluation.sampling import sample_images
+from hf_ganzip.seeding import sample_generators
+from hf_ganzip.training.data import to_uint8
+
+from ..conftest import tiny_unet
+
+
+def test_timesteps_of_the_papers():
+    quad = ddim_timesteps(100, "quad")
+    assert len(quad) == 100 and quad[:10] == [0, 0, 0, 0, 1, 2, 2, 3, 5, 6] and quad[-2:] == [783, 800]
+    assert len(set(quad)) == 96
+    assert ddim_timesteps(100, "uniform") == list(range(0, 1000, 10))
+    for steps, spacing in ((0, "quad"), (1001, "quad"), (10, "x")):
+        with pytest.raises(ValueError, match="allowed are"):
+            ddim_timesteps(steps, spacing)
+
+
+@torch.no_grad()
+def test_agrees_with_diffusers():
+    model = tiny_unet()
+    images, labels = sample_diffusion(model, 3, seed=5, steps=10, progress=False)
+    scheduler = DDIMScheduler(1000, 1e-4, 0.02, clip_sample=False, set_alpha_to_one=True, timestep_spacing="leading")
+    scheduler.set_timesteps(10)
+    state = torch.cat([torch.randn(1, 3, 8, 8, generator=each) for each in sample_generators(5, 3)])
+    for timestep in scheduler.timesteps:
+        state = scheduler.step(model(state, timestep).sample, timestep, state).prev_sample
+    difference = (images.int() - to_uint8(state).int()).abs()
+    assert labels is None and int(difference.max()) <= 1
+
+
+def test_images_depend_on_their_number_only():
+    model = tiny_unet(num_class_embeds=2).train()
+    whole, labels = sample_diffusion(model, 5, steps=3, progress=False)
+    parts, _ = sample_diffusion(model, 5, steps=3, batch_size=2, progress=False)
+    assert (whole.int() - parts.int()).abs().max() <= 1 and labels.tolist() == [0, 1, 0, 1, 0] and model.training
+    again, _ = sample_images(tiny_unet(), 2, progress=False)
+    assert again.shape == (2, 3, 8, 8) and again.dtype == torch.uint8
+    with pytest.raises(ValueError, match="num_samples is 0"):
+        sample_diffusion(model, 0)

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training of noise predictors: exact resume, the same result for every number of processes and micro-batches, pruned structures."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import DataLoaderConfiguration
+from diffusers import DDPMPipeline, UNet2DModel
+from torch.utils.data import TensorDataset
+
+import hf_ganzip as gz
+from hf_ganzip.pruning import PruneConfig, prune_
+from hf_ganzip.training import diffusion_loop
+from hf_ganzip.training.diffusion_loop import (
+    DiffusionTrainingConfig,
+    antithetic_timesteps,
+    save_pipeline,
+    train_diffusion,
+)
+
+from ..conftest import run, tiny_unet
+from ..distributed import run_processes
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    yield
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state()
+
+
+def images(side=8, count=40):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, 3, side, side), generator=generator, dtype=torch.uint8)
+    return TensorDataset(pixels, torch.arange(count) % 2)
+
+
+def train(folder, steps, accumulation=1, model=None, teacher=None, validate=None, **options):
+    torch.manual_seed(1)
+    model = model or tiny_unet()
+    accelerator = Accelerator(
+        cpu=True,
+        gradient_accumulation_steps=accumulation,
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+    )
+    options = {"train_batch_size": 8, "checkpointing_steps": 4, "validation_steps": 1000} | options
+    config = DiffusionTrainingConfig(str(folder), max_train_steps=steps, **options)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return model, train_diffusion(model, images(), config, accelerator, teacher, validate)
+
+
+def weights(models):
+    return {f"{i}.{k}": v.clone() for i, model in enumerate(models) for k, v in model.state_dict().items()}
+
+
+def close(left, right, tolerance):
+    for name, value in left.items():
+        torch.testing.assert_close(value, right[name], rtol=tolerance, atol=tolerance, msg=name)
+
+
+def test_antithetic_timesteps():
+    for count in (7, 8):
+        found = antithetic_timesteps(count, 1000, torch.Generator().manual_seed(0))
+        half = count // 2 + 1
+        assert len(found) == count and 0 <= int(found.min()) and int(found.max()) < 1000
+        assert all(int(found[i] + found[half + i]) == 999 for i in range(count - half))
+
+
+@pytest.mark.parametrize("options", [{}, {"dropout": 0.1, "lr_schedule": "cosine"}])
+def test_a_resumed_run_is_an_uninterrupted_run(tmp_path, options):
+    whole = weights(train(tmp_path / "whole", 8, **options))  # crosses an epoch of 5 steps
+    if "lr_schedule" in options:
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "parts", 8, validation_steps=5, validate=interrupt, **options)
+    else:
+        train(tmp_path / "parts", 4, **options)
+    torch.manual_seed(99)
+    parts = weights(train(tmp_path / "parts", 8, resume_from_checkpoint="latest", **options))
+    assert all(torch.equal(parts[name], value) for name, value in whole.items())
+
+
+def interrupt(model):
+    raise KeyboardInterrupt
+
+
+def test_micro_batches_do_not_matter(tmp_path, monkeypatch):
+    whole = weights(train(tmp_path / "whole", 3))
+    steps, step = [], torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure=None: steps.append(self) or step(self, closure))
+    parts = weights(train(tmp_path / "parts", 3, accumulation=4, train_batch_size=2))
+    assert len(steps) == 3
+    close(whole, parts, 2e-4)
+
+
+def train_in_a_group(rank, count, folder):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1")
+    return weights(train(f"{folder}/group", 3, train_batch_size=4))
+
+
+def test_two_processes_are_one_with_twice_the_batch(tmp_path):
+    alone = weights(train(tmp_path / "alone", 3))
+    first, second = run_processes(train_in_a_group, 2, tmp_path, str(tmp_path))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    close(alone, first, 2e-4)
+
+
+def test_the_average_follows_and_grids_are_written(tmp_path):
+    model, average = train(tmp_path, 2, ema_decay=0.5, validation_steps=2, validate=lambda average: {"x": 1.0})
+    assert not torch.equal(average.conv_in.weight, model.conv_in.weight)
+    assert (tmp_path / "samples" / "step-0000002.png").is_file()
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert {"step": 2, "images": 16, "x": 1.0} in rows
+
+
+def test_a_pruned_network_keeps_its_structure(tmp_path):
+    model = tiny_unet()
+    prune_(model, PruneConfig("magnitude", 0.5))
+    model, average = train(tmp_path, 2, model=model, checkpointing_steps=2)
+    for folder in (tmp_path / "checkpoint-2" / "unet_ema",):
+        assert torch.equal(run(UNet2DModel.from_pretrained(folder)), run(average.requires_grad_(True)))
+    save_pipeline(average, DiffusionTrainingConfig(str(tmp_path)), tmp_path / "pipeline")
+    pipeline = DDPMPipeline.from_pretrained(tmp_path / "pipeline")
+    assert pipeline.unet.num_parameters() == model.num_parameters()
+    assert [step["name"] for step in gz.record.recorded_steps(pipeline.unet)] == ["prune"]
+    with pytest.raises(ValueError, match="belongs to another network"):
+        train(tmp_path, 4, resume_from_checkpoint="latest")
+
+
+def test_distillation(tmp_path, monkeypatch):
+    teacher = tiny_unet()
+    model = tiny_unet()
+    model.load_state_dict(teacher.state_dict())
+    found = {}
+    monkeypatch.setattr(diffusion_loop.TrainingRun, "advance", lambda self, losses, bar: found.update(losses))
+    train(tmp_path, 1, model=model, teacher=teacher, distillation_weight=0.7)
+    assert float(found["distillation"]) == pytest.approx(0, abs=1e-6)
+    assert float(found["loss"]) == pytest.approx(0.3 * float(found["noise"]), rel=1e-5)
+    with pytest.raises(ValueError, match="needs a teacher"):
+        train(tmp_path, 1, distillation_weight=0.5)
+
+
+def test_class_labels_reach_the_network(tmp_path):
+    model = tiny_unet(num_class_embeds=2)
+    before = model.class_embedding.weight.detach().clone()
+    train(tmp_path, 2, model=model, validation_steps=2)
+    assert not torch.equal(model.class_embedding.weight, before)
+
+
+class TestBadInput:
+    def test_images_that_do_not_fit(self, tmp_path):
+        with pytest.raises(ValueError, match="the network takes"):
+            train(tmp_path, 1, model=tiny_unet(sample_size=16))
+        with pytest.raises(ValueError, match="fewer images than one step"):
+            train(tmp_path, 1, train_batch_size=64)
+
+    @pytest.mark.parametrize(
+        "options", [{"mixed_precision": "fp16"}, {"lr_schedule": "x"}, {"distillation_weight": 2}, {"ema_decay": 1}]
+    )
+    def test_options(self, options):
+        with pytest.raises(ValueError, match="allowed are"):
+            DiffusionTrainingConfig("x", **options)
+
+    def test_a_broken_loss_spares_the_checkpoint(self, tmp_path, monkeypatch):
+        original, calls = diffusion_loop._squared_error, []
+
+        def breaks(target, predicted):
+            calls.append(1)
+            return original(target, predicted) * (math.nan if len(calls) > 4 else 1)
+
+        monkeypatch.setattr(diffusion_loop, "_squared_error", breaks)
+        with pytest.raises(FloatingPointError, match="noise, loss is not finite at step 5"):
+            train(tmp_path, 8)
+        restored = UNet2DModel.from_pretrained(tmp_path / "checkpoint-4" / "unet_ema")
+        assert torch.isfinite(run(restored)).all()
