@@ -67,9 +67,10 @@ def finetune(args: argparse.Namespace, run: Finetuning, unet: UNet2DModel, prese
     options = chosen(args, DiffusionTrainingConfig, preset)
     config = DiffusionTrainingConfig(**options)
     run.accelerator.gradient_accumulation_steps = args.gradient_accumulation_steps
-    teacher = run.full_model(args.teacher) if config.distillation_weight else None
+    dense = run.full_model(args.teacher) if args.teacher or args.pretrained_model_name_or_path else None
+    teacher = dense if config.distillation_weight else None
     run.accelerator.print(f"{len(dataset)} images; network {unet.num_parameters():,} parameters")
-    average = train_diffusion(unet, dataset, config, run.accelerator, teacher, run.validator())
+    average = train_diffusion(unet, dataset, config, run.accelerator, teacher, run.validator(dense))
     if run.accelerator.is_main_process:
         save_pipeline(average, config, run.output / "pipeline")
     run.finish(average, "unet", options)

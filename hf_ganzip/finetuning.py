@@ -51,6 +51,12 @@ def finetune_parser(description: str) -> argparse.ArgumentParser:
     add("--validation_data", help="real images that samples are measured against; none: sample grids only")
     add("--num_validation_images", type=int, default=2500)
     add("--validation_metrics", nargs="+", default=list(VALIDATION_METRICS))
+    add(
+        "--validation_k",
+        type=int,
+        default=3,
+        help="nearest neighbours of precision, recall, density and coverage (5 in the paper's code)",
+    )
     add("--extractor", default="fashion_mnist", help="feature network: fashion_mnist, inception, vgg16:WEIGHTS ...")
     add("--resume_from_checkpoint", help='a checkpoint folder or "latest"')
     add("--report_to", help="tensorboard, trackio or wandb")
@@ -148,8 +154,8 @@ class Finetuning:
             raise ValueError(f"the images have {found} channels; the model makes {channels}.")
         return dataset
 
-    def validator(self) -> Validator | None:
-        """Figures during training, if ``--validation_data`` is given."""
+    def validator(self, dense: ModelMixin | None = None) -> Validator | None:
+        """Figures during training, if ``--validation_data`` is given; with the ``dense`` model also the likeness to its images."""
         if not self.args.validation_data or not self.accelerator.is_main_process:
             return None
         return Validator(
@@ -158,6 +164,8 @@ class Finetuning:
             num_samples=self.args.num_validation_images,
             seed=self.args.seed,
             extractor=self.args.extractor,
+            options={"k": self.args.validation_k},
+            dense=dense,
         )
 
     def finish(self, model: ModelMixin, folder: str, options: dict[str, Any]) -> None:

@@ -226,5 +226,4 @@ def save_training_curves(rows: Sequence[dict], path: str | Path) -> None:
         axis.plot([row["images"] for row in rows], [row[name] for row in rows], marker="o", markersize=3)
         axis.set_title(name.replace("_", " "), fontsize=10)
         axis.set_xlabel("images seen", fontsize=8)
-    figure.tight_layout()
     figure.savefig(path, dpi=110)

@@ -10,6 +10,7 @@ from diffusers import ModelMixin
 
 from .evaluate import measure
 from .extractors import extract_features, load_extractor
+from .perceptual import structural_similarity
 from .sampling import sample_images
 from .sources import open_source
 
@@ -28,6 +29,7 @@ class Validator:
         seed: Of latents and hyperplanes.
         extractor: As for :func:`.load_extractor`.
         options: For the metrics, such as ``k``.
+        dense: Model before compression; with it, ``ssim`` is the structural similarity to its images from the same noise.
 
     Raises:
         ValueError: The reference holds no images.
@@ -42,6 +44,7 @@ class Validator:
         seed: int = 0,
         extractor: Any = "fashion_mnist",
         options: dict[str, Any] | None = None,
+        dense: ModelMixin | None = None,
     ):
         source = open_source(reference)
         if source.images is None:
@@ -49,6 +52,9 @@ class Validator:
         self.extract: Callable = load_extractor(extractor)
         self.metrics, self.num_samples, self.seed, self.options = metrics, num_samples, seed, options or {}
         self.real = extract_features(source.images, self.extract, progress=False)
+        self.dense = None
+        if dense is not None:
+            self.dense, _ = sample_images(dense, num_samples, seed=seed, progress=False)
 
     def __call__(self, model: ModelMixin) -> dict[str, float]:
         images, _ = sample_images(model, self.num_samples, seed=self.seed, progress=False)
@@ -56,4 +62,7 @@ class Validator:
         found = measure(
             real=self.real, generated=generated, metrics=self.metrics, seed=self.seed, metric_options=self.options
         )
-        return {name: float(value) for metric in found.values() for name, value in metric.items() if name in _KEPT}
+        figures = {name: float(value) for metric in found.values() for name, value in metric.items() if name in _KEPT}
+        if self.dense is not None:
+            figures["ssim"] = structural_similarity(real=self.dense, generated=images)["structural_similarity"]
+        return figures

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train U-GAT-IT: translate images between two sets without pairs.
+
+    accelerate launch examples/train_ugatit.py --train_data_dir selfie2anime --output_dir out      # folders trainA and trainB
+    accelerate launch examples/train_ugatit.py --dataset_a org/horses --dataset_b org/zebras --light --output_dir out
+    accelerate launch ... --resume_from_checkpoint latest
+
+Writes checkpoints, sample grids (original, translation, the way back, identity), log.jsonl, and at the end `generator_a_to_b`, `generator_b_to_a` and four
+discriminators as diffusers folders. --fq puts codebooks into the global discriminators (FQ-GAN). CPU smoke run: --smoke.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
+
+from hf_ganzip.models import UGATITDiscriminator, UGATITGenerator
+from hf_ganzip.training.data import load_images
+from hf_ganzip.training.feature_quantization import add_feature_quantizers
+from hf_ganzip.training.translation_loop import (
+    Discriminators,
+    Generators,
+    TranslationConfig,
+    enlarged,
+    train_translation,
+)
+
+
+def parse_args(input_args=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--train_data_dir", help="folder with trainA and trainB")
+    add("--dataset_a", help="`datasets` id, parquet file or folder of one side")
+    add("--dataset_b", help="of the other side")
+    add("--image_column", default="image")
+    add("--output_dir", required=True)
+    add("--resolution", type=int, default=256)
+    add("--light", action="store_true", help="styles from channel means: 11M instead of 279M parameters each")
+    add("--base_channels", type=int, default=64)
+    add("--fq", action="store_true", help="feature quantization of the global discriminators, at the published places")
+    add("--max_train_steps", type=int, default=TranslationConfig.max_train_steps)
+    add("--train_batch_size", type=int, default=1, help="images of each side, per process")
+    add("--learning_rate", type=float, default=TranslationConfig.learning_rate)
+    for name in ("adversarial", "cycle", "identity", "cam"):
+        add(f"--{name}_weight", type=float, default=getattr(TranslationConfig, f"{name}_weight"))
+    add("--no_augment", dest="augment", action="store_false", help="neither mirror nor crop")
+    add("--mixed_precision", choices=["no", "bf16"], default="no")
+    add("--seed", type=int, default=0)
+    add("--checkpointing_steps", type=int, default=1000)
+    add("--checkpoints_total_limit", type=int, default=2)
+    add("--validation_steps", type=int, default=1000, help="steps between sample grids")
+    add("--resume_from_checkpoint", help='a checkpoint folder or "latest"')
+    add("--report_to", help="tensorboard, trackio or wandb")
+    add("--smoke", action="store_true", help="tiny model, random images, 4 steps; no data needed")
+    args = parser.parse_args(input_args)
+    if args.smoke:
+        args.max_train_steps, args.checkpointing_steps, args.validation_steps = 4, 2, 2
+        args.resolution, args.base_channels, args.light = 64, 4, True
+    elif bool(args.train_data_dir) == bool(args.dataset_a and args.dataset_b):
+        parser.error("give --train_data_dir, or --dataset_a and --dataset_b")
+    return args
+
+
+def images(args: argparse.Namespace, side: str) -> torch.Tensor:
+    size = enlarged(args.resolution) if args.augment else args.resolution
+    if args.smoke:
+        random = torch.Generator().manual_seed(ord(side))
+        return torch.randint(0, 256, (6, 3, size, size), generator=random, dtype=torch.uint8)
+    source = (
+        Path(args.train_data_dir, f"train{side}") if args.train_data_dir else getattr(args, f"dataset_{side.lower()}")
+    )
+    found = load_images(str(source), resolution=size, image_column=args.image_column).tensors[0]
+    return found.expand(-1, 3, -1, -1)
+
+
+def main(args: argparse.Namespace) -> None:
+    accelerator = Accelerator(
+        mixed_precision="no",  # the loop applies --mixed_precision itself
+        log_with=args.report_to,
+        project_config=ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/logs"),
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    set_seed(args.seed)
+    if args.report_to:
+        plain = {key: value for key, value in vars(args).items() if isinstance(value, (int, float, str))}
+        accelerator.init_trackers("train_ugatit", plain)
+    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+    options = {"resolution": args.resolution, "base_channels": args.base_channels, "light": args.light}
+    generators = Generators(UGATITGenerator(**options), UGATITGenerator(**options))
+    networks = {
+        f"{kind}_{side}": UGATITDiscriminator(base_channels=args.base_channels, num_layers=layers)
+        for side in "ab"
+        for kind, layers in (("global", 6 if args.smoke else 7), ("local", 5))
+    }
+    if args.fq:
+        for side in "ab":
+            add_feature_quantizers(networks[f"global_{side}"], "ugatit-global")
+    discriminators = Discriminators(**networks)
+    config = TranslationConfig(
+        **{name: value for name, value in vars(args).items() if name in TranslationConfig.__dataclass_fields__}
+    )
+    a, b = images(args, "A"), images(args, "B")
+    parameters = generators.a_to_b.num_parameters()
+    accelerator.print(f"{len(a)} and {len(b)} images; generators {parameters:,} parameters each")
+    generators = train_translation(generators, discriminators, a, b, config, accelerator)
+    if accelerator.is_main_process:
+        for name in ("a_to_b", "b_to_a"):
+            getattr(generators, name).save_pretrained(Path(args.output_dir, f"generator_{name}"))
+        for name, network in networks.items():
+            network.save_pretrained(Path(args.output_dir, f"discriminator_{name}"))
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main(parse_args())

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import pytest
+import torch
+
+from hf_ganzip.evaluation.validation import Validator
+from hf_ganzip.finetuning import read_log
+from hf_ganzip.plotting import save_training_curves
+
+from ..conftest import tiny_generator
+
+
+def pixels(images):
+    """Features (N, 6)."""
+    return images.float().mean(dim=(2, 3)).repeat(1, 2)[:, :6]
+
+
+def validator(**options):
+    reference = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8)
+    return Validator(reference, metrics=["knn_precision_recall"], num_samples=12, extractor=pixels, **options)
+
+
+def test_figures_are_flat_and_repeatable():
+    model, found = tiny_generator(), validator()
+    assert found(model) == found(model) and found(model).keys() == {"precision", "recall"}
+    assert validator(options={"k": 5})(model).keys() == {"precision", "recall"}
+
+
+def test_likeness_to_the_dense_model():
+    model = tiny_generator()
+    assert validator(dense=model)(model)["ssim"] == pytest.approx(1)
+    torch.manual_seed(5)
+    assert validator(dense=model)(tiny_generator())["ssim"] < 0.99
+
+
+def test_a_reference_of_features_is_refused():
+    with pytest.raises(ValueError, match="holds no images"):
+        Validator(torch.randn(8, 4))
+
+
+def test_logs_of_resumed_runs_and_their_curves(tmp_path):
+    rows = [
+        {"step": 1, "images": 8, "loss": 3.0},
+        {"step": 2, "images": 16, "frechet_distance": 4.0, "precision": 0.1},
+    ]
+    rows += [
+        {"step": 1, "images": 8, "loss": 2.0},
+        {"step": 2, "images": 16, "frechet_distance": 3.0, "precision": 0.2},
+    ]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_log(tmp_path / "log.jsonl") == rows[2:] and read_log(tmp_path / "none") == []
+    save_training_curves(rows[3:], tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
