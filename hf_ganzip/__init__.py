@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from .quantization import QuantizeConfig, dequantize_, quantize_, sensitivity, set_compute_
     from .recipes import compress, from_config, load_model
     from .refine import RefineConfig, refine_
+    from .training.feature_quantization import FQConfig, add_feature_quantizers, remove_feature_quantizers
+    from .training.feature_quantizer import FeatureQuantizer
 
 _NAMES = {
     "StyleGAN2Generator": "models",
@@ -59,6 +61,10 @@ _NAMES = {
     "prune_": "pruning",
     "RefineConfig": "refine",
     "refine_": "refine",
+    "FeatureQuantizer": "training.feature_quantizer",
+    "FQConfig": "training.feature_quantization",
+    "add_feature_quantizers": "training.feature_quantization",
+    "remove_feature_quantizers": "training.feature_quantization",
     "evaluate": "evaluation.evaluate",
 }
 
@@ -82,6 +88,10 @@ __all__ = [
     "prune_",
     "RefineConfig",
     "refine_",
+    "FeatureQuantizer",
+    "FQConfig",
+    "add_feature_quantizers",
+    "remove_feature_quantizers",
     "GanzipConfig",
     "QuantizeConfig",
     "quantize_",

@@ -18,7 +18,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from tqdm.auto import tqdm
 
 from ..plotting import save_image_grid
+from ..registry import lookup
 from ..seeding import derive_seed
+from .augment import DIFF_AUGMENTATIONS, diff_augment
 from .data import to_model_range, to_uint8
 from .feature_quantizer import phase, update_codebooks_
 from .losses import LOSSES, r1_penalty, twin_discriminator_loss, twin_generator_loss
@@ -46,6 +48,7 @@ class GANTrainingConfig:
     ema_buffers: bool = False  # average buffers (batch statistics), too, instead of copying them
     mixed_precision: str = "no"  # "no" or "bf16"; R1 is always float32
     class_group_size: int = 1  # > 1: batches of one-class groups of this size, see ClassGroupedBatchSampler
+    diffaugment: str = ""  # "color,translation,cutout" or some of them, for everything that the discriminator sees
     seed: int = 0
     checkpointing_steps: int = 1000
     checkpoints_total_limit: int = 2
@@ -57,6 +60,8 @@ class GANTrainingConfig:
             raise ValueError(f"mixed_precision is {self.mixed_precision!r}; allowed are 'no' and 'bf16'.")
         if self.loss not in LOSSES:
             raise ValueError(f"loss is {self.loss!r}; allowed are {', '.join(LOSSES)}.")
+        for name in filter(None, self.diffaugment.split(",")):
+            lookup(DIFF_AUGMENTATIONS, name, "augmentation")
         if self.discriminator_steps < 1:
             raise ValueError(f"discriminator_steps is {self.discriminator_steps}; allowed are 1 and more.")
 
@@ -150,10 +155,10 @@ class _Training:
         with self.autocast():
             with torch.no_grad():
                 generated = self.generator(self.latents(len(real), random), labels, generator=random).sample
-            of_generated = self.discriminator(generated, labels)
+            of_generated = self.discriminator(diff_augment(generated, self.config.diffaugment, random), labels)
         with self.autocast(enabled=not regularize):
             real = real.requires_grad_(bool(regularize))
-            of_real = self.discriminator(real, labels)
+            of_real = self.discriminator(diff_augment(real, self.config.diffaugment, random), labels)
         real_logits = of_real.logits
         loss = self.discriminator_loss(real_logits, of_generated.logits)
         if of_real.class_logits is not None:
@@ -180,7 +185,7 @@ class _Training:
         self.discriminator.requires_grad_(False)
         with self.autocast(), phase(self.discriminator, "g"):
             generated = self.generator(self.latents(batch, random), labels, generator=random).sample
-            output = self.discriminator(generated, labels)
+            output = self.discriminator(diff_augment(generated, self.config.diffaugment, random), labels)
             loss = self.generator_loss(output.logits)
             if output.class_logits is not None:
                 twin = twin_generator_loss(output.class_logits, output.twin_logits, labels)

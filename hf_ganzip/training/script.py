@@ -45,6 +45,7 @@ def gan_parser(description: str) -> argparse.ArgumentParser:
     add("--discriminator_steps", type=int, default=1, help="of the discriminator per step of the generator")
     add("--r1_gamma", type=float, default=0.3)
     add("--r1_every", type=int, default=16, help="steps between R1 penalties; 0 = none")
+    add("--diffaugment", default="", help="color,translation,cutout or some of them: DiffAugment")
     add("--ema_images", type=float, default=20_000, help="half-life of the averaged generator in images")
     add("--mixed_precision", choices=["no", "bf16"], default=os.environ.get("ACCELERATE_MIXED_PRECISION", "no"))
     add("--seed", type=int, default=0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_ganzip.training.augment import AdaptiveAugment, augment
+from hf_ganzip.training.augment import AdaptiveAugment, augment, diff_augment
 from hf_ganzip.training.distillation import (
     latent_directions,
     path_lengths,
@@ -153,6 +153,41 @@ class TestAugment:
         other = AdaptiveAugment()
         other.load_state_dict(adaptive.state_dict())
         assert other.probability == 1
+
+
+class TestDiffAugment:
+    def test_nothing_and_unknown_names(self):
+        images = torch.rand(2, 3, 8, 8)
+        assert diff_augment(images, "", torch.Generator()) is images
+        with pytest.raises(ValueError, match="augmentation"):
+            diff_augment(images, "colour", torch.Generator())
+
+    @pytest.mark.parametrize("policy", ["color", "translation", "cutout", "color,translation,cutout"])
+    def test_shape_gradients_and_seeds(self, policy):
+        images = torch.rand(4, 3, 16, 16, requires_grad=True)
+        found = [diff_augment(images, policy, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+        assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+        assert found[0].shape == images.shape
+        found[0].square().sum().backward()
+        assert images.grad.abs().sum() > 0
+
+    def test_translation_moves_whole_pixels_and_fills_with_zeros(self):
+        images = torch.ones(200, 1, 16, 16)
+        images[:, :, 8, 8] = 5
+        found = diff_augment(images, "translation", torch.Generator().manual_seed(0))
+        rows, columns = (found == 5).nonzero()[:, 2], (found == 5).nonzero()[:, 3]
+        assert len(rows) == 200 and int(rows.min()) == 6 and int(rows.max()) == 10 and len(columns.unique()) == 5
+        assert (found[rows == 10][:, :, :2] == 0).all()
+
+    def test_cutout_removes_a_square_of_half_the_side(self):
+        found = diff_augment(torch.ones(300, 1, 16, 16), "cutout", torch.Generator().manual_seed(0))
+        removed = (found == 0).flatten(1).sum(dim=1)
+        assert int(removed.max()) == 64 and int(removed.min()) >= 16
+
+    def test_color_keeps_the_order_of_pixels(self):
+        images = torch.rand(5, 1, 4, 4)
+        found = diff_augment(images, "color", torch.Generator().manual_seed(0))
+        assert torch.equal(images.flatten(1).argsort(dim=1), found.flatten(1).argsort(dim=1))
 
 
 def test_feature_distance():
