@@ -65,7 +65,13 @@ def format_description(description: dict[str, Any]) -> str:
     lines += [f"  {name} = {value}" for name, value in description["config"].items()]
     for step in description["record"]:
         origin = f" of {step['base_model']}" if step.get("base_model") else ""
-        lines += [f"step {step['name']}{origin}: {json.dumps(step['options'])}"]
+        options = dict(step["options"])
+        if "kept" in options:
+            options["kept"] = f"indices of {len(options['kept'])} channel sets"
+        lines += [f"step {step['name']}{origin}: {json.dumps(options)}"]
+    structure = (description["quantization"] or {}).get("structure")
+    if structure:
+        lines += [f"pruned: {len(structure['shapes'])} tensors have other shapes than the config says"]
     if description["layers"]:
         rows = [("packed layer", "bits", "shape", "bytes", "")]
         for layer in description["layers"]:

@@ -256,6 +256,17 @@ def test_prune_refine_quantize_one_by_one_or_by_recipe(call, folder, tmp_path):
         assert code == 1 and message in err and not (tmp_path / "e").exists()
 
 
+def test_info_of_a_pruned_unet(call, tmp_path):
+    model = tiny_unet()
+    gz.prune_(model, gz.PruneConfig("random", 0.5))
+    model.save_pretrained(tmp_path)
+    code, out, _ = call("info", tmp_path)
+    assert (
+        code == 0 and "indices of 22 channel sets" in out and "tensors have other shapes than the config says" in out
+    )
+    assert json.loads(call("info", tmp_path, "--json")[1])["quantization"]["structure"]["shapes"]
+
+
 @pytest.mark.parametrize("recipe", sorted((Path(__file__).parents[1] / "examples" / "recipes").glob("*.yaml")))
 def test_example_recipes_run(call, folder, tmp_path, recipe):
     if "ddpm" in recipe.name:  # a diffusion model, and images that lie here

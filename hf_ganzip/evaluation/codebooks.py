@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..metrics import frechet_distance, kernel_distance
 from ..plotting import save_image_grid
 from ..training.data import to_model_range
+from ..training.feature_quantizer import running_perplexity
 
 
 _DEAD = 1e-3  # running count below which a code counts as unused
@@ -42,13 +43,11 @@ def code_usage(model: nn.Module) -> dict[str, dict[str, float]]:
     found = {}
     for place, quantizer in _codebooks(model).items():
         counts = quantizer.cluster_size.double()
-        shares = counts / counts.sum().clamp_min(1e-12)
-        entropy = -(shares * shares.clamp_min(1e-300).log()).sum()
         found[place] = {
             "codes": len(counts),
             "dead": int((counts < _DEAD).sum()),
-            "perplexity": float(entropy.exp()),
-            "largest_share": float(shares.max()),
+            "perplexity": float(running_perplexity(counts)),
+            "largest_share": float(counts.max() / counts.sum().clamp_min(1e-12)),
         }
     return found
 

@@ -354,6 +354,19 @@ def update_codebooks_(model: nn.Module) -> None:
             module.update_()
 
 
+def running_perplexity(counts: Tensor) -> Tensor:
+    """exp of the entropy of running counts (K,): 1 for one code in use, K for all alike."""
+    shares = counts.double() / counts.double().sum().clamp_min(1e-12)
+    return (-(shares * shares.clamp_min(1e-300).log()).sum()).exp()
+
+
+@torch.no_grad()
+def effective_codes(model: nn.Module) -> Tensor:
+    """:func:`running_perplexity` as mean over the model's codebooks: a scalar for the log."""
+    found = [running_perplexity(m.cluster_size) for m in model.modules() if isinstance(m, FeatureQuantizer)]
+    return torch.stack(found).mean()
+
+
 def from_official_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """State dict of one official layer (``embed`` and ``embed_avg`` are (C, K) there) as ours."""
     found = {name: state[name] for name in _STATE}

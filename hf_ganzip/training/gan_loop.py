@@ -22,7 +22,7 @@ from ..registry import lookup
 from ..seeding import derive_seed
 from .augment import DIFF_AUGMENTATIONS, diff_augment
 from .data import to_model_range, to_uint8
-from .feature_quantizer import phase, update_codebooks_
+from .feature_quantizer import effective_codes, phase, update_codebooks_
 from .losses import LOSSES, r1_penalty, twin_discriminator_loss, twin_generator_loss
 from .run import TrainingRun, update_ema_
 from .sampler import ClassGroupedBatchSampler
@@ -168,6 +168,7 @@ class _Training:
         if of_real.quantization_loss is not None:
             quantization = of_real.quantization_loss.mean() + of_generated.quantization_loss.mean()
             losses["quantization"] = quantization.detach()
+            losses["codes_in_use"] = effective_codes(self.discriminator)
             loss = loss + quantization
         losses |= {"loss_d": loss.detach(), "real": real_logits.detach().sign().mean()}
         if regularize:

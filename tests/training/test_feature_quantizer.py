@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from hf_ganzip.training.feature_quantization import (
     FQ_PRESETS,
@@ -18,6 +19,7 @@ from hf_ganzip.training.feature_quantization import (
 )
 from hf_ganzip.training.feature_quantizer import (
     FeatureQuantizer,
+    effective_codes,
     from_official_state,
     from_vector_quantize_pytorch,
     phase,
@@ -451,3 +453,10 @@ class TestPlaces:
         add_feature_quantizers(model, {"blocks.0.0": FQConfig(4)})
         with pytest.raises(ValueError, match="already"):
             add_feature_quantizers(model, {"blocks.0.0": FQConfig(4)})
+
+
+def test_effective_codes_of_a_model():
+    first, second = FeatureQuantizer(2, 4), FeatureQuantizer(2, 4)
+    first.cluster_size[:] = 1.0
+    second.cluster_size[:] = torch.tensor([3.0, 0.0, 0.0, 0.0])
+    assert float(effective_codes(nn.ModuleList([first, second]))) == pytest.approx((4 + 1) / 2)
