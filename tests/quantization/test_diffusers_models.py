@@ -9,6 +9,8 @@ import hf_ganzip as gz
 from hf_ganzip.families import family_of
 from hf_ganzip.quantization.packed import packed_modules
 
+from ..conftest import run
+
 
 def conditional_unet():
     return UNet2DConditionModel(
@@ -71,3 +73,27 @@ def test_learned_rounding_runs_on_a_conditional_unet():
     options = {"steps": 2, "batch_size": 2, "base": "mse_clip", "progress": False}
     gz.quantize_(model, gz.QuantizeConfig("latent_distill", method_options=options, granularity="channel"))
     assert packed_modules(model) and torch.isfinite(output(model)).all()
+
+
+def test_a_lora_works_on_packed_weights_and_cannot_be_merged():
+    peft = pytest.importorskip("peft")
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    torch.manual_seed(0)
+    model = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=12,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    ).eval()
+    gz.quantize_(model, gz.QuantizeConfig(bits=4))
+    plain = run(model)
+    model.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    assert not torch.equal(run(model), plain)
+    layer = next(m for m in model.modules() if isinstance(m, BaseTunerLayer) and packed_modules(m))
+    with pytest.raises(RuntimeError, match="merging a LoRA.*dequantize_"):
+        layer.merge()
