@@ -20,6 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks._features import relu_features
+from benchmarks._memory import peak_above
 from benchmarks._timing import conditions, interleaved, parser, ratio, report
 from hf_ganzip.metrics import knn_precision_recall, lsh_precision_recall
 
@@ -198,16 +199,7 @@ def peak_above_features(name: str, count: int, dim: int) -> float:
     """MiB that one call needs besides its features, after a small call that loads what is loaded lazily (Linux)."""
     features = sets(count, dim)
     globals()[name](sets(500, dim))
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
-    before = peak_mib()
-    globals()[name](features)
-    return peak_mib() - before
-
-
-def peak_mib() -> float:
-    """Peak resident memory of this process in MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    return peak_above(lambda: globals()[name](features))
 
 
 def skew_section(arguments) -> list[dict]:

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.feature_quantizer import OneHot
+from hf_ganzip.training.feature_quantizer import FeatureQuantizer
+
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "feature_quantizer.py"
+
+
+def test_quick_run_writes_ratios_and_conditions(tmp_path):
+    path = tmp_path / "result.json"
+    command = [sys.executable, str(SCRIPT), "--quick", "--repeats", "1", "--threads", "1", "--json", str(path)]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    result = json.loads(path.read_text())
+    assert {row["section"] for row in result["rows"]} == {"layer", "memory", "step"}
+    assert all(row["ratio"] > 0 for row in result["rows"]) and result["conditions"]["threads"] == 1
+
+
+def test_the_formulation_compared_with_does_the_same():
+    ours, other = (
+        FeatureQuantizer(3, 5, preset="official", feed="quantized", warmup_steps=0, anneal_steps=0),
+        OneHot(3, 5),
+    )
+    other.embed.copy_(ours.embed.T)
+    other.mean.copy_(ours.embed_avg.T)
+    other.size.copy_(ours.cluster_size)
+    ours.decay = other.decay
+    for _ in range(3):
+        h = torch.randn(2, 3, 4, 4)
+        torch.testing.assert_close(ours(h).output, other(h)[0])
+        torch.testing.assert_close(ours.embed, other.embed.T, rtol=1e-4, atol=1e-5)
