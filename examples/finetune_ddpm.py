@@ -57,7 +57,7 @@ def smoke_unet() -> UNet2DModel:
 
 
 def main(args: argparse.Namespace) -> None:
-    run = Finetuning(args, "finetune_ddpm", smoke_unet)
+    run = Finetuning(args, "finetune_ddpm", smoke_unet, gradient_accumulation_steps=args.gradient_accumulation_steps)
     unet = run.student()
     finetune(args, run, unet, PRESETS[args.preset])
 
@@ -66,7 +66,6 @@ def finetune(args: argparse.Namespace, run: Finetuning, unet: UNet2DModel, prese
     dataset = run.images(unet.config.sample_size, unet.config.in_channels)
     options = chosen(args, DiffusionTrainingConfig, preset)
     config = DiffusionTrainingConfig(**options)
-    run.accelerator.gradient_accumulation_steps = args.gradient_accumulation_steps
     dense = run.full_model(args.teacher) if args.teacher or args.pretrained_model_name_or_path else None
     teacher = dense if config.distillation_weight else None
     run.accelerator.print(f"{len(dataset)} images; network {unet.num_parameters():,} parameters")

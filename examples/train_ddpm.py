@@ -68,7 +68,7 @@ def build(args: argparse.Namespace) -> UNet2DModel:
 
 
 def main(args: argparse.Namespace) -> None:
-    run = Finetuning(args, "train_ddpm", smoke_unet)
+    run = Finetuning(args, "train_ddpm", smoke_unet, gradient_accumulation_steps=args.gradient_accumulation_steps)
     finetune(args, run, smoke_unet() if args.smoke else build(args), {})
 
 

@@ -13,12 +13,11 @@ import argparse
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
 
 from hf_ganzip.models import UGATITDiscriminator, UGATITGenerator
 from hf_ganzip.training.data import load_images
 from hf_ganzip.training.feature_quantization import add_feature_quantizers
+from hf_ganzip.training.script import make_accelerator, run_flags
 from hf_ganzip.training.translation_loop import (
     Discriminators,
     Generators,
@@ -30,12 +29,12 @@ from hf_ganzip.training.translation_loop import (
 
 def parse_args(input_args=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    run_flags(parser)
     add = parser.add_argument
     add("--train_data_dir", help="folder with trainA and trainB")
     add("--dataset_a", help="`datasets` id, parquet file or folder of one side")
     add("--dataset_b", help="of the other side")
     add("--image_column", default="image")
-    add("--output_dir", required=True)
     add("--resolution", type=int, default=256)
     add("--light", action="store_true", help="styles from channel means: 11M instead of 279M parameters each")
     add("--base_channels", type=int, default=64)
@@ -46,14 +45,6 @@ def parse_args(input_args=None) -> argparse.Namespace:
     for name in ("adversarial", "cycle", "identity", "cam"):
         add(f"--{name}_weight", type=float, default=getattr(TranslationConfig, f"{name}_weight"))
     add("--no_augment", dest="augment", action="store_false", help="neither mirror nor crop")
-    add("--mixed_precision", choices=["no", "bf16"], default="no")
-    add("--seed", type=int, default=0)
-    add("--checkpointing_steps", type=int, default=1000)
-    add("--checkpoints_total_limit", type=int, default=2)
-    add("--validation_steps", type=int, default=1000, help="steps between sample grids")
-    add("--resume_from_checkpoint", help='a checkpoint folder or "latest"')
-    add("--report_to", help="tensorboard, trackio or wandb")
-    add("--smoke", action="store_true", help="tiny model, random images, 4 steps; no data needed")
     args = parser.parse_args(input_args)
     if args.smoke:
         args.max_train_steps, args.checkpointing_steps, args.validation_steps = 4, 2, 2
@@ -76,17 +67,7 @@ def images(args: argparse.Namespace, side: str) -> torch.Tensor:
 
 
 def main(args: argparse.Namespace) -> None:
-    accelerator = Accelerator(
-        mixed_precision="no",  # the loop applies --mixed_precision itself
-        log_with=args.report_to,
-        project_config=ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/logs"),
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
-    set_seed(args.seed)
-    if args.report_to:
-        plain = {key: value for key, value in vars(args).items() if isinstance(value, (int, float, str))}
-        accelerator.init_trackers("train_ugatit", plain)
-    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+    accelerator = make_accelerator(args, "train_ugatit")
     options = {"resolution": args.resolution, "base_channels": args.base_channels, "light": args.light}
     generators = Generators(UGATITGenerator(**options), UGATITGenerator(**options))
     networks = {

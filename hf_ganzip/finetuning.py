@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, ProjectConfiguration, set_seed
+from accelerate.utils import set_seed
 from diffusers import ModelMixin
 from torch.utils.data import TensorDataset
 
@@ -20,7 +18,7 @@ from .plotting import save_training_curves
 from .recipes import compress, load_model, read_recipe
 from .record import Step, record_step
 from .training.data import load_images
-from .training.script import smoke_images
+from .training.script import data_flags, make_accelerator, run_flags, smoke_images
 
 
 _START = "start"  # folder of the compressed model before training
@@ -29,25 +27,17 @@ _START = "start"  # folder of the compressed model before training
 def finetune_parser(description: str) -> argparse.ArgumentParser:
     """Parser with the flags that all fine-tuning scripts have."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    data_flags(parser)
+    run_flags(parser)
     add = parser.add_argument
     add("--pretrained_model_name_or_path", help="folder or Hub id of the model: full, or already compressed")
     add("--revision", help="of the Hub id")
     add("--recipe", help="YAML file with prune and refine steps that come before training")
-    add("--dataset_name", help="`datasets` id or parquet file with an image column")
-    add("--train_data_dir", help="folder of images, or of MNIST-type idx files")
-    add("--image_column", default="image")
-    add("--label_column", default="label")
-    add("--output_dir", required=True, help="checkpoints, grids, log and the final model")
     add("--max_train_steps", type=int, help="optimizer steps of each network")
     add("--train_batch_size", type=int, help="per process and micro-batch")
     add("--gradient_accumulation_steps", type=int, default=1)
     add("--learning_rate", type=float)
     add("--no_flip", dest="random_flip", action="store_false", default=None, help="do not mirror training images")
-    add("--mixed_precision", choices=["no", "bf16"], default=os.environ.get("ACCELERATE_MIXED_PRECISION", "no"))
-    add("--seed", type=int, default=0)
-    add("--checkpointing_steps", type=int, default=1000)
-    add("--checkpoints_total_limit", type=int, default=2)
-    add("--validation_steps", type=int, default=1000, help="steps between sample grids and figures")
     add("--validation_data", help="real images that samples are measured against; none: sample grids only")
     add("--num_validation_images", type=int, default=2500)
     add("--validation_metrics", nargs="+", default=list(VALIDATION_METRICS))
@@ -58,11 +48,8 @@ def finetune_parser(description: str) -> argparse.ArgumentParser:
         help="nearest neighbours of precision, recall, density and coverage (5 in the paper's code)",
     )
     add("--extractor", default="fashion_mnist", help="feature network: fashion_mnist, inception, vgg16:WEIGHTS ...")
-    add("--resume_from_checkpoint", help='a checkpoint folder or "latest"')
-    add("--report_to", help="tensorboard, trackio or wandb")
     add("--push_to_hub", action="store_true", help="upload the final model")
     add("--hub_model_id", help="repository for --push_to_hub; default: the name of --output_dir")
-    add("--smoke", action="store_true", help="tiny model, random images, 4 steps; no data needed")
     return parser
 
 
@@ -93,26 +80,16 @@ class Finetuning:
         args: Of :func:`parse_finetune_args`.
         name: Of the project, for trackers.
         smoke_model: Makes the tiny model of ``--smoke``.
+        **options: Of the Accelerator.
 
     Raises:
         FileNotFoundError: No such model, recipe or data.
         ValueError: Images or the recipe do not fit.
     """
 
-    def __init__(self, args: argparse.Namespace, name: str, smoke_model: Callable[[], ModelMixin]):
+    def __init__(self, args: argparse.Namespace, name: str, smoke_model: Callable[[], ModelMixin], **options: Any):
         self.args, self.output = args, Path(args.output_dir)
-        self.accelerator = Accelerator(
-            mixed_precision="no",  # the loops apply --mixed_precision themselves: penalties stay in float32
-            log_with=args.report_to,
-            project_config=ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/logs"),
-            dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-        )
-        set_seed(args.seed)
-        if args.report_to:
-            plain = {key: value for key, value in vars(args).items() if isinstance(value, (int, float, str))}
-            self.accelerator.init_trackers(name, plain)
-        self.output.mkdir(parents=True, exist_ok=True)
+        self.accelerator = make_accelerator(args, name, **options)
         self.smoke_model = smoke_model
 
     def full_model(self, source: str | None = None) -> ModelMixin:

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from ..metrics import frechet_distance, kernel_distance
 from ..plotting import save_image_grid
+from ..quantization.calibration import evaluating
 from ..training.data import to_model_range
 from ..training.feature_quantizer import running_perplexity
 
@@ -81,7 +81,7 @@ def code_maps(
         raise _Found  # what follows is not needed, and may not accept every batch size
 
     hook = quantizer.register_forward_hook(keep)
-    with _evaluated(model):
+    with evaluating(model):
         try:
             for start in range(0, len(images), batch_size):
                 part = slice(start, start + batch_size)
@@ -257,14 +257,3 @@ def _codebooks(model: nn.Module) -> dict[str, nn.Module]:
     if found is None:
         raise ValueError(f"{type(model).__name__} has no feature quantizers; add_feature_quantizers puts them in.")
     return {place.replace("/", "."): quantizer for place, quantizer in found.items()}
-
-
-@contextmanager
-def _evaluated(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

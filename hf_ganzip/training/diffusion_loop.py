@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from ..plotting import save_image_grid
 from ..seeding import derive_seed
 from .data import to_model_range, to_uint8
-from .run import TrainingRun, update_ema_
+from .run import RunConfig, TrainingRun, update_ema_
 
 
 LR_SCHEDULES = ("constant", "cosine")
@@ -30,13 +30,12 @@ _GRID_STEPS = 50  # of DDIM
 
 
 @dataclasses.dataclass(frozen=True)
-class DiffusionTrainingConfig:
+class DiffusionTrainingConfig(RunConfig):
     """Options of :func:`train_diffusion`; images are counted over all processes.
 
     Defaults are those of Diff-Pruning and Singular Value Scaling.
     """
 
-    output_dir: str
     max_train_steps: int = 100_000
     train_batch_size: int = 128  # images per process and micro-step
     learning_rate: float = 2e-4
@@ -52,16 +51,11 @@ class DiffusionTrainingConfig:
     timesteps: int = 1000
     beta_start: float = 1e-4
     beta_end: float = 0.02
-    mixed_precision: str = "no"  # "no" or "bf16"; the loss is always float32
-    seed: int = 0
     checkpointing_steps: int = 5000
-    checkpoints_total_limit: int = 2
     validation_steps: int = 5000  # sample grid of the averaged network
-    resume_from_checkpoint: str | None = None  # folder or "latest"
 
     def __post_init__(self):
-        if self.mixed_precision not in ("no", "bf16"):
-            raise ValueError(f"mixed_precision is {self.mixed_precision!r}; allowed are 'no' and 'bf16'.")
+        super().__post_init__()
         if self.lr_schedule not in LR_SCHEDULES:
             raise ValueError(f"lr_schedule is {self.lr_schedule!r}; allowed are {', '.join(LR_SCHEDULES)}.")
         if not 0 <= self.distillation_weight <= 1 or not 0 <= self.ema_decay < 1:
@@ -132,17 +126,14 @@ class _Training:
         self.accumulation = accelerator.gradient_accumulation_steps
         self.progress = TrainingRun(
             accelerator,
-            config.output_dir,
-            config.max_train_steps,
-            config.checkpointing_steps,
-            config.checkpoints_total_limit,
+            config,
             config.train_batch_size * accelerator.num_processes * self.accumulation,
             lambda folder: self.average.save_pretrained(folder / "unet_ema"),
         )
         accelerator.register_for_checkpointing(self.average, self.progress)
 
     def run(self) -> nn.Module:
-        self.progress.resume(self.config.resume_from_checkpoint)
+        self.progress.resume()
         steps_per_epoch = len(self.loader) // self.accumulation
         if not steps_per_epoch:
             raise ValueError("train_diffusion: there are fewer images than one step takes.")

@@ -34,7 +34,7 @@ from .distillation import (
 )
 from .gan_loop import lazy_adam
 from .losses import LOSSES, r1_penalty
-from .run import TrainingRun, update_ema_
+from .run import RunConfig, TrainingRun, update_ema_
 
 
 PRESETS: dict[str, dict[str, Any]] = {  # values of the published runs; durations in images / batch
@@ -83,12 +83,10 @@ PRESETS: dict[str, dict[str, Any]] = {  # values of the published runs; duration
 
 
 @dataclasses.dataclass(frozen=True)
-class DistillationConfig:
+class DistillationConfig(RunConfig):
     """Options of :func:`train_distilled`; images are counted over all processes. Defaults are those of "svs-stylegan2-base"."""
 
-    output_dir: str
     max_train_steps: int = 468_750
-    train_batch_size: int = 32  # images per process and micro-batch
     accumulation: int = 1  # micro-batches per optimizer step
     learning_rate: float = 2e-3
     discr_learning_rate: float = 2e-3
@@ -112,19 +110,10 @@ class DistillationConfig:
     random_flip: bool = True  # of the real images
     ada_target: float | None = None  # adaptive discriminator augmentation; None: none
     spectral_norm: bool = False  # ablation: weights of the student divided by their norms during training
-    svs_every: int = (
-        0  # ablation: steps between repeated singular value scalings in the first half of the training; 0: none
-    )
-    mixed_precision: str = "no"  # "no" or "bf16"; R1, path length, relations and perceptual distance are float32
-    seed: int = 0
-    checkpointing_steps: int = 1000
-    checkpoints_total_limit: int = 2
-    validation_steps: int = 1000
-    resume_from_checkpoint: str | None = None
+    svs_every: int = 0  # ablation: steps between singular value scalings in the first half of the training; 0: none
 
     def __post_init__(self):
-        if self.mixed_precision not in ("no", "bf16"):
-            raise ValueError(f"mixed_precision is {self.mixed_precision!r}; allowed are 'no' and 'bf16'.")
+        super().__post_init__()
         if self.relation_batch is not None and self.train_batch_size % self.relation_batch:
             raise ValueError(
                 f"train_batch_size is {self.train_batch_size}; allowed are multiples of relation_batch {self.relation_batch}."
@@ -264,10 +253,7 @@ class _Training:
             accelerator.register_for_checkpointing(self.augment)
         self.progress = TrainingRun(
             accelerator,
-            config.output_dir,
-            config.max_train_steps,
-            config.checkpointing_steps,
-            config.checkpoints_total_limit,
+            config,
             self.batch * self.parts,
             lambda folder: without_spectral_norms(self.average).save_pretrained(folder / "generator_ema"),
         )
@@ -459,7 +445,7 @@ class _Training:
     # -- the loop -----------------------------------------------------------------------------------------------------
 
     def run(self) -> nn.Module:
-        self.progress.resume(self.config.resume_from_checkpoint)
+        self.progress.resume()
         count = self.config.accumulation
         steps_per_epoch = len(self.loader) // count
         if not steps_per_epoch:

@@ -24,17 +24,14 @@ from .augment import DIFF_AUGMENTATIONS, diff_augment
 from .data import to_model_range, to_uint8
 from .feature_quantizer import effective_codes, phase, update_codebooks_
 from .losses import LOSSES, r1_penalty, twin_discriminator_loss, twin_generator_loss
-from .run import TrainingRun, update_ema_
+from .run import RunConfig, TrainingRun, update_ema_
 from .sampler import ClassGroupedBatchSampler
 
 
 @dataclasses.dataclass(frozen=True)
-class GANTrainingConfig:
+class GANTrainingConfig(RunConfig):
     """Options of :func:`train_gan`; images are counted over all processes."""
 
-    output_dir: str
-    max_train_steps: int = 10_000  # optimizer steps of each network
-    train_batch_size: int = 32  # images per process and micro-step
     learning_rate: float = 0.0025
     discr_learning_rate: float = 0.0025
     adam_beta2: float = 0.99  # beta1 is 0
@@ -46,18 +43,11 @@ class GANTrainingConfig:
     ema_images: float = 20_000.0  # half-life of the averaged generator, in images
     ema_rampup: float = 0.05  # half-life is at most this share of the images seen
     ema_buffers: bool = False  # average buffers (batch statistics), too, instead of copying them
-    mixed_precision: str = "no"  # "no" or "bf16"; R1 is always float32
     class_group_size: int = 1  # > 1: batches of one-class groups of this size, see ClassGroupedBatchSampler
     diffaugment: str = ""  # "color,translation,cutout" or some of them, for everything that the discriminator sees
-    seed: int = 0
-    checkpointing_steps: int = 1000
-    checkpoints_total_limit: int = 2
-    validation_steps: int = 1000  # sample grid of the averaged generator
-    resume_from_checkpoint: str | None = None  # folder or "latest"
 
     def __post_init__(self):
-        if self.mixed_precision not in ("no", "bf16"):
-            raise ValueError(f"mixed_precision is {self.mixed_precision!r}; allowed are 'no' and 'bf16'.")
+        super().__post_init__()
         if self.loss not in LOSSES:
             raise ValueError(f"loss is {self.loss!r}; allowed are {', '.join(LOSSES)}.")
         for name in filter(None, self.diffaugment.split(",")):
@@ -125,10 +115,7 @@ class _Training:
         self.images_per_step = config.train_batch_size * accelerator.num_processes * self.accumulation
         self.progress = TrainingRun(
             accelerator,
-            config.output_dir,
-            config.max_train_steps,
-            config.checkpointing_steps,
-            config.checkpoints_total_limit,
+            config,
             self.images_per_step,
             lambda folder: self.average.save_pretrained(folder / "generator_ema"),
         )
@@ -206,7 +193,7 @@ class _Training:
     # -- the loop -----------------------------------------------------------------------------------------------------
 
     def run(self) -> nn.Module:
-        self.progress.resume(self.config.resume_from_checkpoint)
+        self.progress.resume()
         steps_per_epoch = len(self.loader) // self.accumulation
         with self.progress.running() as bar:
             while not self.progress.finished:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import re
@@ -24,15 +25,35 @@ logger = logging.getLogger(__name__)
 _LOG_EVERY = 50  # steps
 
 
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Options that every training loop has; images are counted over all processes."""
+
+    output_dir: str
+    max_train_steps: int = 10_000  # optimizer steps of each network
+    train_batch_size: int = 32  # images per process and micro-step
+    mixed_precision: str = "no"  # "no" or "bf16"; penalties and losses are always float32
+    seed: int = 0
+    checkpointing_steps: int = 1000
+    checkpoints_total_limit: int = 2
+    validation_steps: int = 1000  # sample grids, and figures where there is a validator
+    resume_from_checkpoint: str | None = None  # folder or "latest"
+
+    def __post_init__(self):
+        if self.mixed_precision not in ("no", "bf16"):
+            raise ValueError(f"mixed_precision is {self.mixed_precision!r}; allowed are 'no' and 'bf16'.")
+        if self.train_batch_size < 1 or self.max_train_steps < 1:
+            raise ValueError(
+                f"train_batch_size is {self.train_batch_size}, max_train_steps {self.max_train_steps}; allowed are 1 and more."
+            )
+
+
 class TrainingRun:
     """Steps, checkpoints and log of one run; saved with the training state.
 
     Args:
         accelerator: Whose state is saved: everything that was prepared or registered.
-        output_dir: Folder for ``checkpoint-STEP`` and ``log.jsonl``.
-        max_train_steps: Where the run ends.
-        checkpointing_steps: Steps between checkpoints.
-        checkpoints_total_limit: How many are kept.
+        config: Where checkpoints and ``log.jsonl`` go, how often, and where the run ends.
         images_per_step: Over all processes.
         extras: Folder -> writes models beside the state.
     """
@@ -40,23 +61,19 @@ class TrainingRun:
     def __init__(
         self,
         accelerator: Accelerator,
-        output_dir: str | Path,
-        max_train_steps: int,
-        checkpointing_steps: int,
-        checkpoints_total_limit: int,
+        config: RunConfig,
         images_per_step: int,
         extras: Callable[[Path], None],
     ):
-        self.accelerator, self.output, self.extras = accelerator, Path(output_dir), extras
-        self.max_train_steps, self.images_per_step = max_train_steps, images_per_step
-        self.checkpointing_steps, self.checkpoints_total_limit = checkpointing_steps, checkpoints_total_limit
+        self.accelerator, self.config, self.extras = accelerator, config, extras
+        self.output, self.images_per_step = Path(config.output_dir), images_per_step
         self.step = 0
         self.stop_requested = False
 
     @property
     def finished(self) -> bool:
         """No further step is to be made."""
-        return self.stop_requested or self.step >= self.max_train_steps
+        return self.stop_requested or self.step >= self.config.max_train_steps
 
     @property
     def images(self) -> int:
@@ -77,7 +94,7 @@ class TrainingRun:
         handlers = {each: signal.signal(each, self.request_stop) for each in (signal.SIGTERM, signal.SIGINT)}
         self.clock = (time.monotonic(), self.step)
         bar = tqdm(
-            total=self.max_train_steps,
+            total=self.config.max_train_steps,
             initial=self.step,
             desc="train",
             unit="step",
@@ -120,7 +137,7 @@ class TrainingRun:
             bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()} | {"images/s": f"{rate:.0f}"})
             self.accelerator.log(values | {"images_per_second": rate}, step=self.step)
             self.write_log(values)
-        if self.step % self.checkpointing_steps == 0 or self.step == self.max_train_steps:
+        if self.step % self.config.checkpointing_steps == 0 or self.step == self.config.max_train_steps:
             self.save_checkpoint()
 
     def write_log(self, values: Mapping[str, float]) -> None:
@@ -153,7 +170,7 @@ class TrainingRun:
             self.extras(partial)
             self._discard(final)
             partial.rename(final)
-            for old in self.checkpoints()[: -self.checkpoints_total_limit]:
+            for old in self.checkpoints()[: -self.config.checkpoints_total_limit]:
                 self._discard(old)
         self.accelerator.wait_for_everyone()
 
@@ -165,13 +182,14 @@ class TrainingRun:
             folder.rename(leftover)
             shutil.rmtree(leftover)
 
-    def resume(self, wanted: str | None) -> None:
-        """Load a checkpoint folder or the "latest" one.
+    def resume(self) -> None:
+        """Load the checkpoint folder of the config, or the latest one.
 
         Raises:
             FileNotFoundError: No such folder.
             ValueError: The checkpoint belongs to another structure.
         """
+        wanted = self.config.resume_from_checkpoint
         if not wanted:
             return
         if wanted == "latest":

@@ -22,15 +22,43 @@ from .gan_loop import GANTrainingConfig, train_gan
 _SMOKE_IMAGES = 64
 
 
-def gan_parser(description: str) -> argparse.ArgumentParser:
-    """Parser with the flags for data and for :class:`.GANTrainingConfig`; defaults are those of the config."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+def data_flags(parser: argparse.ArgumentParser) -> None:
+    """Where labelled images come from."""
     add = parser.add_argument
-    add("--dataset_name", help="`datasets` id or parquet file with image and label columns")
+    add(
+        "--dataset_name",
+        help="`datasets` id or parquet file with an image column, and a label column where labels matter",
+    )
     add("--train_data_dir", help="folder of images, or of MNIST-type idx files")
     add("--image_column", default="image")
     add("--label_column", default="label")
+
+
+def run_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of every training script: those of :class:`.RunConfig` and of trackers."""
+    add = parser.add_argument
     add("--output_dir", required=True, help="checkpoints, grids, log and final models")
+    add("--mixed_precision", choices=["no", "bf16"], default=os.environ.get("ACCELERATE_MIXED_PRECISION", "no"))
+    add("--seed", type=int, default=0)
+    add("--checkpointing_steps", type=int, default=1000)
+    add("--checkpoints_total_limit", type=int, default=2)
+    add(
+        "--validation_steps",
+        type=int,
+        default=1000,
+        help="steps between sample grids, and figures where there are some",
+    )
+    add("--resume_from_checkpoint", help='a checkpoint folder or "latest"')
+    add("--report_to", help="tensorboard, trackio or wandb")
+    add("--smoke", action="store_true", help="tiny model, random images, 4 steps; no data needed")
+
+
+def gan_parser(description: str) -> argparse.ArgumentParser:
+    """Parser with the flags for data and for :class:`.GANTrainingConfig`; defaults are those of the config."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    data_flags(parser)
+    run_flags(parser)
+    add = parser.add_argument
     add("--resolution", type=int, default=32, help="side in pixels; smaller images are centred on black")
     add(
         "--class_group_size", type=int, default=8, help="groups of one class in a batch; 1 = mixed (no labels: always)"
@@ -47,20 +75,12 @@ def gan_parser(description: str) -> argparse.ArgumentParser:
     add("--r1_every", type=int, default=16, help="steps between R1 penalties; 0 = none")
     add("--diffaugment", default="", help="color,translation,cutout or some of them: DiffAugment")
     add("--ema_images", type=float, default=20_000, help="half-life of the averaged generator in images")
-    add("--mixed_precision", choices=["no", "bf16"], default=os.environ.get("ACCELERATE_MIXED_PRECISION", "no"))
-    add("--seed", type=int, default=0)
-    add("--checkpointing_steps", type=int, default=1000)
-    add("--checkpoints_total_limit", type=int, default=2)
-    add("--validation_steps", type=int, default=1000, help="steps between sample grids")
-    add("--resume_from_checkpoint", help='a checkpoint folder or "latest"')
-    add("--report_to", help="tensorboard, trackio or wandb")
     add("--fq", nargs="+", metavar="MODULE", help="quantize the features that these discriminator modules put out")
     add("--fq_codes", type=int, default=64, help="codes of each (K)")
     add("--fq_preset", choices=sorted(PRESETS), default="official", help="see FeatureQuantizer")
     add("--fq_weight", type=float, help="of its loss; default: the preset's")
     add("--fq_decay", type=float, help="of its averages; default: the preset's")
     add("--fq_feed", choices=["quantized", "continuous"], help="what the next layer gets; default: the preset's")
-    add("--smoke", action="store_true", help="tiny model, random images, 4 steps; no data needed")
     return parser
 
 
@@ -75,19 +95,26 @@ def parse_gan_args(parser: argparse.ArgumentParser, input_args=None) -> argparse
     return args
 
 
-def start(args: argparse.Namespace, name: str) -> tuple[Accelerator, TensorDataset, int]:
-    """Accelerator with trackers, images and labels, and the number of classes (0 without labels)."""
+def make_accelerator(args: argparse.Namespace, name: str, **options) -> Accelerator:
+    """Accelerator with trackers under this project name; seeds everything and makes the output folder."""
+    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(
-        mixed_precision="no",  # the loop applies --mixed_precision itself: R1 stays in float32
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        mixed_precision="no",  # the loops apply --mixed_precision themselves: penalties stay in float32
         log_with=args.report_to,
         project_config=ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/logs"),
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        **options,
     )
     set_seed(args.seed)
     if args.report_to:
         accelerator.init_trackers(name, {k: v for k, v in vars(args).items() if isinstance(v, (int, float, str))})
+    return accelerator
+
+
+def start(args: argparse.Namespace, name: str) -> tuple[Accelerator, TensorDataset, int]:
+    """Accelerator with trackers, images and labels, and the number of classes (0 without labels)."""
+    accelerator = make_accelerator(args, name, gradient_accumulation_steps=args.gradient_accumulation_steps)
     if args.smoke:
         dataset = smoke_images(args.resolution)
     else:
@@ -98,7 +125,6 @@ def start(args: argparse.Namespace, name: str) -> tuple[Accelerator, TensorDatas
             label_column=args.label_column,
         )
     labels = dataset.tensors[1]
-    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     return accelerator, dataset, int(labels.max()) + 1 if labels.any() else 0
 
 

@@ -18,17 +18,16 @@ from ..plotting import save_image_grid
 from ..seeding import derive_seed
 from .data import to_model_range, to_uint8
 from .feature_quantizer import phase, update_codebooks_
-from .run import TrainingRun
+from .run import RunConfig, TrainingRun
 
 
 _ENLARGED = 286 / 256  # size before random crops, relative to the training size
 
 
 @dataclasses.dataclass(frozen=True)
-class TranslationConfig:
+class TranslationConfig(RunConfig):
     """Options of :func:`train_translation`; defaults are those of UGATIT-pytorch."""
 
-    output_dir: str
     max_train_steps: int = 1_000_000
     train_batch_size: int = 1  # images of each domain, per process
     learning_rate: float = 1e-4
@@ -38,20 +37,6 @@ class TranslationConfig:
     identity_weight: float = 10.0
     cam_weight: float = 1000.0
     augment: bool = True  # mirror, enlarge by 286 / 256, crop
-    mixed_precision: str = "no"  # "no" or "bf16"
-    seed: int = 0
-    checkpointing_steps: int = 1000
-    checkpoints_total_limit: int = 2
-    validation_steps: int = 1000
-    resume_from_checkpoint: str | None = None
-
-    def __post_init__(self):
-        if self.mixed_precision not in ("no", "bf16"):
-            raise ValueError(f"mixed_precision is {self.mixed_precision!r}; allowed are 'no' and 'bf16'.")
-        if self.train_batch_size < 1 or self.max_train_steps < 1:
-            raise ValueError(
-                f"train_batch_size is {self.train_batch_size}, max_train_steps {self.max_train_steps}; allowed are 1 and more."
-            )
 
 
 def enlarged(resolution: int) -> int:
@@ -205,10 +190,7 @@ class _Training:
         )
         self.progress = TrainingRun(
             accelerator,
-            config.output_dir,
-            config.max_train_steps,
-            config.checkpointing_steps,
-            config.checkpoints_total_limit,
+            config,
             config.train_batch_size * accelerator.num_processes,
             self.save_models,
         )
@@ -276,7 +258,7 @@ class _Training:
         return {name: value.detach() for name, value in (terms | found).items()}
 
     def run(self) -> Generators:
-        self.progress.resume(self.config.resume_from_checkpoint)
+        self.progress.resume()
         with self.progress.running() as bar:
             while not self.progress.finished:
                 losses = self.step()
