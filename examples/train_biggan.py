@@ -25,6 +25,12 @@ def parse_args(input_args=None) -> argparse.Namespace:
     add("--discriminator_channels", type=int, nargs="+", default=[32, 64, 128, 128], help="of every block")
     add("--tac", action="store_true", help="twin auxiliary classifiers (TAC-GAN) in place of the projection")
     add("--twin_weight", type=float, default=1.0)
+    add(
+        "--standing_statistics",
+        type=int,
+        default=0,
+        help="batches of samples whose statistics the final generator gets",
+    )
     parser.set_defaults(
         loss="hinge",
         learning_rate=2e-4,

@@ -17,6 +17,7 @@ from .data import load_images
 from .feature_quantization import FQConfig, add_feature_quantizers
 from .feature_quantizer import PRESETS
 from .gan_loop import GANTrainingConfig, train_gan
+from .standing_statistics import set_standing_statistics_
 
 
 _SMOKE_IMAGES = 64
@@ -156,6 +157,8 @@ def train(
     )
     average = train_gan(generator, discriminator, dataset, config, accelerator)
     if accelerator.is_main_process:
+        if getattr(args, "standing_statistics", 0):
+            set_standing_statistics_(average, args.standing_statistics, seed=args.seed)
         average.save_pretrained(Path(args.output_dir, "generator"))
         accelerator.unwrap_model(discriminator).save_pretrained(Path(args.output_dir, "discriminator"))
     accelerator.end_training()

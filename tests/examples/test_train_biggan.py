@@ -22,7 +22,7 @@ def test_smoke_run(tmp_path, flags, head):
 
 def test_smoke_run_with_feature_quantization_resumes(tmp_path):
     flags = ("--smoke", "--output_dir", tmp_path, "--fq", "blocks.1.0", "blocks.2.0", "--fq_codes", 8)
-    flags += ("--diffaugment", "color,translation,cutout")
+    flags += ("--diffaugment", "color,translation,cutout", "--standing_statistics", 2)
     launch(*flags, script=SCRIPT)
     discriminator = BigGANDiscriminator.from_pretrained(tmp_path / "discriminator")
     assert int(discriminator.codebooks["blocks/1/0"].num_updates) == 4 * 2  # steps, with two of the discriminator each
