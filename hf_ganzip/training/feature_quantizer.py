@@ -193,14 +193,16 @@ class FeatureQuantizer(nn.Module):
         with torch.autocast(h.device.type, enabled=False):
             rows = (h.movedim(1, -1) if h.ndim == 4 else h).float()
             flat = rows.reshape(-1, self.dim)
-            finite = flat.detach().isfinite().all(dim=1)
-            whole = bool(finite.all())
+            # A finite sum has finite terms, and costs a tenth of a look at each of them.
+            whole = bool(flat.detach().sum().isfinite()) or bool(flat.detach().isfinite().all())
+            finite = None if whole else flat.detach().isfinite().all(dim=1)
             clean = flat if whole else torch.where(finite[:, None], flat, 0.0)
-            self._initialize(clean.detach()[finite])
+            seen = clean.detach() if whole else clean.detach()[finite]
+            self._initialize(seen)
             indices = self._nearest(clean.detach())
             codes = self.embed[indices]
             continuous = self.feed == "continuous" or int(self.num_updates) < self.warmup_steps
-            loss = self._loss(codes, clean, finite, whole, 1 if h.ndim == 2 else len(h))
+            loss = self._loss(codes, clean, finite, 1 if h.ndim == 2 else len(h))
             shape = rows.shape
             if continuous:
                 output = h
@@ -208,11 +210,12 @@ class FeatureQuantizer(nn.Module):
                 values = codes.view(shape)
                 values = (values.movedim(-1, 1) if h.ndim == 4 else values).to(h.dtype)
                 output = values + (h - h.detach())  # exactly the code, with the gradient of h
-            counts = torch.bincount(indices[finite], minlength=self.num_codes).float()
+            chosen = indices if whole else indices[finite]
+            counts = torch.bincount(chosen, minlength=self.num_codes).float()
             if self.updating:
-                sums = torch.zeros_like(self.embed).index_add_(0, indices[finite], clean.detach()[finite])
-                self.num_nonfinite += (~finite).sum()
-                self._collect(torch.cat([counts[:, None], sums], dim=1), clean.detach()[finite])
+                sums = torch.zeros_like(self.embed).index_add_(0, chosen, seen)
+                self.num_nonfinite += len(flat) - len(chosen)
+                self._collect(torch.cat([counts[:, None], sums], dim=1), seen)
         share = counts / counts.sum().clamp_min(1)
         perplexity = (-(share * (share + 1e-10).log()).sum()).exp()
         return FeatureQuantizerOutput(
@@ -253,9 +256,9 @@ class FeatureQuantizer(nn.Module):
         found = [torch.addmm(square, part, self.embed.T, alpha=-2).argmin(dim=1) for part in flat.split(step)]
         return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64, device=flat.device)
 
-    def _loss(self, codes: Tensor, flat: Tensor, finite: Tensor, whole: bool, samples: int) -> Tensor:
+    def _loss(self, codes: Tensor, flat: Tensor, finite: Tensor | None, samples: int) -> Tensor:
         error = (codes - flat).square()
-        if not whole:
+        if finite is not None:
             error = error * finite[:, None]
         if not samples or not len(flat):
             return error.sum() * 0 + flat.new_zeros(samples)
