@@ -207,7 +207,7 @@ def write_report(report: dict, output: Path) -> None:
 
         cells = [variant, str(len(curves)), spread(0, "frechet_distance", 2)]
         cells += [spread(-1, name, 2 if name == "frechet_distance" else 3) for name in FIGURES]
-        cells += [spread(0, "condition", 0), spread(-1, "condition", 0)]
+        cells += [spread(0, "condition", 2), spread(-1, "condition", 2)]
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", "![Curves](curves.png)", "", f"Conditions: {json.dumps(conditions)}", ""]
     (output / "report.md").write_text("\n".join(lines))
