@@ -12,6 +12,7 @@ ASSETS = {
     "stylegan2-fashion-mnist": "stylegan2-fashion-mnist",
     "stylegan2-fashion-mnist-discriminator": "stylegan2-fashion-mnist-discriminator",
     "biggan-fashion-mnist": "biggan-fashion-mnist",
+    "ddpm-fashion-mnist": "ddpm-fashion-mnist",
     "fashion-mnist-features": "fashion-mnist-features",
     "fashion-mnist-test-5000": "fashion-mnist-test-5000.parquet",
 }

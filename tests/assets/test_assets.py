@@ -13,6 +13,7 @@ import hf_ganzip as gz
 from hf_ganzip.assets import ASSETS, asset_path
 from hf_ganzip.evaluation import extract_features, load_reference
 from hf_ganzip.evaluation.extractors import FashionMNISTExtractor
+from hf_ganzip.evaluation.sampling import sample_images
 
 
 FEATURES = "fashion-mnist-features"
@@ -58,6 +59,17 @@ def test_assets_stay_small():
     assert size(FEATURES) < 1.5
     assert size(IMAGES) < 3
     assert size("stylegan2-fashion-mnist") < 4 and size("biggan-fashion-mnist") < 4
+    assert size("ddpm-fashion-mnist") < 6
+
+
+def test_ddpm_is_what_its_card_says():
+    card = (asset_path("ddpm-fashion-mnist") / "README.md").read_text()
+    model = gz.load_model(asset_path("ddpm-fashion-mnist"))
+    assert f"{model.num_parameters():,} parameters" in card
+    images, _ = sample_images(model, 8, progress=False)
+    assert images.shape == (8, 1, 32, 32)
+    dark = (images < 30).float().mean().item()  # clothes before a black background, not noise
+    assert 0.2 < dark < 0.95
 
 
 def test_biggan_measures_as_its_card_says():
