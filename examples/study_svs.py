@@ -5,7 +5,7 @@
     python examples/study_svs.py --output_dir svs-ddpm --model ddpm-folder --images fashion-mnist-folder
 
 A StyleGAN2 is fine-tuned by distillation against its unpruned self, a diffusion UNet by predicting noise. Runs go seed by seed; an interrupted study goes on
-where it stopped. Writes report.json (every figure of every run), report.md and curves.png.
+where it stopped. Writes report.json (every figure of every run), report.md, curves.png and spectra.png.
 """
 
 import argparse
@@ -19,8 +19,10 @@ from accelerate.utils import DataLoaderConfiguration, set_seed
 
 import hf_ganzip as gz
 from hf_ganzip.assets import ASSETS, asset_path
+from hf_ganzip.evaluation.runs import runs_table, variants_of
 from hf_ganzip.evaluation.validation import Validator
 from hf_ganzip.models.feature_network import FeatureNetwork
+from hf_ganzip.plotting import new_figure, save_run_curves
 from hf_ganzip.record import versions
 from hf_ganzip.refine.refine import selection
 from hf_ganzip.refine.singular_values import condition_number
@@ -28,6 +30,7 @@ from hf_ganzip.training.data import load_images, to_model_range
 from hf_ganzip.training.diffusion_loop import DiffusionTrainingConfig, train_diffusion
 from hf_ganzip.training.distillation_loop import DistillationConfig, train_distilled
 from hf_ganzip.training.perceptual import FeatureDistance
+from hf_ganzip.training.run import read_log
 
 
 VARIANTS = {  # name -> (changes of the pruning, scaling or None)
@@ -37,7 +40,7 @@ VARIANTS = {  # name -> (changes of the pruning, scaling or None)
     "random": ({"fresh": True}, None),
     "He": ({"init": "he"}, None),
 }
-FIGURES = ("frechet_distance", "precision", "recall", "lsh_precision", "lsh_recall")
+SPECTRUM = {f"sigma_{i / 8:.3f}": i / 8 for i in range(9)}  # name -> place among the singular values, descending
 
 
 def parse_args(input_args=None) -> argparse.Namespace:
@@ -59,12 +62,13 @@ def parse_args(input_args=None) -> argparse.Namespace:
     add("--learning_rate", type=float, help="default: 0.0025 for GANs, 0.001 for diffusion")
     add("--validation_steps", type=int, default=100)
     add("--num_samples", type=int, default=2500)
+    add("--sampling_steps", type=int, default=50, help="of DDIM, for a diffusion model")
     add("--mixed_precision", choices=["no", "bf16"], default="no")
-    add("--smoke", action="store_true", help="4 steps, 150 samples, 1 seed")
+    add("--smoke", action="store_true", help="4 steps, 150 samples of 4 steps, 1 seed")
     args = parser.parse_args(input_args)
     if args.smoke:
         args.max_train_steps, args.validation_steps, args.num_samples, args.seeds = 4, 2, 150, 1
-        args.train_batch_size = 8
+        args.train_batch_size, args.sampling_steps = 8, 4
     return args
 
 
@@ -81,8 +85,11 @@ def compressed(args: argparse.Namespace, variant: str, seed: int, images: torch.
     else:
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:64]
         options = {"images": to_model_range(images[order]), "progress": False, "seed": seed}
-        options |= {"timesteps": 3} if args.smoke else {}
-        gz.prune_(model, gz.PruneConfig("diff_prune", args.ratio, criterion_options=options, seed=seed, **changes))
+        options |= {"timesteps": 3} if args.smoke else {"checkpoint_dir": str(Path(args.output_dir, f"scores-{seed}"))}
+        if fresh or changes:  # only the widths matter
+            gz.prune_(model, gz.PruneConfig("random", args.ratio, seed=seed, **changes))
+        else:
+            gz.prune_(model, gz.PruneConfig("diff_prune", args.ratio, criterion_options=options, seed=seed))
         if fresh:
             set_seed(seed)
             model = gz.from_config(model)
@@ -96,12 +103,17 @@ def source(name: str) -> str | Path:
 
 
 @torch.no_grad()
-def median_condition(model) -> float:
-    """Median condition number of the weights that SVS refines."""
+def spectrum(model) -> dict[str, float]:
+    """Median condition number of the weights that SVS refines, and their singular values over the largest: the mean over weights at 9 ranks."""
     names, _ = selection(model, gz.RefineConfig())
     parameters = dict(model.named_parameters())
     weights = [parameters[name].flatten(1).double() for name in names if parameters[name].ndim >= 2]
-    return statistics.median(condition_number(torch.linalg.svdvals(weight)) for weight in weights)
+    values = [torch.linalg.svdvals(weight) for weight in weights]
+    found = {"condition": statistics.median(map(condition_number, values))}
+    many = [value / value[0] for value in values if len(value) >= len(SPECTRUM)]
+    for name, rank in SPECTRUM.items():
+        found[name] = statistics.mean(value[round(rank * (len(value) - 1))].item() for value in many)
+    return found
 
 
 def train(args: argparse.Namespace, variant: str, seed: int, dataset, validator, folder: Path) -> list[dict]:
@@ -112,7 +124,7 @@ def train(args: argparse.Namespace, variant: str, seed: int, dataset, validator,
     resume = any(folder.glob("checkpoint-*"))
 
     def figures(network) -> dict[str, float]:
-        return validator(network) | {"condition": median_condition(network)}
+        return validator(network) | spectrum(network)
 
     if not resume:
         (folder / "start.json").write_text(json.dumps({"step": 0, "images": 0, **figures(model)}))
@@ -155,9 +167,7 @@ def train(args: argparse.Namespace, variant: str, seed: int, dataset, validator,
             **shared, learning_rate=rate, ema_decay=0.99, ema_rampup=True, lr_schedule="cosine"
         )
         train_diffusion(model, dataset, config, accelerator, validate=figures)
-    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    by_step = {row["step"]: row for row in rows if "frechet_distance" in row}
-    return [json.loads((folder / "start.json").read_text()), *(by_step[step] for step in sorted(by_step))]
+    return [json.loads((folder / "start.json").read_text()), *read_log(folder / "figures.jsonl")]
 
 
 def main(args: argparse.Namespace) -> None:
@@ -166,12 +176,12 @@ def main(args: argparse.Namespace) -> None:
     model = gz.load_model(source(args.model))
     size = model.config.get("resolution") or model.config.sample_size
     dataset = load_images(args.images, resolution=size)
-    validator = Validator(args.reference, num_samples=args.num_samples)
+    validator = Validator(args.reference, num_samples=args.num_samples, steps=args.sampling_steps)
     conditions = {
         key: value for key, value in vars(args).items() if key not in ("output_dir", "images", "variants", "seeds")
     }
     conditions |= {"threads": torch.get_num_threads(), "versions": versions(), "training_images": len(dataset)}
-    report = {"conditions": conditions, "dense": validator(model) | {"condition": median_condition(model)}, "runs": []}
+    report = {"conditions": conditions, "dense": validator(model) | spectrum(model), "runs": []}
     for seed in range(args.seeds):
         for variant in args.variants:
             folder = output / f"{variant.replace(' ', '-')}-{seed}"
@@ -184,9 +194,18 @@ def main(args: argparse.Namespace) -> None:
 
 
 def write_report(report: dict, output: Path) -> None:
-    """report.md and curves.png of the runs so far."""
-    variants = list(dict.fromkeys(run["variant"] for run in report["runs"]))
-    conditions, dense = report["conditions"], report["dense"]
+    """report.md, curves.png and spectra.png of the runs so far."""
+    conditions, dense, runs = report["conditions"], report["dense"], report["runs"]
+    columns = {
+        "FD before": ("frechet_distance", 0, 2),
+        "FD after": ("frechet_distance", -1, 2),
+        "KNN P": ("precision", -1, 3),
+        "KNN R": ("recall", -1, 3),
+        "LSH P": ("lsh_precision", -1, 3),
+        "LSH R": ("lsh_recall", -1, 3),
+        "median condition before": ("condition", 0, 2),
+        "after": ("condition", -1, 2),
+    }
     lines = [
         f"# Singular Value Scaling: {Path(str(conditions['model'])).name}, {conditions['ratio']:.0%} of the channels removed",
         "",
@@ -194,55 +213,35 @@ def write_report(report: dict, output: Path) -> None:
         f"{conditions['num_samples']} generated against the images of {conditions['reference']}, KNN with k = 3. "
         f"The dense network: FD {dense['frechet_distance']:.2f}, KNN P {dense['precision']:.3f}, R {dense['recall']:.3f}.",
         "",
-        "| start | seeds | FD before | FD after | KNN P | R | LSH P | R | median condition before | after |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        *runs_table(runs, columns, "start"),
+        "",
+        "![Curves](curves.png)",
+        "",
+        "![Singular values before and after training](spectra.png)",
+        "",
+        f"Conditions: {json.dumps(conditions)}",
+        "",
     ]
-    for variant in variants:
-        curves = [run["curve"] for run in report["runs"] if run["variant"] == variant]
-
-        def spread(index: int, name: str, digits: int, curves=curves) -> str:
-            values = [curve[index][name] for curve in curves]
-            deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-            return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
-
-        cells = [variant, str(len(curves)), spread(0, "frechet_distance", 2)]
-        cells += [spread(-1, name, 2 if name == "frechet_distance" else 3) for name in FIGURES]
-        cells += [spread(0, "condition", 2), spread(-1, "condition", 2)]
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "![Curves](curves.png)", "", f"Conditions: {json.dumps(conditions)}", ""]
     (output / "report.md").write_text("\n".join(lines))
-    save_curves(report, variants, output / "curves.png")
+    titles = {"frechet_distance": "Frechet distance", "precision": "KNN precision", "recall": "KNN recall"}
+    titles["condition"] = "median condition number"
+    logarithmic = ("frechet_distance", "condition")
+    save_run_curves(variants_of(runs), output / "curves.png", titles, dense, logarithmic)
+    save_spectra(variants_of(runs), dense, output / "spectra.png")
 
 
-def save_curves(report: dict, variants: list[str], path: Path) -> None:
-    """Figures against images seen, mean and range over seeds."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 3, figsize=(15, 4.2))
-    for axis, (name, title) in zip(
-        axes, (("frechet_distance", "Frechet distance"), ("precision", "KNN precision"), ("recall", "KNN recall"))
-    ):
-        for variant in variants:
-            curves = [run["curve"] for run in report["runs"] if run["variant"] == variant]
-            length = min(map(len, curves))
-            seen = [point["images"] for point in curves[0][:length]]
-            values = [[curve[i][name] for curve in curves] for i in range(length)]
-            (line,) = axis.plot(seen, [statistics.mean(each) for each in values], label=variant)
-            axis.fill_between(
-                seen, [min(v) for v in values], [max(v) for v in values], alpha=0.2, color=line.get_color()
-            )
-        axis.axhline(report["dense"][name], color="grey", linestyle=":", label="dense")
-        axis.set_xlabel("images seen")
-        axis.set_title(title)
-        if name == "frechet_distance":
-            axis.set_yscale("log")
-    axes[0].legend()
-    figure.tight_layout()
+def save_spectra(variants: dict[str, list[list[dict]]], dense: dict, path: Path) -> None:
+    """Singular values over the largest against their place, before and after training; means over weights and seeds."""
+    figure = new_figure(11, 4.2)
+    for axis, place, title in zip(figure.subplots(1, 2, sharey=True), (0, -1), ("before training", "after training")):
+        for variant, curves in variants.items():
+            means = [statistics.mean(curve[place][name] for curve in curves) for name in SPECTRUM]
+            axis.plot(list(SPECTRUM.values()), means, marker="o", markersize=3, label=variant)
+        axis.plot(list(SPECTRUM.values()), [dense[name] for name in SPECTRUM], ":", color="grey", label="dense")
+        axis.set(title=title, xlabel="place among the singular values", ylim=(0, 1.02))
+    figure.axes[0].set_ylabel("singular value / largest")
+    figure.axes[0].legend()
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)
 
 
 if __name__ == "__main__":

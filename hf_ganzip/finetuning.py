@@ -13,12 +13,19 @@ from accelerate.utils import set_seed
 from diffusers import ModelMixin
 from torch.utils.data import TensorDataset
 
-from .evaluation.validation import VALIDATION_METRICS, Validator
-from .plotting import save_training_curves
+from .evaluation.validation import Validator
 from .recipes import compress, load_model, read_recipe
 from .record import Step, record_step
 from .training.data import load_images
-from .training.script import data_flags, make_accelerator, run_flags, smoke_images
+from .training.script import (
+    data_flags,
+    make_accelerator,
+    make_validator,
+    run_flags,
+    smoke_images,
+    validation_flags,
+    write_report,
+)
 
 
 _START = "start"  # folder of the compressed model before training
@@ -38,16 +45,7 @@ def finetune_parser(description: str) -> argparse.ArgumentParser:
     add("--gradient_accumulation_steps", type=int, default=1)
     add("--learning_rate", type=float)
     add("--no_flip", dest="random_flip", action="store_false", default=None, help="do not mirror training images")
-    add("--validation_data", help="real images that samples are measured against; none: sample grids only")
-    add("--num_validation_images", type=int, default=2500)
-    add("--validation_metrics", nargs="+", default=list(VALIDATION_METRICS))
-    add(
-        "--validation_k",
-        type=int,
-        default=3,
-        help="nearest neighbours of precision, recall, density and coverage (5 in the paper's code)",
-    )
-    add("--extractor", default="fashion_mnist", help="feature network: fashion_mnist, inception, vgg16:WEIGHTS ...")
+    validation_flags(parser)
     add("--push_to_hub", action="store_true", help="upload the final model")
     add("--hub_model_id", help="repository for --push_to_hub; default: the name of --output_dir")
     return parser
@@ -133,40 +131,16 @@ class Finetuning:
 
     def validator(self, dense: ModelMixin | None = None) -> Validator | None:
         """Figures during training, if ``--validation_data`` is given; with the ``dense`` model also the likeness to its images."""
-        if not self.args.validation_data or not self.accelerator.is_main_process:
-            return None
-        return Validator(
-            self.args.validation_data,
-            metrics=self.args.validation_metrics,
-            num_samples=self.args.num_validation_images,
-            seed=self.args.seed,
-            extractor=self.args.extractor,
-            options={"k": self.args.validation_k},
-            dense=dense,
-        )
+        return make_validator(self.args, self.accelerator, dense)
 
     def finish(self, model: ModelMixin, folder: str, options: dict[str, Any]) -> None:
         """Record the step, save the model, plot the log, and upload where asked."""
         if self.accelerator.is_main_process:
-            rows = read_log(self.output / "log.jsonl")
-            figures = [row for row in rows if set(row) - {"step", "images"} and "frechet_distance" in row]
             options = {key: value for key, value in options.items() if key != "output_dir"}
+            figures = write_report(self.output, options)
             last = {"figures": figures[-1]} if figures else {}
             record_step(model, Step("finetune", json.loads(json.dumps(options)) | last))
             model.save_pretrained(self.output / folder)
-            (self.output / "report.json").write_text(json.dumps({"options": options, "log": rows}, indent=1))
-            if figures:
-                save_training_curves(figures, self.output / "curves.png")
             if self.args.push_to_hub:
                 model.push_to_hub(self.args.hub_model_id or self.output.name)
         self.accelerator.end_training()
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Rows of ``log.jsonl``; of those that a resumed run wrote twice, the later."""
-    found: dict[tuple[int, bool], dict[str, Any]] = {}
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            row = json.loads(line)
-            found[row["step"], "frechet_distance" in row] = row
-    return [found[key] for key in sorted(found)]

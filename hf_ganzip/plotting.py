@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 
@@ -226,4 +226,38 @@ def save_training_curves(rows: Sequence[dict], path: str | Path) -> None:
         axis.plot([row["images"] for row in rows], [row[name] for row in rows], marker="o", markersize=3)
         axis.set_title(name.replace("_", " "), fontsize=10)
         axis.set_xlabel("images seen", fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def save_run_curves(
+    variants: Mapping[str, Sequence[Sequence[Mapping[str, float]]]],
+    path: str | Path,
+    titles: Mapping[str, str],
+    baseline: Mapping[str, float] | None = None,
+    logarithmic: Sequence[str] = (),
+) -> None:
+    """Plot figures of repeated runs against the images seen: the mean and the range over runs.
+
+    Args:
+        variants: Name -> curves, one per run, of points with "images" and the figures; only as far as every run has come.
+        path: PNG file.
+        titles: Figure -> title of its panel.
+        baseline: Figures drawn as dotted lines.
+        logarithmic: Figures on a logarithmic axis.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    figure = new_figure(5 * len(titles), 4.2)
+    for axis, (name, title) in zip(figure.subplots(1, len(titles), squeeze=False)[0], titles.items()):
+        for variant, curves in variants.items():
+            points = list(zip(*curves))
+            seen = [each[0]["images"] for each in points]
+            values = [[point[name] for point in each] for each in points]
+            (line,) = axis.plot(seen, [sum(each) / len(each) for each in values], label=variant)
+            axis.fill_between(seen, list(map(min, values)), list(map(max, values)), alpha=0.2, color=line.get_color())
+        if baseline is not None:
+            axis.axhline(baseline[name], color="grey", linestyle=":", label="dense")
+        axis.set(xlabel="images seen", title=title, yscale="log" if name in logarithmic else "linear")
+    figure.axes[0].legend()
     figure.savefig(path, dpi=110)

@@ -22,9 +22,10 @@ def sample_images(
     batch_size: int = 100,
     truncation_psi: float = 1.0,
     class_label: int | None = None,
+    steps: int = 50,
     progress: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
-    """Sample images of a GAN generator, or of a diffusion UNet by :func:`.sample_diffusion` with its defaults.
+    """Sample images of a GAN generator, or of a diffusion UNet by :func:`.sample_diffusion`.
 
     Args:
         model: Generator with a ``z_dim`` in its config, or ``UNet2DModel``.
@@ -33,6 +34,7 @@ def sample_images(
         batch_size: Images per forward pass; does not change the images beyond float rounding.
         truncation_psi: 1 = no truncation.
         class_label: One class for all images; None: image i has class ``i % num_classes``.
+        steps: Of DDIM, for diffusion models.
         progress: Show a progress bar.
 
     Returns:
@@ -44,7 +46,7 @@ def sample_images(
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; allowed are 1 and more.")
     if isinstance(model, UNet2DModel):
-        return sample_diffusion(model, num_samples, seed=seed, batch_size=batch_size, progress=progress)
+        return sample_diffusion(model, num_samples, seed=seed, batch_size=batch_size, steps=steps, progress=progress)
     if "z_dim" not in model.config:
         raise ValueError(
             f"sample_images: {type(model).__name__} is no GAN generator (its config has no z_dim) and no UNet2DModel."

@@ -29,6 +29,7 @@ class Validator:
         seed: Of latents and hyperplanes.
         extractor: As for :func:`.load_extractor`.
         options: For the metrics, such as ``k``.
+        steps: Of DDIM, for diffusion models.
         dense: Model before compression; with it, ``ssim`` is the structural similarity to its images from the same noise.
 
     Raises:
@@ -44,23 +45,29 @@ class Validator:
         seed: int = 0,
         extractor: Any = "fashion_mnist",
         options: dict[str, Any] | None = None,
+        steps: int = 50,
         dense: ModelMixin | None = None,
     ):
         source = open_source(reference)
         if source.images is None:
             raise ValueError(f"validation: {source.name} holds no images.")
         self.extract: Callable = load_extractor(extractor)
-        self.metrics, self.num_samples, self.seed, self.options = metrics, num_samples, seed, options or {}
+        self.metrics, self.options = metrics, options or {}
+        self.sampling = {"num_samples": num_samples, "seed": seed, "steps": steps, "progress": False}
         self.real = extract_features(source.images, self.extract, progress=False)
         self.dense = None
         if dense is not None:
-            self.dense, _ = sample_images(dense, num_samples, seed=seed, progress=False)
+            self.dense, _ = sample_images(dense, **self.sampling)
 
     def __call__(self, model: ModelMixin) -> dict[str, float]:
-        images, _ = sample_images(model, self.num_samples, seed=self.seed, progress=False)
+        images, _ = sample_images(model, **self.sampling)
         generated = extract_features(images, self.extract, progress=False)
         found = measure(
-            real=self.real, generated=generated, metrics=self.metrics, seed=self.seed, metric_options=self.options
+            real=self.real,
+            generated=generated,
+            metrics=self.metrics,
+            seed=self.sampling["seed"],
+            metric_options=self.options,
         )
         figures = {name: float(value) for metric in found.values() for name, value in metric.items() if name in _KEPT}
         if self.dense is not None:

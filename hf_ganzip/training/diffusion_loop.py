@@ -163,9 +163,7 @@ class _Training:
             if step % self.config.validation_steps == 0 and self.accelerator.is_main_process:
                 self.save_grid(self.progress.output / "samples" / f"step-{step:07d}.png")
                 if self.validate is not None:
-                    found = dict(self.validate(self.average))
-                    self.progress.write_log(found)
-                    self.accelerator.log(found, step=step)
+                    self.progress.log_figures(self.validate(self.average))
             self.progress.advance(losses, bar)
             if self.progress.finished:
                 return

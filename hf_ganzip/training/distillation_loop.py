@@ -483,9 +483,7 @@ class _Training:
         if due and self.accelerator.is_main_process:
             self.save_grid(progress.output / "samples" / f"step-{progress.step:07d}.png")
             if self.validate is not None:
-                found = dict(self.validate(self.average))
-                progress.write_log(found)
-                self.accelerator.log(found, step=progress.step)
+                progress.log_figures(self.validate(self.average))
         progress.advance(losses, bar)
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -68,6 +69,7 @@ def train_gan(
     dataset: TensorDataset,
     config: GANTrainingConfig,
     accelerator: Accelerator,
+    validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
 ) -> nn.Module:
     """Train in place and return the averaged generator; checkpoints, grids and a log go to ``config.output_dir``.
 
@@ -77,16 +79,19 @@ def train_gan(
         dataset: (image uint8 (C, H, W), label int64) pairs.
         config: Options.
         accelerator: With ``mixed_precision="no"``; the loop applies ``config.mixed_precision`` itself.
+        validate: Averaged generator -> figures for the log, every ``validation_steps``.
 
     Raises:
         FloatingPointError: A loss is not finite; the last checkpoint is kept.
     """
-    return _Training(generator, discriminator, dataset, config, accelerator).run()
+    return _Training(generator, discriminator, dataset, config, accelerator, validate).run()
 
 
 class _Training:
-    def __init__(self, generator, discriminator, dataset, config: GANTrainingConfig, accelerator: Accelerator):
-        self.config, self.accelerator = config, accelerator
+    def __init__(
+        self, generator, discriminator, dataset, config: GANTrainingConfig, accelerator: Accelerator, validate
+    ):
+        self.config, self.accelerator, self.validate = config, accelerator, validate
         self.conditional = generator.config.num_classes > 0
         self.z_dim = generator.config.z_dim
         self.average = copy.deepcopy(generator).eval().requires_grad_(False).to(accelerator.device)
@@ -229,9 +234,11 @@ class _Training:
 
     def after_step(self, losses: dict[str, Tensor], bar: tqdm) -> None:
         step = self.progress.step
-        self.progress.advance(losses, bar)
         if step % self.config.validation_steps == 0 and self.accelerator.is_main_process:
             self.save_grid(self.progress.output / "samples" / f"step-{step:07d}.png")
+            if self.validate is not None:
+                self.progress.log_figures(self.validate(self.average))
+        self.progress.advance(losses, bar)
 
     @torch.no_grad()
     def save_grid(self, path: Path) -> None:

@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -53,7 +54,7 @@ class TrainingRun:
 
     Args:
         accelerator: Whose state is saved: everything that was prepared or registered.
-        config: Where checkpoints and ``log.jsonl`` go, how often, and where the run ends.
+        config: Where checkpoints, ``log.jsonl`` (losses) and ``figures.jsonl`` (validation) go, how often, and where the run ends.
         images_per_step: Over all processes.
         extras: Folder -> writes models beside the state.
     """
@@ -140,10 +141,15 @@ class TrainingRun:
         if self.step % self.config.checkpointing_steps == 0 or self.step == self.config.max_train_steps:
             self.save_checkpoint()
 
-    def write_log(self, values: Mapping[str, float]) -> None:
-        """One line of ``log.jsonl``, by the main process."""
+    def log_figures(self, found: Mapping[str, float]) -> None:
+        """Figures of a validation, to ``figures.jsonl`` and the trackers."""
+        self.write_log(found, "figures.jsonl")
+        self.accelerator.log(dict(found), step=self.step)
+
+    def write_log(self, values: Mapping[str, float], name: str = "log.jsonl") -> None:
+        """One line of a log, by the main process."""
         if self.accelerator.is_main_process:
-            with open(self.output / "log.jsonl", "a") as log:
+            with open(self.output / name, "a") as log:
                 log.write(json.dumps({"step": self.step, "images": self.images, **values}) + "\n")
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
@@ -222,3 +228,12 @@ def update_ema_(average: nn.Module, model: nn.Module, decay: float, buffers: boo
             target.lerp_(source, 1 - decay)
         else:
             target.copy_(source)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Rows of a log, in the order of steps; of those that a resumed run wrote twice, the later. None where there is no file."""
+    if not path.is_file():
+        return []
+    rows = map(json.loads, path.read_text().splitlines())
+    found = {row["step"]: row for row in rows}
+    return [found[step] for step in sorted(found)]

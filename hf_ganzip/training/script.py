@@ -4,19 +4,25 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, ProjectConfiguration, set_seed
+from diffusers import ModelMixin
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from ..evaluation.validation import VALIDATION_METRICS, Validator
+from ..plotting import save_training_curves
 from .data import load_images
 from .feature_quantization import FQConfig, add_feature_quantizers
 from .feature_quantizer import PRESETS
 from .gan_loop import GANTrainingConfig, train_gan
+from .run import read_log
 from .standing_statistics import set_standing_statistics_
 
 
@@ -54,11 +60,44 @@ def run_flags(parser: argparse.ArgumentParser) -> None:
     add("--smoke", action="store_true", help="tiny model, random images, 4 steps; no data needed")
 
 
+def validation_flags(parser: argparse.ArgumentParser) -> None:
+    """What the samples of a training are measured against, and how."""
+    add = parser.add_argument
+    add("--validation_data", help="real images that samples are measured against; none: sample grids only")
+    add("--num_validation_images", type=int, default=2500)
+    add("--validation_metrics", nargs="+", default=list(VALIDATION_METRICS))
+    add(
+        "--validation_k",
+        type=int,
+        default=3,
+        help="nearest neighbours of precision, recall, density and coverage (5 in the paper's code)",
+    )
+    add("--extractor", default="fashion_mnist", help="feature network: fashion_mnist, inception, vgg16:WEIGHTS ...")
+
+
+def make_validator(
+    args: argparse.Namespace, accelerator: Accelerator, dense: ModelMixin | None = None
+) -> Validator | None:
+    """Figures during training by the flags of :func:`validation_flags`; None without data, and on all processes but the first."""
+    if not args.validation_data or not accelerator.is_main_process:
+        return None
+    return Validator(
+        args.validation_data,
+        metrics=args.validation_metrics,
+        num_samples=args.num_validation_images,
+        seed=args.seed,
+        extractor=args.extractor,
+        options={"k": args.validation_k},
+        dense=dense,
+    )
+
+
 def gan_parser(description: str) -> argparse.ArgumentParser:
     """Parser with the flags for data and for :class:`.GANTrainingConfig`; defaults are those of the config."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     data_flags(parser)
     run_flags(parser)
+    validation_flags(parser)
     add = parser.add_argument
     add("--resolution", type=int, default=32, help="side in pixels; smaller images are centred on black")
     add(
@@ -93,6 +132,7 @@ def parse_gan_args(parser: argparse.ArgumentParser, input_args=None) -> argparse
     if args.smoke:
         args.max_train_steps, args.checkpointing_steps, args.validation_steps = 4, 2, 2
         args.train_batch_size, args.class_group_size = 8, 4
+        args.num_validation_images = 40
     return args
 
 
@@ -155,13 +195,24 @@ def train(
         f"{len(images)} images {tuple(images.shape[1:])}, {generator.config.num_classes} classes; "
         f"generator {generator.num_parameters():,} parameters, discriminator {discriminator.num_parameters():,}"
     )
-    average = train_gan(generator, discriminator, dataset, config, accelerator)
+    average = train_gan(generator, discriminator, dataset, config, accelerator, make_validator(args, accelerator))
     if accelerator.is_main_process:
         if getattr(args, "standing_statistics", 0):
             set_standing_statistics_(average, args.standing_statistics, seed=args.seed)
         average.save_pretrained(Path(args.output_dir, "generator"))
         accelerator.unwrap_model(discriminator).save_pretrained(Path(args.output_dir, "discriminator"))
+        write_report(Path(args.output_dir), {key: value for key, value in vars(config).items() if key != "output_dir"})
     accelerator.end_training()
+
+
+def write_report(output: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
+    """``report.json`` with options and logs, ``curves.png`` of the validations where there were some; returns their figures."""
+    figures = read_log(output / "figures.jsonl")
+    report = {"options": options, "log": read_log(output / "log.jsonl"), "figures": figures}
+    (output / "report.json").write_text(json.dumps(report, indent=1))
+    if figures:
+        save_training_curves(figures, output / "curves.png")
+    return figures
 
 
 def smoke_images(resolution: int) -> TensorDataset:

@@ -40,3 +40,4 @@ def test_smoke_run_and_a_second_that_finds_everything_done(tmp_path, folder):
             assert all(point["frechet_distance"] > 0 and point["condition"] >= 1 for point in run["curve"])
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| SVS sqrt | 1 |" in text and (tmp_path / "out" / "curves.png").is_file()
+    assert (tmp_path / "out" / "spectra.png").is_file() and report["dense"]["sigma_0.000"] == 1

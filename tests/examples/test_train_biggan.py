@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The example as users run it."""
 
+import json
+
 import pytest
 
 from hf_ganzip.models import BigGANDiscriminator, BigGANGenerator
@@ -29,3 +31,12 @@ def test_smoke_run_with_feature_quantization_resumes(tmp_path):
     assert "codebooks" not in "".join(BigGANGenerator.from_pretrained(tmp_path / "generator").state_dict())
     assert '"quantization"' in (tmp_path / "log.jsonl").read_text()
     launch(*flags, "--resume_from_checkpoint", "latest", script=SCRIPT)
+
+
+def test_validation_figures_and_their_curves(tmp_path):
+    flags = ("--smoke", "--output_dir", tmp_path, "--validation_data", "fashion-mnist-test-5000")
+    launch(*flags, "--validation_metrics", "lsh_precision_recall", script=SCRIPT)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [row["step"] for row in report["figures"]] == [2, 4]
+    assert {"lsh_precision", "lsh_recall"} <= set(report["figures"][0]) and report["options"]["loss"] == "hinge"
+    assert (tmp_path / "curves.png").is_file()

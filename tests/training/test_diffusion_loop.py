@@ -114,7 +114,7 @@ def test_the_average_follows_and_grids_are_written(tmp_path):
     model, average = train(tmp_path, 2, ema_decay=0.5, validation_steps=2, validate=lambda average: {"x": 1.0})
     assert not torch.equal(average.conv_in.weight, model.conv_in.weight)
     assert (tmp_path / "samples" / "step-0000002.png").is_file()
-    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "figures.jsonl").read_text().splitlines()]
     assert {"step": 2, "images": 16, "x": 1.0} in rows
 
 

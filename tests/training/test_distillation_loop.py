@@ -197,7 +197,7 @@ def test_ablations_train_and_give_plain_models(tmp_path, options):
 
 def test_validation_figures_are_logged(tmp_path):
     train(tmp_path, 4, validation_steps=2, validate=lambda model: {"size": model.num_parameters()})
-    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "figures.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "size" in row] == [2, 4]
     assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["step-0000002.png", "step-0000004.png"]
 

@@ -19,7 +19,7 @@ from hf_ganzip.models import StyleGAN2Generator
 from hf_ganzip.training import gan_loop
 from hf_ganzip.training.feature_quantization import FQConfig, add_feature_quantizers
 from hf_ganzip.training.gan_loop import GANTrainingConfig, lazy_adam, train_gan
-from hf_ganzip.training.run import update_ema_
+from hf_ganzip.training.run import read_log, update_ema_
 
 from ..conftest import tiny_discriminator, tiny_generator
 from ..distributed import run_processes
@@ -38,7 +38,7 @@ def images(classes=2):
     return TensorDataset(pixels, torch.arange(40) % classes)
 
 
-def train(folder, steps, accumulation=1, classes=2, dataset=None, **options):
+def train(folder, steps, accumulation=1, classes=2, dataset=None, validate=None, **options):
     """Train tiny networks on batches of 8, 5 micro-steps an epoch; (generator, discriminator, average)."""
     torch.manual_seed(1)
     networks = {"resolution": 8, "channels": (8, 4), "num_classes": classes if classes > 1 else 0}
@@ -52,7 +52,7 @@ def train(folder, steps, accumulation=1, classes=2, dataset=None, **options):
     options = {"train_batch_size": 8, "r1_every": 2, "validation_steps": 1000, "checkpointing_steps": 4} | options
     config = GANTrainingConfig(output_dir=str(folder), max_train_steps=steps, **options)
     Path(folder).mkdir(exist_ok=True)
-    average = train_gan(generator, discriminator, dataset or images(classes), config, accelerator)
+    average = train_gan(generator, discriminator, dataset or images(classes), config, accelerator, validate)
     return generator, discriminator, average
 
 
@@ -213,8 +213,22 @@ def test_bfloat16_leaves_r1_in_float32(tmp_path, monkeypatch):
         GANTrainingConfig(output_dir="x", mixed_precision="fp16")
 
 
-def test_log_and_sample_grids(tmp_path):
-    train(tmp_path, 4, validation_steps=2)
+def test_log_figures_and_sample_grids(tmp_path):
+    seen = []
+
+    def validate(network):
+        seen.append(network)
+        torch.rand(3)  # must not disturb the training
+        return {"quality": 0.5}
+
+    plain = weights(train(tmp_path / "plain", 4))
+    generator, discriminator, average = train(tmp_path, 4, validation_steps=2, validate=validate)
+    assert same(plain, weights((generator, discriminator, average)))
+    assert seen[0] is average and not average.training
+    assert read_log(tmp_path / "figures.jsonl") == [
+        {"step": 2, "images": 16, "quality": 0.5},
+        {"step": 4, "images": 32, "quality": 0.5},
+    ]
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines[0]["step"] == 1 and lines[0]["images"] == 8
     assert {"loss_d", "loss_g", "r1"} <= lines[0].keys()
