@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from .pipelines import GANPipeline, ImageTranslationPipeline
     from .pruning import PruneConfig, prune_
+    from .publishing import push_to_hub
     from .quantization import QuantizeConfig, dequantize_, quantize_, sensitivity, set_compute_
     from .recipes import compress, from_config, load_model
     from .refine import RefineConfig, refine_
@@ -66,6 +67,7 @@ _NAMES = {
     "add_feature_quantizers": "training.feature_quantization",
     "remove_feature_quantizers": "training.feature_quantization",
     "evaluate": "evaluation.evaluate",
+    "push_to_hub": "publishing",
 }
 
 __all__ = [
@@ -99,6 +101,7 @@ __all__ = [
     "set_compute_",
     "sensitivity",
     "evaluate",
+    "push_to_hub",
 ]
 
 

@@ -11,9 +11,11 @@ from typing import Any
 
 from accelerate.utils import set_seed
 from diffusers import ModelMixin
+from huggingface_hub import HfApi
 from torch.utils.data import TensorDataset
 
 from .evaluation.validation import Validator
+from .publishing import push_to_hub
 from .recipes import compress, load_model, read_recipe
 from .record import Step, record_step
 from .training.data import load_images
@@ -133,6 +135,14 @@ class Finetuning:
         """Figures during training, if ``--validation_data`` is given; with the ``dense`` model also the likeness to its images."""
         return make_validator(self.args, self.accelerator, dense)
 
+    def publish(self, model: ModelMixin) -> None:
+        """Upload the final model; without a namespace in ``--hub_model_id`` to that of whoever is logged in."""
+        name = self.args.hub_model_id or self.output.resolve().name
+        if "/" not in name:
+            name = f"{HfApi().whoami()['name']}/{name}"
+        found = push_to_hub(model, name, datasets=[self.args.dataset_name] if self.args.dataset_name else ())
+        print(found)
+
     def finish(self, model: ModelMixin, folder: str, options: dict[str, Any]) -> None:
         """Record the step, save the model, plot the log, and upload where asked."""
         if self.accelerator.is_main_process:
@@ -142,5 +152,5 @@ class Finetuning:
             record_step(model, Step("finetune", json.loads(json.dumps(options)) | last))
             model.save_pretrained(self.output / folder)
             if self.args.push_to_hub:
-                model.push_to_hub(self.args.hub_model_id or self.output.name)
+                self.publish(model)
         self.accelerator.end_training()

@@ -18,7 +18,7 @@ def describe(model_or_id: str | Path) -> dict[str, Any]:
     """Class, options, steps and sizes of a model folder or Hub id.
 
     Returns:
-        ``class_name``, ``config`` (without the quantization), ``quantization`` (None for ordinary models), ``record``,
+        ``class_name``, ``config`` (without the quantization), ``source`` (of converted checkpoints), ``quantization`` (None for ordinary models), ``record``,
         ``layers`` (name, bits, shape, bytes), ``tensors`` and ``file_bytes``.
 
     Raises:
@@ -42,6 +42,7 @@ def describe(model_or_id: str | Path) -> dict[str, Any]:
         "folder": str(folder),
         "class_name": config.pop("_class_name", None),
         "config": {name: value for name, value in config.items() if not name.startswith("_")},
+        "source": config.get("_ganzip_source"),
         "record": quantization.pop("record", None) or config.get("_ganzip_record", []),
         "quantization": quantization or None,
         "layers": [

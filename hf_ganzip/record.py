@@ -7,6 +7,7 @@ import dataclasses
 import importlib.metadata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -44,6 +45,22 @@ class Step:
     def to_dict(self) -> dict[str, Any]:
         """Plain dict for JSON."""
         return dataclasses.asdict(self)
+
+
+def origin(folder: str | Path) -> str:
+    """Hub id and revision ("org/name@sha") of a folder in the Hub cache, the name of another folder, and anything else as it is (a Hub id)."""
+    folder = Path(folder)
+    if folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--"):
+        repository = folder.parents[1].name.removeprefix("models--").replace("--", "/")
+        return f"{repository}@{folder.name}"
+    return folder.name if folder.is_dir() or folder.is_absolute() else str(folder).removeprefix(".")
+
+
+def origin_of(model: Any) -> str:
+    """:func:`origin` of what a model of diffusers or transformers was loaded from; "" for one that was built."""
+    config = getattr(model, "config", None)
+    path = config.get("_name_or_path") if isinstance(config, dict) else getattr(model, "name_or_path", None)
+    return origin(path or "")
 
 
 def compression_of(model: Any) -> dict[str, Any] | None:

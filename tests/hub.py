@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Hub on this machine: real HTTP for downloads of folders, each one repository with one revision."""
+"""A Hub on this machine: real HTTP for repositories with commits, branches and pull requests; uploads, downloads, and faults on demand."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -10,17 +11,60 @@ import re
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
+
+
+TOKEN = "hf_" + "x" * 34
+CUT = -1  # as a fault: the connection ends without an answer
+_LARGE = (".safetensors", ".png")
+_KINDS = {"models": "", "spaces": "spaces/", "datasets": "datasets/"}
+Answer = tuple[int, dict[str, str], bytes]
+
+
+@dataclass
+class Repository:
+    """Branch -> commit, commit -> files."""
+
+    private: bool = False
+    branches: dict[str, str] = field(default_factory=dict)
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+
+    def commit(self, files: dict[str, bytes], branch: str = "main") -> str:
+        digest = hashlib.sha1(repr((len(self.commits), branch, sorted(files))).encode()).hexdigest()
+        self.commits[digest] = dict(files)
+        self.branches[branch] = digest
+        return digest
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        return self.commits[self.branches["main"]]
+
+    def find(self, revision: str) -> str | None:
+        return revision if revision in self.commits else self.branches.get(revision)
 
 
 class LocalHub:
-    """Serve ``{repository id: folder}`` while used as a context manager; ``url`` is its ``HF_ENDPOINT``."""
+    """Serve repositories while used as a context manager; ``url`` is its ``HF_ENDPOINT``.
 
-    def __init__(self, repositories: dict[str, Path]):
-        self.repositories = repositories
+    Args:
+        repositories: Id ("org/name", "spaces/org/name") -> folder that its first commit holds.
+
+    ``faults`` maps a regular expression for "METHOD /path" to a list of statuses (or ``CUT``), one per matching request; then requests pass.
+    """
+
+    def __init__(self, repositories: Mapping[str, Path] | None = None):
+        self.repositories: dict[str, Repository] = {}
+        for name, folder in (repositories or {}).items():
+            files = {str(each.relative_to(folder)): each.read_bytes() for each in folder.rglob("*") if each.is_file()}
+            self.repositories[name] = Repository()
+            self.repositories[name].commit(files)
+        self.blobs: dict[str, bytes] = {}
         self.requests: list[str] = []
+        self.faults: dict[str, list[int]] = {}
 
     def __enter__(self) -> LocalHub:
         hub = self
@@ -31,19 +75,26 @@ class LocalHub:
             def log_message(self, *args):
                 pass
 
-            def answer(self):
+            def respond(self):
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 hub.requests.append(f"{self.command} {self.path}")
-                status, headers, body = hub.answer(urlsplit(self.path).path)
+                status, headers, data = hub.fault(self.command, self.path) or hub.answer(
+                    self.command, self.path, self.headers.get("Authorization", ""), body
+                )
+                if status == CUT:
+                    self.close_connection = True
+                    return
                 self.send_response(status)
-                for name, value in ({"Content-Length": str(len(body))} | headers).items():
+                for name, value in ({"Content-Length": str(len(data))} | headers).items():
                     self.send_header(name, value)
                 self.end_headers()
                 if self.command != "HEAD":
-                    self.wfile.write(body)
+                    self.wfile.write(data)
 
-            do_GET = do_HEAD = answer
+            do_GET = do_HEAD = do_POST = do_PUT = respond
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         return self
@@ -52,32 +103,167 @@ class LocalHub:
         self.server.shutdown()
         self.server.server_close()
 
+    def environment(self, cache: Path) -> dict[str, str]:
+        """For a process that knows no other Hub."""
+        names = {"HF_ENDPOINT": self.url, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
+        return {k: v for k, v in os.environ.items() if not k.endswith("_OFFLINE")} | names | {"HF_TOKEN": TOKEN}
+
     def run(self, code: str, cache: Path) -> str:
         """Standard output of Python code in a fresh process that knows no other Hub."""
-        names = {"HF_ENDPOINT": self.url, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
-        environment = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"} | names
         found = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=200
+            [sys.executable, "-c", code], env=self.environment(cache), capture_output=True, text=True, timeout=200
         )
         assert found.returncode == 0, found.stderr[-3000:]
         return found.stdout
 
-    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/[^/]+)?", path)
-        file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path)
-        name = (api or file)[1] if api or file else None
+    def use(self, monkeypatch) -> None:
+        """Let this process talk to no other Hub."""
+        from huggingface_hub import constants
+
+        monkeypatch.setattr(constants, "ENDPOINT", self.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", self.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+
+    # -- answers ------------------------------------------------------------------------------------------------------
+
+    def fault(self, method: str, path: str) -> Answer | None:
+        for pattern, statuses in self.faults.items():
+            if statuses and re.search(pattern, f"{method} {path}"):
+                status = statuses.pop(0)
+                return status, {}, b'{"error": "as ordered"}'
+        return None
+
+    def answer(self, method: str, target: str, authorization: str, body: bytes) -> Answer:
+        parts = urlsplit(target)
+        path, query = unquote(parts.path), parse_qs(parts.query)
+        allowed = authorization == f"Bearer {TOKEN}"
+        if match := re.fullmatch(r"/lfs/([0-9a-f]{64})", path):
+            if hashlib.sha256(body).hexdigest() != match[1]:
+                return _error(400, "BadRequest")
+            self.blobs[match[1]] = body
+            return _json({})
+        if path == "/api/whoami-v2":
+            return _json({"type": "user", "name": "me", "orgs": []}) if allowed else _error(401, "Unauthorized")
+        if path == "/api/validate-yaml":
+            return _json({"errors": [], "warnings": []})
+        if path == "/api/repos/create":
+            return self.create(json.loads(body)) if allowed else _error(401, "Unauthorized")
+        if match := re.fullmatch(r"/((?:spaces/|datasets/)?[^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
+            return self.lfs_batch(json.loads(body))
+        if match := re.fullmatch(r"/((?:spaces/|datasets/)?[^/]+/[^/]+)/resolve/(.+)", path):
+            return self.file(match[1], match[2])
+        if match := re.fullmatch(r"/api/(models|spaces|datasets)/([^/]+/[^/]+)(?:/([^/]+)(?:/(.+))?)?", path):
+            name = _KINDS[match[1]] + match[2]
+            if name not in self.repositories:
+                return _error(404, "RepoNotFound")
+            if method == "POST" and not allowed:
+                return _error(401, "Unauthorized")
+            return self.api(name, match[3] or "revision", match[4] or "main", query, body)
+        return _error(404, "NotFound")
+
+    def create(self, wanted: dict) -> Answer:
+        kind = {"space": "spaces/", "dataset": "datasets/"}.get(wanted.get("type"), "")
+        short = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
+        name, url = kind + short, f"{self.url}/{kind}{short}"
+        if name in self.repositories:
+            return _json({"error": "You already created this repository", "url": url}, 409)
+        self.repositories[name] = Repository(
+            "private" in (wanted.get("visibility"), wanted.get("private") and "private")
+        )
+        self.repositories[name].commit({})
+        return _json({"url": url, "name": short})
+
+    def lfs_batch(self, wanted: dict) -> Answer:
+        objects = []
+        for each in wanted["objects"]:
+            entry = {"oid": each["oid"], "size": each["size"]}
+            if each["oid"] not in self.blobs:
+                entry["actions"] = {"upload": {"href": f"{self.url}/lfs/{each['oid']}"}}
+            objects.append(entry)
+        return _json({"transfer": "basic", "objects": objects})
+
+    def file(self, name: str, rest: str) -> Answer:
         if name not in self.repositories:
-            return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
-        folder = self.repositories[name]
-        files = sorted(str(each.relative_to(folder)) for each in folder.rglob("*") if each.is_file())
-        commit = hashlib.sha1(name.encode()).hexdigest()
-        if api:
-            entries = [{"type": "file", "path": each, "size": (folder / each).stat().st_size} for each in files]
-            info = {"id": name, "modelId": name, "sha": commit, "tags": [], "downloads": 0, "likes": 0}
-            info |= {"private": False, "siblings": [{"rfilename": each} for each in files]}
-            found = [entry | {"oid": "0"} for entry in entries] if api[2] == "tree" else info
-            return 200, {"Content-Type": "application/json"}, json.dumps(found).encode()
-        if unquote(file[2]) not in files:
+            return _error(404, "RepoNotFound")
+        repository = self.repositories[name]
+        parts = rest.split("/")
+        length = 3 if rest.startswith("refs/") else 1
+        commit, file = repository.find("/".join(parts[:length])), "/".join(parts[length:])
+        if commit is None:
+            return _error(404, "RevisionNotFound")
+        data = repository.commits[commit].get(file)
+        if data is None:
             return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit}, b""
-        data = (folder / unquote(file[2])).read_bytes()
         return 200, {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha256(data).hexdigest()}"'}, data
+
+    def api(self, name: str, action: str, argument: str, query: dict, body: bytes) -> Answer:
+        repository = self.repositories[name]
+        if action == "branch":
+            if argument in repository.branches:
+                return _json({"error": "exists"}, 409)
+            repository.branches[argument] = repository.branches["main"]
+            return _json({})
+        if action == "preupload":
+            given = json.loads(body)["files"]
+            return _json(
+                {
+                    "files": [
+                        {
+                            "path": each["path"],
+                            "uploadMode": "lfs" if each["path"].endswith(_LARGE) else "regular",
+                            "shouldIgnore": False,
+                        }
+                        for each in given
+                    ]
+                }
+            )
+        if action == "commit":
+            return self.commit(name, argument, query, body)
+        commit = repository.find(argument)
+        if commit is None:
+            return _error(404, "RevisionNotFound")
+        files = repository.commits[commit]
+        if action == "tree":
+            return _json([_entry(path, data) for path, data in sorted(files.items())])
+        info = {"id": name, "modelId": name, "sha": commit, "tags": [], "downloads": 0, "likes": 0}
+        info |= {"private": repository.private, "siblings": [{"rfilename": each} for each in sorted(files)]}
+        return _json(info)
+
+    def commit(self, name: str, branch: str, query: dict, body: bytes) -> Answer:
+        repository = self.repositories[name]
+        parent = repository.find(branch)
+        if parent is None:
+            return _error(404, "RevisionNotFound")
+        files = dict(repository.commits[parent])
+        for line in filter(None, body.splitlines()):
+            each = json.loads(line)
+            value = each["value"]
+            if each["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif each["key"] == "lfsFile":
+                files[value["path"]] = self.blobs[value["oid"]]
+            elif each["key"] == "deletedFile":
+                files.pop(value["path"])
+        found = {"success": True, "hookOutput": "", "pullRequestUrl": None}
+        if query.get("create_pr") == ["1"]:
+            number = 1 + sum(each.startswith("refs/pr/") for each in repository.branches)
+            branch = f"refs/pr/{number}"
+            found["pullRequestUrl"] = f"{self.url}/{name}/discussions/{number}"
+        commit = repository.commit(files, branch)
+        return _json(found | {"commitOid": commit, "commitUrl": f"{self.url}/{name}/commit/{commit}"})
+
+
+def _entry(path: str, data: bytes) -> dict:
+    return {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+
+
+def _json(value: object, status: int = 200) -> Answer:
+    return status, {"Content-Type": "application/json"}, json.dumps(value).encode()
+
+
+def _error(status: int, code: str) -> Answer:
+    return status, {"X-Error-Code": code, "Content-Type": "application/json"}, json.dumps({"error": code}).encode()

@@ -122,7 +122,7 @@ def test_errors_are_one_line_without_traceback(call, folder, tmp_path, arguments
 
 def test_help_of_every_command():
     commands = ["demo", "compress", "sample", "evaluate", "info", "cost", "sensitivity", "study", "metrics install"]
-    commands += ["convert", "translate", "prune", "refine"]
+    commands += ["convert", "translate", "prune", "refine", "card", "push", "env", "metrics push", "metrics list"]
     for command in ([], *(command.split() for command in commands)):
         code = ["-m", "hf_ganzip.cli", *command, "--help"]
         result = subprocess.run([sys.executable, *code], capture_output=True, text=True, timeout=60)
@@ -276,3 +276,29 @@ def test_example_recipes_run(call, folder, tmp_path, recipe):
         (tmp_path / "recipe.yaml").write_text(recipe.read_text().replace("{images: cifar10,", options))
         folder, recipe = tmp_path / "unet", tmp_path / "recipe.yaml"
     assert call("compress", folder, tmp_path / "out", "--recipe", recipe)[0] == 0
+
+
+def test_card_and_push_without_sending(call, folder, tmp_path):
+    call("compress", folder, tmp_path / "small", "--bits", "3")
+    flags = ("--num-samples", "150", "--metrics", "knn_precision_recall", "--json")
+    code, out, _ = call("evaluate", REAL, tmp_path / "small", *flags)
+    (tmp_path / "report.json").write_text(out)
+    flags = ("--report", tmp_path / "report.json", "--license", "mit", "--dataset", "org/images")
+    code, out, _ = call("card", tmp_path / "small", "me/small", *flags)
+    assert code == 0 and "license: mit" in out and "KNN precision" in out and "- org/images" in out
+    code, _, _ = call("card", tmp_path / "small", "me/small", *flags, "--output", tmp_path / "cards" / "README.md")
+    assert (tmp_path / "cards" / "README.md").read_text() == out
+    code, out, err = call("push", tmp_path / "small", "me/small", *flags, "--dry-run", "--samples", "2", "--json")
+    found = json.loads(out)
+    assert code == 0 and found["url"] == "" and "![Samples](samples.png)" in found["card"]
+    (tmp_path / "report.json").write_text("{")
+    code, _, err = call("card", tmp_path / "small", "me/small", *flags)
+    assert code == 1 and "is no JSON" in err
+    code, _, err = call("push", tmp_path / "small", "small", "--dry-run")
+    assert code == 1 and "namespace/name" in err
+
+
+def test_env(call):
+    code, out, _ = call("env", "--json")
+    found = json.loads(out)
+    assert code == 0 and found["torch"] == torch.__version__ and found["accelerator"] and found["hf_ganzip"]

@@ -12,8 +12,8 @@ from diffusers import AutoModel, DDPMPipeline, DDPMScheduler, DiffusionPipeline,
 from safetensors.torch import load_file, save_file
 
 import hf_ganzip as gz
-from hf_ganzip.integration import origin
 from hf_ganzip.quantization.packed import packed_modules
+from hf_ganzip.record import origin
 
 from .conftest import TINY, run, tiny_generator, tiny_unet
 
@@ -148,6 +148,15 @@ def test_gan_pipeline_restores_a_packed_generator(tmp_path):
         pipe.set_progress_bar_config(disable=True)
         images.append(pipe(batch_size=2, generator=torch.Generator().manual_seed(0), output_type="np").images)
     assert (images[0] == images[1]).all()
+
+
+def test_saving_again_gives_the_same_bytes(packed, tmp_path):
+    model = gz.load_model(packed)
+    contents = []
+    for i in range(4):
+        model.save_pretrained(tmp_path / f"{i}")
+        contents.append((tmp_path / f"{i}" / "diffusion_pytorch_model.safetensors").read_bytes())
+    assert len(set(contents)) == 1
 
 
 def test_record_says_what_was_done(packed, folder):

@@ -81,3 +81,22 @@ def list_metrics(as_json: Json = False) -> None:
         return print_json(folders)
     for name, folder in folders.items():
         print(f"{name}  {folder}")
+
+
+@metrics_app.command("push")
+def push_metrics(
+    namespace: Annotated[str, typer.Argument(help="User or organization on the Hub.")],
+    metric: Annotated[list[str] | None, typer.Option(help="Name of a module; repeatable; default: all.")] = None,
+    private: Annotated[bool, typer.Option("--private/--public", help="Of Spaces that are created.")] = False,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open pull requests instead of committing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files; send nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Upload the modules as Spaces, for evaluate.load("NAMESPACE/NAME")."""
+    from ..publishing.spaces import push_metrics as run
+
+    found = run(namespace, metric, private=private, create_pr=create_pr, dry_run=dry_run)
+    if as_json:
+        return print_json(found)
+    for name, entry in found.items():
+        print(f'evaluate.load("{name}")  {entry["url"] or ", ".join(entry["files"])}')

@@ -94,6 +94,12 @@ def _options_by_metric(metrics: Mapping[str, Callable], options: Mapping[str, An
     return chosen
 
 
+def _effective(metric: Callable, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a metric with its defaults, as far as they are plain values."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(metric).parameters.items()}
+    return {name: value for name, value in (defaults | dict(chosen)).items() if isinstance(value, (str, int, float))}
+
+
 def evaluate(
     generated: Any,
     reference: Any,
@@ -126,7 +132,7 @@ def evaluate(
     truncation_psi, batch_size, progress, cache = (
         given.pop(name) for name in ("truncation_psi", "batch_size", "progress", "cache")
     )
-    _options_by_metric(_named(metrics), given)  # before the long work
+    chosen = _options_by_metric(_named(metrics), given)  # before the long work
     sides = {"real": open_source(reference), "generated": open_source(generated)}
     if sides["real"].model is not None:
         raise ValueError(f"reference {sides['real'].name} is a model; allowed are images and features of real images.")
@@ -164,6 +170,7 @@ def evaluate(
         "extractor": getattr(extract, "name", type(extract).__name__) if extract else "features as given",
         "extractor_digest": digest or next(iter(digests), None),
         "resize": getattr(extract, "resize", None),
+        "metric_options": {name: _effective(metric, chosen[name]) for name, metric in _named(metrics).items()},
         "versions": versions(),
     }
     return EvaluationReport(measure(**features, metrics=metrics, seed=seed, metric_options=given), conditions)

@@ -9,10 +9,9 @@ from torch import nn
 from ..quantization.config import QuantizeConfig
 from .config import FORMAT_VERSION, GanzipConfig
 from .diffusers import GanzipQuantizer, register
-from .packed_model import origin
 
 
-__all__ = ["FORMAT_VERSION", "GanzipConfig", "GanzipQuantizer", "attach", "detach", "origin", "register"]
+__all__ = ["FORMAT_VERSION", "GanzipConfig", "GanzipQuantizer", "attach", "detach", "register"]
 
 
 def attach(model: nn.Module, config: QuantizeConfig) -> None:

@@ -27,10 +27,10 @@ from ..quantization.packed import (
     unpack_module_,
 )
 from ..quantization.quantize import apply_plan_, plan_quantization, quantization_report, quantize_weight
-from ..record import QuantizationReport, compression_of, recorded_steps
+from ..record import QuantizationReport, compression_of, origin, origin_of, recorded_steps
 from ..structure import apply_structure_, structure_of
-from .config import FORMAT_VERSION, GanzipConfig
-from .packed_model import allocate_packed_layers_, finish_config, origin, refuse_disk, verify_packed_layers
+from .config import GanzipConfig
+from .packed_model import allocate_packed_layers_, finish_config, refuse_disk, verify_packed_layers
 
 
 class GanzipQuantizer(DiffusersQuantizer):
@@ -154,7 +154,10 @@ class GanzipQuantizer(DiffusersQuantizer):
         return model
 
     def get_state_dict_and_metadata(self, state_dict, safe_serialization: bool = False):
-        return state_dict, {"ganzip_format": str(FORMAT_VERSION)}
+        return (
+            state_dict,
+            {},
+        )  # a second key beside "format" would come in random order: files would differ from save to save
 
     @property
     def is_serializable(self) -> bool:
@@ -173,7 +176,7 @@ def attach(model: nn.Module, config: QuantizeConfig) -> None:
     """Make a diffusers model that was quantized in memory savable: ``save_pretrained`` writes the packed form."""
     ganzip = GanzipConfig.of(config)
     ganzip.structure, ganzip.record = _structure(model), recorded_steps(model)
-    finish_config(model, ganzip, origin(Path(str(model.config.get("_name_or_path") or ""))))
+    finish_config(model, ganzip, origin_of(model))
     quantizer = GanzipQuantizer(ganzip, pre_quantized=True)
     quantizer.update_torch_dtype(model.dtype if model.dtype.is_floating_point else None)
     model.hf_quantizer = quantizer

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -87,11 +86,3 @@ def finish_config(model: nn.Module, config: GanzipConfig, base_model: str) -> No
     }
     earlier = config.record or recorded_steps(model)
     config.record = [*earlier, Step("quantize", config.quantize_config.to_dict(), base_model).to_dict()]
-
-
-def origin(folder: Path) -> str:
-    """Hub id and revision ("org/name@sha") of a folder in the Hub cache, else the name of the folder."""
-    if folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--"):
-        repository = folder.parents[1].name.removeprefix("models--").replace("--", "/")
-        return f"{repository}@{folder.name}"
-    return folder.name if folder.is_dir() else str(folder).removeprefix(".")

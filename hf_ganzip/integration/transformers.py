@@ -7,7 +7,6 @@ Unlike with diffusers, weights load in full precision first and are quantized to
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -22,9 +21,9 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from ..quantization.config import QuantizeConfig
 from ..quantization.packed import packed_modules, unpack_module_
 from ..quantization.quantize import apply_plan_, plan_quantization, quantization_report
-from ..record import QuantizationReport
-from .config import FORMAT_VERSION, GanzipConfig
-from .packed_model import allocate_packed_layers_, finish_config, origin, refuse_disk, verify_packed_layers
+from ..record import QuantizationReport, origin_of
+from .config import GanzipConfig
+from .packed_model import allocate_packed_layers_, finish_config, refuse_disk, verify_packed_layers
 
 
 class TransformersGanzipConfig(GanzipConfig, QuantizationConfigMixin):
@@ -57,7 +56,7 @@ class GanzipHfQuantizer(HfQuantizer):
             config = _for_model(model, self.quantization_config.quantize_config)
             plan = plan_quantization(model, config)
             self.report = quantization_report(model, plan, apply_plan_(model, plan, config.compute))
-            finish_config(model, self.quantization_config, origin(Path(model.name_or_path)))
+            finish_config(model, self.quantization_config, origin_of(model))
         model.requires_grad_(False)
         model.config.quantization_config = self.quantization_config
 
@@ -67,7 +66,7 @@ class GanzipHfQuantizer(HfQuantizer):
         return model
 
     def get_state_dict_and_metadata(self, model: nn.Module) -> tuple[Any, dict[str, str]]:
-        return None, {"ganzip_format": str(FORMAT_VERSION)}
+        return None, {}
 
     def is_serializable(self) -> bool:
         return True
@@ -91,7 +90,7 @@ def _for_model(model: nn.Module, config: QuantizeConfig) -> QuantizeConfig:
 def attach(model: nn.Module, config: QuantizeConfig) -> None:
     """Make a transformers model that was quantized in memory savable: ``save_pretrained`` writes the packed form."""
     ganzip = TransformersGanzipConfig.of(config)
-    finish_config(model, ganzip, origin(Path(model.name_or_path)))
+    finish_config(model, ganzip, origin_of(model))
     model.hf_quantizer = GanzipHfQuantizer(ganzip, pre_quantized=True)
     model.is_quantized = True
     model.quantization_method = ganzip.quant_method

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..families import family_of
 from ..macs import macs_of_shapes, weight_uses
 from ..quantization.packed import packed_modules
-from ..record import Step, record_step, table
+from ..record import Step, origin_of, record_step, table
 from ..registry import lookup
 from ..structure import set_tensor_, update_attributes_
 from .channels import ChannelSet, PruningRule, cut, shapes_after
@@ -206,7 +206,8 @@ def prune_(model: nn.Module, config: PruneConfig | None = None) -> PruneReport:
         from ..integration.diffusers import attach_structure
 
         attach_structure(model)
-    record_step(model, Step("prune", config.to_dict() | {"kept": {each.name: list(each.kept) for each in found}}))
+    options = config.to_dict() | {"kept": {each.name: list(each.kept) for each in found}}
+    record_step(model, Step("prune", options, origin_of(model)))
     return PruneReport(
         config.to_dict()["criterion"],
         found,

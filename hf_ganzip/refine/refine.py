@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ..families import family_of
 from ..quantization.packed import packed_modules
-from ..record import Step, record_step, recorded_steps, table
+from ..record import Step, origin_of, record_step, recorded_steps, table
 from ..registry import lookup
 from .scalings import SCALINGS, Scaling
 from .singular_values import condition_number, scaled
@@ -156,7 +156,7 @@ def refine_(model: nn.Module, config: RefineConfig | None = None) -> RefineRepor
             "refine_: the model was refined before; a second time takes roots of roots. Set again=True if you want that."
         )
     report = scale_weights_(model, config)
-    record_step(model, Step("refine", config.to_dict()))
+    record_step(model, Step("refine", config.to_dict(), origin_of(model)))
     return report
 
 

@@ -9,6 +9,7 @@ from diffusers import DDPMPipeline, UNet2DModel
 import hf_ganzip as gz
 from hf_ganzip.record import recorded_steps
 
+from ..hub import LocalHub
 from .test_train_stylegan2 import ROOT, launch
 
 
@@ -50,3 +51,13 @@ def test_ddpm_from_scratch(tmp_path):
     launch("--smoke", "--output_dir", tmp_path, script=ROOT / "examples" / "train_ddpm.py")
     assert (tmp_path / "samples" / "step-0000004.png").is_file()
     assert UNet2DModel.from_pretrained(tmp_path / "unet").num_parameters() > 0
+
+
+def test_push_to_hub(tmp_path):
+    with LocalHub() as hub:
+        environment = hub.environment(tmp_path / "cache")
+        flags = ("--smoke", "--output_dir", tmp_path / "tiny-ddpm", "--push_to_hub")
+        launch(*flags, script=ROOT / "examples" / "finetune_ddpm.py", environment=environment)
+        files = hub.repositories["me/tiny-ddpm"].files
+    assert {"README.md", "config.json", "diffusion_pytorch_model.safetensors", "samples.png"} == set(files)
+    assert "step: finetune" in files["README.md"].decode()

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples" / "train_stylegan2.py"
 
 
-def launch(*arguments, script=SCRIPT, check=True):
+def launch(*arguments, script=SCRIPT, check=True, environment=None):
     command = [
         sys.executable,
         "-m",
@@ -29,7 +29,7 @@ def launch(*arguments, script=SCRIPT, check=True):
         "1",
     ]
     command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = (environment or os.environ) | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [*command, str(script), *map(str, arguments)], check=check, capture_output=True, text=True, env=environment
     )

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command env: what a bug report needs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from typing import Any
+
+from .shared import Json, app, print_json
+
+
+_PACKAGES = (
+    "hf_ganzip torch torchvision numpy diffusers transformers accelerate huggingface_hub safetensors datasets evaluate torch-pruning "
+    "matplotlib gradio peft"
+)
+
+
+@app.command()
+def env(as_json: Json = False) -> None:
+    """Show versions and the machine, for bug reports."""
+    found = environment()
+    if as_json:
+        return print_json(found)
+    for name, value in found.items():
+        print(f"{name:18} {value}")
+
+
+def environment() -> dict[str, Any]:
+    """Versions of what hf_ganzip works with, "not installed" where it is not, and the machine."""
+    found: dict[str, Any] = {"platform": platform.platform(), "python": platform.python_version()}
+    for name in _PACKAGES.split():
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    import torch
+
+    cuda = torch.cuda.is_available()
+    found |= {"threads": torch.get_num_threads(), "accelerator": torch.cuda.get_device_name() if cuda else "none"}
+    return found

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cards say what is on record and in reports, and nothing else."""
+
+import re
+
+import pytest
+import torch
+import yaml
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from huggingface_hub import ModelCard
+
+import hf_ganzip as gz
+from hf_ganzip.evaluation.cost import Cost, CostReport
+from hf_ganzip.evaluation.evaluate import EvaluationReport
+from hf_ganzip.publishing import render_card
+from hf_ganzip.publishing.card import hub_id, loading_snippet, read_saved, recipe_of
+from hf_ganzip.recipes import compress, read_recipe
+from hf_ganzip.record import Step, record_step, recorded_steps
+
+from ..conftest import TINY_UNET, tiny_generator
+
+
+CONDITIONS = {
+    "reference": "org/images",
+    "generated": "small",
+    "n_real": 5000,
+    "n_generated": 2500,
+    "extractor": "inception",
+}
+EVALUATION = EvaluationReport(
+    {"frechet_distance": {"frechet_distance": 3.25}, "knn_precision_recall": {"precision": 0.875, "recall": 0.5}},
+    CONDITIONS,
+)
+COST = CostReport(
+    Cost(1000, 2_000_000, 2**20, None, 0.010),
+    Cost(1000, 2_000_000, 4 * 2**20, None, 0.010),
+    {"device": "cpu", "machine": "x86_64, 2 threads"},
+)
+
+
+def metadata(text):
+    return yaml.safe_load(text.split("---")[1])
+
+
+def finished(steps, tmp_path, **origin):
+    """Folder of a generator with the given steps done."""
+    model = tiny_generator()
+    model.register_to_config(**{f"_{key}": value for key, value in origin.items()})
+    for step in steps:
+        {
+            "prune": lambda: gz.prune_(model, gz.PruneConfig("random", 0.5)),
+            "refine": lambda: gz.refine_(model, gz.RefineConfig(progress=False)),
+            "finetune": lambda: record_step(model, Step("finetune", {"max_train_steps": 5})),
+            "quantize": lambda: gz.quantize_(model, gz.QuantizeConfig(method="aciq", bits=4)),
+        }[step]()
+    model.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+class TestMetadata:
+    def test_quantized(self, tmp_path):
+        found = metadata(
+            render_card(finished(["quantize"], tmp_path, name_or_path="org/full"), "me/small", license="mit")
+        )
+        assert found["base_model"] == "org/full" and found["base_model_relation"] == "quantized"
+        assert found["license"] == "mit" and found["library_name"] == "hf_ganzip"
+        assert {"quantized", "4-bit", "diffusers"} <= set(found["tags"]) and "pruned" not in found["tags"]
+        assert found["pipeline_tag"] == "unconditional-image-generation"
+
+    def test_pruned_is_a_finetune(self, tmp_path):
+        folder = finished(["prune", "refine", "finetune", "quantize"], tmp_path, name_or_path="org/full")
+        text = render_card(folder, "me/small")
+        found = metadata(text)
+        assert found["base_model_relation"] == "finetune" and {"pruned", "quantized"} <= set(found["tags"])
+        assert found["license"] == "other" and "was not stated" in text
+        assert "pruned, refined, fine-tuned, quantized of [org/full]" in text
+
+    def test_a_local_folder_is_no_base_model(self, tmp_path):
+        tiny_generator().save_pretrained(tmp_path / "full")
+        model = gz.StyleGAN2Generator.from_pretrained(tmp_path / "full")
+        gz.quantize_(model, gz.QuantizeConfig(bits=4))
+        model.save_pretrained(tmp_path / "small")
+        assert "base_model" not in metadata(render_card(tmp_path / "small", "me/small"))
+        assert metadata(render_card(tmp_path / "small", "me/s", base_model="org/full"))["base_model"] == "org/full"
+
+    @pytest.mark.parametrize(
+        "origin, expected",
+        [("org/name@abc", "org/name"), ("org/name", "org/name"), ("folder", ""), ("/a/b", ""), ("./a", ""), ("", "")],
+    )
+    def test_hub_ids(self, origin, expected):
+        assert hub_id(origin) == expected
+
+    def test_model_index_has_the_figures_and_their_conditions(self, tmp_path):
+        text = render_card(finished(["quantize"], tmp_path), "me/small", reports=EVALUATION)
+        found = {result.metric_type: result for result in ModelCard(text).data.eval_results}
+        assert found["frechet_distance"].metric_value == 3.25 and found["recall"].metric_value == 0.5
+        assert found["precision"].metric_args["n_generated"] == 2500
+        assert (
+            found["precision"].metric_args["extractor"] == "inception" and found["recall"].dataset_name == "org/images"
+        )
+
+    def test_the_licence_of_a_converted_checkpoint_is_inherited(self, tmp_path):
+        source = {"format": "f", "file": "x.pkl", "sha256": "00", "network": "G", "url": "", "license": "cc-by-4.0"}
+        source |= {"stated": True, "notes": ["a note"]}
+        text = render_card(finished(["quantize"], tmp_path, ganzip_source=source), "me/small")
+        assert metadata(text)["license"] == "cc-by-4.0" and "| SHA-256 | 00 |" in text and "- a note" in text
+        unknown = tmp_path / "unknown"
+        unknown.mkdir()
+        text = render_card(finished(["quantize"], unknown, ganzip_source=source | {"stated": False}), "me/small")
+        assert metadata(text)["license"] == "other"
+
+
+class TestText:
+    def test_figures_come_with_conditions(self, tmp_path):
+        text = render_card(finished(["quantize"], tmp_path), "me/small", reports=[EVALUATION, COST.to_dict()])
+        assert (
+            "| small | 3.250 | 0.875 | 0.500 |" in text
+            and "n generated 2500" in text
+            and "extractor inception" in text
+        )
+        assert "| weights on disk | 4.00 MiB | 1.00 MiB | 4.00x |" in text and "x86_64, 2 threads" in text
+        assert "4.00x smaller on disk, not faster" in text
+
+    def test_nothing_is_said_that_was_not_measured(self, tmp_path):
+        text = render_card(finished([], tmp_path), "me/full")
+        assert "in full precision" in text and "model-index" not in text
+        for section in ("Size and speed", "Quality", "How it was made", "Packed layers", "Samples"):
+            assert section not in text
+        assert not re.search(r"\bTODO\b|\{\{|\}\}|None|more information needed", text, re.IGNORECASE)
+
+    def test_the_recipe_repeats_the_work(self, tmp_path):
+        folder = finished(["prune", "quantize"], tmp_path)
+        saved = read_saved(folder)
+        text = render_card(folder, "me/small")
+        recipe = recipe_of(saved.parts[""]["record"])
+        assert recipe in text
+        (tmp_path / "recipe.yaml").write_text(recipe)
+        torch.manual_seed(0)
+        again, _ = compress(tiny_generator(), read_recipe(tmp_path / "recipe.yaml"))
+        first = gz.load_model(folder)
+        assert all(torch.equal(x, first.state_dict()[name]) for name, x in again.state_dict().items())
+        names = [step["name"] for step in recorded_steps(again)]
+        assert names == ["prune", "quantize"]
+
+    def test_layers_of_a_pipeline_carry_their_component(self, tmp_path):
+        unet = UNet2DModel(**TINY_UNET)
+        gz.quantize_(unet, gz.QuantizeConfig(bits=4))
+        DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "pipeline")
+        text = render_card(tmp_path / "pipeline", "me/pipeline")
+        assert "| unet.mid_block." in text and "<details>" in text
+        assert "from diffusers import DDPMPipeline" in text and "import hf_ganzip" in text
+
+    def test_snippets(self, tmp_path):
+        text = loading_snippet(read_saved(finished(["quantize"], tmp_path)), "me/small")
+        assert 'gz.StyleGAN2Generator.from_pretrained("me/small")' in text and "class_labels=0" in text
+
+    def test_reports_of_another_kind(self, tmp_path):
+        with pytest.raises(TypeError, match="a report is a int"):
+            render_card(finished([], tmp_path), "me/small", reports=[3])
