@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What people install: wheel and sdist, built and tried in an empty environment."""
+
+import re
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+import hf_ganzip
+from hf_ganzip.assets import ASSETS
+
+
+ROOT = Path(__file__).parents[1]
+WHEEL_MIB = 18  # nearly all of it bundled models and images
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Folder with a wheel and an sdist of the source tree."""
+    pytest.importorskip("build")
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    return folder
+
+
+def test_the_wheel_has_what_it_needs_and_no_more(built):
+    (wheel,) = built.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    for folder in ASSETS.values():
+        assert any(name.startswith(f"hf_ganzip/assets/{folder}") for name in names), folder
+    assert "hf_ganzip/metrics_hub/lsh_precision_recall/lsh_precision_recall.py" in names
+    assert "hf_ganzip/py.typed" in names and any(name.endswith("licenses/LICENSE") for name in names)
+    assert {name.split("/")[0].partition("-")[0] for name in names} == {"hf_ganzip"}
+    assert wheel.stat().st_size < WHEEL_MIB * 2**20
+
+
+def test_the_sdist_can_be_tested(built):
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"pyproject.toml", "README.md", "CHANGELOG.md", "Makefile", "tests/test_release.py"} <= names
+    assert {"hf_ganzip/__init__.py", "metrics_hub/lsh_precision_recall/README.md"} <= names
+    assert not any(name.startswith(".venv") for name in names)
+
+
+def test_installed_into_an_empty_environment(built, tmp_path):
+    (wheel,) = built.glob("*.whl")
+    venv.create(tmp_path / "venv", with_pip=True)
+    bin_folder = tmp_path / "venv" / "bin"
+    install = [bin_folder / "python", "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel]
+    subprocess.run(install, check=True, capture_output=True)
+    code = "import hf_ganzip; print(hf_ganzip.__file__)"
+    found = subprocess.run(
+        [bin_folder / "python", "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert Path(found.stdout.strip()).is_relative_to(tmp_path)
+    # Dependencies come from this environment: PYTHONPATH brings its packages, but not its editable installation.
+    packages = {"PYTHONPATH": str(Path(yaml.__file__).parents[1]), "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"}
+    for arguments, expected in (
+        (["info", "biggan-fashion-mnist"], "BigGANGenerator in"),
+        (["metrics", "list"], "lsh_precision_recall"),
+    ):
+        command = [bin_folder / "hf-ganzip", *arguments]
+        found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=packages)
+        assert found.returncode == 0 and expected in found.stdout, found.stderr
+        assert str(tmp_path) in found.stdout
+
+
+def test_release_files_agree():
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == version and citation["license"] == "Apache-2.0" and citation["references"]
+    assert version.partition(".dev")[0] in (ROOT / "CHANGELOG.md").read_text()
+    assert (ROOT / "SECURITY.md").is_file() and hf_ganzip.__all__
