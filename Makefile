@@ -6,7 +6,9 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test test-peers quality style benchmark
+MODELS := stylegan2-fashion-mnist stylegan2-fashion-mnist-discriminator biggan-fashion-mnist ddpm-fashion-mnist fashion-mnist-features
+
+.PHONY: demo test test-peers quality style benchmark model-cards
 
 demo: $(READY)
 	$(BIN)/hf-ganzip demo
@@ -29,6 +31,12 @@ style: $(READY)
 
 benchmark: $(READY)
 	set -e; for script in $(sort $(wildcard benchmarks/[a-z]*.py)); do echo "$$script"; $(BIN)/python "$$script"; done
+
+# The cards of the bundled models, from their records and the reports beside them.
+model-cards: $(READY)
+	set -e; for model in $(MODELS); do folder=model_cards/$$model; mkdir -p $$folder; \
+		$(BIN)/hf-ganzip card $$model $$model --license apache-2.0 --dataset zalando-datasets/fashion_mnist --output $$folder/README.md \
+		$$(ls $$folder/*.json 2>/dev/null | sed 's/^/--report /') $$(test -f $$folder/samples.png && echo --picture samples.png); done
 
 .venv-peers/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-peers

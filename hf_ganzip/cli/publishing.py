@@ -25,13 +25,14 @@ Title = Annotated[str | None, typer.Option(help="Heading of the card; default: t
 @app.command()
 def card(
     model: Model,
-    repo_id: Annotated[str, typer.Argument(help="Hub id that the card is for: NAMESPACE/NAME.")],
+    repo_id: Annotated[str, typer.Argument(help="Hub id that the card is for, NAMESPACE/NAME, or a bundled name.")],
     output: Annotated[Path | None, typer.Option(help="File to write; default: print the card.")] = None,
     report: Reports = None,
     base_model: BaseModel = None,
     license: License = None,
     dataset: Datasets = None,
     title: Title = None,
+    picture: Annotated[str | None, typer.Option(help="File to show, relative to the card.")] = None,
 ) -> None:
     """Write the card of a saved model from its record and from reports."""
     from ..publishing import render_card
@@ -44,6 +45,7 @@ def card(
         license=license,
         datasets=dataset or (),
         title=title,
+        picture=picture,
     )
     if output is None:
         return print(text, end="")

@@ -4,6 +4,7 @@
 from .biggan import BigGANGenerator
 from .biggan_deep import BigGANDeepGenerator
 from .biggan_discriminator import BigGANDiscriminator
+from .feature_network import FeatureNetwork  # noqa: F401  (for load_model; no architecture to compress)
 from .stylegan import StyleGANGenerator
 from .stylegan2 import StyleGAN2Generator
 from .stylegan2_discriminator import StyleGAN2Discriminator

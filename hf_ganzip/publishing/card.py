@@ -13,6 +13,7 @@ import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
+from ..assets import ASSETS
 from ..inspection import describe
 from ..recipes import STEPS
 
@@ -125,19 +126,20 @@ def read_saved(folder: str | Path) -> Saved:
 
 
 def loading_snippet(saved: Saved, place: str) -> str:
-    """Python code that loads ``place``, a Hub id or folder; it defines ``pipe`` or ``model``."""
+    """Python code that loads ``place``, a Hub id, a folder or the name of a bundled model; it defines ``pipe`` or ``model``."""
     import hf_ganzip
+    from hf_ganzip import models
 
     own = saved.class_name in hf_ganzip.__all__
+    home = "hf_ganzip.models" if hasattr(models, saved.class_name) else "diffusers"
     name = "pipe" if saved.is_pipeline else "model"
-    if not own:
-        return (
-            "import hf_ganzip  # opens packed and pruned weights\n"
-            f'from diffusers import {saved.class_name}\n\n{name} = {saved.class_name}.from_pretrained("{place}")'
-        )
-    lines = ["import hf_ganzip as gz", "", f'{name} = gz.{saved.class_name}.from_pretrained("{place}")']
+    quoted = f'asset_path("{place}")' if place in ASSETS else f'"{place}"'
+    lines = ["import hf_ganzip as gz"] if own else ["import hf_ganzip  # opens packed and pruned weights"]
+    lines += [] if own else [f"from {home} import {saved.class_name}"]
+    lines += ["from hf_ganzip.assets import asset_path"] * (place in ASSETS)
+    lines += ["", f"{name} = {'gz.' if own else ''}{saved.class_name}.from_pretrained({quoted})"]
     part = saved.parts.get("" if name == "model" else "generator")
-    if part is not None and "z_dim" in part["config"]:
+    if own and part is not None and "z_dim" in part["config"]:
         call = "pipe" if saved.is_pipeline else "gz.GANPipeline(model)"
         classes = "class_labels=0, " if part["config"].get("num_classes") else ""
         lines.append(f'images = {call}(batch_size=2, {classes}output_type="pil").images')
@@ -153,18 +155,20 @@ def render_card(
     license: str | None = None,
     datasets: Sequence[str] = (),
     title: str | None = None,
+    picture: str | None = None,
 ) -> str:
     """Text of README.md for a saved model or pipeline.
 
     Args:
-        folder: What ``save_pretrained`` wrote; a ``samples.png`` in it is shown.
-        repo_id: Hub id, for the loading snippet and the title.
+        folder: What ``save_pretrained`` wrote.
+        repo_id: Hub id, for the loading snippet and the title; or the name of a bundled model.
         reports: Of ``quantize_``, ``prune_``, ``refine_``, ``evaluate`` and ``measure_cost``, or what their ``to_dict`` gives; one or several. Of several
             evaluations each is a row.
         base_model: Hub id of the full model; None: the one in the record, if it is one.
         license: Of the weights (a Hub identifier such as "apache-2.0"); None: that of the converted checkpoint, else "other".
         datasets: Hub ids of the training data.
         title: Heading; None: the name of the repository.
+        picture: File to show, relative to the card; None: ``samples.png``, if it is in the folder.
 
     Raises:
         FileNotFoundError: Not a folder of a saved model.
@@ -185,7 +189,7 @@ def render_card(
         title=title or repo_id.rpartition("/")[2],
         summary=_summary(saved, steps, base),
         snippet=loading_snippet(saved, repo_id),
-        picture=PICTURE if Path(folder, PICTURE).is_file() else None,
+        picture=picture or (PICTURE if Path(folder, PICTURE).is_file() else None),
         costs="\n\n".join(_cost_table(report) for report in costs),
         quality=_quality_table(evaluations),
         recipe=recipe_of(steps),

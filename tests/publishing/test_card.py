@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cards say what is on record and in reports, and nothing else."""
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from huggingface_hub import ModelCard
 
 import hf_ganzip as gz
+from hf_ganzip.assets import ASSETS, asset_path
 from hf_ganzip.evaluation.cost import Cost, CostReport
 from hf_ganzip.evaluation.evaluate import EvaluationReport
 from hf_ganzip.publishing import render_card
@@ -20,6 +23,7 @@ from hf_ganzip.record import Step, record_step, recorded_steps
 from ..conftest import TINY_UNET, tiny_generator
 
 
+ROOT = Path(__file__).parents[2]
 CONDITIONS = {
     "reference": "org/images",
     "generated": "small",
@@ -157,3 +161,26 @@ class TestText:
     def test_reports_of_another_kind(self, tmp_path):
         with pytest.raises(TypeError, match="a report is a int"):
             render_card(finished([], tmp_path), "me/small", reports=[3])
+
+
+BUNDLED = sorted(path.name for path in (ROOT / "model_cards").iterdir() if path.is_dir())
+
+
+class TestCardsOfBundledModels:
+    def test_there_is_one_for_every_model(self):
+        assert set(BUNDLED) == {name for name in ASSETS if (asset_path(name) / "config.json").is_file()}
+
+    @pytest.mark.parametrize("name", BUNDLED)
+    def test_rendering_again_gives_the_same(self, name):
+        folder = ROOT / "model_cards" / name
+        reports = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+        picture = "samples.png" if (folder / "samples.png").is_file() else None
+        options = {"license": "apache-2.0", "datasets": ["zalando-datasets/fashion_mnist"], "picture": picture}
+        assert (folder / "README.md").read_text() == render_card(asset_path(name), name, reports=reports, **options)
+
+    @pytest.mark.parametrize("name", BUNDLED)
+    def test_the_snippet_runs(self, name):
+        text = (ROOT / "model_cards" / name / "README.md").read_text()
+        names = {}
+        exec(text.split("```python")[1].split("```")[0], names)
+        assert names["model"].num_parameters() > 10_000
