@@ -43,6 +43,14 @@ VARIANTS: dict[str, dict[str, Any] | None] = {  # name -> options of FQConfig at
     "BigGAN": None,
     "FQ, continuous": {**SHARED, "preset": "official"},
     "FQ, quantized": {**SHARED, "preset": "paper", "warmup_steps": 500, "anneal_steps": 500},
+    "FQ, quantized, revived": {
+        **SHARED,
+        "preset": "paper",
+        "warmup_steps": 500,
+        "anneal_steps": 500,
+        "init": "data",
+        "revive_below": 1.0,
+    },
 }
 METRICS = ("frechet_distance", "knn_precision_recall", "lsh_precision_recall")
 FIGURES = ("frechet_distance", "precision", "recall", "lsh_precision", "lsh_recall")

@@ -19,6 +19,7 @@ from accelerate.utils import DataLoaderConfiguration, set_seed
 
 import hf_ganzip as gz
 from hf_ganzip.assets import ASSETS, asset_path
+from hf_ganzip.evaluation.reference import load_reference
 from hf_ganzip.evaluation.runs import runs_table, variants_of
 from hf_ganzip.evaluation.validation import Validator
 from hf_ganzip.models.feature_network import FeatureNetwork
@@ -27,7 +28,7 @@ from hf_ganzip.record import versions
 from hf_ganzip.refine.refine import selection
 from hf_ganzip.refine.singular_values import condition_number
 from hf_ganzip.training.data import load_images, to_model_range
-from hf_ganzip.training.diffusion_loop import DiffusionTrainingConfig, train_diffusion
+from hf_ganzip.training.diffusion_loop import DiffusionTrainingConfig, antithetic_timesteps, train_diffusion
 from hf_ganzip.training.distillation_loop import DistillationConfig, train_distilled
 from hf_ganzip.training.perceptual import FeatureDistance
 from hf_ganzip.training.run import read_log
@@ -63,6 +64,12 @@ def parse_args(input_args=None) -> argparse.Namespace:
     add("--validation_steps", type=int, default=100)
     add("--num_samples", type=int, default=2500)
     add("--sampling_steps", type=int, default=50, help="of DDIM, for a diffusion model")
+    add(
+        "--clip_sample",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="clip predicted images in DDIM steps",
+    )
     add("--mixed_precision", choices=["no", "bf16"], default="no")
     add("--smoke", action="store_true", help="4 steps, 150 samples of 4 steps, 1 seed")
     args = parser.parse_args(input_args)
@@ -116,7 +123,30 @@ def spectrum(model) -> dict[str, float]:
     return found
 
 
-def train(args: argparse.Namespace, variant: str, seed: int, dataset, validator, folder: Path) -> list[dict]:
+@torch.no_grad()
+def noise_error(unet, images: torch.Tensor) -> float:
+    """Mean squared error of the predicted noise, per value, over uint8 images at random timesteps, the same for every network."""
+    random = torch.Generator().manual_seed(0)
+    signal = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0).float()
+    total = 0.0
+    for part in images.split(100):
+        timesteps = antithetic_timesteps(len(part), 1000, random)
+        noise = torch.randn(part.shape, generator=random)
+        kept = signal[timesteps][:, None, None, None]
+        predicted = unet(kept.sqrt() * to_model_range(part) + (1 - kept).sqrt() * noise, timesteps, return_dict=False)[
+            0
+        ]
+        total += (predicted - noise).square().mean(dim=(1, 2, 3)).sum().item()
+    return total / len(images)
+
+
+def figures_of(network, validator: Validator, images: torch.Tensor) -> dict[str, float]:
+    """Everything that is measured of a network."""
+    found = validator(network) | spectrum(network)
+    return found if hasattr(network, "mapping") else found | {"noise_error": noise_error(network, images)}
+
+
+def train(args: argparse.Namespace, variant: str, seed: int, dataset, held_out, validator, folder: Path) -> list[dict]:
     """Curve of one run: the figures before fine-tuning and every ``validation_steps``."""
     set_seed(seed)
     model = compressed(args, variant, seed, dataset.tensors[0])
@@ -124,7 +154,7 @@ def train(args: argparse.Namespace, variant: str, seed: int, dataset, validator,
     resume = any(folder.glob("checkpoint-*"))
 
     def figures(network) -> dict[str, float]:
-        return validator(network) | spectrum(network)
+        return figures_of(network, validator, held_out)
 
     if not resume:
         (folder / "start.json").write_text(json.dumps({"step": 0, "images": 0, **figures(model)}))
@@ -176,18 +206,20 @@ def main(args: argparse.Namespace) -> None:
     model = gz.load_model(source(args.model))
     size = model.config.get("resolution") or model.config.sample_size
     dataset = load_images(args.images, resolution=size)
-    validator = Validator(args.reference, num_samples=args.num_samples, steps=args.sampling_steps)
+    sampling = {"steps": args.sampling_steps, "clip_sample": args.clip_sample}
+    held_out = load_reference(args.reference, resolution=size)[0][: 150 if args.smoke else 5000]
+    validator = Validator(args.reference, num_samples=args.num_samples, **sampling)
     conditions = {
         key: value for key, value in vars(args).items() if key not in ("output_dir", "images", "variants", "seeds")
     }
     conditions |= {"threads": torch.get_num_threads(), "versions": versions(), "training_images": len(dataset)}
-    report = {"conditions": conditions, "dense": validator(model) | spectrum(model), "runs": []}
+    report = {"conditions": conditions, "dense": figures_of(model, validator, held_out), "runs": []}
     for seed in range(args.seeds):
         for variant in args.variants:
             folder = output / f"{variant.replace(' ', '-')}-{seed}"
             done = folder / "curve.json"
             if not done.is_file():
-                done.write_text(json.dumps(train(args, variant, seed, dataset, validator, folder)))
+                done.write_text(json.dumps(train(args, variant, seed, dataset, held_out, validator, folder)))
             report["runs"].append({"variant": variant, "seed": seed, "curve": json.loads(done.read_text())})
             (output / "report.json").write_text(json.dumps(report, indent=1))
             write_report(report, output)
@@ -206,12 +238,16 @@ def write_report(report: dict, output: Path) -> None:
         "median condition before": ("condition", 0, 2),
         "after": ("condition", -1, 2),
     }
+    denoises = "noise_error" in dense
+    if denoises:
+        columns |= {"noise error before": ("noise_error", 0, 4), "noise error after": ("noise_error", -1, 4)}
     lines = [
         f"# Singular Value Scaling: {Path(str(conditions['model'])).name}, {conditions['ratio']:.0%} of the channels removed",
         "",
         f"Mean and standard deviation over seeds after {conditions['max_train_steps']} steps of {conditions['train_batch_size']} images; "
         f"{conditions['num_samples']} generated against the images of {conditions['reference']}, KNN with k = 3. "
-        f"The dense network: FD {dense['frechet_distance']:.2f}, KNN P {dense['precision']:.3f}, R {dense['recall']:.3f}.",
+        f"The dense network: FD {dense['frechet_distance']:.2f}, KNN P {dense['precision']:.3f}, R {dense['recall']:.3f}"
+        + (f", noise error {dense['noise_error']:.4f} (mean square, held-out images)." if denoises else "."),
         "",
         *runs_table(runs, columns, "start"),
         "",
@@ -225,7 +261,9 @@ def write_report(report: dict, output: Path) -> None:
     (output / "report.md").write_text("\n".join(lines))
     titles = {"frechet_distance": "Frechet distance", "precision": "KNN precision", "recall": "KNN recall"}
     titles["condition"] = "median condition number"
-    logarithmic = ("frechet_distance", "condition")
+    if denoises and all("noise_error" in point for run in runs for point in run["curve"]):
+        titles["noise_error"] = "error of the predicted noise"
+    logarithmic = ("frechet_distance", "condition", "noise_error")
     save_run_curves(variants_of(runs), output / "curves.png", titles, dense, logarithmic)
     save_spectra(variants_of(runs), dense, output / "spectra.png")
 

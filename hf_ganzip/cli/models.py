@@ -129,14 +129,22 @@ def sample(
     seed: Seed = 0,
     truncation_psi: Annotated[float, typer.Option(help="1 = no truncation.")] = 1.0,
     class_label: Annotated[int | None, typer.Option(help="One class for all; default: all classes in turn.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Of DDIM, for diffusion models.")] = 50,
+    clip_sample: Annotated[
+        bool, typer.Option(help="For diffusion models: clip predicted images in every step, as diffusers does.")
+    ] = True,
 ) -> None:
-    """Sample images from a GAN generator."""
+    """Sample images from a GAN generator or a diffusion UNet."""
     from ..evaluation.sampling import sample_images
     from ..plotting import image_grid, save_image_grid
 
-    images, _ = sample_images(
-        open_model(model), num_samples, seed=seed, truncation_psi=truncation_psi, class_label=class_label
-    )
+    options = {
+        "truncation_psi": truncation_psi,
+        "class_label": class_label,
+        "steps": steps,
+        "clip_sample": clip_sample,
+    }
+    images, _ = sample_images(open_model(model), num_samples, seed=seed, **options)
     if output.suffix == ".png":
         output.parent.mkdir(parents=True, exist_ok=True)
         save_image_grid(images, output, columns=min(10, num_samples))

@@ -52,9 +52,10 @@ def sample_diffusion(
     timesteps: int = 1000,
     beta_start: float = 1e-4,
     beta_end: float = 0.02,
+    clip_sample: bool = False,
     progress: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
-    """Sample by deterministic DDIM (eta 0); the predicted image is not clipped. Image i depends on the model and ``(seed, i)`` only.
+    """Sample by deterministic DDIM (eta 0). Image i depends on the model and ``(seed, i)`` only.
 
     Args:
         model: Network that predicts noise.
@@ -66,6 +67,8 @@ def sample_diffusion(
         timesteps: Of the linear noise schedule.
         beta_start: First of the schedule.
         beta_end: Last of the schedule.
+        clip_sample: Clip the predicted image to [-1, 1] in every step, and take the noise that follows from it; the papers' scripts do not. Networks that are
+            small or not finished need it: at the first timesteps an error of the noise is magnified more than a hundred times.
         progress: Show a progress bar.
 
     Returns:
@@ -97,6 +100,9 @@ def sample_diffusion(
                 noise = model(state, now, return_dict=False, **kwargs)[0]
                 kept = signal[before] if before >= 0 else 1.0
                 image = (state - math.sqrt(1 - signal[now]) * noise) / math.sqrt(signal[now])
+                if clip_sample:
+                    image = image.clamp(-1, 1)
+                    noise = (state - math.sqrt(signal[now]) * image) / math.sqrt(1 - signal[now])
                 state = math.sqrt(kept) * image + math.sqrt(1 - kept) * noise
             images.append(to_uint8(state.float()).cpu())
             bar.update(count)

@@ -23,6 +23,7 @@ def sample_images(
     truncation_psi: float = 1.0,
     class_label: int | None = None,
     steps: int = 50,
+    clip_sample: bool = False,
     progress: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """Sample images of a GAN generator, or of a diffusion UNet by :func:`.sample_diffusion`.
@@ -35,6 +36,7 @@ def sample_images(
         truncation_psi: 1 = no truncation.
         class_label: One class for all images; None: image i has class ``i % num_classes``.
         steps: Of DDIM, for diffusion models.
+        clip_sample: For diffusion models, see :func:`.sample_diffusion`.
         progress: Show a progress bar.
 
     Returns:
@@ -46,7 +48,8 @@ def sample_images(
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; allowed are 1 and more.")
     if isinstance(model, UNet2DModel):
-        return sample_diffusion(model, num_samples, seed=seed, batch_size=batch_size, steps=steps, progress=progress)
+        options = {"batch_size": batch_size, "steps": steps, "clip_sample": clip_sample, "progress": progress}
+        return sample_diffusion(model, num_samples, seed=seed, **options)
     if "z_dim" not in model.config:
         raise ValueError(
             f"sample_images: {type(model).__name__} is no GAN generator (its config has no z_dim) and no UNet2DModel."

@@ -30,6 +30,7 @@ class Validator:
         extractor: As for :func:`.load_extractor`.
         options: For the metrics, such as ``k``.
         steps: Of DDIM, for diffusion models.
+        clip_sample: For diffusion models, see :func:`.sample_diffusion`.
         dense: Model before compression; with it, ``ssim`` is the structural similarity to its images from the same noise.
 
     Raises:
@@ -46,6 +47,7 @@ class Validator:
         extractor: Any = "fashion_mnist",
         options: dict[str, Any] | None = None,
         steps: int = 50,
+        clip_sample: bool = False,
         dense: ModelMixin | None = None,
     ):
         source = open_source(reference)
@@ -53,7 +55,8 @@ class Validator:
             raise ValueError(f"validation: {source.name} holds no images.")
         self.extract: Callable = load_extractor(extractor)
         self.metrics, self.options = metrics, options or {}
-        self.sampling = {"num_samples": num_samples, "seed": seed, "steps": steps, "progress": False}
+        self.sampling = {"num_samples": num_samples, "seed": seed, "steps": steps, "clip_sample": clip_sample}
+        self.sampling["progress"] = False
         self.real = extract_features(source.images, self.extract, progress=False)
         self.dense = None
         if dense is not None:

@@ -24,16 +24,21 @@ def test_timesteps_of_the_papers():
 
 
 @torch.no_grad()
-def test_agrees_with_diffusers():
+@pytest.mark.parametrize("clip", [False, True])
+def test_agrees_with_diffusers(clip):
     model = tiny_unet()
-    images, labels = sample_diffusion(model, 3, seed=5, steps=10, progress=False)
-    scheduler = DDIMScheduler(1000, 1e-4, 0.02, clip_sample=False, set_alpha_to_one=True, timestep_spacing="leading")
+    images, labels = sample_images(model, 3, seed=5, steps=10, clip_sample=clip, progress=False)
+    scheduler = DDIMScheduler(1000, 1e-4, 0.02, clip_sample=clip, set_alpha_to_one=True, timestep_spacing="leading")
     scheduler.set_timesteps(10)
     state = torch.cat([torch.randn(1, 3, 8, 8, generator=each) for each in sample_generators(5, 3)])
     for timestep in scheduler.timesteps:
-        state = scheduler.step(model(state, timestep).sample, timestep, state).prev_sample
+        state = scheduler.step(
+            model(state, timestep).sample, timestep, state, use_clipped_model_output=clip
+        ).prev_sample
     difference = (images.int() - to_uint8(state).int()).abs()
     assert labels is None and int(difference.max()) <= 1
+    other, _ = sample_images(model, 3, seed=5, steps=10, clip_sample=not clip, progress=False)
+    assert not torch.equal(images, other)
 
 
 def test_images_depend_on_their_number_only():

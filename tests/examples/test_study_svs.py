@@ -41,3 +41,14 @@ def test_smoke_run_and_a_second_that_finds_everything_done(tmp_path, folder):
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| SVS sqrt | 1 |" in text and (tmp_path / "out" / "curves.png").is_file()
     assert (tmp_path / "out" / "spectra.png").is_file() and report["dense"]["sigma_0.000"] == 1
+
+
+def test_diffusion_models_are_judged_by_their_noise_error_too(tmp_path, folder):
+    out = tmp_path / "out"
+    flags = ("--smoke", "--output_dir", out, "--images", folder, "--model", "ddpm-fashion-mnist", "--ratio", "0.5")
+    launch(*flags, "--variants", "SVS sqrt", script=ROOT / "examples" / "study_svs.py")
+    report = json.loads((out / "report.json").read_text())
+    (run,) = report["runs"]
+    assert [point["step"] for point in run["curve"]] == [0, 2, 4]
+    assert 0 < report["dense"]["noise_error"] < run["curve"][0]["noise_error"] < 2
+    assert "noise error after" in (out / "report.md").read_text()
