@@ -197,10 +197,12 @@ def train(args: argparse.Namespace, places, options, seed: int, dataset, figures
     resumed, begun = any(folder.glob("checkpoint-*")), time.process_time()
     average = train_gan(generator, discriminator, dataset, config, accelerator, validate)
     seconds = (time.process_time() - begun - sum(spent)) / args.max_train_steps
+    curve, rows = read_log(folder / "figures.jsonl"), read_log(folder / "log.jsonl")
+    if not curve or curve[-1]["step"] < args.max_train_steps:
+        raise SystemExit(f"{folder.name} was stopped; run the same command again to go on.")
     average.save_pretrained(folder / "generator")
-    rows = read_log(folder / "log.jsonl")
     found = {
-        "curve": read_log(folder / "figures.jsonl"),
+        "curve": curve,
         "per_class": figures.per_class(average),
         "cpu_seconds_per_step": None if resumed else seconds,
         "codes_in_use": {row["step"]: row["codes_in_use"] for row in rows if "codes_in_use" in row},

@@ -197,7 +197,10 @@ def train(args: argparse.Namespace, variant: str, seed: int, dataset, held_out, 
             **shared, learning_rate=rate, ema_decay=0.99, ema_rampup=True, lr_schedule="cosine"
         )
         train_diffusion(model, dataset, config, accelerator, validate=figures)
-    return [json.loads((folder / "start.json").read_text()), *read_log(folder / "figures.jsonl")]
+    rows = read_log(folder / "figures.jsonl")
+    if not rows or rows[-1]["step"] < args.max_train_steps:
+        raise SystemExit(f"{folder.name} was stopped; run the same command again to go on.")
+    return [json.loads((folder / "start.json").read_text()), *rows]
 
 
 def main(args: argparse.Namespace) -> None:

@@ -227,8 +227,8 @@ def build(cls: type, config: dict) -> nn.Module:
     saved = saved.to_dict() if isinstance(saved, GanzipConfig) else saved
     if saved and saved.get("quant_method") == "ganzip" and saved.get("structure"):
         apply_structure_(model, saved["structure"])
-        changed = {name.rpartition(".")[0] for name in saved["structure"]["shapes"]}
-        for name in changed:
+        # In the order of the model: a set's would change from process to process, and the random numbers with it.
+        for name in dict.fromkeys(name.rpartition(".")[0] for name in saved["structure"]["shapes"]):
             model.get_submodule(name).reset_parameters()
         model.register_to_config(
             quantization_config=GanzipConfig(bits=None, structure=saved["structure"], record=saved.get("record"))

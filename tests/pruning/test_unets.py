@@ -2,6 +2,9 @@
 """Pruned diffusion UNets: the papers' sizes, which channels go, importance over timesteps, the saved form, refusals."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -264,6 +267,26 @@ class TestSavedForm:
         *quantized, pruned = torch.load(tmp_path / "out.pt")
         assert all(torch.equal(each, run(model)) for each in quantized)
         assert torch.equal(pruned, run(DDPMPipeline.from_pretrained(tmp_path / "pipeline").unet))
+
+    def test_fresh_weights_depend_on_the_seed_only(self, tmp_path):
+        self.pruned().save_pretrained(tmp_path)
+        code = (
+            "import torch, hf_ganzip as gz\n"
+            "torch.manual_seed(0)\n"
+            f"model = gz.from_config({str(tmp_path)!r})\n"
+            "print([round(float(p.sum()), 4) for p in model.parameters()])"
+        )
+        found = {
+            subprocess.run(
+                [sys.executable, "-c", code],
+                env=os.environ | {"PYTHONHASHSEED": seed},
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+            for seed in ("1", "2")
+        }
+        assert len(found) == 1
 
     def test_a_lora_for_the_dense_network_is_refused(self):
         peft = pytest.importorskip("peft")
