@@ -23,13 +23,13 @@ from accelerate.utils import DataLoaderConfiguration, set_seed
 
 import hf_ganzip as gz
 from hf_ganzip.assets import asset_path
-from hf_ganzip.evaluation.codebooks import code_usage, save_code_maps
+from hf_ganzip.evaluation.codebooks import code_usage, distances_per_class, save_code_maps
 from hf_ganzip.evaluation.evaluate import measure
 from hf_ganzip.evaluation.extractors import extract_features, load_extractor
 from hf_ganzip.evaluation.reference import load_reference
 from hf_ganzip.evaluation.runs import runs_table, spread, variants_of
 from hf_ganzip.evaluation.sampling import sample_images
-from hf_ganzip.metrics import frechet_distance, inception_score
+from hf_ganzip.metrics import inception_score
 from hf_ganzip.models.feature_network import FeatureNetwork
 from hf_ganzip.plotting import new_figure, save_image_grid, save_run_curves
 from hf_ganzip.record import versions
@@ -143,12 +143,10 @@ class Figures:
     def per_class(self, generator) -> list[float]:
         """Frechet distance of every class, from twice the samples; few samples bias it, in the same way for every model."""
         features, labels = self.features(generator, 2 * self.num_samples)
-        real = torch.as_tensor(self.real)
-        found = []
-        for label in range(int(labels.max()) + 1):
-            pair = {"real": real[self.labels == label], "generated": features[labels == label]}
-            found.append(float(frechet_distance(**pair, allow_singular=True)["frechet_distance"]))
-        return found
+        known = torch.isin(self.labels, labels)  # the training images may lack classes of the reference
+        sides = {"real": torch.as_tensor(self.real)[known], "generated": features}
+        sides |= {"real_labels": self.labels[known], "generated_labels": labels}
+        return list(distances_per_class(**sides, allow_singular=True).values())
 
 
 def networks(args: argparse.Namespace, channels: int, classes: int, seed: int):

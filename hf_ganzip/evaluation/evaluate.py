@@ -70,9 +70,7 @@ def measure(
         ValueError: An unknown metric, or an option that none of the metrics has.
     """
     found = _named(metrics)
-    chosen = _options_by_metric(found, metric_options or {})
-    if "lsh_precision_recall" in chosen:
-        chosen["lsh_precision_recall"] = {"seed": seed} | chosen["lsh_precision_recall"]
+    chosen = _options_by_metric(found, metric_options or {}, seed)
     return {name: metric(real=real, generated=generated, **chosen[name]) for name, metric in found.items()}
 
 
@@ -82,8 +80,10 @@ def _named(metrics: Sequence[str | Callable]) -> dict[str, Callable]:
     }
 
 
-def _options_by_metric(metrics: Mapping[str, Callable], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What each metric gets of the options; every option must be known to one."""
+def _options_by_metric(
+    metrics: Mapping[str, Callable], options: Mapping[str, Any], seed: int
+) -> dict[str, dict[str, Any]]:
+    """What each metric gets of the options, and of the seed; every option must be known to one."""
     chosen = {}
     for name, metric in metrics.items():
         parameters = inspect.signature(metric).parameters
@@ -91,6 +91,8 @@ def _options_by_metric(metrics: Mapping[str, Callable], options: Mapping[str, An
     unused = sorted(set(options).difference(*chosen.values()))
     if unused:
         raise ValueError(f"none of the metrics {', '.join(metrics)} has the option {', '.join(unused)}.")
+    if "lsh_precision_recall" in chosen:
+        chosen["lsh_precision_recall"] = {"seed": seed} | chosen["lsh_precision_recall"]
     return chosen
 
 
@@ -132,7 +134,7 @@ def evaluate(
     truncation_psi, batch_size, progress, cache = (
         given.pop(name) for name in ("truncation_psi", "batch_size", "progress", "cache")
     )
-    chosen = _options_by_metric(_named(metrics), given)  # before the long work
+    chosen = _options_by_metric(_named(metrics), given, seed)  # before the long work
     sides = {"real": open_source(reference), "generated": open_source(generated)}
     if sides["real"].model is not None:
         raise ValueError(f"reference {sides['real'].name} is a model; allowed are images and features of real images.")

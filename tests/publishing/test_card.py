@@ -114,6 +114,17 @@ class TestMetadata:
         assert metadata(text)["license"] == "other"
 
 
+def test_options_of_metrics_are_among_the_conditions():
+    random = torch.Generator().manual_seed(0)
+    sides = [torch.randn(60, 4, generator=random) for _ in range(2)]
+    metrics = ("lsh_precision_recall", "knn_precision_recall")
+    report = gz.evaluate(*sides, metrics=metrics, seed=7, options={"k": 5})
+    found = report.conditions["metric_options"]
+    assert found["lsh_precision_recall"]["seed"] == 7 and found["lsh_precision_recall"]["draws"] == 10
+    assert found["knn_precision_recall"] == {"k": 5}
+    assert report.metrics["lsh_precision_recall"]["seed"] == 7
+
+
 class TestText:
     def test_figures_come_with_conditions(self, tmp_path):
         text = render_card(finished(["quantize"], tmp_path), "me/small", reports=[EVALUATION, COST.to_dict()])
