@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from .post_import import when_imported
 
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from .checkpoints import convert
     from .evaluation.evaluate import evaluate

@@ -73,6 +73,8 @@ def test_compress_json_of_a_diffusion_model(call, tmp_path):
 def test_sample_grid_and_folder(call, folder, tmp_path):
     assert call("sample", folder, tmp_path / "grid.png", "--num-samples", 7)[0] == 0
     assert size(tmp_path / "grid.png")[0] > 7 * 16
+    code, out, _ = call("sample", folder, tmp_path / "grid.png", "--num-samples", 2, "--json")
+    assert json.loads(out) == {"output": str(tmp_path / "grid.png"), "num_samples": 2, "seed": 0}
     assert call("sample", folder, tmp_path / "images", "--num-samples", 3, "--class-label", 2, "--seed", 5)[0] == 0
     files = sorted((tmp_path / "images").glob("*.png"))
     assert len(files) == 3 and size(files[0]) == (16, 16)
@@ -118,6 +120,35 @@ def test_errors_are_one_line_without_traceback(call, folder, tmp_path, arguments
     assert code == 1 and out == ""
     assert message in err and "Traceback" not in err and err.startswith("hf-ganzip: ") and err.count("\n") == 1
     assert not (tmp_path / "x").exists()
+
+
+def test_debug_shows_where_an_error_came_from(monkeypatch, call, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["hf-ganzip", "--debug", "info", str(tmp_path)])
+    with pytest.raises(OSError, match="has no config.json"):
+        cli.main()
+
+
+def test_a_bug_is_called_one(monkeypatch, call):
+    monkeypatch.setattr(cli.environment, "environment", lambda: {}["x"])
+    code, out, err = call("env")
+    assert code == 1 and out == "" and err.count("\n") == 1
+    assert "KeyError" in err and "hf-ganzip --debug" in err
+
+
+def test_version(call):
+    assert call("--version")[:2] == (0, f"{gz.__version__}\n")
+
+
+def test_every_command_takes_json():
+    import typer
+
+    group = typer.main.get_command(cli.app)
+    commands = {name: command for name, command in group.commands.items() if name != "metrics"}
+    commands |= {f"metrics {name}": command for name, command in group.commands["metrics"].commands.items()}
+    without = [
+        name for name, command in commands.items() if "--json" not in {o for p in command.params for o in p.opts}
+    ]
+    assert len(commands) == 18 and without == []
 
 
 def test_help_of_every_command():

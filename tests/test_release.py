@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What people install: wheel and sdist, built and tried in an empty environment."""
 
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -75,8 +76,10 @@ def test_installed_into_an_empty_environment(built, tmp_path):
 
 
 def test_release_files_agree():
-    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    version = hf_ganzip.__version__
+    assert importlib.metadata.version("hf_ganzip") == version
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == version and citation["license"] == "Apache-2.0" and citation["references"]
-    assert version.partition(".dev")[0] in (ROOT / "CHANGELOG.md").read_text()
-    assert (ROOT / "SECURITY.md").is_file() and hf_ganzip.__all__
+    released = re.findall(r"^## (\S+) \((.+)\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert released[0] == (version, str(citation["date-released"]))
+    assert (ROOT / "SECURITY.md").is_file()

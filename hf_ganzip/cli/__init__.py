@@ -6,13 +6,15 @@ from __future__ import annotations
 import sys
 
 from . import compression, environment, metrics, models, publishing  # noqa: F401  (they register their commands)
-from .shared import app
+from .shared import app, describe_error, settings
 
 
 def main() -> None:
-    """Entry point: errors that the user can mend are one line on standard error, exit code 1."""
+    """Entry point: an error is one line on standard error, exit code 1 (2 for wrong usage); ``--debug`` shows where it came from."""
     try:
         app()
-    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
-        print(f"hf-ganzip: {error}", file=sys.stderr)
+    except Exception as error:
+        if settings.debug:
+            raise
+        print(f"hf-ganzip: {describe_error(error)}", file=sys.stderr)
         sys.exit(1)

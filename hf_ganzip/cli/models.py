@@ -83,6 +83,7 @@ def translate(
     output_dir: Annotated[Path, typer.Option(help="Translated images and heatmaps go here.")] = Path("translated"),
     heatmaps: Annotated[bool, typer.Option(help="Also write where the network looked.")] = True,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
+    as_json: Json = False,
 ) -> None:
     """Translate images with a U-GAT-IT generator."""
     from PIL import Image
@@ -109,6 +110,8 @@ def translate(
                 if heatmaps:
                     heatmap.save(output_dir / f"{file.stem}_heatmap.png")
             bar.update(len(chunk))
+    if as_json:
+        return print_json({"output": str(output_dir), "num_images": len(files), "heatmaps": heatmaps})
     print(f"{len(files)} images written to {output_dir}")
 
 
@@ -131,8 +134,10 @@ def sample(
     class_label: Annotated[int | None, typer.Option(help="One class for all; default: all classes in turn.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Of DDIM, for diffusion models.")] = 50,
     clip_sample: Annotated[
-        bool, typer.Option(help="For diffusion models: clip predicted images in every step, as diffusers does.")
-    ] = True,
+        bool,
+        typer.Option(help="For diffusion models: clip predicted images in every step (the figures of cards do not)."),
+    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Sample images from a GAN generator or a diffusion UNet."""
     from ..evaluation.sampling import sample_images
@@ -152,4 +157,6 @@ def sample(
         output.mkdir(parents=True, exist_ok=True)
         for i, image in enumerate(images):
             image_grid(image[None], 1, padding=0, scale=1).save(output / f"{i:06d}.png")
+    if as_json:
+        return print_json({"output": str(output), "num_samples": num_samples, "seed": seed})
     print(f"{num_samples} images written to {output}")

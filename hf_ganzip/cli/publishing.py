@@ -33,6 +33,7 @@ def card(
     dataset: Datasets = None,
     title: Title = None,
     picture: Annotated[str | None, typer.Option(help="File to show, relative to the card.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Write the card of a saved model from its record and from reports."""
     from ..publishing import render_card
@@ -47,10 +48,13 @@ def card(
         title=title,
         picture=picture,
     )
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text, encoding="utf-8")
+    if as_json:
+        return print_json({"card": text, "output": None if output is None else str(output)})
     if output is None:
-        return print(text, end="")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(text, encoding="utf-8")
+        print(text, end="")
 
 
 @app.command()

@@ -12,13 +12,48 @@ import typer
 
 
 app = typer.Typer(
-    help="Make image generators small, and say what that cost.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
 )
 
-Model = Annotated[str, typer.Argument(help="Model folder, Hub id, or the bundled stylegan2-fashion-mnist.")]
+
+class Settings:
+    """What was said before the name of the command."""
+
+    debug = False
+
+
+settings = Settings()
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from .. import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options_of_all(
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and end.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Make image generators small, and say what that cost."""
+    settings.debug = debug
+
+
+def describe_error(error: Exception) -> str:
+    """One line for the user: the message of an error that is explained, or that it is a bug."""
+    if isinstance(error, (ValueError, TypeError, OSError, RuntimeError, ImportError)):
+        return " ".join(str(error).splitlines())
+    return f"unexpected {type(error).__name__}: {error}. This is a bug; hf-ganzip --debug shows where."
+
+
+Model = Annotated[str, typer.Argument(help="Model folder, Hub id, or a bundled name such as stylegan2-fashion-mnist.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else to standard output.")]
 Seed = Annotated[int, typer.Option(help="Image i is drawn from (seed, i).")]
 
