@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..registry import lookup
 
@@ -127,7 +128,7 @@ class FeatureQuantizer(nn.Module):
         sync: bool = True,
         process_group: Any = None,
         eps: float = 1e-5,
-        chunk: int = 2**25,
+        chunk: int = 2**20,
     ):
         super().__init__()
         given = {"decay": decay, "weight": weight, "feed": feed, "warmup_steps": warmup_steps}
@@ -257,7 +258,7 @@ class FeatureQuantizer(nn.Module):
         return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64, device=flat.device)
 
     def _loss(self, codes: Tensor, flat: Tensor, finite: Tensor | None, samples: int) -> Tensor:
-        error = (codes - flat).square()
+        error = functional.mse_loss(flat, codes, reduction="none")
         if finite is not None:
             error = error * finite[:, None]
         if not samples or not len(flat):
