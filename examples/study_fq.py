@@ -3,6 +3,7 @@
 
     python examples/study_fq.py --output_dir fq --images fashion-mnist-folder
     python examples/study_fq.py --output_dir grid --images FOLDER --seeds 1 --grid num_codes=2,16,64,256 decay=0.5,0.9   # ablation: every combination
+    python examples/study_fq.py --output_dir grid --images FOLDER --seeds 1 --grid num_codes=16,256 --grid decay=0.5,0.99  # one option at a time
 
 Runs go seed by seed; an interrupted study goes on where it stopped. Writes report.json (every figure of every run), report.md, curves.png,
 per_class.png, samples.png, and pictures of the codes.
@@ -66,8 +67,10 @@ def parse_args(input_args=None) -> argparse.Namespace:
     add(
         "--grid",
         nargs="+",
+        action="append",
         metavar="OPTION=A,B",
-        help="ablation: variants are the combinations of these options of FQConfig, and `places`=0+1,3 (blocks), beside the plain BigGAN",
+        help="ablation: variants are the combinations of these options of FQConfig, and `places`=0+1,3 (blocks), beside the plain BigGAN and "
+        "--grid_base; may be repeated, each time with its own combinations",
     )
     add("--grid_base", choices=[name for name in VARIANTS if VARIANTS[name]], default="FQ, continuous")
     add("--places", nargs="+", type=int, default=[0, 1, 2, 3], help="discriminator blocks whose outputs are quantized")
@@ -93,16 +96,19 @@ def variants(args: argparse.Namespace) -> dict[str, tuple[list[int], dict[str, A
     """
     if not args.grid:
         return {name: (args.places, VARIANTS[name]) for name in args.variants}
-    options = dict(part.partition("=")[::2] for part in args.grid)
-    empty = [name for name, values in options.items() if not values]
-    if empty:
-        raise ValueError(f"--grid: {', '.join(empty)} has no values; write OPTION=A,B.")
+    base = VARIANTS[args.grid_base]
     found: dict[str, tuple[list[int], dict[str, Any] | None]] = {"BigGAN": (args.places, None)}
-    for values in itertools.product(*(values.split(",") for values in options.values())):
-        chosen = dict(zip(options, values))
-        name = ", ".join(f"{option} {value}" for option, value in chosen.items())
-        places = [int(place) for place in chosen.pop("places").split("+")] if "places" in chosen else args.places
-        found[name] = places, {**VARIANTS[args.grid_base], **{key: number(value) for key, value in chosen.items()}}
+    found[args.grid_base] = args.places, base
+    for grid in args.grid:
+        options = dict(part.partition("=")[::2] for part in grid)
+        empty = [name for name, values in options.items() if not values]
+        if empty:
+            raise ValueError(f"--grid: {', '.join(empty)} has no values; write OPTION=A,B.")
+        for values in itertools.product(*(values.split(",") for values in options.values())):
+            chosen = dict(zip(options, values))
+            name = ", ".join(f"{option} {value}" for option, value in chosen.items())
+            places = [int(place) for place in chosen.pop("places").split("+")] if "places" in chosen else args.places
+            found[name] = places, {**base, **{key: number(value) for key, value in chosen.items()}}
     return found
 
 

@@ -40,11 +40,13 @@ def test_ablation_grid(tmp_path, folder):  # noqa: F811
         "--images",
         folder,
         "--grid",
-        "num_codes=2,8",
+        "num_codes=2",
         "places=0,1+2",
+        "--grid",
+        "decay=0.5",
     )
     launch(*flags, script=SCRIPT)
     runs = json.loads((tmp_path / "out" / "report.json").read_text())["runs"]
-    names = ["BigGAN"] + [f"num_codes {k}, places {places}" for k in (2, 8) for places in ("0", "1+2")]
+    names = ["BigGAN", "FQ, continuous", "num_codes 2, places 0", "num_codes 2, places 1+2", "decay 0.5"]
     assert [run["variant"] for run in runs] == names
-    assert {place: use["codes"] for place, use in runs[2]["usage"].items()} == {"blocks.1.0": 2, "blocks.2.0": 2}
+    assert {place: use["codes"] for place, use in runs[3]["usage"].items()} == {"blocks.1.0": 2, "blocks.2.0": 2}
