@@ -263,7 +263,7 @@ class FeatureQuantizer(nn.Module):
             error = error * finite[:, None]
         if not samples or not len(flat):
             return error.sum() * 0 + flat.new_zeros(samples)
-        return error.view(samples, -1).mean(dim=1) * self.current_weight
+        return error.unflatten(0, (samples, -1)).mean(dim=(1, 2)) * self.current_weight
 
     @property
     def _distributed(self) -> bool:

@@ -30,9 +30,11 @@ def launch(*arguments, script=SCRIPT, check=True, environment=None):
     ]
     command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
     environment = (environment or os.environ) | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [*command, str(script), *map(str, arguments)], check=check, capture_output=True, text=True, env=environment
+    result = subprocess.run(
+        [*command, str(script), *map(str, arguments)], capture_output=True, text=True, env=environment
     )
+    assert not check or result.returncode == 0, result.stderr
+    return result
 
 
 def test_smoke_run_and_resuming(tmp_path):

@@ -118,6 +118,20 @@ class TestByHand:
         close(layer.cluster_size, [1.19, 1.19])
         close(layer.embed, [[0.159664, 0.159664], [2.159664, 2.0]], 2e-6)
 
+    @pytest.mark.parametrize("order", ["NCHW", "NHWC", "NCWH", "CNHW", "HWCN"])
+    @pytest.mark.parametrize("samples", [1, 3])
+    def test_any_order_in_memory(self, samples, order):
+        features = torch.randn(samples, 6, 4, 5, generator=torch.Generator().manual_seed(0))
+        axes = ["NCHW".index(axis) for axis in order]
+        other = features.permute(axes).contiguous().permute([axes.index(axis) for axis in range(4)])
+        assert other.shape == features.shape
+        layer, copy = quantizer(6, 6, embed=torch.eye(6).tolist()), quantizer(6, 6, embed=torch.eye(6).tolist())
+        expected, found = layer(features), copy(other)
+        assert torch.equal(found.indices, expected.indices)
+        close(found.loss, expected.loss)
+        close(found.output, expected.output)
+        close(copy.embed, layer.embed)
+
     @pytest.mark.parametrize("state", ["consistent", "official", "zero"])
     def test_decay_zero_takes_the_batch_alone(self, state):
         layer = quantizer(embed=[[0.0, 0], [2, 2]], init_state=state, decay=0.0)
