@@ -155,15 +155,18 @@ class LocalHub:
         if match := re.fullmatch(r"/((?:spaces/|datasets/)?[^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
             return self.lfs_batch(json.loads(body))
         if match := re.fullmatch(r"/((?:spaces/|datasets/)?[^/]+/[^/]+)/resolve/(.+)", path):
-            return self.file(match[1], match[2])
+            return self.file(match[1], match[2]) if allowed or self.public(match[1]) else _error(401, "RepoNotFound")
         if match := re.fullmatch(r"/api/(models|spaces|datasets)/([^/]+/[^/]+)(?:/([^/]+)(?:/(.+))?)?", path):
             name = _KINDS[match[1]] + match[2]
             if name not in self.repositories:
                 return _error(404, "RepoNotFound")
-            if method == "POST" and not allowed:
-                return _error(401, "Unauthorized")
+            if not allowed and (method == "POST" or not self.public(name)):
+                return _error(401, "Unauthorized" if self.public(name) else "RepoNotFound")
             return self.api(name, match[3] or "revision", match[4] or "main", query, body)
         return _error(404, "NotFound")
+
+    def public(self, name: str) -> bool:
+        return name not in self.repositories or not self.repositories[name].private
 
     def create(self, wanted: dict) -> Answer:
         kind = {"space": "spaces/", "dataset": "datasets/"}.get(wanted.get("type"), "")

@@ -231,7 +231,16 @@ def launch(metric: str = "lsh_precision_recall", **options: Any) -> None:
         ImportError: gradio is missing.
         ValueError: Unknown metric.
     """
-    app = build_app(metric)
+    serve(build_app(metric), **options)
+
+
+def serve(app: gradio.Blocks, **options: Any) -> None:
+    """Serve a page in the style of our Spaces, which fetches nothing from elsewhere, until it is stopped.
+
+    Args:
+        app: Built page.
+        options: Of gradio's ``launch``, for instance ``server_port``.
+    """
     import gradio as gr
 
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none from the net

@@ -1,15 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Space in a real browser, started as its users start it. Needs playwright and an installed Chromium or Chrome."""
+"""The metric Space in a real browser."""
 
-import os
 import pickle
-import shutil
-import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -17,66 +9,17 @@ import pytest
 from hf_ganzip.metrics import knn_precision_recall, lsh_precision_recall
 from hf_ganzip.space.examples import load_example
 
+from .conftest import served
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytest.importorskip("gradio_client", reason="gradio is not installed")
 
-ROOT = Path(__file__).parents[2]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PAIRS = ("lsh_precision", "lsh_recall", "lsh_knn_precision", "lsh_knn_recall", "knn_precision", "knn_recall")
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome is installed")
-
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
+def address(browser, tmp_path_factory):
     """The app of the LSH Space on a free port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "GRADIO_SERVER_PORT": str(port), "NO_PROXY": "127.0.0.1"}
-    environment["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("uploads"))
-    log = tmp_path_factory.mktemp("log") / "app.txt"
-    with open(log, "wb") as output:
-        app = subprocess.Popen(
-            [sys.executable, str(ROOT / "metrics_hub" / "lsh_precision_recall" / "app.py")],
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        for _ in range(600):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert app.poll() is None, log.read_text()
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}/"
-    finally:
-        app.terminate()
-        app.wait(timeout=30)
-    assert "Traceback" not in log.read_text()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        yield started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-
-
-@pytest.fixture
-def page(browser, address):
-    """The app's page; at the end nothing may have gone elsewhere, and no script may have failed."""
-    page = browser.new_page(viewport={"width": 1280, "height": 1150})
-    page.set_default_timeout(60_000)
-    hosts, errors = set(), []
-    page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
-    page.on("pageerror", lambda error: errors.append(error))
-    page.goto(address)
-    page.wait_for_selector("#compute")
-    yield page
-    page.close()
-    assert hosts <= {"127.0.0.1", None} and not errors  # None: data: and blob: addresses
+    with served("metrics_hub/lsh_precision_recall/app.py", tmp_path_factory.mktemp("space")) as found:
+        yield found
 
 
 def compute(page, outcome="[data-metric=lsh_precision]"):
