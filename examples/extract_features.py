@@ -1,31 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Extract features of images into one file, on any number of processes.
+"""Extract features of images, or of samples of a model, into one file, on any number of processes.
 
     accelerate launch examples/extract_features.py --images FOLDER --extractor vgg16 --output features.safetensors
+    accelerate launch examples/extract_features.py --model MODEL --num_samples 50000 --extractor vgg16 --output other.safetensors
     hf-ganzip evaluate features.safetensors other.safetensors
 
-IMAGES is a folder, a parquet file, a `datasets` id or a bundled name. Every chunk of images is kept in a cache folder as soon as it
+IMAGES is a folder, a parquet file, a `datasets` id or a bundled name, MODEL a folder, Hub id or bundled name. Every chunk is kept in a cache folder as soon as it
 is done, so the same command goes on where an interrupted one stopped. The file names the extractor, its digest and its resizing.
 CPU smoke run: --smoke (bundled images and network, a few seconds).
 """
 
 import argparse
+import hashlib
+import json
 from pathlib import Path
 
 from accelerate import Accelerator
-from torch import cat
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, cat, empty
 
 from hf_ganzip.evaluation.cache import FeatureCache
 from hf_ganzip.evaluation.extractors import load_extractor
+from hf_ganzip.evaluation.extractors.weights import weights_digest
 from hf_ganzip.evaluation.reference import load_reference
-from hf_ganzip.evaluation.sharded import extract_features_sharded
+from hf_ganzip.evaluation.sharded import extract_features_sharded, sample_features_sharded
 from hf_ganzip.evaluation.sources import write_features
+from hf_ganzip.recipes import load_model
 
 
 def parse_args(input_args=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--images", help="folder, parquet file, `datasets` id or bundled name")
+    add("--model", help="instead of --images: a GAN generator or diffusion UNet, sampled by all processes together")
+    add("--num_samples", type=int, default=50_000, help="of the model (default: %(default)s)")
+    add("--seed", type=int, default=0, help="sample i depends on (seed, i) (default: %(default)s)")
+    add("--steps", type=int, default=50, help="of DDIM, for diffusion models (default: %(default)s)")
     add(
         "--split",
         default="test",
@@ -41,28 +51,52 @@ def parse_args(input_args=None) -> argparse.Namespace:
     args = parser.parse_args(input_args)
     if args.smoke:
         args.images = "fashion-mnist-test-5000"
-    if not args.images:
-        parser.error("give --images")
+    if bool(args.images) == bool(args.model):
+        parser.error("give --images or --model, one of them")
     return args
 
 
-def main(args: argparse.Namespace) -> None:
-    accelerator = Accelerator()
+def features_of_images(args: argparse.Namespace, extractor, accelerator: Accelerator, cache: FeatureCache) -> Tensor:
     images = load_reference(args.images, split=args.split, resolution=args.resolution)[0]
     if args.smoke:
         images, args.chunk, args.batch_size = images[:600], 256, 64
-    extractor = load_extractor(args.extractor, accelerator.device)
-    cache = FeatureCache(args.cache_dir)
     chunks = [
         extract_features_sharded(chunk, extractor, accelerator, batch_size=args.batch_size, cache=cache)
         for chunk in images.split(args.chunk)
     ]
+    return cat(chunks)
+
+
+def features_of_samples(args: argparse.Namespace, extractor, accelerator: Accelerator, cache: FeatureCache) -> Tensor:
+    """Of all samples, on the main process."""
+    model = load_model(args.model).to(accelerator.device)
+    drawn = {"model": weights_digest(model), "seed": args.seed, "steps": args.steps, "batch": args.batch_size}
+    drawn |= {"extractor": extractor.digest, "resize": extractor.resize}
+    chunks = []
+    for first in range(0, args.num_samples, args.chunk):
+        count = min(args.chunk, args.num_samples - first)
+        key = hashlib.sha256(json.dumps(drawn | {"first": first, "count": count}).encode()).hexdigest()
+        kept = cache.read(key) if accelerator.is_main_process else None
+        if not broadcast_object_list([kept is not None])[0]:  # the main process knows, wherever its cache is
+            options = {"seed": args.seed, "steps": args.steps, "batch_size": args.batch_size}
+            kept = sample_features_sharded(model, count, extractor, accelerator, first=first, **options)
+            if accelerator.is_main_process:
+                cache.write(key, kept)
+        chunks.append(kept)
+    return cat(chunks) if accelerator.is_main_process else empty(0)
+
+
+def main(args: argparse.Namespace) -> None:
+    accelerator = Accelerator()
+    extractor = load_extractor(args.extractor, accelerator.device)
+    extract = features_of_images if args.images else features_of_samples
+    features = extract(args, extractor, accelerator, FeatureCache(args.cache_dir))
     if accelerator.is_main_process:
-        features = cat(chunks)
+        source = args.images or args.model
         conditions = {"extractor": extractor.name, "extractor_digest": extractor.digest, "resize": extractor.resize}
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        write_features(args.output, features, conditions | {"images": args.images, "count": len(features)})
-        print(f"{tuple(features.shape)} features of {args.images} by {extractor.name} in {args.output}")
+        write_features(args.output, features, conditions | {"images": source, "count": len(features)})
+        print(f"{tuple(features.shape)} features of {source} by {extractor.name} in {args.output}")
     accelerator.wait_for_everyone()
 
 

@@ -46,6 +46,7 @@ def sample_diffusion(
     num_samples: int,
     *,
     seed: int = 0,
+    first: int = 0,
     batch_size: int = 100,
     steps: int = 50,
     spacing: str = "uniform",
@@ -61,6 +62,7 @@ def sample_diffusion(
         model: Network that predicts noise.
         num_samples: Number of images.
         seed: Image i starts from the noise of ``(seed, i)``; the same noise for every model.
+        first: Index of the first image.
         batch_size: Images per forward pass.
         steps: 100 in the papers.
         spacing: "quad" (CIFAR-10) or "uniform".
@@ -82,7 +84,7 @@ def sample_diffusion(
     chosen = ddim_timesteps(steps, spacing, timesteps)
     signal = torch.cumprod(1 - torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64), dim=0).tolist()
     classes = model.config.get("num_class_embeds")
-    labels = torch.arange(num_samples) % classes if classes else None
+    labels = torch.arange(first, first + num_samples) % classes if classes else None
     size, device, was_training = model.config.sample_size, model.device, model.training
     model.eval()
     images = []
@@ -92,7 +94,7 @@ def sample_diffusion(
             state = torch.cat(
                 [
                     torch.randn(1, model.config.in_channels, size, size, generator=each)
-                    for each in sample_generators(seed, count, start)
+                    for each in sample_generators(seed, count, first + start)
                 ]
             ).to(device, model.dtype)
             kwargs = {"class_labels": labels[start : start + count].to(device)} if classes else {}

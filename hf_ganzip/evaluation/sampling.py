@@ -19,6 +19,7 @@ def sample_images(
     num_samples: int,
     *,
     seed: int = 0,
+    first: int = 0,
     batch_size: int = 100,
     truncation_psi: float = 1.0,
     class_label: int | None = None,
@@ -32,6 +33,7 @@ def sample_images(
         model: Generator with a ``z_dim`` in its config, or ``UNet2DModel``.
         num_samples: Number of images.
         seed: Image i is drawn from ``(seed, i)``.
+        first: Index of the first image, so that several calls, or processes, can share the work.
         batch_size: Images per forward pass; does not change the images beyond float rounding.
         truncation_psi: 1 = no truncation.
         class_label: One class for all images; None: image i has class ``i % num_classes``.
@@ -48,7 +50,13 @@ def sample_images(
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; allowed are 1 and more.")
     if isinstance(model, UNet2DModel):
-        options = {"batch_size": batch_size, "steps": steps, "clip_sample": clip_sample, "progress": progress}
+        options = {
+            "first": first,
+            "batch_size": batch_size,
+            "steps": steps,
+            "clip_sample": clip_sample,
+            "progress": progress,
+        }
         return sample_diffusion(model, num_samples, seed=seed, **options)
     if "z_dim" not in model.config:
         raise ValueError(
@@ -57,7 +65,7 @@ def sample_images(
     pipeline = GANPipeline(model)
     pipeline.set_progress_bar_config(disable=True)
     classes = model.config.num_classes
-    labels = torch.arange(num_samples) % classes if classes else None
+    labels = torch.arange(first, first + num_samples) % classes if classes else None
     if class_label is not None:
         if not 0 <= class_label < classes:
             raise ValueError(f"class_label is {class_label}; the model has {classes} classes.")
@@ -71,7 +79,7 @@ def sample_images(
             sample = pipeline(
                 batch_size=count,
                 class_labels=None if labels is None else labels[start : start + count],
-                generator=sample_generators(seed, count, start, model.device),
+                generator=sample_generators(seed, count, first + start, model.device),
                 truncation_psi=truncation_psi,
                 max_batch_size=count,
                 output_type="latent",

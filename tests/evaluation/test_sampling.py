@@ -15,6 +15,8 @@ def test_images_depend_on_seed_and_index_only():
     assert images.dtype == torch.uint8 and images.shape == (7, 3, 16, 16)
     assert (images[:5].int() - again.int()).abs().max() <= 1  # rounding of float differences between batch sizes
     assert labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
+    rest, rest_labels = sample_images(model, 3, seed=3, first=4, progress=False)
+    assert (images[4:].int() - rest.int()).abs().max() <= 1 and rest_labels.tolist() == [1, 2, 0]
     other, _ = sample_images(model, 5, seed=4, progress=False)
     assert not torch.equal(again, other)
 

@@ -11,9 +11,10 @@ import torch
 from accelerate import Accelerator
 
 from hf_ganzip.evaluation import extract_features
-from hf_ganzip.evaluation.sharded import extract_features_sharded
+from hf_ganzip.evaluation.sharded import extract_features_sharded, sample_features_sharded
 from hf_ganzip.evaluation.sources import open_source
 
+from ..conftest import tiny_generator, tiny_unet
 from ..distributed import run_processes
 
 
@@ -43,6 +44,46 @@ def test_any_number_of_processes_gives_the_same_bits(number, tmp_path):
     assert expected.shape == (number, 128)
     assert all(torch.equal(features, expected) for features in found[2] + found[3])
     torch.testing.assert_close(expected, extract_features(images(number), progress=False), rtol=1e-4, atol=1e-5)
+
+
+def sample(rank, count, kind):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1")
+    torch.manual_seed(0)
+    model = tiny_generator() if kind == "gan" else tiny_unet(num_class_embeds=3)
+    options = {"seed": 7, "first": 5, "batch_size": 4, "steps": 2, "progress": False}
+    return sample_features_sharded(model, 14, mean_colours, Accelerator(cpu=True), **options)
+
+
+def mean_colours(images):
+    return images.float().mean(dim=3).flatten(1)
+
+
+@pytest.mark.parametrize("kind", ["gan", "diffusion"])
+def test_samples_of_any_number_of_processes_are_the_same(kind, tmp_path):
+    found = {}
+    for count in (1, 2, 3):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        found[count] = run_processes(sample, count, folder, kind)
+    (expected,) = found[1]
+    assert len(expected) == 14 and len(expected.unique(dim=0)) == 14
+    assert all(torch.equal(features, expected) for features in found[2] + found[3])
+
+
+def test_the_example_samples_a_model_and_resumes(tmp_path):
+    tiny_generator(image_channels=1).save_pretrained(tmp_path / "model")
+    command = [sys.executable, str(ROOT / "examples" / "extract_features.py"), "--model", str(tmp_path / "model")]
+    command += ["--num_samples", "10", "--chunk", "4", "--batch_size", "2", "--cache_dir", str(tmp_path / "cache")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    found = []
+    for name in ("first", "second"):
+        output = tmp_path / f"{name}.safetensors"
+        result = subprocess.run([*command, "--output", str(output)], capture_output=True, text=True, env=environment)
+        assert result.returncode == 0, result.stderr
+        found.append(open_source(output).features)
+        if name == "first":
+            assert "sample:" in result.stderr and len(list((tmp_path / "cache").iterdir())) == 3
+    assert "sample:" not in result.stderr and torch.equal(*found) and found[0].shape == (10, 128)
 
 
 def test_the_example_writes_a_file_that_evaluate_opens_and_resumes(tmp_path):
