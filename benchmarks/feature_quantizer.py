@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks._memory import peak_above
 from benchmarks._timing import conditions, interleaved, parser, ratio, report
 from hf_ganzip.models import BigGANDiscriminator, BigGANGenerator
-from hf_ganzip.training.feature_quantization import add_feature_quantizers
-from hf_ganzip.training.feature_quantizer import FeatureQuantizer, phase
+from hf_ganzip.training.feature_quantization import add_feature_quantizers, phase
+from hf_ganzip.training.feature_quantizer import FeatureQuantizer
 from hf_ganzip.training.losses import LOSSES
 
 

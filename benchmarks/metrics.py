@@ -23,6 +23,7 @@ from benchmarks._features import relu_features
 from benchmarks._memory import peak_above
 from benchmarks._timing import conditions, interleaved, parser, ratio, report
 from hf_ganzip.metrics import knn_precision_recall, lsh_precision_recall
+from hf_ganzip.plotting import new_figure
 
 
 SECTIONS = ("sum", "peers", "growth", "memory", "skew")
@@ -154,12 +155,8 @@ def growth_section(arguments) -> list[dict]:
 
 
 def plot(counts, medians, dim, path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    figure = new_figure(6, 4)
+    axes = figure.subplots()
     for name in medians[counts[0]]:
         axes.loglog(counts, [medians[count][name] for count in counts], marker="o", label=name)
     axes.set(

@@ -2,7 +2,7 @@
 """Fine-tune a pruned diffusion UNet by predicting noise, optionally also what the full network predicts.
 
     accelerate launch examples/finetune_ddpm.py --pretrained_model_name_or_path google/ddpm-cifar10-32 --recipe examples/recipes/svs-ddpm.yaml \\
-        --dataset_name cifar10 --image_column img --output_dir out
+        --dataset_name uoft-cs/cifar10 --output_dir out
     accelerate launch ... --resume_from_checkpoint latest
 
 Writes checkpoints, sample grids, log.jsonl, curves.png, and at the end `unet` and a `pipeline` that DDPMPipeline.from_pretrained opens. CPU smoke run: --smoke.
@@ -12,7 +12,7 @@ import argparse
 
 from diffusers import UNet2DModel
 
-from hf_ganzip.finetuning import Finetuning, chosen, finetune_parser, parse_finetune_args
+from hf_ganzip.scripts.finetuning import Finetuning, finetune_parser, parse_finetune_args
 from hf_ganzip.training.diffusion_loop import LR_SCHEDULES, DiffusionTrainingConfig, save_pipeline, train_diffusion
 
 
@@ -30,7 +30,10 @@ def parse_args(input_args=None) -> argparse.Namespace:
     parser.add_argument(
         "--distillation_weight", type=float, help="of the teacher's prediction; 0.7 in Diff-Pruning's variant"
     )
-    return parse_finetune_args(parser, input_args)
+    args = parse_finetune_args(parser, input_args)
+    if args.teacher and not args.distillation_weight:
+        parser.error("--teacher teaches nothing without --distillation_weight")
+    return args
 
 
 def diffusion_flags(parser: argparse.ArgumentParser) -> None:
@@ -59,20 +62,19 @@ def smoke_unet() -> UNet2DModel:
 def main(args: argparse.Namespace) -> None:
     run = Finetuning(args, "finetune_ddpm", smoke_unet, gradient_accumulation_steps=args.gradient_accumulation_steps)
     unet = run.student()
-    finetune(args, run, unet, PRESETS[args.preset])
+    finetune(args, run, unet, PRESETS[args.preset], "finetune")
 
 
-def finetune(args: argparse.Namespace, run: Finetuning, unet: UNet2DModel, preset: dict) -> None:
+def finetune(args: argparse.Namespace, run: Finetuning, unet: UNet2DModel, preset: dict, step: str) -> None:
     dataset = run.images(unet.config.sample_size, unet.config.in_channels)
-    options = chosen(args, DiffusionTrainingConfig, preset)
-    config = DiffusionTrainingConfig(**options)
+    config = run.config(DiffusionTrainingConfig, preset)
     dense = run.full_model(args.teacher) if args.teacher or args.pretrained_model_name_or_path else None
     teacher = dense if config.distillation_weight else None
     run.accelerator.print(f"{len(dataset)} images; network {unet.num_parameters():,} parameters")
     average = train_diffusion(unet, dataset, config, run.accelerator, teacher, run.validator(dense))
     if run.accelerator.is_main_process:
         save_pipeline(average, config, run.output / "pipeline")
-    run.finish(average, "unet", options)
+    run.finish(average, "unet", config, step)
 
 
 if __name__ == "__main__":

@@ -12,21 +12,37 @@ The teacher is the full model, or --teacher where the model is already pruned. W
 import argparse
 
 import hf_ganzip as gz
-from hf_ganzip.finetuning import Finetuning, chosen, finetune_parser, parse_finetune_args
 from hf_ganzip.models.feature_network import FeatureNetwork
 from hf_ganzip.pruning.criteria.face_parser import FaceParser
-from hf_ganzip.training.distillation_loop import PRESETS, DistillationConfig, train_distilled
+from hf_ganzip.scripts.finetuning import Finetuning, finetune_parser, parse_finetune_args
+from hf_ganzip.training.distillation_config import DISTILLATION_PRESETS, DistillationConfig
+from hf_ganzip.training.distillation_loop import train_distilled
 from hf_ganzip.training.perceptual import FeatureDistance, LPIPSDistance
 
 
+MBSTD_GROUPS = {"svs-stylegan2-small": 8}  # of the published discriminators; 4 in the others
+
+
 def parse_args(input_args=None) -> argparse.Namespace:
-    return parse_finetune_args(distillation_parser(__doc__, "svs-stylegan2-base"), input_args)
+    return parse_distillation_args(distillation_parser(__doc__, "svs-stylegan2-base"), input_args)
+
+
+def parse_distillation_args(parser: argparse.ArgumentParser, input_args=None) -> argparse.Namespace:
+    args = parse_finetune_args(parser, input_args)
+    if not (args.smoke or args.recipe or args.teacher):
+        parser.error("a model does not learn from itself: give --recipe, or --teacher where it is already pruned")
+    return args
 
 
 def distillation_parser(description: str, preset: str) -> argparse.ArgumentParser:
     parser = finetune_parser(description)
     add = parser.add_argument
-    add("--preset", choices=sorted(PRESETS), default=preset, help="values of a published run; flags change them")
+    add(
+        "--preset",
+        choices=sorted(DISTILLATION_PRESETS),
+        default=preset,
+        help="values of a published run; flags change them",
+    )
     add("--teacher", help="folder or Hub id; default: the model before the recipe")
     add("--discriminator", help="folder or Hub id to start from; default: a fresh one, as published")
     add("--discr_learning_rate", type=float)
@@ -69,7 +85,8 @@ def main(args: argparse.Namespace, smoke=smoke_generator) -> None:
         discriminator = gz.load_model(args.discriminator)
     else:
         base = {"channels": (8, 8, 8, 4)} if args.smoke else discriminator_widths(teacher)
-        discriminator = gz.StyleGAN2Discriminator(**shared, **base)
+        group = MBSTD_GROUPS.get(args.preset, 4)
+        discriminator = gz.StyleGAN2Discriminator(**shared, **base, mbstd_group_size=group)
     if args.smoke:
         args.perceptual, args.relation_batch = "none", 2
     if args.perceptual == "none":
@@ -83,12 +100,7 @@ def main(args: argparse.Namespace, smoke=smoke_generator) -> None:
                 FeatureNetwork.from_pretrained(gz.assets.asset_path("fashion-mnist-features"))
             )
         perceptual.to(run.accelerator.device)
-    options = chosen(args, DistillationConfig, PRESETS[args.preset])
-    options["accumulation"] = args.gradient_accumulation_steps
-    options["train_batch_size"] = options["train_batch_size"] // (
-        1 if args.train_batch_size else run.accelerator.num_processes * args.gradient_accumulation_steps
-    )
-    config = DistillationConfig(**options)
+    config = run.config(DistillationConfig, DISTILLATION_PRESETS[args.preset])
     run.accelerator.print(
         f"{len(dataset)} images; student {student.num_parameters():,}, teacher {teacher.num_parameters():,}, "
         f"discriminator {discriminator.num_parameters():,} parameters"
@@ -106,7 +118,7 @@ def main(args: argparse.Namespace, smoke=smoke_generator) -> None:
     )
     if run.accelerator.is_main_process:
         run.accelerator.unwrap_model(discriminator).save_pretrained(run.output / "discriminator")
-    run.finish(average, "generator", options | {"preset": args.preset})
+    run.finish(average, "generator", config, preset=args.preset)
 
 
 def discriminator_widths(generator) -> dict:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from tqdm.auto import tqdm
 
-from hf_ganzip.training.data import read_images
+from hf_ganzip.images import read_images
 
 
 CLASS_NAMES = [

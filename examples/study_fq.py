@@ -30,11 +30,12 @@ from hf_ganzip.evaluation.extractors import extract_features, load_extractor
 from hf_ganzip.evaluation.reference import load_reference
 from hf_ganzip.evaluation.runs import runs_table, spread, variants_of
 from hf_ganzip.evaluation.sampling import sample_images
+from hf_ganzip.images import load_images
 from hf_ganzip.metrics import inception_score
 from hf_ganzip.models.feature_network import FeatureNetwork
 from hf_ganzip.plotting import new_figure, save_image_grid, save_run_curves
 from hf_ganzip.record import versions
-from hf_ganzip.training.data import load_images
+from hf_ganzip.scripts.studies import check_conditions
 from hf_ganzip.training.gan_loop import GANTrainingConfig, train_gan
 from hf_ganzip.training.run import read_log
 
@@ -53,6 +54,8 @@ VARIANTS: dict[str, dict[str, Any] | None] = {  # name -> options of FQConfig at
         "revive_below": 1.0,
     },
 }
+CONDITIONS = ("max_train_steps", "train_batch_size", "validation_steps", "num_samples", "mixed_precision", "reference")
+CONDITIONS += ("smoke", "training_images")  # a run under others is another run
 METRICS = ("frechet_distance", "knn_precision_recall", "lsh_precision_recall")
 FIGURES = ("frechet_distance", "precision", "recall", "lsh_precision", "lsh_recall")
 
@@ -166,7 +169,6 @@ def networks(args: argparse.Namespace, channels: int, classes: int, seed: int):
 
 def train(args: argparse.Namespace, places, options, seed: int, dataset, figures: Callable, folder: Path) -> dict:
     """Curve, per-class distances, usage of the codes and seconds per step of one run."""
-    folder.mkdir(parents=True, exist_ok=True)
     images, labels = dataset.tensors
     generator, discriminator = networks(args, images.shape[1], int(labels.max()) + 1, seed)
     if options is not None:
@@ -202,8 +204,6 @@ def train(args: argparse.Namespace, places, options, seed: int, dataset, figures
     average = train_gan(generator, discriminator, dataset, config, accelerator, validate)
     seconds = (time.process_time() - begun - sum(spent)) / args.max_train_steps
     curve, rows = read_log(folder / "figures.jsonl"), read_log(folder / "log.jsonl")
-    if not curve or curve[-1]["step"] < args.max_train_steps:
-        raise SystemExit(f"{folder.name} was stopped; run the same command again to go on.")
     average.save_pretrained(folder / "generator")
     found = {
         "curve": curve,
@@ -244,8 +244,9 @@ def main(args: argparse.Namespace) -> None:
         for name, (places, options) in chosen.items():
             folder = output / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
             done = folder / "run.json"
+            own = {key: kept[key] for key in CONDITIONS} | {"places": places, "options": options}
+            check_conditions(folder, own)
             if not done.is_file():
-                done.parent.mkdir(parents=True, exist_ok=True)
                 done.write_text(json.dumps(train(args, places, options, seed, dataset, figures, folder)))
             report["runs"].append(
                 {"variant": name, "seed": seed, **json.loads(done.read_text()), "folder": folder.name}

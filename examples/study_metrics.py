@@ -17,20 +17,16 @@ import re
 import statistics
 from pathlib import Path
 
-import matplotlib
 import torch
 from torch import Tensor
 
 from hf_ganzip.assets import asset_path
 from hf_ganzip.evaluation import extract_features, load_reference
+from hf_ganzip.evaluation.correlation import correlation
 from hf_ganzip.evaluation.sampling import sample_images
-from hf_ganzip.evaluation.study import correlation
 from hf_ganzip.metrics import knn_precision_recall, lsh_precision_recall
+from hf_ganzip.plotting import new_figure
 from hf_ganzip.recipes import load_model
-
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
 
 
 SHARES = (0.0, 0.01, 0.02, 0.05, 0.1)
@@ -93,7 +89,8 @@ def outlier_drift(real: Tensor, generated: Tensor, seeds: int) -> dict[str, dict
 
 
 def plot_outliers(drift: dict, path: Path) -> None:
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    figure = new_figure(9, 3.6)
+    axes = figure.subplots(1, 2, sharey=True)
     for axis, (where, values) in zip(axes, drift.items()):
         for (label, prefix), colour in zip(METHODS.items(), ("tab:blue", "tab:green", "tab:red")):
             axis.plot(
@@ -117,7 +114,6 @@ def plot_outliers(drift: dict, path: Path) -> None:
     axes[0].set_ylabel("change of the value")
     axes[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)
 
 
 def plot_hyperplanes(real: Tensor, generated: Tensor, path: Path) -> dict[int, dict[str, float]]:
@@ -130,7 +126,8 @@ def plot_hyperplanes(real: Tensor, generated: Tensor, path: Path) -> dict[int, d
         }
         for center in (None, "reference")
     }
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    figure = new_figure(9, 3.6)
+    axes = figure.subplots(1, 2, sharey=True)
     for axis, side in zip(axes, ("precision", "recall")):
         for center, style in ((None, "-"), ("reference", ":")):
             for label, prefix, colour in (("LSH", "lsh_", "tab:blue"), ("LSH+KNN", "lsh_knn_", "tab:green")):
@@ -143,7 +140,6 @@ def plot_hyperplanes(real: Tensor, generated: Tensor, path: Path) -> dict[int, d
         axis.grid(alpha=0.3)
     axes[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)
     return found
 
 

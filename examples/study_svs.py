@@ -22,14 +22,16 @@ from hf_ganzip.assets import ASSETS, asset_path
 from hf_ganzip.evaluation.reference import load_reference
 from hf_ganzip.evaluation.runs import runs_table, variants_of
 from hf_ganzip.evaluation.validation import Validator
+from hf_ganzip.images import load_images, to_model_range
 from hf_ganzip.models.feature_network import FeatureNetwork
 from hf_ganzip.plotting import new_figure, save_run_curves
 from hf_ganzip.record import versions
 from hf_ganzip.refine.refine import selection
 from hf_ganzip.refine.singular_values import condition_number
-from hf_ganzip.training.data import load_images, to_model_range
+from hf_ganzip.scripts.studies import check_conditions
 from hf_ganzip.training.diffusion_loop import DiffusionTrainingConfig, antithetic_timesteps, train_diffusion
-from hf_ganzip.training.distillation_loop import DistillationConfig, train_distilled
+from hf_ganzip.training.distillation_config import DistillationConfig
+from hf_ganzip.training.distillation_loop import train_distilled
 from hf_ganzip.training.perceptual import FeatureDistance
 from hf_ganzip.training.run import read_log
 
@@ -41,6 +43,23 @@ VARIANTS = {  # name -> (changes of the pruning, scaling or None)
     "random": ({"fresh": True}, None),
     "He": ({"init": "he"}, None),
 }
+CONDITIONS = (
+    "model",
+    "ratio",
+    "max_train_steps",
+    "train_batch_size",
+    "learning_rate",
+    "validation_steps",
+    "num_samples",
+    "reference",
+)
+CONDITIONS += (
+    "sampling_steps",
+    "clip_sample",
+    "mixed_precision",
+    "smoke",
+    "training_images",
+)  # a run under others is another run
 SPECTRUM = {f"sigma_{i / 8:.3f}": i / 8 for i in range(9)}  # name -> place among the singular values, descending
 
 
@@ -150,7 +169,6 @@ def train(args: argparse.Namespace, variant: str, seed: int, dataset, held_out, 
     """Curve of one run: the figures before fine-tuning and every ``validation_steps``."""
     set_seed(seed)
     model = compressed(args, variant, seed, dataset.tensors[0])
-    folder.mkdir(parents=True, exist_ok=True)
     resume = any(folder.glob("checkpoint-*"))
 
     def figures(network) -> dict[str, float]:
@@ -198,8 +216,6 @@ def train(args: argparse.Namespace, variant: str, seed: int, dataset, held_out, 
         )
         train_diffusion(model, dataset, config, accelerator, validate=figures)
     rows = read_log(folder / "figures.jsonl")
-    if not rows or rows[-1]["step"] < args.max_train_steps:
-        raise SystemExit(f"{folder.name} was stopped; run the same command again to go on.")
     return [json.loads((folder / "start.json").read_text()), *rows]
 
 
@@ -221,6 +237,7 @@ def main(args: argparse.Namespace) -> None:
         for variant in args.variants:
             folder = output / f"{variant.replace(' ', '-')}-{seed}"
             done = folder / "curve.json"
+            check_conditions(folder, {key: conditions[key] for key in CONDITIONS})
             if not done.is_file():
                 done.write_text(json.dumps(train(args, variant, seed, dataset, held_out, validator, folder)))
             report["runs"].append({"variant": variant, "seed": seed, "curve": json.loads(done.read_text())})

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train a class-conditional BigGAN: hinge loss, spectral norm, averaged generator; optionally with TAC-GAN heads.
 
-    accelerate launch examples/train_biggan.py --preset cifar10 --dataset_name uoft-cs/cifar10 --image_column img --output_dir out
+    accelerate launch examples/train_biggan.py --preset cifar10 --dataset_name uoft-cs/cifar10 --output_dir out
     accelerate launch examples/train_biggan.py --train_data_dir FOLDER --output_dir out --resume_from_checkpoint latest
 
 Writes checkpoints, sample grids (10 latents per class, the same each time), log.jsonl, and at the end the averaged
@@ -11,7 +11,7 @@ generator and the discriminator as diffusers folders. CPU smoke run: --smoke (ab
 import argparse
 
 from hf_ganzip.models import BigGANDiscriminator, BigGANGenerator
-from hf_ganzip.training.script import gan_parser, parse_gan_args, start, train
+from hf_ganzip.scripts.gan import gan_parser, parse_gan_args, start, train
 
 
 def parse_args(input_args=None) -> argparse.Namespace:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from diffusers import UNet2DModel
 
-from hf_ganzip.finetuning import Finetuning, finetune_parser
+from hf_ganzip.scripts.finetuning import Finetuning, finetune_parser, parse_finetune_args
 
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -40,15 +40,7 @@ def parse_args(input_args=None) -> argparse.Namespace:
         random_flip=False,
         teacher=None,
     )
-    args = parser.parse_args(input_args)
-    if args.pretrained_model_name_or_path or args.recipe:
-        parser.error("train_ddpm starts from nothing; finetune_ddpm.py takes a model and a recipe")
-    if args.smoke:
-        args.max_train_steps, args.checkpointing_steps, args.validation_steps, args.train_batch_size = 4, 2, 2, 8
-        args.num_validation_images = 8
-    elif bool(args.dataset_name) == bool(args.train_data_dir):
-        parser.error("give one of --dataset_name and --train_data_dir")
-    return args
+    return parse_finetune_args(parser, input_args, from_scratch=True)
 
 
 def build(args: argparse.Namespace) -> UNet2DModel:
@@ -69,7 +61,7 @@ def build(args: argparse.Namespace) -> UNet2DModel:
 
 def main(args: argparse.Namespace) -> None:
     run = Finetuning(args, "train_ddpm", smoke_unet, gradient_accumulation_steps=args.gradient_accumulation_steps)
-    finetune(args, run, smoke_unet() if args.smoke else build(args), {})
+    finetune(args, run, smoke_unet() if args.smoke else build(args), {}, "train")
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm.auto import tqdm
 
+from hf_ganzip.images import load_images, to_model_range
 from hf_ganzip.models.feature_network import FeatureNetwork
-from hf_ganzip.training.data import load_images, to_model_range
 
 
 def parse_args(input_args=None) -> argparse.Namespace:
@@ -33,7 +33,7 @@ def parse_args(input_args=None) -> argparse.Namespace:
     add = parser.add_argument
     add("--dataset_name", help="`datasets` id with image and label columns")
     add("--train_data_dir", help="folder of images, or of MNIST-type idx files")
-    add("--image_column", default="image")
+    add("--image_column", help="default: image, or else the only column that holds images")
     add("--label_column", default="label")
     add("--output_dir", required=True, help="where the network and training.json go")
     add("--resolution", type=int, default=32, help="side in pixels; smaller images are centred on black")
@@ -54,6 +54,19 @@ def parse_args(input_args=None) -> argparse.Namespace:
     return args
 
 
+def check_splits(source: Path) -> None:
+    """Refuse what would give the same images for both splits.
+
+    Raises:
+        ValueError: A parquet file, or a folder without `train` and `test`.
+    """
+    folders = all((source / split).is_dir() for split in ("train", "test"))
+    if source.suffix == ".parquet" or (source.is_dir() and not folders and not list(source.glob("t10k-images-idx3*"))):
+        raise ValueError(
+            f"{source} has no test images; allowed are a `datasets` id, a folder with `train` and `test`, and one with idx files of both."
+        )
+
+
 def load_splits(args: argparse.Namespace) -> tuple[TensorDataset, TensorDataset]:
     if args.smoke:
         generator = torch.Generator().manual_seed(0)
@@ -63,6 +76,7 @@ def load_splits(args: argparse.Namespace) -> tuple[TensorDataset, TensorDataset]
         dataset = TensorDataset(images, torch.arange(64) % 2)
         return dataset, dataset
     source = args.dataset_name or args.train_data_dir
+    check_splits(Path(source))
     columns = {"image_column": args.image_column, "label_column": args.label_column}
     train, test = (
         load_images(source, split=split, resolution=args.resolution, **columns) for split in ("train", "test")

@@ -11,7 +11,7 @@ generator and the discriminator as diffusers folders. CPU smoke run: --smoke (ab
 import argparse
 
 from hf_ganzip.models import StyleGAN2Discriminator, StyleGAN2Generator
-from hf_ganzip.training.script import gan_parser, parse_gan_args, start, train
+from hf_ganzip.scripts.gan import gan_parser, parse_gan_args, start, train
 
 
 def parse_args(input_args=None) -> argparse.Namespace:

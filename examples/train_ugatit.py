@@ -14,14 +14,15 @@ from pathlib import Path
 
 import torch
 
+from hf_ganzip.images import load_images
 from hf_ganzip.models import UGATITDiscriminator, UGATITGenerator
-from hf_ganzip.training.data import load_images
+from hf_ganzip.scripts.shared import apply_smoke, given, make_accelerator, run_flags
 from hf_ganzip.training.feature_quantization import add_feature_quantizers
-from hf_ganzip.training.script import make_accelerator, run_flags
 from hf_ganzip.training.translation_loop import (
     Discriminators,
     Generators,
     TranslationConfig,
+    enlarge_images,
     enlarged,
     train_translation,
 )
@@ -34,7 +35,7 @@ def parse_args(input_args=None) -> argparse.Namespace:
     add("--train_data_dir", help="folder with trainA and trainB")
     add("--dataset_a", help="`datasets` id, parquet file or folder of one side")
     add("--dataset_b", help="of the other side")
-    add("--image_column", default="image")
+    add("--image_column", help="default: image, or else the only column that holds images")
     add("--resolution", type=int, default=256)
     add("--light", action="store_true", help="styles from channel means: 11M instead of 279M parameters each")
     add("--base_channels", type=int, default=64)
@@ -47,7 +48,7 @@ def parse_args(input_args=None) -> argparse.Namespace:
     add("--no_augment", dest="augment", action="store_false", help="neither mirror nor crop")
     args = parser.parse_args(input_args)
     if args.smoke:
-        args.max_train_steps, args.checkpointing_steps, args.validation_steps = 4, 2, 2
+        apply_smoke(args)
         args.resolution, args.base_channels, args.light = 64, 4, True
     elif bool(args.train_data_dir) == bool(args.dataset_a and args.dataset_b):
         parser.error("give --train_data_dir, or --dataset_a and --dataset_b")
@@ -55,15 +56,17 @@ def parse_args(input_args=None) -> argparse.Namespace:
 
 
 def images(args: argparse.Namespace, side: str) -> torch.Tensor:
-    size = enlarged(args.resolution) if args.augment else args.resolution
+    """uint8 (N, 3, S, S) of one domain, enlarged where they will be cropped."""
     if args.smoke:
+        size = enlarged(args.resolution) if args.augment else args.resolution
         random = torch.Generator().manual_seed(ord(side))
         return torch.randint(0, 256, (6, 3, size, size), generator=random, dtype=torch.uint8)
     source = (
         Path(args.train_data_dir, f"train{side}") if args.train_data_dir else getattr(args, f"dataset_{side.lower()}")
     )
-    found = load_images(str(source), resolution=size, image_column=args.image_column).tensors[0]
-    return found.expand(-1, 3, -1, -1)
+    found = load_images(str(source), resolution=args.resolution, image_column=args.image_column).tensors[0]
+    found = found.expand(-1, 3, -1, -1)
+    return enlarge_images(found) if args.augment else found
 
 
 def main(args: argparse.Namespace) -> None:
@@ -79,9 +82,7 @@ def main(args: argparse.Namespace) -> None:
         for side in "ab":
             add_feature_quantizers(networks[f"global_{side}"], "ugatit-global")
     discriminators = Discriminators(**networks)
-    config = TranslationConfig(
-        **{name: value for name, value in vars(args).items() if name in TranslationConfig.__dataclass_fields__}
-    )
+    config = TranslationConfig(**given(args, TranslationConfig))
     a, b = images(args, "A"), images(args, "B")
     parameters = generators.a_to_b.num_parameters()
     accelerator.print(f"{len(a)} and {len(b)} images; generators {parameters:,} parameters each")

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make image generators small, and say honestly what that cost.
 
-``import hf_ganzip`` is cheap: names load on first use, and the quantizer registers itself when diffusers is imported.
+``import hf_ganzip`` is cheap: names load on first use, and the quantizers register themselves when diffusers or transformers is
+imported.
 """
 
 from __future__ import annotations
@@ -14,29 +15,38 @@ from .post_import import when_imported
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
-    from .checkpoints import convert
-    from .evaluation.evaluate import evaluate
-    from .integration import GanzipConfig
-    from .models import (
-        BigGANDeepGenerator,
-        BigGANDiscriminator,
-        BigGANGenerator,
-        StyleGAN2Discriminator,
-        StyleGAN2Generator,
-        StyleGAN3Generator,
-        StyleGANGenerator,
-        UGATITDiscriminator,
-        UGATITGenerator,
-    )
-    from .pipelines import GANPipeline, ImageTranslationPipeline
-    from .pruning import PruneConfig, prune_
-    from .publishing import push_to_hub
-    from .quantization import QuantizeConfig, dequantize_, quantize_, sensitivity, set_compute_
-    from .recipes import compress, from_config, load_model
-    from .refine import RefineConfig, refine_
-    from .training.feature_quantization import FQConfig, add_feature_quantizers, remove_feature_quantizers
-    from .training.feature_quantizer import FeatureQuantizer
+if TYPE_CHECKING:  # `as`: type checkers do not see through `__all__` below
+    from .checkpoints import convert as convert
+    from .evaluation.evaluate import evaluate as evaluate
+    from .integration import GanzipConfig as GanzipConfig
+    from .models import BigGANDeepGenerator as BigGANDeepGenerator
+    from .models import BigGANDiscriminator as BigGANDiscriminator
+    from .models import BigGANGenerator as BigGANGenerator
+    from .models import StyleGAN2Discriminator as StyleGAN2Discriminator
+    from .models import StyleGAN2Generator as StyleGAN2Generator
+    from .models import StyleGAN3Generator as StyleGAN3Generator
+    from .models import StyleGANGenerator as StyleGANGenerator
+    from .models import UGATITDiscriminator as UGATITDiscriminator
+    from .models import UGATITGenerator as UGATITGenerator
+    from .pipelines import GANPipeline as GANPipeline
+    from .pipelines import ImageTranslationPipeline as ImageTranslationPipeline
+    from .pruning import PruneConfig as PruneConfig
+    from .pruning import prune_ as prune_
+    from .publishing import push_to_hub as push_to_hub
+    from .quantization import QuantizeConfig as QuantizeConfig
+    from .quantization import dequantize_ as dequantize_
+    from .quantization import quantize_ as quantize_
+    from .quantization import sensitivity as sensitivity
+    from .quantization import set_compute_ as set_compute_
+    from .recipes import compress as compress
+    from .recipes import from_config as from_config
+    from .recipes import load_model as load_model
+    from .refine import RefineConfig as RefineConfig
+    from .refine import refine_ as refine_
+    from .training.feature_quantization import FQConfig as FQConfig
+    from .training.feature_quantization import add_feature_quantizers as add_feature_quantizers
+    from .training.feature_quantization import remove_feature_quantizers as remove_feature_quantizers
+    from .training.feature_quantizer import FeatureQuantizer as FeatureQuantizer
 
 _NAMES = {
     "StyleGAN2Generator": "models",
@@ -54,12 +64,6 @@ _NAMES = {
     "load_model": "recipes",
     "from_config": "recipes",
     "compress": "recipes",
-    "GanzipConfig": "integration",
-    "QuantizeConfig": "quantization",
-    "quantize_": "quantization",
-    "dequantize_": "quantization",
-    "set_compute_": "quantization",
-    "sensitivity": "quantization",
     "PruneConfig": "pruning",
     "prune_": "pruning",
     "RefineConfig": "refine",
@@ -68,43 +72,17 @@ _NAMES = {
     "FQConfig": "training.feature_quantization",
     "add_feature_quantizers": "training.feature_quantization",
     "remove_feature_quantizers": "training.feature_quantization",
+    "GanzipConfig": "integration",
+    "QuantizeConfig": "quantization",
+    "quantize_": "quantization",
+    "dequantize_": "quantization",
+    "set_compute_": "quantization",
+    "sensitivity": "quantization",
     "evaluate": "evaluation.evaluate",
     "push_to_hub": "publishing",
 }
 
-__all__ = [
-    "StyleGAN2Generator",
-    "StyleGAN2Discriminator",
-    "StyleGANGenerator",
-    "StyleGAN3Generator",
-    "BigGANGenerator",
-    "BigGANDiscriminator",
-    "BigGANDeepGenerator",
-    "UGATITGenerator",
-    "UGATITDiscriminator",
-    "GANPipeline",
-    "ImageTranslationPipeline",
-    "convert",
-    "load_model",
-    "from_config",
-    "compress",
-    "PruneConfig",
-    "prune_",
-    "RefineConfig",
-    "refine_",
-    "FeatureQuantizer",
-    "FQConfig",
-    "add_feature_quantizers",
-    "remove_feature_quantizers",
-    "GanzipConfig",
-    "QuantizeConfig",
-    "quantize_",
-    "dequantize_",
-    "set_compute_",
-    "sensitivity",
-    "evaluate",
-    "push_to_hub",
-]
+__all__ = [*_NAMES]
 
 
 def __getattr__(name: str):

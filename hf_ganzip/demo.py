@@ -3,32 +3,29 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ModelMixin
 from tqdm.auto import tqdm
 
-from .assets import asset_path
+from .evaluation.compression_study import FULL, LABELS, Compressor, StudyConfig, setting_name
 from .evaluation.evaluate import DEFAULT_METRICS, measure
 from .evaluation.extractors import EXTRACTORS, extract_features
 from .evaluation.reference import evenly, load_reference
 from .evaluation.sampling import mean_image, sample_images
 from .plotting import save_image_grid, save_precision_recall_plot
-from .quantization import QuantizeConfig, quantize_
 from .recipes import load_model
-from .record import QuantizationReport, table, versions
+from .record import machine, table, versions
 
 
 GENERATOR = "stylegan2-fashion-mnist"
 REFERENCE = "fashion-mnist-test-5000"
-METHOD_LABELS = {"linear": "Q", "aciq": "C+Q"}
+METHODS = ("linear", "aciq")
+SAVED = ("aciq", 4)  # method and bits of the model that is saved and reloaded
 _COLUMNS = ("lsh_precision", "lsh_recall", "lsh_knn_precision", "lsh_knn_recall", "knn_precision", "knn_recall")
 
 
@@ -39,8 +36,6 @@ class DemoConfig:
     output_dir: str = "demo_output"
     num_samples: int = 5000  # generated images per setting; as many real ones are used
     bits: tuple[int, ...] = (6, 5, 4, 3, 2)
-    methods: tuple[str, ...] = ("linear", "aciq")
-    saved: tuple[str, int] = ("aciq", 4)  # method and bits of the model that is saved and reloaded
     seed: int = 0
     progress: bool = True
 
@@ -62,23 +57,24 @@ def run_demo(config: DemoConfig | None = None) -> dict[str, Any]:
     started = time.monotonic()
     output = Path(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)
-    generator = load_model(asset_path(GENERATOR)).eval()
+    generator = load_model(GENERATOR).eval()
     extractor = EXTRACTORS["fashion_mnist"]()
     real = evenly(load_reference(REFERENCE, resolution=generator.config.resolution)[0], config.num_samples)
     real_features = extract_features(real, extractor, progress=False)
 
-    settings = [("full", 32)] + [(method, bits) for method in config.methods for bits in config.bits]
+    compressed = Compressor(generator, StudyConfig(methods=METHODS))
+    settings = [FULL, *((method, bits) for method in METHODS for bits in config.bits)]
     rows, grids, means = [], [], [mean_image(real)]
     for method, bits in tqdm(settings, desc="demo", unit="setting", disable=not config.progress):
-        model, report = compressed(generator, method, bits)
+        model, about = compressed(method, bits)
         images, _ = sample_images(model, config.num_samples, seed=config.seed, progress=False)
         features = extract_features(images, extractor, progress=False)
         results = measure(real=real_features, generated=features, metrics=DEFAULT_METRICS, seed=config.seed)
-        rows.append(table_row(method, bits, results, model, report))
+        rows.append(table_row(method, bits, results, about))
         grids.append(images[:20])
         means.append(mean_image(images))
 
-    names = [setting_name(row) for row in rows]
+    names = [setting_name(row["method"], row["bits"]) for row in rows]
     save_image_grid(torch.cat(grids), output / "samples.png", columns=20, row_labels=names)
     save_image_grid(torch.stack(means), output / "mean_images.png", columns=1, row_labels=["real images", *names])
     save_precision_recall_plot(rows, output / "precision_recall.png")
@@ -91,41 +87,25 @@ def run_demo(config: DemoConfig | None = None) -> dict[str, Any]:
         "k": results["lsh_precision_recall"]["k"],
         "extractor": extractor.name,
         "extractor_digest": extractor.digest,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": machine(),
         "versions": versions(),
     }
-    saved = save_and_verify(generator, output / "model", *config.saved)
+    saved = save_and_verify(compressed, output / "model", *SAVED)
     result = {"rows": rows, "conditions": conditions, "saved_model": saved, "seconds": time.monotonic() - started}
     (output / "results.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     return result
 
 
-def setting_name(row: dict[str, Any]) -> str:
-    """Label of a row in the pictures."""
-    return "full precision" if row["bits"] == 32 else f"{row['method']}, {row['bits']} bits"
-
-
-def compressed(generator: ModelMixin, method: str, bits: int) -> tuple[ModelMixin, QuantizationReport | None]:
-    """A quantized copy and its report; 32 bits: the generator itself and None."""
-    if bits == 32:
-        return generator, None
-    model = copy.deepcopy(generator)
-    return model, quantize_(model, QuantizeConfig(method=method, bits=bits))
-
-
-def table_row(
-    method: str, bits: int, results: dict[str, dict], model: ModelMixin, report: QuantizationReport | None
-) -> dict[str, Any]:
+def table_row(method: str, bits: int, results: dict[str, dict], about: dict[str, Any]) -> dict[str, Any]:
     """One line of the table as a dict: the six precisions and recalls, the Frechet distance, bytes of all tensors."""
     lsh, knn = results["lsh_precision_recall"], results["knn_precision_recall"]
     values = {name: lsh[name] for name in lsh if name.startswith("lsh_")}
     values |= {f"knn_{name}": knn[name] for name in ("precision", "recall")}
     values["frechet_distance"] = results["frechet_distance"]["frechet_distance"]
-    total = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
-    values["bytes"] = report.bytes_after if report else total
-    if report:
-        values["bits_per_weight"] = report.bits_per_weight
-    return {"method": METHOD_LABELS.get(method, method), "bits": bits} | values
+    values["bytes"] = about["bytes"]
+    if (method, bits) == FULL:
+        return {"method": method, "bits": bits} | values
+    return {"method": LABELS[method], "bits": bits} | values | {"bits_per_weight": about["bits_per_weight"]}
 
 
 def format_table(rows: list[dict[str, Any]]) -> str:
@@ -138,11 +118,11 @@ def format_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(table(lines))
 
 
-def save_and_verify(generator: ModelMixin, folder: Path, method: str, bits: int) -> dict[str, Any]:
+def save_and_verify(compressed: Compressor, folder: Path, method: str, bits: int) -> dict[str, Any]:
     """Save a quantized copy, load it with a plain ``from_pretrained`` and compare 100 images bit for bit."""
-    model, _ = compressed(generator, method, bits)
+    model, _ = compressed(method, bits)
     model.save_pretrained(folder)
-    reloaded = type(generator).from_pretrained(folder)
+    reloaded = type(model).from_pretrained(folder)
     before, after = (sample_images(m, 100, progress=False)[0] for m in (model, reloaded))
     if not torch.equal(before, after):
         raise RuntimeError(f"demo: the model reloaded from {folder} does not repeat the images of the saved one.")

@@ -7,40 +7,56 @@ import json
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
+from .hub import model_folder, parts_of
 from .quantization.packed import BUFFERS
 from .record import table
 
 
-def describe(model_or_id: str | Path) -> dict[str, Any]:
-    """Class, options, steps and sizes of a model folder or Hub id.
+def describe(model_or_id: str | Path, **hub_options: Any) -> dict[str, Any]:
+    """Class, options, steps and sizes of a saved model, or the parts of a saved pipeline.
+
+    Args:
+        model_or_id: Folder, bundled name or Hub id.
+        **hub_options: As for :func:`.model_folder`.
 
     Returns:
-        ``class_name``, ``config`` (without the quantization), ``source`` (of converted checkpoints), ``quantization`` (None for ordinary models), ``record``,
-        ``layers`` (name, bits, shape, bytes), ``tensors`` and ``file_bytes``.
+        ``folder`` and ``class_name``. Of a model ``config`` (without the quantization), ``source`` (of converted checkpoints), ``quantization`` (None for ordinary
+        models), ``record``, ``layers`` (name, bits, shape, bytes), ``tensors``, ``tensor_bytes`` and ``file_bytes``. Of a pipeline ``parts``: name -> the
+        same of a model, or the class name of something else.
 
     Raises:
-        FileNotFoundError: No ``config.json``.
-        ValueError: A damaged ``config.json`` or safetensors file.
+        FileNotFoundError: No such folder, or no ``config.json`` and no ``model_index.json``.
+        ConnectionError: As :func:`.model_folder`.
+        ValueError: An unknown name, a damaged ``config.json`` or safetensors file.
     """
-    folder = Path(model_or_id)
-    if not folder.is_dir():
-        folder = Path(snapshot_download(str(model_or_id), allow_patterns=["*.json", "*.safetensors"]))
-    config_file = folder / "config.json"
-    if not config_file.is_file():
+    folder = model_folder(model_or_id, **hub_options)
+    if (folder / "config.json").is_file():
+        return _describe_model(folder)
+    if not (folder / "model_index.json").is_file():
         raise FileNotFoundError(f"{folder} has no config.json; a model folder is one that save_pretrained wrote.")
+    parts = {
+        name: _describe_model(folder / name) if (folder / name / "config.json").is_file() else class_name
+        for name, class_name in parts_of(folder).items()
+    }
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    return {"folder": str(folder), "class_name": index.get("_class_name"), "parts": parts}
+
+
+def _describe_model(folder: Path) -> dict[str, Any]:
+    config_file = folder / "config.json"
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
         quantization = config.pop("quantization_config", None) or {}
         layers = dict(quantization.pop("layers", None) or {})
+        class_name = config.pop("_class_name", None) or next(iter(config.get("architectures") or ()), None)
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{config_file} is damaged: {error}.") from error
     sizes = _tensor_bytes(folder)
     return {
         "folder": str(folder),
-        "class_name": config.pop("_class_name", None),
+        "class_name": class_name,
         "config": {name: value for name, value in config.items() if not name.startswith("_")},
         "source": config.get("_ganzip_source"),
         "record": quantization.pop("record", None) or config.get("_ganzip_record", []),
@@ -62,6 +78,11 @@ def describe(model_or_id: str | Path) -> dict[str, Any]:
 
 def format_description(description: dict[str, Any]) -> str:
     """Text for people."""
+    if "parts" in description:
+        lines = [f"{description['class_name']} in {description['folder']}"]
+        for name, part in description["parts"].items():
+            lines += ["", f"{name}: " + (part if isinstance(part, str) else format_description(part))]
+        return "\n".join(lines)
     lines = [f"{description['class_name']} in {description['folder']}"]
     lines += [f"  {name} = {value}" for name, value in description["config"].items()]
     for step in description["record"]:

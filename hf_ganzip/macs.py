@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Multiply-accumulate operations by the conventions of the pruning papers, from the shapes of weights alone.
 
-One operation per use of a weight: a weight of a convolution is used once at every position of its output, one of a transposed or modulated
-convolution at every position of its input, one of a linear layer once a row. Noise, demodulation, filters and products of activations (attention)
+One operation per use of a weight: a weight of a convolution or of a Fourier input is used once at every position of its output, one of a transposed,
+upsampling or modulated convolution at every position of its input, one of a linear layer once a row. Noise, demodulation, filters and products of activations (attention)
 do not count. Biases and norms count one addition and two operations a value for diffusion models, and not at all for GANs: the tables of the papers
 were made so. ``hf_ganzip.evaluation.cost`` measures what really runs.
 """
@@ -16,10 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .families import family_of
+from .families import example_inputs, family_of
+from .models.stylegan2_layers import EqualizedConv2d
+from .models.stylegan3_layers import FourierInput
+from .modes import evaluating
 
 
-_FORWARD = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_AT_OUTPUT = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.GroupNorm, FourierInput)
 
 
 def count_macs(model: nn.Module) -> int:
@@ -43,9 +46,7 @@ def weight_uses(model: nn.Module) -> dict[str, int]:
     Raises:
         ValueError: A model of no family.
     """
-    family = family_of(model)
-    if family is None:
-        raise ValueError(f"count_macs: {type(model).__name__} belongs to no family in hf_ganzip.families.")
+    args, kwargs = example_inputs(model)
     found: dict[str, int] = {}
 
     def watch(name: str) -> Any:
@@ -60,38 +61,28 @@ def weight_uses(model: nn.Module) -> dict[str, int]:
         for name, module in model.named_modules()
         if isinstance(getattr(module, "weight", None), Tensor) and not isinstance(module, nn.Embedding)
     ]
-    modes = {module: module.training for module in model.modules()}
     try:
-        args, kwargs = family.example_inputs(model)
-        with torch.no_grad():
-            model.eval()(*_cast(args, model), return_dict=False, **kwargs)
+        with torch.no_grad(), evaluating(model):
+            model(*args, return_dict=False, **kwargs)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
-    samples = len(args[0])
+    samples, vectors = len(args[0]), family_of(model).counts_vectors  # type: ignore[union-attr]
     shapes = {name: tensor.shape for name, tensor in model.named_parameters()}
     return {
-        name: uses // samples
-        for name, uses in found.items()
-        if name in shapes and (family.counts_vectors or len(shapes[name]) >= 2)
+        name: uses // samples for name, uses in found.items() if name in shapes and (vectors or len(shapes[name]) >= 2)
     }
 
 
 def _uses(module: nn.Module, given: Tensor, made: Tensor) -> dict[str, int]:
-    if isinstance(module, nn.Linear) or module.weight.ndim == 2:
+    if isinstance(module, nn.Linear) or module.weight.ndim == 2 and not isinstance(module, FourierInput):
         return {"weight": given.numel() // given.shape[-1], "bias": given.shape[0]}
-    positions = made if isinstance(module, (*_FORWARD, nn.GroupNorm)) else given
+    forward = isinstance(module, _AT_OUTPUT) or isinstance(module, EqualizedConv2d) and module.resample != "up"
+    positions = made if forward else given
     uses = positions.shape[0] * math.prod(positions.shape[2:])
     if isinstance(module, nn.LayerNorm):
         uses = given.numel() // given.shape[-1]
     return {"weight": uses, "bias": uses}
-
-
-def _cast(args: tuple, model: nn.Module) -> tuple:
-    dtype = next(model.parameters()).dtype
-    return tuple(a.to(dtype) if isinstance(a, Tensor) and a.is_floating_point() else a for a in args)
 
 
 def macs_of_shapes(uses: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]) -> int:

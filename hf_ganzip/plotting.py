@@ -6,13 +6,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .quantization.sensitivity import SensitivityReport
-from .refine import RefineReport
+
+if TYPE_CHECKING:
+    from .quantization.sensitivity import SensitivityReport
+    from .refine import RefineReport
 
 
 _MARKERS = "os^Dv*PX<>"

@@ -27,7 +27,11 @@ class _Finder(importlib.abc.MetaPathFinder):
         execute = spec.loader.exec_module
 
         def execute_then_call(module: ModuleType) -> None:
-            execute(module)
+            try:
+                execute(module)
+            except BaseException:
+                _callbacks.setdefault(name, callback)  # for the next attempt
+                raise
             callback()
 
         spec.loader.exec_module = execute_then_call  # type: ignore[method-assign]

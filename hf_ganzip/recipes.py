@@ -10,18 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import ModelMixin
-from huggingface_hub import snapshot_download
 
 from . import models
+from .hub import HUB_OPTIONS, network_folder
+from .images import to_model_range
 from .pruning import PruneConfig, PruneReport, prune_
+from .pruning.criteria import CRITERIA
 from .quantization import QuantizeConfig, quantize_
-from .record import QuantizationReport
+from .quantization.report import QuantizeReport
 from .refine import RefineConfig, RefineReport, refine_
 from .registry import lookup
 
 
-Report = PruneReport | RefineReport | QuantizationReport
+Report = PruneReport | RefineReport | QuantizeReport
 
 
 @dataclass(frozen=True)
@@ -43,26 +46,20 @@ def load_model(model_or_id: str | Path, **kwargs: Any) -> ModelMixin:
     """Load a model of hf_ganzip or diffusers by the class named in its ``config.json``.
 
     Args:
-        model_or_id: Folder with ``config.json`` and safetensors, or Hub id.
-        **kwargs: For the class's ``from_pretrained`` (``torch_dtype``, ``quantization_config``, ...).
+        model_or_id: Folder with ``config.json`` and safetensors, bundled name or Hub id; of a pipeline with one network, that network.
+        **kwargs: ``revision``, ``cache_dir``, ``token``, ``force_download``, ``local_files_only``, ``subfolder``, which say where the files are; all others are for
+            the class's ``from_pretrained`` (``torch_dtype``, ``quantization_config``, ...).
 
     Raises:
-        FileNotFoundError: The folder has no ``config.json``.
-        ValueError: ``config.json`` is damaged or names a class that neither library has.
+        FileNotFoundError: No such folder, or one without ``config.json``.
+        ConnectionError: As :func:`.model_folder`.
+        ValueError: An unknown name, ``config.json`` is damaged or names a class that neither library has, or a pipeline has several networks.
     """
-    config_file = _config_file(model_or_id, ["*.json", "*.safetensors"], kwargs.pop("revision", None))
+    where = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+    config_file = network_folder(model_or_id, **where) / "config.json"
     cls = _class_of(_read_config(config_file), config_file)
     model: ModelMixin = cls.from_pretrained(config_file.parent, **kwargs)  # type: ignore[no-untyped-call]
     return model
-
-
-def _config_file(model_or_id: str | Path, patterns: list[str], revision: str | None = None) -> Path:
-    folder = Path(model_or_id)
-    if not folder.is_dir():
-        folder = Path(snapshot_download(str(model_or_id), revision=revision, allow_patterns=patterns))
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} has no config.json; a model folder is one that save_pretrained wrote.")
-    return folder / "config.json"
 
 
 def _read_config(file: Path) -> dict[str, Any]:
@@ -84,17 +81,19 @@ def _class_of(config: Mapping[str, Any], source: Any) -> type[ModelMixin]:
     return cls
 
 
-def from_config(config: str | Path | Mapping[str, Any] | ModelMixin) -> ModelMixin:
+def from_config(config: str | Path | Mapping[str, Any] | ModelMixin, **hub_options: Any) -> ModelMixin:
     """A model with fresh weights in the widths of a saved one, pruned or not: for training scripts and averages.
 
     ``Class.from_config`` of diffusers builds the unpruned network.
 
     Args:
-        config: Folder with ``config.json``, Hub id, what ``config.json`` holds, or a model.
+        config: Folder, bundled name or Hub id as for :func:`load_model`, what ``config.json`` holds, or a model.
+        **hub_options: ``revision``, ``subfolder`` and others as for :func:`load_model`; for names only.
 
     Raises:
-        FileNotFoundError: The folder has no ``config.json``.
-        ValueError: ``config.json`` is damaged or names a class that neither library has.
+        FileNotFoundError: As :func:`load_model`.
+        ConnectionError: As :func:`load_model`.
+        ValueError: As :func:`load_model`.
     """
     from .integration.diffusers import build
 
@@ -103,7 +102,7 @@ def from_config(config: str | Path | Mapping[str, Any] | ModelMixin) -> ModelMix
             "_class_name": type(config).__name__
         }
     elif not isinstance(config, Mapping):
-        config = _read_config(_config_file(config, patterns=["*.json"]))
+        config = _read_config(network_folder(config, patterns=["*.json"], **hub_options) / "config.json")
     model: ModelMixin = build(_class_of(config, "config"), dict(config))  # type: ignore[assignment]
     return model
 
@@ -136,7 +135,7 @@ def compress(
     """Run the steps of a recipe, one after the other.
 
     Args:
-        model_or_id: A model (changed in place), a folder or a Hub id.
+        model_or_id: A model (changed in place), or a name as for :func:`load_model`.
         recipe: Steps, each ``{"step": NAME, **options}``: "prune" with options of PruneConfig, "refine" with options of RefineConfig, "quantize" with those of QuantizeConfig.
 
     Returns:
@@ -166,30 +165,36 @@ def with_images(config: PruneConfig, model: ModelMixin) -> PruneConfig:
     """Open the images of a criterion that are given by name, in the size and with the channels of a diffusion UNet.
 
     Args:
-        config: Its ``criterion_options["images"]`` may be a source as for :func:`.evaluate`; ``num_images`` of them are drawn with ``seed``.
+        config: Its ``criterion_options["images"]`` may be a source as for :func:`.evaluate`, of which a `datasets` id gives its training images;
+            ``num_images`` of them are drawn with ``seed``.
         model: The model to be pruned.
 
     Raises:
         FileNotFoundError: There is no such source.
-        ValueError: The source holds no images.
+        ValueError: The source holds no images, or others than the model takes, or the model takes none.
     """
     name = config.criterion_options.get("images")
-    if not isinstance(name, (str, Path)):
+    criterion = lookup(CRITERIA, config.criterion, "criterion")
+    if not isinstance(name, (str, Path)) or not hasattr(criterion, "num_images"):
         return config
-    import torch
-
     from .evaluation.sources import open_source
 
-    source = open_source(name)
-    if source.images is None:
+    if "sample_size" not in model.config or "in_channels" not in model.config:  # type: ignore[attr-defined]
+        raise ValueError(
+            f"prune: images are for criteria of diffusion UNets; a {type(model).__name__} has no sample_size and in_channels in its config."
+        )
+    found = open_source(name, split="train").images
+    if found is None:
         raise ValueError(f"prune: {name} holds no images; a criterion cannot score with it.")
-    count = config.criterion_options.get("num_images", 128)
-    generator = torch.Generator().manual_seed(config.criterion_options.get("seed", 0))
-    images = source.images[torch.randperm(len(source.images), generator=generator)[:count]].float() / 127.5 - 1
-    size, channels = (model.config[name] for name in ("sample_size", "in_channels"))  # type: ignore[attr-defined]
+    count, seed = (config.criterion_options.get(each, getattr(criterion, each)) for each in ("num_images", "seed"))
+    drawn = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed))[:count]
+    images, channels = to_model_range(found[drawn]), model.config["in_channels"]  # type: ignore[attr-defined]
     if images.shape[1] == 1:
         images = images.expand(-1, channels, -1, -1)
-    if images.shape[-1] != size:
-        images = torch.nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
-    options = dict(config.criterion_options) | {"images": images.contiguous()}
-    return dataclasses.replace(config, criterion_options=options)
+    size = model.config["sample_size"]  # type: ignore[attr-defined]
+    height_width = (size, size) if isinstance(size, int) else tuple(size)
+    if tuple(images.shape[-2:]) != height_width:
+        images = torch.nn.functional.interpolate(images, height_width, mode="bilinear", antialias=True)
+    return dataclasses.replace(
+        config, criterion_options=dict(config.criterion_options) | {"images": images.contiguous()}
+    )

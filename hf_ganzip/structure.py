@@ -54,8 +54,10 @@ def apply_structure_(model: nn.Module, structure: Mapping[str, Mapping[str, Any]
     Raises:
         ValueError: The structure is damaged, or names modules or tensors that the model does not have.
     """
-    if not isinstance(structure, Mapping) or structure.keys() != {"attributes", "shapes"}:
-        raise ValueError("the structure in config.json is damaged; allowed are the keys attributes and shapes.")
+    if not _is_structure(structure):
+        raise ValueError(
+            "the structure in config.json is damaged; allowed are the keys attributes and shapes, both tables."
+        )
     modules, problems = dict(model.named_modules()), []
     for name, changes in structure["attributes"].items():
         for key, value in changes.items():
@@ -123,6 +125,16 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
         for name, value in vars(module).items()
         if not name.startswith("_") and name not in _PASSING and _is_plain(value)
     }
+
+
+def _is_structure(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and value.keys() == {"attributes", "shapes"}
+        and isinstance(value["shapes"], Mapping)
+        and isinstance(value["attributes"], Mapping)
+        and all(isinstance(changes, Mapping) for changes in value["attributes"].values())
+    )
 
 
 def _is_plain(value: Any) -> bool:

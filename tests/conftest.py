@@ -4,9 +4,10 @@
 import os
 
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face import: it is read once
-os.environ["HF_DATASETS_OFFLINE"] = "1"
-os.environ["HF_EVALUATE_OFFLINE"] = "1"
+# Before any Hugging Face import: they are read once. A process of a test that talks to a LocalHub says "0".
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.setdefault("HF_EVALUATE_OFFLINE", "1")
 
 import pytest
 import torch

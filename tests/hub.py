@@ -17,9 +17,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import yaml
+
 
 TOKEN = "hf_" + "x" * 34
 CUT = -1  # as a fault: the connection ends without an answer
+HALF = -2  # as a fault: the connection ends in the middle of the body, of a PUT or of the answer to a GET
 _LARGE = (".safetensors", ".png")
 _KINDS = {"models": "", "spaces": "spaces/", "datasets": "datasets/"}
 Answer = tuple[int, dict[str, str], bytes]
@@ -53,7 +56,7 @@ class LocalHub:
     Args:
         repositories: Id ("org/name", "spaces/org/name") -> folder that its first commit holds.
 
-    ``faults`` maps a regular expression for "METHOD /path" to a list of statuses (or ``CUT``), one per matching request; then requests pass.
+    ``faults`` maps a regular expression for "METHOD /path" to a list of statuses (or ``CUT``, ``HALF``), one per matching request; then requests pass.
     """
 
     def __init__(self, repositories: Mapping[str, Path] | None = None):
@@ -76,20 +79,23 @@ class LocalHub:
                 pass
 
             def respond(self):
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                length = int(self.headers.get("Content-Length") or 0)
                 hub.requests.append(f"{self.command} {self.path}")
-                status, headers, data = hub.fault(self.command, self.path) or hub.answer(
-                    self.command, self.path, self.headers.get("Authorization", ""), body
-                )
-                if status == CUT:
-                    self.close_connection = True
+                fault = hub.fault(self.command, self.path)
+                half = fault is not None and fault[0] == HALF
+                body = self.rfile.read(length // 2 if half else length)
+                self.close_connection = half or fault is not None and fault[0] == CUT
+                if self.close_connection and not (half and self.command == "GET"):
                     return
+                authorization = self.headers.get("Authorization", "")
+                answer = fault if fault and not half else hub.answer(self.command, self.path, authorization, body)
+                status, headers, data = _part(answer, self.headers.get("Range"))
                 self.send_response(status)
                 for name, value in ({"Content-Length": str(len(data))} | headers).items():
                     self.send_header(name, value)
                 self.end_headers()
                 if self.command != "HEAD":
-                    self.wfile.write(data)
+                    self.wfile.write(data[: len(data) // 2] if half else data)
 
             do_GET = do_HEAD = do_POST = do_PUT = respond
 
@@ -193,9 +199,8 @@ class LocalHub:
         if name not in self.repositories:
             return _error(404, "RepoNotFound")
         repository = self.repositories[name]
-        parts = rest.split("/")
-        length = 3 if rest.startswith("refs/") else 1
-        commit, file = repository.find("/".join(parts[:length])), "/".join(parts[length:])
+        revision, file = _revision_and_path(rest)
+        commit = repository.find(revision)
         if commit is None:
             return _error(404, "RevisionNotFound")
         data = repository.commits[commit].get(file)
@@ -226,15 +231,32 @@ class LocalHub:
             )
         if action == "commit":
             return self.commit(name, argument, query, body)
-        commit = repository.find(argument)
+        revision, folder = _revision_and_path(argument)
+        commit = repository.find(revision)
         if commit is None:
             return _error(404, "RevisionNotFound")
         files = repository.commits[commit]
         if action == "tree":
-            return _json([_entry(path, data) for path, data in sorted(files.items())])
+            return self.tree(files, folder, query.get("recursive") == ["true"])
+        if action == "paths-info":
+            wanted = [unquote(each) for each in parse_qs(body.decode()).get("paths", [])]
+            return _json([_entry(path, files[path]) for path in wanted if path in files])
         info = {"id": name, "modelId": name, "sha": commit, "tags": [], "downloads": 0, "likes": 0}
         info |= {"private": repository.private, "siblings": [{"rfilename": each} for each in sorted(files)]}
+        if card := re.match(rb"---\n(.*?)\n---\n", files.get("README.md", b""), re.DOTALL):
+            info["cardData"] = yaml.safe_load(card[1])
         return _json(info)
+
+    def tree(self, files: dict[str, bytes], folder: str, recursive: bool) -> Answer:
+        inside = {path: data for path, data in files.items() if not folder or path.startswith(f"{folder}/")}
+        if folder and not inside:
+            return _error(404, "EntryNotFound")
+        depth = len(folder.split("/")) if folder else 0
+        found = [_entry(path, data) for path, data in sorted(inside.items()) if recursive or path.count("/") == depth]
+        names = {"/".join(path.split("/")[: depth + 1]) for path in inside if path.count("/") > depth}
+        return _json(
+            found + [{"type": "directory", "path": each, "oid": "0" * 40, "size": 0} for each in sorted(names)]
+        )
 
     def commit(self, name: str, branch: str, query: dict, body: bytes) -> Answer:
         repository = self.repositories[name]
@@ -258,6 +280,22 @@ class LocalHub:
             found["pullRequestUrl"] = f"{self.url}/{name}/discussions/{number}"
         commit = repository.commit(files, branch)
         return _json(found | {"commitOid": commit, "commitUrl": f"{self.url}/{name}/commit/{commit}"})
+
+
+def _part(answer: Answer, wanted: str | None) -> Answer:
+    """The bytes that a Range header ("bytes=START-") asks for, of a complete answer."""
+    status, headers, data = answer
+    if status != 200 or not (match := re.fullmatch(r"bytes=(\d+)-(\d*)", wanted or "")):
+        return answer
+    start, end = int(match[1]), int(match[2] or len(data) - 1) + 1
+    return 206, headers | {"Content-Range": f"bytes {start}-{end - 1}/{len(data)}"}, data[start:end]
+
+
+def _revision_and_path(rest: str) -> tuple[str, str]:
+    """ "refs/pr/1/a/b" -> ("refs/pr/1", "a/b"); "main/a" -> ("main", "a")."""
+    parts = rest.split("/")
+    length = 3 if rest.startswith("refs/") else 1
+    return "/".join(parts[:length]), "/".join(parts[length:])
 
 
 def _entry(path: str, data: bytes) -> dict:

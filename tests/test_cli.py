@@ -2,13 +2,18 @@
 """The command as people run it, except that errors are looked at in this process."""
 
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
+from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMPipeline, DDPMScheduler
 from PIL import Image
 
 import hf_ganzip as gz
@@ -78,15 +83,50 @@ def test_sample_grid_and_folder(call, folder, tmp_path):
     assert call("sample", folder, tmp_path / "images", "--num-samples", 3, "--class-label", 2, "--seed", 5)[0] == 0
     files = sorted((tmp_path / "images").glob("*.png"))
     assert len(files) == 3 and size(files[0]) == (16, 16)
+    for name in ("grid.JPG", "grid.webp"):
+        assert call("sample", folder, tmp_path / name, "--num-samples", 2)[0] == 0 and size(tmp_path / name)[0] > 32
+    assert call("sample", folder, tmp_path / "run-0.5", "--num-samples", 2)[0] == 0
+    code, _, err = call("sample", folder, tmp_path / "images", "--num-samples", 1)
+    assert code == 1 and "is not empty" in err and sorted((tmp_path / "images").glob("*.png")) == files
 
 
 def test_evaluate_prints_metrics_and_conditions(call, folder):
-    code, out, _ = call("evaluate", REAL, folder, "--num-samples", 150, "--metrics", "knn_precision_recall", "--json")
+    code, out, _ = call("evaluate", REAL, folder, "--num-samples", 150, "--metric", "knn_precision_recall", "--json")
     report = json.loads(out)
     assert code == 0 and set(report["metrics"]) == {"knn_precision_recall"}
     assert report["conditions"]["n_generated"] == 150 and report["conditions"]["n_real"] == 5000
     assert len(report["conditions"]["extractor_digest"]) == 64
     assert 0 <= report["metrics"]["knn_precision_recall"]["precision"] <= 1
+
+
+def test_evaluate_takes_options_of_metrics(call, tmp_path):
+    np.save(tmp_path / "real.npy", np.random.default_rng(0).normal(size=(5, 8)))
+    flags = ("--metric", "frechet_distance", "--metric", "kernel_distance", "--json")
+    files = (tmp_path / "real.npy", tmp_path / "real.npy")
+    code, _, err = call("evaluate", *files, *flags)
+    assert code == 1 and "allow_singular=True" in err
+    options = ("--option", "frechet_distance.allow_singular=True", "--option", "subset_size=4")
+    code, out, _ = call("evaluate", *files, *flags, *options)
+    found = json.loads(out)["conditions"]["metric_options"]
+    assert code == 0 and found["frechet_distance"]["allow_singular"] is True
+    assert found["kernel_distance"]["subset_size"] == 4
+
+
+def test_pipelines_are_taken_like_their_network(call, tmp_path):
+    DDPMPipeline(tiny_unet(in_channels=1, out_channels=1), DDPMScheduler()).save_pretrained(tmp_path / "pipe")
+    code, out, _ = call("info", tmp_path / "pipe")
+    assert (
+        code == 0 and "DDPMPipeline in" in out and "unet: UNet2DModel in" in out and "scheduler: DDPMScheduler" in out
+    )
+    assert json.loads(call("info", tmp_path / "pipe", "--json")[1])["parts"]["unet"]["tensors"] > 10
+    assert call("sample", tmp_path / "pipe", tmp_path / "grid.png", "--num-samples", 2, "--steps", 2)[0] == 0
+    assert call("compress", tmp_path / "pipe", tmp_path / "small")[0] == 0
+    assert call("cost", tmp_path / "small", "--base", tmp_path / "pipe", "--repeats", 1, "--no-memory")[0] == 0
+    flags = ("--num-samples", 5, "--steps", 3, "--clip-sample", "--metric", "knn_precision_recall", "--json")
+    np.save(tmp_path / "real.npy", np.zeros((5, 1, 8, 8), np.uint8))
+    code, out, _ = call("evaluate", tmp_path / "real.npy", tmp_path / "pipe", *flags)
+    conditions = json.loads(out)["conditions"]
+    assert code == 0 and (conditions["steps"], conditions["clip_sample"]) == (4, True)
 
 
 def test_evaluate_compares_feature_files(call, tmp_path):
@@ -103,22 +143,70 @@ def test_evaluate_compares_feature_files(call, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (("compress", "{folder}", "{tmp}/x", "--bits", "1"), "bits is 1; allowed are integers from 2 to 8"),
         (("compress", "{folder}", "{tmp}/x", "--method", "acik"), "Did you mean 'aciq'"),
         (("compress", "{folder}", "{folder}"), "is not empty; choose a new folder"),
         (("compress", "{tmp}", "{tmp}/x"), "has no config.json"),
+        (("compress", "{folder}", "{file}"), "is a file; choose a folder"),
+        (("compress", "{folder}", "{file}/x"), "x cannot be written: Not a directory"),
+        (("refine", "{folder}", "{tmp}/x", "--plot", "{file}/x/plot.png"), "x cannot be written: Not a directory"),
+        (("sample", "{folder}", "{folder}"), "is not empty; choose a new folder"),
+        (("info", "stylegan2-fashion-mnis"), "Did you mean 'stylegan2-fashion-mnist'"),
+        (("info", "{file}"), "is a file; allowed are the folder of a saved model"),
+        (("info", "org/none"), "org/none: no such folder here, and not on the Hub, or no connection"),
+        (("info", "{tmp}/none"), "none, and a Hub id has the form NAMESPACE/NAME"),
+        (
+            ("prune", "{folder}", "{tmp}/x", "--criterion", "taylor", "--data", REAL),
+            "are for criteria of diffusion UNets",
+        ),
+        (("evaluate", REAL, REAL, "--steps", "9"), "steps is for models; fashion-mnist-test-5000 is none"),
+        (("evaluate", REAL, "{folder}", "--option", "kernel_distance.degree=2"), "the option kernel_distance.degree"),
+        (("evaluate", "fashion-mnist-tst-5000", "{folder}"), "Did you mean 'fashion-mnist-test-5000'"),
+        (("study", "{folder}", "--reference", REAL, "--output-dir", "{file}"), "is a file; choose a folder"),
+        (
+            ("study", "{folder}", "--reference", REAL, "--output-dir", "{tmp}/x", "--num-samples", "100"),
+            "128 features",
+        ),
+        (("demo", "--output-dir", "{file}"), "is a file; choose a folder"),
         (("sample", "{folder}", "{tmp}/x.png", "--class-label", "9"), "the model has 3 classes"),
-        (("evaluate", REAL, "{folder}", "--metrics", "fidd"), "Unknown metric 'fidd'"),
+        (("evaluate", REAL, "{folder}", "--metric", "fidd"), "Unknown metric 'fidd'"),
         (("evaluate", "{tmp}/none.parquet", "{folder}"), "none.parquet"),
         (("evaluate", REAL, "{folder}", "--extractor", "vgg61"), "Unknown extractor 'vgg61'. Did you mean 'vgg16'"),
-        (("evaluate", REAL, REAL, "--metrics", "frechet_distance", "--k", "2"), "has the option k"),
+        (("evaluate", REAL, REAL, "--metric", "frechet_distance", "--k", "2"), "has the option k"),
         (("info", "{tmp}"), "has no config.json"),
     ],
 )
 def test_errors_are_one_line_without_traceback(call, folder, tmp_path, arguments, message):
-    code, out, err = call(*(a.format(folder=folder, tmp=tmp_path) for a in arguments))
+    (tmp_path / "file").write_text("")
+    code, out, err = call(*(a.format(folder=folder, tmp=tmp_path, file=tmp_path / "file") for a in arguments))
     assert code == 1 and out == ""
     assert message in err and "Traceback" not in err and err.startswith("hf-ganzip: ") and err.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("compress", "--bits", "1"), "Invalid value for '--bits'"),
+        (("compress", "--bits", "4", "--mean-bits", "5"), "--mean-bits takes the place of --bits"),
+        (
+            ("compress", "--recipe", "r.yaml", "--bits", "4", "--last-block"),
+            "--recipe takes the place of --bits, --last-block",
+        ),
+        (("prune", "--ratio", "0.5", "--max-params", "9"), "--max-params takes the place of --ratio"),
+        (("prune", "--max-macs", "9", "--max-params", "9"), "--max-params takes the place of --max-macs"),
+        (("study", "--reference", REAL, "--bits", "9"), "Invalid value for '--bits'"),
+        (("study", "--reference", REAL, "--option", "steps=3"), "write METHOD.steps=VALUE"),
+        (("evaluate", REAL, "--k", "3", "--option", "k=2"), "k is given both as an option of its own and by --option"),
+        (("sample", "{tmp}/grid.gif"), "grid.gif is no folder; files of grids end in .png, .jpg, .jpeg, .webp"),
+    ],
+)
+def test_wrong_usage_ends_with_2(call, folder, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.setenv("COLUMNS", "200")
+    command, *rest = (argument.format(tmp=tmp_path) for argument in arguments)
+    places = {"evaluate": [*rest[:1], folder], "study": [folder], "sample": [folder]}
+    rest = rest[1:] if command == "evaluate" else rest
+    code, out, err = call(command, *places.get(command, [folder, tmp_path / "x"]), *rest)
+    assert code == 2 and out == "" and message in " ".join(err.split()) and "Traceback" not in err
     assert not (tmp_path / "x").exists()
 
 
@@ -149,6 +237,120 @@ def test_every_command_takes_json():
         name for name, command in commands.items() if "--json" not in {o for p in command.params for o in p.opts}
     ]
     assert len(commands) == 18 and without == []
+
+
+def test_commands_are_listed_in_the_order_of_use():
+    import typer
+
+    group = typer.main.get_command(cli.app)
+    names = group.list_commands(None)
+    assert names[:5] == ["demo", "convert", "info", "sample", "compress"] and names[-1] == "env"
+    assert set(names) == set(group.commands)
+
+
+def hf_ganzip(*arguments, environment=None, **options):
+    """The command in a process of its own."""
+    code = "import sys; from hf_ganzip.cli import main; sys.argv[0] = 'hf-ganzip'; main()"
+    return subprocess.Popen(
+        [sys.executable, *options.pop("python", ()), "-c", code, *map(str, arguments)],
+        env=os.environ | (environment or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ("compress MODEL OUT --method a", ["aciq"]),
+        ("study MODEL --method gptq", ["gptq", "gptq mixed"]),
+        ("prune MODEL OUT --criterion d", ["dcp", "diff_prune"]),
+        ("refine MODEL OUT --scaling s", ["sqrt", "spectral", "square"]),
+        ("evaluate A B --extractor v", ["vgg16"]),
+        ("evaluate A B --metric k", ["knn_precision_recall", "kernel_distance"]),
+        ("evaluate fashion-mnist-t", ["fashion-mnist-test-5000"]),
+        ("info big", ["biggan-fashion-mnist"]),
+        ("transl", ["translate"]),
+    ],
+)
+def test_completion_without_torch(line, expected):
+    words = ["hf-ganzip", *line.split()]
+    asked = {"_HF_GANZIP_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    out, err = hf_ganzip(environment=asked, python=("-X", "importtime")).communicate(timeout=60)
+    assert sorted(out.splitlines()) == sorted(expected)
+    assert not re.search(r"\| +(torch|diffusers|numpy)$", err, re.MULTILINE)
+
+
+def test_completion_script():
+    environment = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    process = hf_ganzip("--show-completion", "bash", environment=environment)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and "_HF_GANZIP_COMPLETE=complete_bash" in out, err
+
+
+def test_completed_values_are_those_of_the_registries():
+    from hf_ganzip.cli import completion
+    from hf_ganzip.evaluation.compression_study import VARIANTS
+    from hf_ganzip.evaluation.extractors import EXTRACTORS
+    from hf_ganzip.metrics import METRICS
+    from hf_ganzip.pruning import CRITERIA
+    from hf_ganzip.quantization.methods import METHODS
+    from hf_ganzip.refine.scalings import SCALINGS
+
+    registries = {"methods": METHODS, "studied": VARIANTS, "criteria": CRITERIA, "scalings": SCALINGS}
+    for name, registry in (registries | {"extractors": EXTRACTORS, "metrics": METRICS}).items():
+        assert getattr(completion, name)("") == list(registry)
+
+
+def test_a_closed_pipe_is_silent():
+    process = hf_ganzip("info", "stylegan2-fashion-mnist")
+    process.stdout.close()
+    with process.stderr as said:
+        assert said.read() == "" and process.wait(timeout=60) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_an_interrupt_is_silent(tmp_path):
+    listening = {
+        "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
+    }  # whatever ran the tests
+    process = hf_ganzip("demo", "--output-dir", tmp_path / "demo", **listening)
+    text = ""
+    while "demo" not in text:  # the progress bar
+        text += process.stderr.read(1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err and "hf-ganzip:" not in err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_an_unwritable_output_is_found_before_the_work(call, monkeypatch):
+    monkeypatch.setattr(cli.compression, "open_model", None)
+    for command in ("compress", "prune", "refine"):
+        code, _, err = call(command, "stylegan2-fashion-mnist", "/proc/nothing/model")
+        assert code == 1 and "/proc/nothing/model cannot be written: " in err
+
+
+def test_demo_prints_its_table_and_files(call, tmp_path, monkeypatch):
+    from hf_ganzip import demo
+
+    monkeypatch.setattr(demo, "METHODS", ("linear",))
+    monkeypatch.setattr(
+        demo.DemoConfig, "__init__", partialmethod(demo.DemoConfig.__init__, bits=(4,), progress=False)
+    )
+    code, out, _ = call("demo", "--num-samples", 200, "--output-dir", tmp_path / "demo")
+    assert code == 0 and out.splitlines()[0].split()[:2] == ["method", "bits"]
+    assert "200 generated against 200 real images" in out and "reloaded bit-exactly" in out
+    assert (tmp_path / "demo" / "samples.png").is_file() and (tmp_path / "demo" / "model" / "config.json").is_file()
+
+
+def test_study_prints_its_report(call, tmp_path):
+    flags = ("--method", "linear", "--method", "gptq", "--option", "gptq.batches=1", "--option", "gptq.progress=false")
+    small = ("--bits", 4, "--num-samples", 130, "--draws", 1, "--output-dir", tmp_path / "study")
+    code, out, _ = call("study", "stylegan2-fashion-mnist", "--reference", REAL, *flags, *small)
+    assert code == 0 and out.splitlines()[0] == str(tmp_path / "study" / "report.md") and "| gptq | 4 |" in out
 
 
 def test_help_of_every_command():
@@ -201,7 +403,7 @@ def test_sensitivity_proposes_overrides(call, folder, tmp_path):
 
 def test_cost_says_what_did_not_improve(call, folder, tmp_path):
     call("compress", folder, tmp_path / "small")
-    code, out, _ = call("cost", tmp_path / "small", "--reference", folder, "--repeats", "1", "--no-memory")
+    code, out, _ = call("cost", tmp_path / "small", "--base", folder, "--repeats", "1", "--no-memory")
     assert code == 0 and "smaller on disk" in out and "macs" in out
 
 
@@ -255,7 +457,30 @@ def test_translate_a_folder_of_pictures(call, tmp_path):
     assert names == {"a.png", "b.png", "a_heatmap.png", "b_heatmap.png"}
     assert size(tmp_path / "out" / "a.png") == (16, 16)
     code, _, err = call("translate", tmp_path / "model", tmp_path / "in" / "notes.txt")
-    assert code == 1 and "no PNG, JPEG or WebP images" in err
+    assert code == 1 and "notes.txt is no PNG, JPEG or WebP file" in err
+
+
+def test_translate_overwrites_and_skips_nothing(call, tmp_path):
+    tiny_ugatit().save_pretrained(tmp_path / "model")
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / folder / "x.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "x_heatmap.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "z.bmp")
+    (tmp_path / "broken.png").write_text("x")
+    (tmp_path / "file").write_text("x")
+    for arguments, message in (
+        (("a", "b"), "b/x.png would both be written to x.png"),
+        (("a/x.png", "x_heatmap.png"), "would both be written to x_heatmap.png"),
+        (("a", "z.bmp"), "z.bmp is no PNG, JPEG or WebP file"),
+        (("broken.png",), "broken.png is not a readable image"),
+        (("a", "--output-dir", "a"), "a holds x.png, which would be overwritten"),
+        (("a", "--output-dir", "file"), "file is a file; choose a folder"),
+    ):
+        flags = () if "--output-dir" in arguments else ("--output-dir", tmp_path / "out")
+        places = [each if each.startswith("--") else tmp_path / each for each in arguments]
+        code, out, err = call("translate", tmp_path / "model", *places, *flags)
+        assert code == 1 and message in err and "bug" not in err and not list((tmp_path).glob("out/*"))
 
 
 def test_translate_needs_a_translation_model(call, folder, tmp_path):
@@ -304,14 +529,16 @@ def test_example_recipes_run(call, folder, tmp_path, recipe):
         tiny_unet().save_pretrained(tmp_path / "unet")
         np.save(tmp_path / "images.npy", np.zeros((4, 3, 8, 8), dtype="uint8"))
         options = f"{{images: {tmp_path}/images.npy, timesteps: 2,"
-        (tmp_path / "recipe.yaml").write_text(recipe.read_text().replace("{images: cifar10,", options))
+        text = recipe.read_text().replace("{images: uoft-cs/cifar10,", options)
+        assert text != recipe.read_text()
+        (tmp_path / "recipe.yaml").write_text(text)
         folder, recipe = tmp_path / "unet", tmp_path / "recipe.yaml"
     assert call("compress", folder, tmp_path / "out", "--recipe", recipe)[0] == 0
 
 
 def test_card_and_push_without_sending(call, folder, tmp_path):
     call("compress", folder, tmp_path / "small", "--bits", "3")
-    flags = ("--num-samples", "150", "--metrics", "knn_precision_recall", "--json")
+    flags = ("--num-samples", "150", "--metric", "knn_precision_recall", "--json")
     code, out, _ = call("evaluate", REAL, tmp_path / "small", *flags)
     (tmp_path / "report.json").write_text(out)
     flags = ("--report", tmp_path / "report.json", "--license", "mit", "--dataset", "org/images")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import hf_ganzip as gz
 from hf_ganzip.quantization.packed import packed_modules
-from hf_ganzip.record import origin
+from hf_ganzip.record import origin, recorded_steps
 
 from .conftest import TINY, run, tiny_generator, tiny_unet
 
@@ -170,7 +170,7 @@ def test_record_says_what_was_done(packed, folder):
 def test_origin_knows_the_hub_cache(tmp_path):
     snapshot = tmp_path / "models--org--name" / "snapshots" / "0123abc"
     snapshot.mkdir(parents=True)
-    assert origin(snapshot) == "org/name@0123abc"
+    assert origin(snapshot) == origin(snapshot / "unet") == "org/name@0123abc"
     assert origin(tmp_path) == tmp_path.name
     assert origin(Path("org/name")) == "org/name"
     assert origin(Path("")) == ""
@@ -194,6 +194,37 @@ def test_dequantize_method_of_diffusers(packed, tmp_path):
     assert torch.equal(run(model), expected)
     model.save_pretrained(tmp_path / "plain")
     assert torch.equal(run(gz.StyleGAN2Generator.from_pretrained(tmp_path / "plain")), expected)
+
+
+@pytest.mark.parametrize("dequantize", [gz.dequantize_, lambda model: model.dequantize()], ids=["ours", "diffusers"])
+@pytest.mark.parametrize("pruned", [False, True])
+def test_the_record_survives_dequantizing(dequantize, pruned, tmp_path):
+    """The weights keep the errors of quantization; quantizing again is one more step."""
+    model, names = tiny_unet(), ["quantize"]
+    if pruned:
+        gz.prune_(model, gz.PruneConfig("random", 0.5))
+        names = ["prune", *names]
+    gz.quantize_(model, gz.QuantizeConfig(bits=4))
+    dequantize(model)
+    model.save_pretrained(tmp_path)
+    restored = UNet2DModel.from_pretrained(tmp_path)
+    assert torch.equal(run(restored), run(model))
+    for each in (model, restored):
+        assert [step["name"] for step in recorded_steps(each)] == names
+    gz.quantize_(restored, gz.QuantizeConfig(bits=4))
+    assert [step["name"] for step in recorded_steps(restored)] == [*names, "quantize"]
+
+
+def test_one_config_serves_several_models(folder, tmp_path):
+    tiny_unet().save_pretrained(tmp_path / "unet")
+    config = gz.GanzipConfig(bits=4)
+    first = gz.StyleGAN2Generator.from_pretrained(folder, quantization_config=config)
+    second = UNet2DModel.from_pretrained(tmp_path / "unet", quantization_config=config)
+    assert not config.record and config.layers is None
+    for model in (first, second):
+        assert len(recorded_steps(model)) == 1
+        model.save_pretrained(tmp_path / "saved")
+        assert torch.equal(run(type(model).from_pretrained(tmp_path / "saved")), run(model))
 
 
 def test_device_map_keeps_the_output(packed):

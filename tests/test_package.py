@@ -86,6 +86,25 @@ def test_a_model_quantizes_when_the_integration_is_imported_first():
     assert result.stdout.strip() == "True", result.stderr
 
 
+def test_a_callback_waits_for_an_import_that_succeeds(tmp_path):
+    (tmp_path / "late.py").write_text("import missing_at_first")
+    result = python(f"""
+import pathlib, sys
+sys.path.insert(0, {str(tmp_path)!r})
+from hf_ganzip.post_import import when_imported
+when_imported("late", lambda: print("called"))
+for attempt in range(2):
+    try:
+        import late
+    except ImportError:
+        print("failed")
+        pathlib.Path({str(tmp_path)!r}, "missing_at_first.py").touch()
+        import importlib
+        importlib.invalidate_caches()
+""")
+    assert result.stdout.split() == ["failed", "called"], result.stderr
+
+
 def test_lookup_suggests_and_lists():
     registry = {"sqrt": 1, "log": 2}
     assert lookup(registry, "log", "scaling") == 2

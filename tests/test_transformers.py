@@ -96,10 +96,7 @@ def test_output_embeddings_that_share_their_weight_stay():
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(vocab_size=30, n_positions=8, n_embd=8, n_layer=1, n_head=2))
     with pytest.raises(ValueError, match="nothing to quantize"):  # its layers are transformers' own Conv1D
-        from hf_ganzip.integration.transformers import _for_model
-        from hf_ganzip.quantization.quantize import plan_quantization
-
-        plan_quantization(model, _for_model(model, gz.QuantizeConfig(bits=4)))
+        gz.quantize_(model, gz.QuantizeConfig(bits=4))
 
 
 def tiny_pipeline(folder):

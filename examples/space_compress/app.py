@@ -3,18 +3,17 @@
 
 from __future__ import annotations
 
-import os
-from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
-
-import gradio as gr
 from comparison import BUNDLED, LIMITS, METHODS, Request, run, snippet, table
 
-from hf_ganzip.space.app import serve
+from hf_ganzip.space.page import import_gradio, new_page, queued, refused, serve
 
+
+if TYPE_CHECKING:
+    import gradio
+
+gr = import_gradio()
 
 _HUB = "A generator on the Hub"
 _TITLE = "Make a generator small, and see what it costs"
@@ -47,8 +46,7 @@ def on_compress(
         request = Request(model, METHODS.get(method, str(method)), bits, num_images, seed, bool(keep))
         found = run(request, report=lambda share, what: progress(share, desc=what))
     except (ValueError, TypeError) as error:
-        refused = f'<div class="note refused" role="alert">{escape(str(error))}</div>'
-        return gr.update(value=None, visible=False), refused, gr.update(value="", visible=False)
+        return gr.update(value=None, visible=False), refused(error), gr.update(value="", visible=False)
     return (
         gr.update(value=found.pictures(), visible=True),
         table(found),
@@ -56,9 +54,9 @@ def on_compress(
     )
 
 
-def build() -> gr.Blocks:
+def build() -> gradio.Blocks:
     """The page, not started yet."""
-    with gr.Blocks(title=_TITLE, analytics_enabled=False, fill_width=True, delete_cache=(600, 600)) as app:
+    with new_page(_TITLE) as app:
         gr.Markdown(_INTRO)
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
@@ -94,8 +92,8 @@ def build() -> gr.Blocks:
         )
         inputs = [source, repo_id, method, bits, images, seed, keep]
         button.click(on_compress, inputs, [slider, figures, code], api_visibility="private")
-    return app.queue(default_concurrency_limit=1, max_size=16)
+    return queued(app)
 
 
 if __name__ == "__main__":
-    serve(build())
+    serve(build(), max_file_size="1kb")  # the page takes no files

@@ -14,15 +14,18 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import RepositoryNotFoundError
 from PIL import Image
 
 import hf_ganzip as gz
 from hf_ganzip.assets import asset_path
 from hf_ganzip.evaluation import extract_features
+from hf_ganzip.evaluation.cost import tensor_bytes
 from hf_ganzip.evaluation.reference import evenly, load_reference
 from hf_ganzip.evaluation.sampling import sample_images
 from hf_ganzip.plotting import image_grid
+from hf_ganzip.publishing.push import NETWORK_ERRORS
+from hf_ganzip.space.page import cell, pixel_features, whole_number
 from hf_ganzip.space.results import PAIRS, Settings, compare
 
 
@@ -42,7 +45,6 @@ METHODS = {
 _REFERENCE = "fashion-mnist-test-5000"
 _SHOWN, _COLUMNS = 20, 5
 _GRID_PIXELS = 1280  # width of the shown grid, about
-_FEATURE_SIDE = 32  # of the pixel features of Hub generators
 _STEPS = 20  # of DDIM
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _FILE = re.compile(r"config\.json|[\w.-]+\.safetensors(\.index\.json)?")
@@ -92,10 +94,7 @@ class Request:
             raise ValueError(f"Unknown method {str(self.method)[:100]!r}.")
         limits = {"bits": (2, 8), "num_images": (64, 1000), "seed": (0, 2**31)}
         for name, (least, most) in limits.items():
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not least <= value <= most or value != int(value):
-                raise ValueError(f"{name} is {value}; allowed are whole numbers from {least} to {most}.")
-            object.__setattr__(self, name, int(value))
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least, most))
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ def run(
     ]
     return Comparison(
         request,
-        Side(full_images, metrics[0], sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])),
+        Side(full_images, metrics[0], tensor_bytes(model)),
         Side(small_images, metrics[1], quantized.bytes_after),
         quantized.bits_per_weight,
         reference,
@@ -185,7 +184,7 @@ def _open(name: str, limits: Limits) -> Any:
         folder = snapshot_download(name, revision=commit, allow_patterns=list(files), token=False)
     except RepositoryNotFoundError as error:
         raise ValueError(f"{name} is not on the Hub, or not public.") from error
-    except (HfHubHTTPError, EntryNotFoundError, OSError) as error:
+    except NETWORK_ERRORS as error:
         raise ValueError(f"{name} cannot be downloaded now ({type(error).__name__}); try again later.") from error
     try:
         with torch.device("meta"):
@@ -218,8 +217,7 @@ def _features(images: torch.Tensor, request: Request) -> np.ndarray:
     """Of the bundled classifier for bundled generators, else pixels at 32 x 32."""
     if request.model in BUNDLED.values():
         return extract_features(images, "fashion_mnist", progress=False).numpy()
-    small = torch.nn.functional.interpolate(images.float(), size=_FEATURE_SIDE, mode="area")
-    return (small.flatten(1) / 255).numpy()
+    return pixel_features(images.permute(0, 2, 3, 1).numpy())
 
 
 def _grid(images: torch.Tensor) -> Image.Image:
@@ -234,14 +232,14 @@ def table(found: Comparison) -> str:
     rows = [
         (
             "Size of the weights",
-            [_cell("bytes", side, f"{each.num_bytes / 1024:,.0f} KiB") for side, each in sides.items()],
+            [cell("bytes", f"{each.num_bytes / 1024:,.0f} KiB", side=side) for side, each in sides.items()],
         )
     ]
     for pair, label in PAIRS.items():
         for kind in ("precision", "recall"):
             name = f"{pair}_{kind}"
             cells = [
-                _cell(name, side, f"{each.metrics[name]:.3f}", each.metrics[name]) for side, each in sides.items()
+                cell(name, f"{each.metrics[name]:.3f}", each.metrics[name], side=side) for side, each in sides.items()
             ]
             rows.append((f"{label} {kind}", cells))
     body = "".join(f'<tr><th scope="row">{label}</th>{"".join(cells)}</tr>' for label, cells in rows)
@@ -260,13 +258,6 @@ def table(found: Comparison) -> str:
     return (
         f'<div class="results"><table>{head}<tbody>{body}</tbody></table><p>{escape(conditions + warning)}</p></div>'
     )
-
-
-def _cell(name: str, side: str, text: str, share: float | None = None) -> str:
-    bar = ""
-    if share is not None:
-        bar = f'<span class="bar" aria-hidden="true"><i style="width:{100 * share:.1f}%"></i></span>'
-    return f'<td><b data-metric="{name}" data-side="{side}">{text}</b>{bar}</td>'
 
 
 def snippet(request: Request) -> str:

@@ -33,3 +33,13 @@ def asset_path(name: str) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"asset {name!r} is missing at {path}; install hf_ganzip again.")
     return path
+
+
+def resolve(name: str | Path) -> str | Path:
+    """The path of a bundled name; anything else as it is, and a bundled name too where a file or folder here is called so.
+
+    Example:
+        >>> resolve("fashion-mnist-test-5000").name, resolve("org/model")
+        ('fashion-mnist-test-5000.parquet', 'org/model')
+    """
+    return asset_path(str(name)) if str(name) in ASSETS and not Path(name).exists() else name

@@ -30,6 +30,7 @@ CONVERTERS: dict[str, ModuleType] = {
 }
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _WEIGHTS = ("pytorch_model.bin", "model.safetensors", "diffusion_pytorch_model.safetensors")
+_SUFFIXES = (".pkl", ".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".tar", ".zip")  # of files, not of Hub ids
 _MAX_CONFIG = 1 << 20  # bytes
 
 
@@ -94,8 +95,8 @@ def _open(path: Path, data: Any, network: str, notes: list[str]) -> tuple[str, M
             raise CheckpointError(
                 "this is no BigGAN-deep folder; folders of this library are opened by gz.load_model."
             )
-        if network == "D":
-            raise CheckpointError("BigGAN-deep checkpoints have no discriminator.")
+        if network not in ("G_ema", "G"):
+            raise CheckpointError(f"BigGAN-deep checkpoints have no network {network!r}; allowed are G_ema, G.")
         return "biggan-deep", biggan_deep.convert_biggan_deep(options, _state_dict(data))
     name = next((name for name, converter in CONVERTERS.items() if converter.matches(data)), None)
     if name is None:
@@ -110,16 +111,6 @@ def save_converted(model: ModelMixin, folder: str | Path) -> None:
     Path(folder, "README.md").write_text(card(model, source), encoding="utf-8")
 
 
-def read_checkpoint(path: str | Path) -> Any:
-    """Data of a torch file (zip or legacy), a pickle or a safetensors file; nothing of it runs.
-
-    Raises:
-        UnsafeCheckpointError: It asks for anything but tensors and plain data.
-        DamagedCheckpointError: It is truncated or contradictory.
-    """
-    return _parse(Path(path), _read_bytes(Path(path)))
-
-
 def _read_bytes(path: Path) -> memoryview:
     """The file, mapped privately: tensors may lie in it, and nothing is written back."""
     if not path.stat().st_size:
@@ -129,6 +120,7 @@ def _read_bytes(path: Path) -> memoryview:
 
 
 def _parse(path: Path, data: memoryview) -> Any:
+    """Data of a torch file (zip or legacy), a pickle or a safetensors file; nothing of it runs."""
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load
@@ -147,7 +139,7 @@ def _local(path: str | Path, revision: str | None, url: str) -> tuple[Path, str]
     local = Path(path)
     if local.exists():
         return local, url
-    if isinstance(path, str) and _HUB_ID.fullmatch(path) and not local.suffix:
+    if isinstance(path, str) and _HUB_ID.fullmatch(path) and local.suffix not in _SUFFIXES:
         from huggingface_hub import snapshot_download
 
         patterns = ["config.json", *_WEIGHTS]

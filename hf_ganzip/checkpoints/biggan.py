@@ -10,11 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from ..models import BigGANDiscriminator, BigGANGenerator
-from ..training.feature_quantizer import from_official_state
 from .build import build_model, count_blocks, shape_of
+from .codebooks import from_official_state
 from .errors import CheckpointError, DamagedCheckpointError
 
 
+NETWORKS = ("G_ema", "G", "D")
 LICENSE = "unknown (code MIT)"
 _CODEBOOK = re.compile(r"blocks\.(\d+)\.1\.(embed|embed_avg|cluster_size)")
 _SN_EPS = 1e-6  # only matters for weights that are zero
@@ -28,7 +29,9 @@ def matches(data: Any) -> bool:
 
 
 def convert(data: Mapping[str, Any], network: str, notes: list[str]):
-    """The network in the file: a generator or a discriminator, whatever ``network`` says of it."""
+    """The network in the file, a generator or a discriminator; whether it is averaged the file does not say."""
+    if network not in NETWORKS:
+        raise CheckpointError(f"there is no network {network!r}; allowed are {', '.join(NETWORKS)}.")
     if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in data.items()):
         raise DamagedCheckpointError("the state dict holds something that is no tensor.")
     tensors = {key.replace(".bn.stored_", ".stored_"): value for key, value in data.items()}

@@ -92,6 +92,12 @@ def submodule(module: Any, path: str) -> Instance:
     return module
 
 
+def as_dict(value: Any) -> Mapping[Any, Any]:
+    """A dict, or what a pickled object that is one holds; empty for anything else."""
+    value = value.items if isinstance(value, Instance) else value
+    return value if isinstance(value, dict) else {}
+
+
 def shape_of(tensors: Mapping[str, Tensor], name: str, dims: int) -> tuple[int, ...]:
     """Shape of a tensor that a converter needs.
 

@@ -59,8 +59,24 @@ def _generator(state: Mapping[str, Tensor], mean: Any, notes: list[str]):
         tensors |= _layer(state, f"convs.{2 * index}", f"{block}.conv0", 2 * index + 1)
         tensors |= _layer(state, f"convs.{2 * index + 1}", f"{block}.conv1", 2 * index + 2)
         tensors |= _image(state, f"to_rgbs.{index}", f"{block}.torgb")
+    _fill_noise(tensors, notes)
     config = generator_config(tensors)
     return build_model(StyleGAN2Generator, config, tensors, filters(config))
+
+
+def _fill_noise(tensors: dict[str, Tensor], notes: list[str]) -> None:
+    """Older files lack the stored noise."""
+    layers = [name.removesuffix(".noise_strength") for name in tensors if name.endswith(".noise_strength")]
+    missing = [name for name in layers if f"{name}.noise_const" not in tensors]
+    for name in missing:
+        size = int(name.split(".")[1].removeprefix("b"))
+        random = torch.Generator().manual_seed(layers.index(name))
+        tensors[f"{name}.noise_const"] = torch.randn(size, size, generator=random)
+    if missing:
+        notes.append(
+            f"the checkpoint lacks the stored noise of {len(missing)} layers, which noise_mode='const' needs: "
+            "set to fixed random numbers"
+        )
 
 
 def _layer(state: Mapping[str, Tensor], source: str, target: str, noise: int) -> dict[str, Tensor]:
@@ -72,10 +88,9 @@ def _layer(state: Mapping[str, Tensor], source: str, target: str, noise: int) ->
         f"{target}.noise_strength": _get(state, f"{source}.noise.weight").reshape([]),
     }
     stored = state.get(f"noises.noise_{noise}")
-    size = int(target.split(".")[1].removeprefix("b"))
-    if stored is None:
-        stored = torch.randn(1, 1, size, size, generator=torch.Generator().manual_seed(noise))
-    return tensors | {f"{target}.noise_const": stored.reshape(stored.shape[-2:])}
+    if stored is not None:
+        tensors[f"{target}.noise_const"] = stored.reshape(stored.shape[-2:])
+    return tensors
 
 
 def _image(state: Mapping[str, Tensor], source: str, target: str) -> dict[str, Tensor]:

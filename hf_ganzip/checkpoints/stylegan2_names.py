@@ -35,18 +35,23 @@ def generator_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     elif f"synthesis.b{last}.skip.weight" in tensors:
         architecture = "resnet"
     w_dim = shape_of(tensors, "synthesis.b4.conv1.affine.weight", 2)[1]
-    embedded = "mapping.embed.weight" in tensors
-    inputs = shape_of(tensors, "mapping.fc0.weight", 2)[1]
-    return {
+    return mapping_config(tensors, w_dim) | {
         "resolution": last,
         "image_channels": shape_of(tensors, f"synthesis.b{last}.torgb.weight", 4)[0],
-        "z_dim": inputs - (w_dim if embedded else 0),
-        "w_dim": w_dim,
-        "num_classes": shape_of(tensors, "mapping.embed.weight", 2)[1] if embedded else 0,
-        "mapping_layers": count_blocks(tensors, "mapping.fc{}.weight"),
         "channels": tuple(channels),
         "architecture": architecture,
         "resample_filter": _taps(tensors, "synthesis.b4.resample_filter"),
+    }
+
+
+def mapping_config(tensors: Mapping[str, Tensor], w_dim: int) -> dict[str, Any]:
+    """Options of the mapping network of a generator."""
+    embedded = "mapping.embed.weight" in tensors
+    return {
+        "z_dim": shape_of(tensors, "mapping.fc0.weight", 2)[1] - (w_dim if embedded else 0),
+        "w_dim": w_dim,
+        "num_classes": shape_of(tensors, "mapping.embed.weight", 2)[1] if embedded else 0,
+        "mapping_layers": count_blocks(tensors, "mapping.fc{}.weight"),
     }
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..models import StyleGAN2Discriminator, StyleGAN2Generator, StyleGANGenerator
 from ..models.stylegan2_layers import blur_kernel
-from .build import build_model, number
+from .build import as_dict, build_model, number
 from .errors import CheckpointError, DamagedCheckpointError
 from .pickle_reader import Instance
 from .stylegan2_names import TAPS, discriminator_config, filters, generator_config
@@ -26,20 +26,25 @@ from .stylegan2_names import TAPS, discriminator_config, filters, generator_conf
 
 NETWORKS = ("G_ema", "G", "D")
 LICENSE = "nvidia-source-code-license-nc"
-_KNOWN = {
+_REQUIRED = {  # what these networks compute; an option that is not there has this value
+    "mapping_lrmul": 0.01,
+    "mapping_nonlinearity": "lrelu",
+    "nonlinearity": "lrelu",
+    "normalize_latents": True,
+    "use_wscale": True,
+    "use_styles": True,
+    "use_noise": True,
+    "const_input_layer": True,
+    "use_pixel_norm": False,
+    "use_instance_norm": True,
+    "mbstd_num_features": 1,
+}
+_KNOWN = {  # read here or off the shapes of tensors, or of no effect on the values of a network
+    *_REQUIRED,
     *("latent_size", "label_size", "dlatent_size", "resolution", "num_channels", "mapping_layers", "mapping_fmaps"),
-    *("mapping_lrmul", "mapping_nonlinearity", "normalize_latents", "fmap_base", "fmap_decay", "fmap_min", "fmap_max"),
-    *("architecture", "resample_kernel", "nonlinearity", "dlatent_avg_beta", "style_mixing_prob", "truncation_psi"),
-    *("truncation_cutoff", "use_noise", "randomize_noise", "use_wscale", "use_styles", "blur_filter", "conv_clamp"),
-    *(
-        "mbstd_group_size",
-        "mbstd_num_features",
-        "num_fp16_res",
-        "func_name",
-        "synthesis_func",
-        "mapping_func",
-        "cmap_dim",
-    ),
+    *("fmap_base", "fmap_decay", "fmap_min", "fmap_max", "architecture", "resample_kernel", "dlatent_avg_beta"),
+    *("style_mixing_prob", "truncation_psi", "truncation_cutoff", "randomize_noise", "blur_filter", "conv_clamp"),
+    *("mbstd_group_size", "num_fp16_res", "func_name", "synthesis_func", "mapping_func", "cmap_dim"),
 }
 _FUSED_FROM = 128  # pixels: from here StyleGAN upsamples with transposed convolutions
 
@@ -59,6 +64,7 @@ def convert(data, network: str, notes: list[str]):
         raise CheckpointError(f"the checkpoint has no network {network!r}; it has {', '.join(NETWORKS)}.")
     chosen = data[{"G": 0, "D": 1, "G_ema": 2}[network]]
     options = _options(chosen)
+    _check_options(options)
     ignored = sorted(set(options) - _KNOWN)
     if ignored:
         notes.append(f"keywords of the checkpoint that this network does not use: {', '.join(ignored)}")
@@ -70,20 +76,26 @@ def convert(data, network: str, notes: list[str]):
     return _stylegan2(variables, options)
 
 
+def _check_options(options: Mapping[str, Any]) -> None:
+    other = [
+        f"{name} is {options[name]!r}, supported is {value!r}"
+        for name, value in _REQUIRED.items()
+        if name in options and not (isinstance(options[name], (bool, int, float, str)) and options[name] == value)
+    ]
+    if other:
+        raise CheckpointError(f"the networks here compute something else: {'; '.join(other)}.")
+
+
 def _options(network: Instance) -> dict[str, Any]:
-    options = network.get("static_kwargs")
-    options = options.items if isinstance(options, Instance) else options
-    found = dict(options) if isinstance(options, dict) else {}
+    found = dict(as_dict(network.get("static_kwargs")))
     for nested in _components(network).values():
         found = {**_options(nested), **found}
     return found
 
 
 def _components(network: Instance) -> dict[str, Instance]:
-    components = network.get("components")
-    components = components.items if isinstance(components, Instance) else components
-    components = components if isinstance(components, dict) else {}
-    return {name: child for name, child in components.items() if isinstance(child, Instance) and child is not network}
+    components = as_dict(network.get("components")).items()
+    return {name: child for name, child in components if isinstance(child, Instance) and child is not network}
 
 
 def _variables(network: Instance, depth: int = 0) -> dict[str, np.ndarray]:

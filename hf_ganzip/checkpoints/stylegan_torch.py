@@ -7,10 +7,10 @@ import re
 from typing import Any
 
 from ..models import StyleGAN2Discriminator, StyleGAN2Generator, StyleGAN3Generator
-from .build import build_model, module_tensors, number, optional_number, shape_of, submodule
+from .build import as_dict, build_model, module_tensors, number, optional_number, shape_of, submodule
 from .errors import CheckpointError, DamagedCheckpointError
 from .pickle_reader import Instance
-from .stylegan2_names import discriminator_config, generator_config
+from .stylegan2_names import discriminator_config, generator_config, mapping_config
 
 
 NETWORKS = ("G_ema", "G", "D")
@@ -79,18 +79,13 @@ def _stylegan3(network: Instance, tensors: dict):
     widths = [number(_scalar(submodule(network, name).get("out_half_width")), "width", 1e-3, 2**20) for name in names]
     kernel = shape_of(tensors, f"{names[0]}.weight", 4)[2]
     w_dim = shape_of(tensors, f"{names[0]}.affine.weight", 2)[1]
-    embedded = "mapping.embed.weight" in tensors
-    config = {
+    config = mapping_config(tensors, w_dim) | {
         "resolution": found[-1][1],
         "image_channels": found[-1][2],
-        "z_dim": shape_of(tensors, "mapping.fc0.weight", 2)[1] - (w_dim if embedded else 0),
-        "w_dim": w_dim,
-        "num_classes": shape_of(tensors, "mapping.embed.weight", 2)[1] if embedded else 0,
-        "mapping_layers": sum(re.fullmatch(r"mapping\.fc\d+\.weight", name) is not None for name in tensors),
         "channels": tuple(shape_of(tensors, f"{name}.weight", 4)[1] for name in names),
         "num_frequencies": shape_of(tensors, "synthesis.input.freqs", 2)[0],
         "num_layers": len(names) - 1,
-        "num_critical": int(number(_scalar(synthesis.get("num_critical", 2)), "num_critical", 0, len(names))),
+        "num_critical": int(number(_scalar(synthesis.get("num_critical", 2)), "num_critical", 1, len(names))),
         "margin_size": int(number(_scalar(synthesis.get("margin_size", 10)), "margin_size", 0, 1000)),
         "output_scale": number(_scalar(synthesis.get("output_scale", 0.25)), "output_scale", 1e-6, 1e6),
         "kernel_size": kernel,
@@ -117,12 +112,8 @@ def _stylegan3(network: Instance, tensors: dict):
 
 
 def _options(module: Instance) -> dict[str, Any]:
-    options = module.get("_init_kwargs")
-    options = options.items if isinstance(options, Instance) else options
-    found = dict(options) if isinstance(options, dict) else {}
-    nested = found.pop("synthesis_kwargs", None)
-    nested = nested.items if isinstance(nested, Instance) else nested
-    return {**(nested if isinstance(nested, dict) else {}), **found}
+    found = dict(as_dict(module.get("_init_kwargs")))
+    return {**as_dict(found.pop("synthesis_kwargs", None)), **found}
 
 
 def _scalar(value: Any) -> Any:

@@ -34,13 +34,17 @@ def convert(data: Mapping[str, Any], network: str, notes: list[str]):
         raise CheckpointError(f"the checkpoint has no network {network!r}; it has {', '.join(present)}.")
     if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
         raise DamagedCheckpointError(f"{name} holds something that is no tensor.")
-    return _generator(state) if name.startswith("gen") else _discriminator(state)
+    return _generator(state, notes) if name.startswith("gen") else _discriminator(state)
 
 
-def _generator(state: Mapping[str, Tensor]) -> UGATITGenerator:
+def _generator(state: Mapping[str, Tensor], notes: list[str]) -> UGATITGenerator:
     base, channels = shape_of(state, "DownBlock.1.weight", 4)[:2]
     outputs, inputs = shape_of(state, "FC.0.weight", 2)
     light = inputs == outputs
+    if light:
+        notes.append(
+            "the light network takes any size and does not say which it was trained for: resolution is set to 256"
+        )
     config = {
         "image_channels": channels,
         "base_channels": base,

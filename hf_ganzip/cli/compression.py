@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands that compress and say what it cost: compress, cost, sensitivity, study."""
+"""Commands that compress and say what it cost: compress, prune, refine, cost, sensitivity, study."""
 
 from __future__ import annotations
 
@@ -9,23 +9,44 @@ from typing import Annotated, Any
 
 import typer
 
-from .shared import Json, Model, Seed, app, folder_of, open_model, parse_options, print_json, refuse_full
+from . import completion
+from .shared import (
+    Extractor,
+    Json,
+    Model,
+    Seed,
+    app,
+    open_model,
+    parse_options,
+    print_json,
+    refuse_full,
+    refuse_together,
+    refuse_unwritable,
+)
+
+
+Plot = Annotated[Path | None, typer.Option(help="PNG file for a picture.", dir_okay=False)]
+_OF_QUANTIZATION = "method bits mean_bits granularity group_size scale_dtype option skip last_block requantize".split()
 
 
 @app.command()
 def compress(
+    context: typer.Context,
     model: Model,
     output_dir: Annotated[Path, typer.Argument(help="Folder for the compressed model.")],
     method: Annotated[
         str,
         typer.Option(
-            help="linear (Q), monte_carlo (P+Q), outlier_splitting (S+Q), aciq (C+Q), mse_clip, codebook, gptq or latent_distill."
+            help="linear (Q), monte_carlo (P+Q), outlier_splitting (S+Q), aciq (C+Q), mse_clip, codebook, gptq or latent_distill.",
+            autocompletion=completion.methods,
         ),
     ] = "aciq",
-    bits: Annotated[int, typer.Option(help="2 to 8.")] = 4,
+    bits: Annotated[int, typer.Option(min=2, max=8, help="Of every weight.")] = 4,
     mean_bits: Annotated[
         float | None,
-        typer.Option(help="Measure the layers first and give each its own bits, with this mean (scales included)."),
+        typer.Option(
+            help="Instead of --bits: measure the layers first and give each its own bits, with this mean (scales included)."
+        ),
     ] = None,
     granularity: Annotated[str, typer.Option(help="One scale per tensor, channel or group.")] = "tensor",
     group_size: Annotated[int, typer.Option(help="Weights per scale, for granularity group.")] = 128,
@@ -41,7 +62,7 @@ def compress(
     ] = False,
     recipe: Annotated[
         Path | None,
-        typer.Option(help="YAML file with steps (prune, refine, quantize); the other options are not used."),
+        typer.Option(help="YAML file with steps (prune, refine, quantize), instead of all options above."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -49,6 +70,8 @@ def compress(
     from ..recipes import compress as run
     from ..recipes import read_recipe
 
+    refuse_together(context, "recipe", _OF_QUANTIZATION)
+    refuse_together(context, "mean_bits", ["bits"])
     refuse_full(output_dir)
     if recipe is not None:
         steps = read_recipe(recipe)
@@ -80,12 +103,14 @@ def compress(
 
 @app.command()
 def prune(
+    context: typer.Context,
     model: Model,
     output_dir: Annotated[Path, typer.Argument(help="Folder for the pruned model.")],
     criterion: Annotated[
         str,
         typer.Option(
-            help="magnitude, random; for StyleGANs dcp, content_aware, gan_slimming; for diffusion UNets diff_prune, taylor."
+            help="magnitude, random; for StyleGANs dcp, content_aware, gan_slimming; for diffusion UNets diff_prune, taylor.",
+            autocompletion=completion.criteria,
         ),
     ] = "magnitude",
     ratio: Annotated[float, typer.Option(help="Share of the channels that is removed, 0 to below 1.")] = 0.7,
@@ -97,7 +122,10 @@ def prune(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Images for diff_prune and taylor: folder, parquet, .npy, bundled name or datasets id."),
+        typer.Option(
+            help="Images for diff_prune and taylor: folder, parquet, .npy, bundled name or datasets id (its training images).",
+            autocompletion=completion.sources,
+        ),
     ] = None,
     group_rule: Annotated[
         str, typer.Option(help="Channels under group norms: blocks, same_positions or exact.")
@@ -114,6 +142,8 @@ def prune(
     from ..pruning import PruneConfig, prune_
     from ..recipes import with_images
 
+    refuse_together(context, "max_params", ["ratio", "max_macs"])
+    refuse_together(context, "max_macs", ["ratio"])
     refuse_full(output_dir)
     options = {"ratio": ratio, "max_params": max_params, "max_macs": max_macs, "multiple_of": multiple_of}
     options |= {"inherit": inherit, "init": init, "group_rule": group_rule}
@@ -133,7 +163,11 @@ def refine(
     model: Model,
     output_dir: Annotated[Path, typer.Argument(help="Folder for the refined model.")],
     scaling: Annotated[
-        str, typer.Option(help="sqrt, log1p or abslog; the ablations orthogonal, spectral, square.")
+        str,
+        typer.Option(
+            help="sqrt, log1p or abslog; the ablations orthogonal, spectral, square.",
+            autocompletion=completion.scalings,
+        ),
     ] = "sqrt",
     rtol: Annotated[
         float | None, typer.Option(help="Singular values up to this share of the largest count as zero.")
@@ -142,13 +176,15 @@ def refine(
     reset_norms: Annotated[bool, typer.Option(help="Diffusion models: reset group norms first.")] = True,
     skip: Annotated[list[str] | None, typer.Option(help="Pattern of tensors to leave alone; repeatable.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Accept a model that was refined before.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="PNG file for the singular values before and after.")] = None,
+    plot: Plot = None,
     as_json: Json = False,
 ) -> None:
     """Scale the singular values of a pruned model's weights, once, before fine-tuning (Singular Value Scaling)."""
     from ..refine import RefineConfig, refine_
 
     refuse_full(output_dir)
+    if plot is not None:
+        refuse_unwritable(plot.parent)
     opened = open_model(model)
     options = {"rtol": rtol, "to_rgb": to_rgb, "reset_norms": reset_norms, "skip": tuple(skip or ()), "again": again}
     report = refine_(opened, RefineConfig(scaling=scaling, **options))
@@ -167,8 +203,11 @@ def refine(
 @app.command()
 def cost(
     model: Model,
-    reference: Annotated[
-        str | None, typer.Option(help="Model to compare with: folder, Hub id or bundled name.")
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="The full model, to compare with: folder, Hub id or bundled name.", autocompletion=completion.models
+        ),
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Timed forward passes of each.")] = 7,
     memory: Annotated[bool, typer.Option(help="Also measure the peak memory, in fresh processes.")] = True,
@@ -177,7 +216,7 @@ def cost(
     """Measure parameters, MACs, bytes on disk, peak memory and latency on this machine."""
     from ..evaluation.cost import measure_cost
 
-    other = None if reference is None else open_model(reference)
+    other = None if base is None else open_model(base)
     report = measure_cost(open_model(model), other, repeats=repeats, memory=memory)
     print_json(report.to_dict()) if as_json else print(report)
 
@@ -185,9 +224,14 @@ def cost(
 @app.command()
 def sensitivity(
     model: Model,
-    bits: Annotated[list[int] | None, typer.Option(help="Bits to try; repeatable; default 2 3 4 6 8.")] = None,
+    bits: Annotated[
+        list[int] | None, typer.Option(min=2, max=8, help="Bits to try; repeatable; default 2 3 4 6 8.")
+    ] = None,
     method: Annotated[
-        str, typer.Option(help="Method; calibrated ones are measured by what they start from.")
+        str,
+        typer.Option(
+            help="Method; calibrated ones are measured by what they start from.", autocompletion=completion.methods
+        ),
     ] = "codebook",
     granularity: Annotated[str, typer.Option(help="tensor, channel or group.")] = "channel",
     mean_bits: Annotated[
@@ -195,13 +239,15 @@ def sensitivity(
         typer.Option(help="Also propose bits for every layer within this mean of stored bits per weight."),
     ] = None,
     num_samples: Annotated[int, typer.Option(min=1, help="Samples in the comparison.")] = 32,
-    plot: Annotated[Path | None, typer.Option(help="PNG file for a picture.")] = None,
+    plot: Plot = None,
     as_json: Json = False,
 ) -> None:
     """Quantize one layer at a time and measure how far the output moves, without data."""
     from ..quantization import QuantizeConfig
     from ..quantization import sensitivity as run
 
+    if plot is not None:
+        refuse_unwritable(plot.parent)
     config = QuantizeConfig(method=method, granularity=granularity)
     report = run(open_model(model), tuple(bits or (2, 3, 4, 6, 8)), config=config, num_samples=num_samples)
     overrides = report.allocate(mean_bits=mean_bits) if mean_bits is not None else None
@@ -221,19 +267,27 @@ def sensitivity(
 @app.command()
 def study(
     model: Model,
-    reference: Annotated[str, typer.Option(help="Real images: bundled name, folder, parquet, .npy, datasets id.")],
+    reference: Annotated[
+        str,
+        typer.Option(
+            help="Real images: bundled name, folder, parquet, .npy, datasets id.", autocompletion=completion.sources
+        ),
+    ],
     output_dir: Annotated[
         Path, typer.Option(help="Report, figures and pieces; a study that was stopped goes on here.")
     ] = Path("study_output"),
-    method: Annotated[list[str] | None, typer.Option(help="Method; repeatable; default: all.")] = None,
-    bits: Annotated[list[int] | None, typer.Option(help="Bits; repeatable; default 6 5 4 3 2.")] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='Method, or "gptq mixed" and the like; repeatable; default: all.', autocompletion=completion.studied
+        ),
+    ] = None,
+    bits: Annotated[list[int] | None, typer.Option(min=2, max=8, help="Bits; repeatable; default 6 5 4 3 2.")] = None,
     num_samples: Annotated[int, typer.Option(min=2, help="Generated images per draw.")] = 5000,
     draws: Annotated[int, typer.Option(min=1, help="Repetitions with other latents and hyperplanes.")] = 3,
     seed: Seed = 0,
     k: Annotated[int, typer.Option(min=1, help="Neighbour that sets the radius.")] = 3,
-    extractor: Annotated[
-        str, typer.Option(help="fashion_mnist, vgg16, inception_v3, dinov2, clip, or NAME:WEIGHTS.")
-    ] = "fashion_mnist",
+    extractor: Extractor = "fashion_mnist",
     option: Annotated[
         list[str] | None, typer.Option(help="Option of a method, METHOD.NAME=VALUE; repeatable.")
     ] = None,
@@ -243,9 +297,12 @@ def study(
     from ..evaluation.compression_study import StudyConfig, run_study
     from ..evaluation.study_report import write_report
 
+    refuse_unwritable(output_dir)
     method_options: dict[str, dict[str, Any]] = {}
     for name, value in parse_options(option or ()).items():
-        owner, _, setting = name.partition(".")
+        owner, dot, setting = name.partition(".")
+        if not dot:
+            raise typer.BadParameter(f"option {name!r} does not say of which method; write METHOD.{name}=VALUE.")
         method_options.setdefault(owner, {})[setting] = value
     chosen = {"methods": tuple(method) if method else None, "bits": tuple(bits) if bits else None}
     config = StudyConfig(
@@ -257,6 +314,6 @@ def study(
         extractor=extractor,
         method_options=method_options,
     )
-    result = run_study(folder_of(model), reference, output_dir, config)
+    result = run_study(model, reference, output_dir, config)
     file = write_report(result, output_dir)
     print_json(result) if as_json else print(f"{file}\n{file.read_text(encoding='utf-8')}")

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .shared import Json, Seed, app, print_json
+from . import completion
+from .shared import Extractor, Json, Seed, app, parse_options, print_json
 
 
 @app.command()
@@ -15,22 +16,43 @@ def evaluate(
     real: Annotated[
         str,
         typer.Argument(
-            help="Real images or features: bundled name, folder, parquet, .npy, .safetensors, datasets id."
+            help="Real images or features: bundled name, folder, parquet, .npy, .safetensors, datasets id.",
+            autocompletion=completion.sources,
         ),
     ],
     generated: Annotated[
-        str, typer.Argument(help="The same of generated ones, or a model: folder, bundled name, model:HUB_ID.")
+        str,
+        typer.Argument(
+            help="The same of generated ones, or a model: folder, bundled name, model:HUB_ID.",
+            autocompletion=completion.sources,
+        ),
     ],
-    metrics: Annotated[list[str] | None, typer.Option(help="Metric name; repeatable.")] = None,
-    extractor: Annotated[
-        str, typer.Option(help="fashion_mnist, vgg16, inception_v3, dinov2, clip, or NAME:WEIGHTS.")
-    ] = ("fashion_mnist"),
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Metric name; repeatable; default: precision and recall by LSH and KNN, Frechet distance.",
+            autocompletion=completion.metrics,
+        ),
+    ] = None,
+    extractor: Extractor = "fashion_mnist",
     num_samples: Annotated[int, typer.Option(min=2, help="Images that a model is asked for.")] = 5000,
     seed: Seed = 0,
-    truncation_psi: Annotated[float, typer.Option(help="Of a model; 1 = no truncation.")] = 1.0,
+    truncation_psi: Annotated[float | None, typer.Option(help="Of a GAN; default: 1, no truncation.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Of DDIM, for a diffusion model; default: 50.")
+    ] = None,
+    clip_sample: Annotated[
+        bool, typer.Option("--clip-sample", help="For a diffusion model: clip predicted images in every step.")
+    ] = False,
     k: Annotated[int | None, typer.Option(help="Neighbour that sets the radius; default: 3, density 5.")] = None,
     num_hyperplanes: Annotated[int | None, typer.Option(help="LSH; default: floor(log2(real + generated)).")] = None,
     draws: Annotated[int | None, typer.Option(help="LSH; default 10.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Option of the metrics, NAME=VALUE, or of one, METRIC.NAME=VALUE; repeatable. For example subset_size=100."
+        ),
+    ] = None,
     cache: Annotated[bool, typer.Option(help="Keep features of images on disk (HF_GANZIP_CACHE).")] = True,
     as_json: Json = False,
 ) -> None:
@@ -39,16 +61,26 @@ def evaluate(
     from ..evaluation.evaluate import DEFAULT_METRICS
     from ..evaluation.evaluate import evaluate as run
 
-    chosen = {"k": k, "num_hyperplanes": num_hyperplanes, "draws": draws}
-    options = {name: value for name, value in chosen.items() if value is not None} | {"truncation_psi": truncation_psi}
+    given = {
+        "k": k,
+        "num_hyperplanes": num_hyperplanes,
+        "draws": draws,
+        "truncation_psi": truncation_psi,
+        "steps": steps,
+    }
+    given |= {"clip_sample": clip_sample or None}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    of_metrics = parse_options(option or ())
+    if twice := sorted(chosen.keys() & of_metrics.keys()):
+        raise typer.BadParameter(f"{', '.join(twice)} is given both as an option of its own and by --option.")
     report = run(
         generated,
         real,
-        metrics=tuple(metrics or DEFAULT_METRICS),
+        metrics=tuple(metric or DEFAULT_METRICS),
         num_samples=num_samples,
         seed=seed,
         extractor=extractor,
-        options=options | {"cache": FeatureCache() if cache else None},
+        options=chosen | of_metrics | {"cache": FeatureCache() if cache else None},
     )
     print_json(report.to_dict()) if as_json else print(report)
 
@@ -86,7 +118,10 @@ def list_metrics(as_json: Json = False) -> None:
 @metrics_app.command("push")
 def push_metrics(
     namespace: Annotated[str, typer.Argument(help="User or organization on the Hub.")],
-    metric: Annotated[list[str] | None, typer.Option(help="Name of a module; repeatable; default: all.")] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of a module; repeatable; default: all.", autocompletion=completion.metrics),
+    ] = None,
     private: Annotated[bool, typer.Option("--private/--public", help="Of Spaces that are created.")] = False,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open pull requests instead of committing.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files; send nothing.")] = False,

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .shared import Json, Model, Seed, app, folder_of, open_model, print_json, refuse_full
+from .shared import Json, Model, Seed, app, open_model, print_json, refuse_full, refuse_unwritable
+
+
+_IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @app.command()
@@ -23,6 +26,7 @@ def demo(
     """Quantize the bundled Fashion-MNIST generator by Q and C+Q at 6 to 2 bits and measure each against real images."""
     from ..demo import DemoConfig, format_table, run_demo
 
+    refuse_unwritable(output_dir)
     result = run_demo(DemoConfig(output_dir=str(output_dir), num_samples=num_samples, seed=seed))
     if as_json:
         return print_json(result)
@@ -79,22 +83,19 @@ def convert(
 @app.command()
 def translate(
     model: Model,
-    images: Annotated[list[Path], typer.Argument(help="Image files, or one folder of them.")],
+    images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files, or folders of them.")],
     output_dir: Annotated[Path, typer.Option(help="Translated images and heatmaps go here.")] = Path("translated"),
     heatmaps: Annotated[bool, typer.Option(help="Also write where the network looked.")] = True,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
     as_json: Json = False,
 ) -> None:
     """Translate images with a U-GAT-IT generator."""
-    from PIL import Image
     from tqdm.auto import tqdm
 
     from ..pipelines import ImageTranslationPipeline
 
-    files = [file for path in images for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
-    files = [file for file in files if file.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")]
-    if not files:
-        raise ValueError(f"there are no PNG, JPEG or WebP images in {', '.join(map(str, images))}.")
+    files = _image_files(images, output_dir)
+    refuse_unwritable(output_dir)
     opened = open_model(model)
     if type(opened).__name__ != "UGATITGenerator":
         raise ValueError(f"{model} is a {type(opened).__name__}; translate needs a UGATITGenerator.")
@@ -104,7 +105,7 @@ def translate(
     with tqdm(total=len(files), desc="translate", unit="image") as bar:
         for start in range(0, len(files), batch_size):
             chunk = files[start : start + batch_size]
-            output = pipeline([Image.open(file).convert("RGB") for file in chunk], max_batch_size=batch_size)
+            output = pipeline([_read_image(file) for file in chunk], max_batch_size=batch_size)
             for file, image, heatmap in zip(chunk, output.images, output.heatmaps):
                 image.save(output_dir / f"{file.stem}.png")
                 if heatmaps:
@@ -115,24 +116,64 @@ def translate(
     print(f"{len(files)} images written to {output_dir}")
 
 
+def _image_files(paths: list[Path], output_dir: Path) -> list[Path]:
+    """The files that are named, and those of folders that are images.
+
+    Raises:
+        ValueError: A named file is no image, a folder has none, or files would be overwritten.
+    """
+    found: list[Path] = []
+    for path in paths:
+        inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        files = [file for file in inside if file.suffix.lower() in _IMAGES and file.is_file()]
+        if not files:
+            wanted = "has no PNG, JPEG or WebP images" if path.is_dir() else "is no PNG, JPEG or WebP file"
+            raise ValueError(f"{path} {wanted}.")
+        found += files
+    origin: dict[str, Path] = {}
+    for file in found:
+        if file.parent.resolve() == output_dir.resolve():
+            raise ValueError(
+                f"{output_dir} holds {file.name}, which would be overwritten; choose another --output-dir."
+            )
+        for name in (file.stem, f"{file.stem}_heatmap"):
+            if (other := origin.setdefault(name, file)) is not file:
+                raise ValueError(
+                    f"{other} and {file} would both be written to {name}.png; translate one after the other."
+                )
+    return found
+
+
+def _read_image(file: Path) -> Any:
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            return image.convert("RGB")
+    except OSError as error:
+        raise ValueError(f"{file} is not a readable image: {error}") from error
+
+
 @app.command()
 def info(model: Model, as_json: Json = False) -> None:
-    """Show the config of a model, what was done to it, and the bytes of every packed layer."""
+    """Show the config of a model, or of each in a pipeline, what was done to it, and the bytes of every packed layer."""
     from ..inspection import describe, format_description
 
-    description = describe(folder_of(model))
+    description = describe(model)
     print_json(description) if as_json else print(format_description(description))
 
 
 @app.command()
 def sample(
     model: Model,
-    output: Annotated[Path, typer.Argument(help="PNG file for a grid, or folder for one PNG per image.")],
+    output: Annotated[
+        Path, typer.Argument(help="PNG, JPEG or WebP file for a grid, or new folder for one PNG per image.")
+    ],
     num_samples: Annotated[int, typer.Option(min=1, help="Number of images.")] = 64,
     seed: Seed = 0,
-    truncation_psi: Annotated[float, typer.Option(help="1 = no truncation.")] = 1.0,
+    truncation_psi: Annotated[float, typer.Option(help="Of GANs; 1 = no truncation.")] = 1.0,
     class_label: Annotated[int | None, typer.Option(help="One class for all; default: all classes in turn.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Of DDIM, for diffusion models.")] = 50,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Of DDIM, for diffusion models.")] = 50,
     clip_sample: Annotated[
         bool,
         typer.Option(help="For diffusion models: clip predicted images in every step (the figures of cards do not)."),
@@ -140,17 +181,19 @@ def sample(
     as_json: Json = False,
 ) -> None:
     """Sample images from a GAN generator or a diffusion UNet."""
+    from PIL import Image
+
     from ..evaluation.sampling import sample_images
     from ..plotting import image_grid, save_image_grid
 
-    options = {
-        "truncation_psi": truncation_psi,
-        "class_label": class_label,
-        "steps": steps,
-        "clip_sample": clip_sample,
-    }
+    grid = output.suffix.lower() in _IMAGES
+    if not grid and output.suffix.lower() in Image.registered_extensions():
+        raise typer.BadParameter(f"{output} is no folder; files of grids end in {', '.join(_IMAGES)}.")
+    refuse_unwritable(output.parent) if grid else refuse_full(output)
+    options: dict[str, Any] = {"truncation_psi": truncation_psi, "class_label": class_label}
+    options |= {"steps": steps, "clip_sample": clip_sample}
     images, _ = sample_images(open_model(model), num_samples, seed=seed, **options)
-    if output.suffix == ".png":
+    if grid:
         output.parent.mkdir(parents=True, exist_ok=True)
         save_image_grid(images, output, columns=min(10, num_samples))
     else:

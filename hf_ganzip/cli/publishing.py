@@ -9,12 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from .shared import Json, Model, app, folder_of, open_model, print_json
+from .shared import Json, Model, app, open_model, print_json
 
 
 Reports = Annotated[
     list[Path] | None,
-    typer.Option("--report", help="JSON that evaluate, cost, compress or prune printed with --json; repeatable."),
+    typer.Option(
+        "--report", help="JSON that evaluate, cost, compress, prune or refine printed with --json; repeatable."
+    ),
 ]
 BaseModel = Annotated[str | None, typer.Option(help="Hub id of the full model; default: the one on record.")]
 License = Annotated[str | None, typer.Option(help="Of the weights, such as apache-2.0; default: the one on record.")]
@@ -33,21 +35,32 @@ def card(
     dataset: Datasets = None,
     title: Title = None,
     picture: Annotated[str | None, typer.Option(help="File to show, relative to the card.")] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check/--no-check", help="Execute the card's loading snippet on the model first, in a fresh process."
+        ),
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Write the card of a saved model from its record and from reports."""
     from ..publishing import render_card
+    from ..publishing.check import run_snippet
+    from ..publishing.saved import loading_snippet, read_saved
 
+    folder = _folder(model)
     text = render_card(
-        folder_of(model),
+        folder,
         repo_id,
-        reports=_read(report),
+        report=_read(report),
         base_model=base_model,
         license=license,
         datasets=dataset or (),
         title=title,
         picture=picture,
     )
+    if check:
+        run_snippet(loading_snippet(read_saved(folder), str(folder)))
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(text, encoding="utf-8")
@@ -59,14 +72,14 @@ def card(
 
 @app.command()
 def push(
-    model: Annotated[str, typer.Argument(help="Folder of a model or pipeline, Hub id, or a bundled name.")],
+    model: Model,
     repo_id: Annotated[str, typer.Argument(help="Repository on the Hub: NAMESPACE/NAME; created if it is missing.")],
     report: Reports = None,
     base_model: BaseModel = None,
     license: License = None,
     dataset: Datasets = None,
     title: Title = None,
-    reference: Annotated[
+    base: Annotated[
         str | None, typer.Option(help="The full model: the card's picture shows the same latents of both.")
     ] = None,
     private: Annotated[bool, typer.Option("--private/--public", help="Of a repository that is created.")] = True,
@@ -79,12 +92,13 @@ def push(
 ) -> None:
     """Save, reload in a fresh process, compare bit for bit, write the card, upload in one commit."""
     from ..publishing import push_to_hub
+    from ..publishing.saved import open_saved
 
     found = push_to_hub(
-        _open(model),
+        open_saved(_folder(model)),
         repo_id,
         report=_read(report),
-        reference=None if reference is None else open_model(reference),
+        reference=None if base is None else open_model(base),
         base_model=base_model,
         license=license,
         datasets=dataset or (),
@@ -103,25 +117,20 @@ def push(
     print(found)
 
 
-def _open(model: str) -> Any:
-    """A model, or a pipeline of a local folder with ``model_index.json``."""
-    index = Path(model, "model_index.json")
-    if not index.is_file():
-        return open_model(model)
-    import diffusers
+def _folder(model: str) -> Path:
+    """With the files of tokenizers and the card, too."""
+    from ..hub import MODEL_FILES, model_folder
 
-    import hf_ganzip
-
-    name = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
-    cls = getattr(hf_ganzip, name) if name in hf_ganzip.__all__ else getattr(diffusers, name)
-    return cls.from_pretrained(model)
+    return model_folder(model, patterns=(*MODEL_FILES, "*.txt", "*.model", "README.md"))
 
 
 def _read(files: list[Path] | None) -> list[dict[str, Any]]:
-    found = []
+    """Reports of all files; one may hold a list of them."""
+    found: list[dict[str, Any]] = []
     for file in files or []:
         try:
-            found.append(json.loads(file.read_text(encoding="utf-8")))
+            read = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{file} is no JSON: {error}") from error
+        found += read if isinstance(read, list) else [read]
     return found

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Features of images and the reference images that generated ones are compared with."""
+"""Measuring models: what is compared with what, and under which conditions.
+
+Images and features: `sources`, `reference`, `sampling`, `diffusion_sampling`, `extractors`, `cache`, `sharded`. One model: `evaluate`,
+`validation` (during training), `cost`, `perceptual` (image pairs), `codebooks`. Many: `compression_study`, `study_report`, `correlation`,
+`runs`, `user_study`. For `evaluate` of Hugging Face: `evaluate_module`, `install_metrics`.
+"""
 
 from .extractors import EXTRACTORS, extract_features
 from .reference import load_reference

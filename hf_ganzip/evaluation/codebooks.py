@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ..images import to_model_range
 from ..metrics import frechet_distance, kernel_distance
+from ..metrics.inputs import as_features
+from ..modes import evaluating
 from ..plotting import save_image_grid
-from ..quantization.calibration import evaluating
-from ..training.data import to_model_range
-from ..training.feature_quantizer import running_perplexity
+from ..training.codebook import running_perplexity
 
 
 _DEAD = 1e-3  # running count below which a code counts as unused
@@ -119,7 +120,8 @@ def maximum_mean_discrepancy(*, real: Tensor, generated: Tensor, kernel: str = "
         kernel: "polynomial" (x.y / d + 1)^3, or "gaussian": the mean of five kernels around the median distance.
 
     Raises:
-        ValueError: Another kernel.
+        TypeError: A set is no array.
+        ValueError: Another kernel; a set is not (N, d), has fewer than 2 rows, NaN or infinity, or the dimensions differ.
 
     Source:
         Gretton et al., "A Kernel Two-Sample Test", equation 3.
@@ -128,9 +130,10 @@ def maximum_mean_discrepancy(*, real: Tensor, generated: Tensor, kernel: str = "
         return float(kernel_distance(real=real, generated=generated, subset_size=None)["kernel_distance"])
     if kernel != "gaussian":
         raise ValueError(f"kernel is {kernel!r}; allowed are polynomial and gaussian.")
+    real, generated = as_features(real=real, generated=generated)
     rows = torch.cat([real, generated]).double()
     squares = torch.cdist(rows, rows).square()
-    apart = ~torch.eye(len(rows), dtype=torch.bool)
+    apart = ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
     median = squares[apart].median().clamp_min(1e-12)
     values = torch.stack([(-squares / (2 * median * factor)).exp() for factor in _BANDWIDTHS]).mean(dim=0)
     n, m = len(real), len(generated)

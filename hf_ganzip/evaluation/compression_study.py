@@ -10,7 +10,6 @@ import copy
 import dataclasses
 import hashlib
 import json
-import platform
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,20 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ModelMixin
+from diffusers import ModelMixin, UNet2DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..assets import ASSETS
 from ..metrics.realism import realism_scores
 from ..quantization import QuantizeConfig, SensitivityReport, quantize_, sensitivity
 from ..recipes import load_model
-from ..record import versions
+from ..record import machine, versions
 from .evaluate import measure
 from .extractors import extract_features, load_extractor
-from .reference import evenly, load_reference
-from .sampling import mean_image, sample_images
+from .reference import evenly
+from .sampling import mean_image, sample_images, sampling_conditions
 from .sources import open_source
 
 
@@ -61,15 +59,14 @@ class StudyConfig:
     """Options of :func:`run_study`.
 
     Args:
-        methods: Names in ``VARIANTS`` (the paper's four by tensor, the others by channel), or in ``variants``.
+        methods: Names in ``VARIANTS`` (the paper's four by tensor, the others by channel).
         bits: Each 2 to 8.
         num_samples: Generated images per draw; as many real images at most.
         draws: Repetitions with other latents and other hyperplanes; tables show mean and standard deviation.
         k: Neighbour of precision and recall.
         seed: Draw i has seed + i.
         extractor: As for :func:`.load_extractor`.
-        method_options: Method -> options, for example ``{"latent_distill": {"steps": 300}}``.
-        variants: Further settings: name -> options of ``QuantizeConfig`` and ``mixed``.
+        method_options: Method of ``methods`` -> options, for example ``{"latent_distill": {"steps": 300}}``.
     """
 
     methods: tuple[str, ...] = tuple(VARIANTS)
@@ -80,19 +77,26 @@ class StudyConfig:
     seed: int = 0
     extractor: str = "fashion_mnist"
     method_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self):
-        known = VARIANTS | dict(self.variants)
-        unknown = [name for name in self.methods if name not in known]
+        unknown = [name for name in self.methods if name not in VARIANTS]
         if unknown or not self.methods:
-            raise ValueError(f"study: methods {unknown} are unknown; allowed are {', '.join(known)}.")
+            raise ValueError(f"study: methods {unknown} are unknown; allowed are {', '.join(VARIANTS)}.")
         if self.draws < 1 or self.num_samples < 2 or not self.bits:
             raise ValueError("study: draws must be 1 or more, num_samples 2 or more, bits at least one number.")
+        studied = sorted({VARIANTS[name].get("method", name) for name in self.methods})
+        surplus = [name for name in self.method_options if name not in studied]
+        if surplus:
+            raise ValueError(
+                f"study: options of {', '.join(map(repr, surplus))}, which is not studied; allowed are {', '.join(studied)}."
+            )
+        for name in self.methods:
+            for bits in self.bits:
+                self.quantization(name, bits)  # refuses wrong options now rather than after the first settings
 
     def quantization(self, name: str, bits: int) -> tuple[QuantizeConfig, bool]:
         """The config of a setting, and whether its bits are mixed."""
-        options = dict((VARIANTS | dict(self.variants))[name])
+        options = dict(VARIANTS[name])
         mixed = options.pop("mixed", False)
         method = options.pop("method", name)
         chosen = dict(self.method_options.get(method, {}))
@@ -110,7 +114,7 @@ def run_study(
     """Compress, sample and measure; what was finished in ``output_dir`` before is not done again.
 
     Args:
-        model: GAN generator: folder, Hub id, or the model itself.
+        model: GAN generator or diffusion UNet: a name as for :func:`.load_model`, or the model itself.
         reference: Real images, as :func:`.open_source` finds them.
         output_dir: Gets ``pieces/`` with one JSON file per setting and draw, and one safetensors file of pictures per setting.
         config: Options.
@@ -120,16 +124,21 @@ def run_study(
         ``rows`` (one per setting, means over draws with ``_std``), ``draws`` (one per setting and draw), ``realism`` and ``conditions``.
 
     Raises:
-        ValueError: The folder belongs to a study with other options.
+        ValueError: The folder belongs to a study with other options, or there are too few images for the Frechet distance.
     """
     config = config or StudyConfig()
     pieces = Path(output_dir) / "pieces"
-    pieces.mkdir(parents=True, exist_ok=True)
     generator = (model if isinstance(model, ModelMixin) else load_model(model)).eval()
     extractor = load_extractor(config.extractor)
-    images, labels = _reference(reference, generator.config.resolution)
+    images, labels = _reference(reference, generator)
     images, labels = (None if items is None else evenly(items, config.num_samples) for items in (images, labels))
+    if (fewest := min(len(images), config.num_samples)) <= extractor.dim:
+        raise ValueError(
+            f"study: {len(images)} real and {config.num_samples} generated images; the Frechet distance of {extractor.dim} features needs more "
+            f"than {extractor.dim} of each, and here are {fewest}. Use more images."
+        )
     conditions = _conditions(generator, str(reference), extractor, config) | {"n_real": len(images)}
+    pieces.mkdir(parents=True, exist_ok=True)
     _check_folder(pieces, conditions)
     study = _Study(generator, extractor, config, pieces)
     study.real = extract_features(images, extractor, progress=progress)
@@ -240,14 +249,13 @@ class _Study:
         return row
 
 
-def _reference(reference: str, resolution: int) -> tuple[Tensor, Tensor | None]:
-    """Real images (N, C, H, W) uint8, and their classes (N,) where they are known."""
-    if reference in ASSETS:
-        return load_reference(reference, resolution=resolution)
-    source = open_source(reference)
+def _reference(reference: str, generator: ModelMixin) -> tuple[Tensor, Tensor | None]:
+    """Real images (N, C, H, W) uint8 in the size of the generator's, and their classes (N,) where they are known."""
+    config = generator.config
+    source = open_source(reference, resolution=config.get("resolution") or config.get("sample_size"))
     if source.images is None:
         raise ValueError(f"study: {reference} holds no images; pictures and features of real images are both needed.")
-    return source.images, None
+    return source.images, source.labels
 
 
 def _conditions(generator: ModelMixin, reference: str, extractor: Any, config: StudyConfig) -> dict[str, Any]:
@@ -262,7 +270,8 @@ def _conditions(generator: ModelMixin, reference: str, extractor: Any, config: S
         "reference": reference,
         "extractor_digest": extractor.digest,
         **json.loads(json.dumps(options)),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        **(sampling_conditions(generator) if isinstance(generator, UNet2DModel) else {}),
+        "machine": machine(),
         "versions": versions(),
     }
 
@@ -290,6 +299,11 @@ def _mean_row(draws: list[dict[str, Any]], name: str, bits: int) -> dict[str, An
         if values.ndim == 1:
             row[f"{key}_std"] = float(values.std()) if len(own) > 1 else 0.0
     return row
+
+
+def setting_name(method: str, bits: int) -> str:
+    """Label of a setting in pictures; ``method`` is a name of ``VARIANTS`` or its label."""
+    return LABELS["full"] if bits == FULL[1] else f"{LABELS.get(method, method)}, {bits} bits"
 
 
 def _stem(name: str, bits: int) -> str:

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from diffusers import ModelMixin
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..families import family_of
+from ..families import example_inputs, family_of
+from ..modes import evaluating
 from ..quantization.packed import packed_modules
-from ..record import versions
+from ..record import machine, versions
 
 
 _FASTER = 1.05  # ratios of latencies below this are no difference
@@ -90,7 +92,7 @@ def measure_cost(
     repeats: int = 7,
     memory: bool = True,
 ) -> CostReport:
-    """Measure what a model costs here and now, on the example inputs of its family.
+    """Measure what a model costs here and now, in evaluation mode, on the example inputs of its family; the models stay as they are.
 
     Args:
         model: A model of a known family, on any device.
@@ -100,6 +102,7 @@ def measure_cost(
 
     Raises:
         ValueError: A model of no family, or two models on different devices.
+        RuntimeError: The process that measures the memory failed.
     """
     models = {"model": model} | ({"reference": reference} if reference is not None else {})
     for name, each in models.items():
@@ -110,11 +113,14 @@ def measure_cost(
     devices = {str(next(_tensors(each)).device) for each in models.values()}
     if len(devices) > 1:
         raise ValueError(f"measure_cost: the models are on different devices: {', '.join(sorted(devices))}.")
-    latencies = _latencies(models, repeats)
-    costs = {name: _cost(each, latencies[name], memory) for name, each in models.items()}
+    with contextlib.ExitStack() as modes:
+        for each in models.values():
+            modes.enter_context(evaluating(each))
+        latencies = _latencies(models, repeats)
+        costs = {name: _cost(each, latencies[name], memory) for name, each in models.items()}
     conditions = {
         "device": devices.pop(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": machine(),
         "batch_size": 2,
         "dtype": str(model.dtype),
         "compute": next((m.packed_compute for m in packed_modules(model).values()), None),
@@ -140,16 +146,16 @@ def _cost(model: ModelMixin, latency: float, memory: bool) -> Cost:
 
 @torch.no_grad()
 def _run(model: nn.Module) -> None:
-    args, kwargs = family_of(model).example_inputs(model)
-    tensor = next(_tensors(model))
-
-    def move(value: Any) -> Any:
-        return value.to(tensor.device) if isinstance(value, torch.Tensor) else value
-
-    model(*map(move, args), return_dict=False, **{name: move(value) for name, value in kwargs.items()})
+    args, kwargs = example_inputs(model)
+    model(*args, return_dict=False, **kwargs)
 
 
-def _tensors(model: nn.Module):
+def tensor_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters and buffers."""
+    return sum(tensor.nbytes for tensor in _tensors(model))
+
+
+def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
     yield from model.parameters()
     yield from model.buffers()
 
@@ -157,9 +163,7 @@ def _tensors(model: nn.Module):
 def _latencies(models: dict[str, nn.Module], repeats: int) -> dict[str, float]:
     """Median seconds of a forward pass, the models in turn so that drifts of the machine hit all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in models}
-    training = {name: model.training for name, model in models.items()}
     for model in models.values():
-        model.eval()
         _run(model)
     for _ in range(repeats):
         for name, model in models.items():
@@ -168,8 +172,6 @@ def _latencies(models: dict[str, nn.Module], repeats: int) -> dict[str, float]:
             _run(model)
             _wait(model)
             seconds[name].append(time.perf_counter() - start)
-    for name, model in models.items():
-        model.train(training[name])
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
@@ -185,19 +187,24 @@ def _peak(model: ModelMixin, folder: str) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         _run(model)
         return torch.cuda.max_memory_allocated(device)
-    code = "import sys; from hf_ganzip.evaluation.cost import peak_of_folder; peak_of_folder(sys.argv[1])"
-    command = [sys.executable, "-c", code, folder]
-    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    code = "import sys; from hf_ganzip.evaluation.cost import peak_of_folder; peak_of_folder(*sys.argv[1:])"
+    command = [sys.executable, "-c", code, folder, str(model.dtype).removeprefix("torch.")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        reason = (result.stderr.strip() or f"exit status {result.returncode}").splitlines()[-1]
+        raise RuntimeError(
+            f"measure_cost: the process that measures the memory of loading failed: {reason}. memory=False leaves it out."
+        )
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def peak_of_folder(folder: str) -> None:
-    """Print the bytes by which loading the model in ``folder`` and one forward pass raise the memory of this process."""
+def peak_of_folder(folder: str, dtype: str) -> None:
+    """Print the bytes by which loading the model in ``folder`` in ``dtype`` and one forward pass raise the memory of this process."""
     from ..recipes import load_model
 
     torch.zeros(1) @ torch.zeros(1)
     before = _peak_so_far(reset=True)
-    _run(load_model(folder).eval())
+    _run(load_model(folder, torch_dtype=getattr(torch, dtype)).eval())
     print(_peak_so_far() - before)
 
 

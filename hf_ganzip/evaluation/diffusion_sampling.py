@@ -10,15 +10,19 @@ from diffusers import UNet2DModel
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..images import to_uint8
+from ..modes import evaluating
 from ..seeding import sample_generators
-from ..training.data import to_uint8
 
 
 SPACINGS = ("quad", "uniform")
 
 
 def ddim_timesteps(steps: int, spacing: str, timesteps: int = 1000) -> list[int]:
-    """Timesteps of a sampler, ascending; equal neighbours of "quad" are kept, as published.
+    """Timesteps of a sampler, ascending, as published.
+
+    "quad" keeps equal neighbours. "uniform" takes every ``timesteps // steps``-th timestep, which are more than ``steps`` unless ``steps`` divides ``timesteps``:
+    of 1,000, ``steps=30`` takes 31, 64 takes 67, 600 takes 1,000.
 
     Raises:
         ValueError: An unknown spacing, or more steps than timesteps.
@@ -26,6 +30,8 @@ def ddim_timesteps(steps: int, spacing: str, timesteps: int = 1000) -> list[int]
     Example:
         >>> ddim_timesteps(100, "quad")[:9], ddim_timesteps(100, "quad")[-1], ddim_timesteps(4, "uniform")
         ([0, 0, 0, 0, 1, 2, 2, 3, 5], 800, [0, 250, 500, 750])
+        >>> [len(ddim_timesteps(steps, "uniform")) for steps in (30, 50, 64, 600)]
+        [31, 50, 67, 1000]
 
     Source:
         Denoising diffusion implicit models, appendix D.2: quadratic spacing for CIFAR-10, linear for others.
@@ -54,6 +60,7 @@ def sample_diffusion(
     beta_start: float = 1e-4,
     beta_end: float = 0.02,
     clip_sample: bool = False,
+    class_label: int | None = None,
     progress: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """Sample by deterministic DDIM (eta 0). Image i depends on the model and ``(seed, i)`` only.
@@ -64,31 +71,30 @@ def sample_diffusion(
         seed: Image i starts from the noise of ``(seed, i)``; the same noise for every model.
         first: Index of the first image.
         batch_size: Images per forward pass.
-        steps: 100 in the papers.
+        steps: 100 in the papers; see :func:`ddim_timesteps` for how many are taken.
         spacing: "quad" (CIFAR-10) or "uniform".
         timesteps: Of the linear noise schedule.
         beta_start: First of the schedule.
         beta_end: Last of the schedule.
         clip_sample: Clip the predicted image to [-1, 1] in every step, and take the noise that follows from it; the papers' scripts do not. Networks that are
             small or not finished need it: at the first timesteps an error of the noise is magnified more than a hundred times.
+        class_label: One class for all images; None: image i has class ``i % num_class_embeds``.
         progress: Show a progress bar.
 
     Returns:
         Images (num_samples, C, H, W) uint8 and labels (num_samples,), None for models without classes.
 
     Raises:
-        ValueError: ``num_samples`` < 1, or options of :func:`ddim_timesteps`.
+        ValueError: ``num_samples`` < 1, no such class, or options of :func:`ddim_timesteps`.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; allowed are 1 and more.")
     chosen = ddim_timesteps(steps, spacing, timesteps)
     signal = torch.cumprod(1 - torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64), dim=0).tolist()
-    classes = model.config.get("num_class_embeds")
-    labels = torch.arange(first, first + num_samples) % classes if classes else None
-    size, device, was_training = model.config.sample_size, model.device, model.training
-    model.eval()
+    labels = labels_of(model.config.get("num_class_embeds"), num_samples, first, class_label)
+    size, device = model.config.sample_size, model.device
     images = []
-    with tqdm(total=num_samples, desc="sample", unit="image", disable=not progress) as bar:
+    with evaluating(model), tqdm(total=num_samples, desc="sample", unit="image", disable=not progress) as bar:
         for start in range(0, num_samples, batch_size):
             count = min(batch_size, num_samples - start)
             state = torch.cat(
@@ -97,7 +103,7 @@ def sample_diffusion(
                     for each in sample_generators(seed, count, first + start)
                 ]
             ).to(device, model.dtype)
-            kwargs = {"class_labels": labels[start : start + count].to(device)} if classes else {}
+            kwargs = {} if labels is None else {"class_labels": labels[start : start + count].to(device)}
             for now, before in zip(reversed(chosen), [*reversed(chosen[:-1]), -1]):
                 noise = model(state, now, return_dict=False, **kwargs)[0]
                 kept = signal[before] if before >= 0 else 1.0
@@ -108,5 +114,17 @@ def sample_diffusion(
                 state = math.sqrt(kept) * image + math.sqrt(1 - kept) * noise
             images.append(to_uint8(state.float()).cpu())
             bar.update(count)
-    model.train(was_training)
     return torch.cat(images), labels
+
+
+def labels_of(classes: int | None, count: int, first: int = 0, class_label: int | None = None) -> Tensor | None:
+    """Class ids (count,) int64 of the images from number ``first`` on: one class, or all in turn; None for models without classes.
+
+    Raises:
+        ValueError: There is no such class.
+    """
+    if class_label is not None and not 0 <= class_label < (classes or 0):
+        raise ValueError(f"class_label is {class_label}; the model has {classes or 0} classes.")
+    if not classes:
+        return None
+    return torch.arange(first, first + count) % classes if class_label is None else torch.full((count,), class_label)

@@ -14,11 +14,12 @@ from ..metrics import METRICS
 from ..record import versions
 from ..registry import lookup
 from .extractors import extract_features, load_extractor
-from .sampling import sample_images
-from .sources import open_source
+from .sampling import sample_images, sampling_conditions
+from .sources import Source, open_source
 
 
 DEFAULT_METRICS = ("lsh_precision_recall", "knn_precision_recall", "frechet_distance")
+_SAMPLING = {"truncation_psi": 1.0, "steps": 50, "clip_sample": False}  # what only a generator can be told
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class EvaluationReport:
 
     Args:
         metrics: Metric name -> what that metric returns.
-        conditions: Number of images, seed, extractor and its digest, resize path, truncation, versions.
+        conditions: Number of images, seed, extractor and its digest, resize path, how the model was sampled, versions.
     """
 
     metrics: dict[str, dict[str, float]]
@@ -64,7 +65,7 @@ def measure(
         generated: Features of generated images.
         metrics: Names in ``METRICS`` or functions ``(real=, generated=) -> dict``.
         seed: For the metrics that draw hyperplanes.
-        metric_options: Option name -> value, such as ``k`` or ``draws``; every metric gets those that it knows.
+        metric_options: Option name -> value, such as ``k`` or ``draws``; every metric gets those that it knows. "METRIC.NAME" is for one metric only.
 
     Raises:
         ValueError: An unknown metric, or an option that none of the metrics has.
@@ -84,11 +85,15 @@ def _options_by_metric(
     metrics: Mapping[str, Callable], options: Mapping[str, Any], seed: int
 ) -> dict[str, dict[str, Any]]:
     """What each metric gets of the options, and of the seed; every option must be known to one."""
-    chosen = {}
+    chosen: dict[str, dict[str, Any]] = {}
+    used = set()
     for name, metric in metrics.items():
-        parameters = inspect.signature(metric).parameters
-        chosen[name] = {option: value for option, value in options.items() if option in parameters}
-    unused = sorted(set(options).difference(*chosen.values()))
+        known = inspect.signature(metric).parameters.keys() - {"real", "generated"}
+        general = {option: option for option in options if option in known}
+        own = {f"{name}.{option}": option for option in known if f"{name}.{option}" in options}
+        chosen[name] = {option: options[key] for key, option in (general | own).items()}
+        used |= general.keys() | own.keys()
+    unused = sorted(set(options) - used)
     if unused:
         raise ValueError(f"none of the metrics {', '.join(metrics)} has the option {', '.join(unused)}.")
     if "lsh_precision_recall" in chosen:
@@ -115,64 +120,80 @@ def evaluate(
     """Compare generated images, or those of a generator, with reference images.
 
     Args:
-        generated: GAN generator, which is sampled, or images or features as :func:`.open_source` finds them.
+        generated: GAN generator or diffusion UNet, which is sampled, or images or features as :func:`.open_source` finds them.
         reference: Real images or features, as :func:`.open_source` finds them.
         metrics: Names in ``METRICS`` or functions ``(real=, generated=) -> dict``.
         num_samples: Number of images that a generator is asked for.
         seed: Seed of the images and of the hyperplanes.
         extractor: As for :func:`.load_extractor`; not used where both sides are features.
-        options: For :func:`.sample_images`: ``truncation_psi``, ``batch_size``, ``progress``; ``cache``, a :class:`.FeatureCache`; all
-            others, such as ``k``, ``draws`` or ``num_hyperplanes``, go to the metrics that know them.
+        options: For :func:`.sample_images`: ``truncation_psi``, ``steps``, ``clip_sample``, ``batch_size``, ``progress``; ``cache``, a
+            :class:`.FeatureCache` (None: features are not kept); all others, such as ``k``, ``draws`` or ``num_hyperplanes``, go to the metrics
+            that know them, "METRIC.NAME" to one metric.
 
     Returns:
         Report with metrics and conditions.
 
     Raises:
-        ValueError: An unknown metric, extractor or option, images that the extractor refuses, features of another extractor.
+        TypeError: A side is no model, tensor, array or name.
+        ValueError: An unknown metric, extractor or option, an option of models for what is none, images that the extractor refuses, features of
+            another extractor.
     """
-    given = {"truncation_psi": 1.0, "batch_size": 100, "progress": True, "cache": None} | dict(options or {})
-    truncation_psi, batch_size, progress, cache = (
-        given.pop(name) for name in ("truncation_psi", "batch_size", "progress", "cache")
-    )
+    given = {"batch_size": 100, "progress": True, "cache": None} | _SAMPLING | dict(options or {})
+    batch_size, progress, cache = (given.pop(name) for name in ("batch_size", "progress", "cache"))
+    sampling = {name: given.pop(name) for name in _SAMPLING}
     chosen = _options_by_metric(_named(metrics), given, seed)  # before the long work
     sides = {"real": open_source(reference), "generated": open_source(generated)}
     if sides["real"].model is not None:
         raise ValueError(f"reference {sides['real'].name} is a model; allowed are images and features of real images.")
+    model = sides["generated"].model
+    for name, value in sampling.items():
+        if model is None and value != _SAMPLING[name]:
+            raise ValueError(f"{name} is for models; {sides['generated'].name} is none.")
     extract = None
     if any(side.features is None for side in sides.values()):
         extract = load_extractor(extractor)
-    digest = getattr(extract, "digest", None)
+    digest = _common_digest(sides, getattr(extract, "digest", None))
     features = {}
     for where, side in sides.items():
-        if side.features is not None:
-            if digest and side.extractor_digest not in (None, digest):
-                raise ValueError(
-                    f"{side.name} holds features of another extractor (digest {side.extractor_digest[:12]}, here {digest[:12]}); "
-                    "extract both sides with one."
-                )
-            features[where] = side.features
-            continue
         images = side.images
         if side.model is not None:
-            sampling = {"truncation_psi": truncation_psi, "batch_size": batch_size, "progress": progress}
-            images, _ = sample_images(side.model, num_samples, seed=seed, **sampling)
-        features[where] = extract_features(images, extract, progress=progress, cache=cache)
-    digests = {side.extractor_digest for side in sides.values()} - {None}
-    if len(digests) > 1:
-        raise ValueError(
-            f"the two feature files come from different extractors: {', '.join(sorted(d[:12] for d in digests))}."
-        )
+            images, _ = sample_images(
+                side.model, num_samples, seed=seed, batch_size=batch_size, progress=progress, **sampling
+            )
+        features[where] = side.features
+        if images is not None:
+            features[where] = extract_features(images, extract, progress=progress, cache=cache)
     conditions = {
         "reference": sides["real"].name,
         "generated": sides["generated"].name,
         "n_real": len(features["real"]),
         "n_generated": len(features["generated"]),
         "seed": seed,
-        "truncation_psi": truncation_psi if sides["generated"].model is not None else None,
+        **({} if model is None else sampling_conditions(model, **sampling)),
         "extractor": getattr(extract, "name", type(extract).__name__) if extract else "features as given",
-        "extractor_digest": digest or next(iter(digests), None),
+        "extractor_digest": digest,
         "resize": getattr(extract, "resize", None),
         "metric_options": {name: _effective(metric, chosen[name]) for name, metric in _named(metrics).items()},
         "versions": versions(),
     }
     return EvaluationReport(measure(**features, metrics=metrics, seed=seed, metric_options=given), conditions)
+
+
+def _common_digest(sides: Mapping[str, Source], digest: str | None) -> str | None:
+    """Digest of the extractor of both sides, as far as it is known; ``digest`` is that of the one that is used here.
+
+    Raises:
+        ValueError: There are two.
+    """
+    for side in sides.values():
+        if digest and side.extractor_digest not in (None, digest):
+            raise ValueError(
+                f"{side.name} holds features of another extractor (digest {side.extractor_digest[:12]}, here {digest[:12]}); "
+                "extract both sides with one."
+            )
+    digests = sorted({side.extractor_digest for side in sides.values()} - {None})
+    if len(digests) > 1:
+        raise ValueError(
+            f"the two feature files come from different extractors: {', '.join(d[:12] for d in digests)}."
+        )
+    return digest or next(iter(digests), None)

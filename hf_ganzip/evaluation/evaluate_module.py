@@ -8,7 +8,7 @@ module, not import the class: `evaluate` takes the first module class that it fi
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import datasets
@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..images import pil_to_array, stack_images
 from ..metrics import METRICS
-from ..training.data import stack_images
 from .extractors import extract_features
 
 
@@ -57,6 +57,7 @@ class FeatureMetric(evaluate.Metric):
 
     def add_batch(self, *, predictions=None, references=None, **kwargs):
         """Add features (n, d), or images for a ``feature_extractor``, of one side or of both; the counts may differ."""
+        self._refuse("add_batch", kwargs, "predictions and references")
         given = {"predictions": predictions, "references": references}
         batches = {side: _as_array(side, values) for side, values in given.items() if values is not None}
         for side, batch in batches.items():
@@ -64,12 +65,21 @@ class FeatureMetric(evaluate.Metric):
                 self._held[side].append(batch)
 
     def add(self, *, prediction=None, reference=None, **kwargs):
-        """Add one feature vector (d,) or one image of one side or of both."""
-        one = (
-            None if x is None else [x] if isinstance(x, Image.Image) else np.asarray(x)[None]
-            for x in (prediction, reference)
-        )
-        self.add_batch(**dict(zip(_SIDES, one)))
+        """Add one feature vector (d,) or one image of one side or of both; `evaluate.combine` says ``predictions`` and ``references``."""
+        given = {"predictions": prediction, "references": reference}
+        self._refuse("add", kwargs.keys() - given, "prediction and reference")
+        one = {
+            side: [x] if isinstance(x, Image.Image) else np.asarray(x)[None]
+            for side, x in (given | kwargs).items()
+            if x is not None
+        }
+        self.add_batch(**one)
+
+    def _refuse(self, where: str, unknown: Collection[str], allowed: str) -> None:
+        if unknown:
+            raise TypeError(
+                f"{self.name}.{where} has no argument {', '.join(sorted(unknown))}; allowed are {allowed}."
+            )
 
     def compute(self, *, predictions=None, references=None, **kwargs):
         """Compute over everything that was added, and start anew."""
@@ -128,9 +138,7 @@ def _joined(batches: list[Any]) -> Any:
 def _as_images(side: str, values: Any) -> torch.Tensor:
     """Images as uint8 (n, C, H, W)."""
     if isinstance(values, list):
-        modes = {"L", "RGB"}
-        arrays = [np.asarray(image if image.mode in modes else image.convert("RGB")) for image in values]
-        return stack_images([array[..., None] if array.ndim == 2 else array for array in arrays])
+        return stack_images([pil_to_array(image, f"{side}, image {i}") for i, image in enumerate(values)])
     images = torch.as_tensor(values)
     if images.ndim != 4 or images.dtype != torch.uint8:
         raise ValueError(

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..images import to_model_range
 from ..registry import lookup
-from ..training.data import to_model_range
 
 
 SMALLEST = {"alex": 31, "vgg": 16, "squeeze": 17}  # pixels that survive the network's poolings
@@ -145,7 +145,7 @@ def _check_pairs(where: str, real: Any, generated: Any, smallest: int) -> None:
     for name, images in (("real", real), ("generated", generated)):
         if not isinstance(images, Tensor) or images.dtype != torch.uint8:
             got = images.dtype if isinstance(images, Tensor) else type(images).__name__
-            raise TypeError(f"{where}: {name} is {got}; allowed is a torch.uint8 tensor (training.data.to_uint8).")
+            raise TypeError(f"{where}: {name} is {got}; allowed is a torch.uint8 tensor (hf_ganzip.images.to_uint8).")
     if real.shape != generated.shape:
         raise ValueError(
             f"{where}: real has shape {tuple(real.shape)} and generated {tuple(generated.shape)}; pairs have the same number "

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..assets import ASSETS, asset_path
-from ..training.data import read_images, resize_image, stack_images
+from ..assets import ASSETS, resolve
+from ..images import read_images, resize_image, stack_images
+from ..registry import suggestion
 
 
 def load_reference(
@@ -17,37 +18,53 @@ def load_reference(
     *,
     split: str = "test",
     resolution: int | None = None,
-    image_column: str = "image",
-    label_column: str = "label",
 ) -> tuple[Tensor, Tensor | None]:
     """Load real images.
 
     Args:
         source: "fashion-mnist-test-5000" (bundled), or a parquet file, a folder of PNG or JPEG images (sorted),
-            a folder of MNIST-type idx files, or a `datasets` id; see :func:`hf_ganzip.training.data.read_images`.
+            a folder of MNIST-type idx files, or a `datasets` id; see :func:`hf_ganzip.images.read_images`.
         split: "train" or "test"; a parquet file is one split.
         resolution: Side of the result: smaller images are centred on black, larger ones cropped and resized.
             None keeps the stored size, which must then be one for all.
-        image_column: Column of the images (parquet, `datasets`).
-        label_column: Column of the class ids (parquet, `datasets`).
+
+    Images of files and `datasets` come from the column "image" or else the only one with images, class ids from "label".
 
     Returns:
         Images uint8 (N, C, H, W), and class ids int64 (N,) or None where the source has none.
 
     Raises:
-        FileNotFoundError: ``source`` is no file or folder and cannot be a `datasets` id.
-        ValueError: No images, an unreadable file, a missing column, or images of different sizes.
+        FileNotFoundError: ``source`` is no file or folder, and no `datasets` id that can be reached.
+        ValueError: No images, an unreadable file, a missing column or split, or images of different sizes.
 
     Example:
         >>> images, labels = load_reference("fashion-mnist-test-5000")
         >>> images.shape, labels.bincount().tolist()
         (torch.Size([5000, 1, 28, 28]), [500, 500, 500, 500, 500, 500, 500, 500, 500, 500])
     """
-    if str(source) in ASSETS:
-        source = asset_path(str(source))
-    images, labels = read_images(source, split=split, image_column=image_column, label_column=label_column)
+    path = resolve(source)
+    if Path(path).is_file() and Path(path).suffix != ".parquet":
+        raise ValueError(
+            f"{source} is a file of no known kind; allowed are .parquet, .npy and .safetensors files and folders."
+        )
+    try:
+        images, labels = read_images(path, split=split)
+    except OSError as error:
+        if Path(path).exists():
+            raise
+        hint = suggestion(ASSETS, str(source))
+        raise FileNotFoundError(f"{source}: neither here nor on the Hub, or no connection.{hint} {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{source}, split {split!r}: {error}") from error
     pixels = stack_images(images if resolution is None else [resize_image(image, resolution) for image in images])
     return pixels, None if labels is None else torch.from_numpy(labels)
+
+
+def resize(images: Tensor, resolution: int) -> Tensor:
+    """Images uint8 (N, C, H, W) at the side ``resolution``, as :func:`load_reference` resizes them."""
+    if images.shape[-2:] == (resolution, resolution):
+        return images
+    return stack_images([resize_image(image.permute(1, 2, 0).numpy(), resolution) for image in images.cpu()])
 
 
 def evenly(images: Tensor, count: int) -> Tensor:

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import ModelMixin, UNet2DModel
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..images import to_uint8
+from ..modes import evaluating
 from ..pipelines.gan import GANPipeline
 from ..seeding import sample_generators
-from ..training.data import to_uint8
-from .diffusion_sampling import sample_diffusion
+from .diffusion_sampling import ddim_timesteps, labels_of, sample_diffusion
 
 
 def sample_images(
@@ -35,9 +38,9 @@ def sample_images(
         seed: Image i is drawn from ``(seed, i)``.
         first: Index of the first image, so that several calls, or processes, can share the work.
         batch_size: Images per forward pass; does not change the images beyond float rounding.
-        truncation_psi: 1 = no truncation.
+        truncation_psi: Of GANs; 1 = no truncation.
         class_label: One class for all images; None: image i has class ``i % num_classes``.
-        steps: Of DDIM, for diffusion models.
+        steps: Of DDIM, for diffusion models; see :func:`.ddim_timesteps` for how many are taken.
         clip_sample: For diffusion models, see :func:`.sample_diffusion`.
         progress: Show a progress bar.
 
@@ -45,35 +48,26 @@ def sample_images(
         Images (num_samples, C, H, W) uint8 and labels (num_samples,) int64, None for unconditional models.
 
     Raises:
-        ValueError: ``num_samples`` < 1, or the model makes no images.
+        ValueError: ``num_samples`` < 1, the model makes no images, has no such class, or is a diffusion model, which has no truncation.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; allowed are 1 and more.")
     if isinstance(model, UNet2DModel):
-        options = {
-            "first": first,
-            "batch_size": batch_size,
-            "steps": steps,
-            "clip_sample": clip_sample,
-            "progress": progress,
-        }
-        return sample_diffusion(model, num_samples, seed=seed, **options)
+        if truncation_psi != 1:
+            raise ValueError(
+                f"truncation_psi is {truncation_psi}; a diffusion model has no truncation: leave it at 1."
+            )
+        options = {"first": first, "batch_size": batch_size, "class_label": class_label, "progress": progress}
+        return sample_diffusion(model, num_samples, seed=seed, steps=steps, clip_sample=clip_sample, **options)
     if "z_dim" not in model.config:
         raise ValueError(
             f"sample_images: {type(model).__name__} is no GAN generator (its config has no z_dim) and no UNet2DModel."
         )
     pipeline = GANPipeline(model)
     pipeline.set_progress_bar_config(disable=True)
-    classes = model.config.num_classes
-    labels = torch.arange(first, first + num_samples) % classes if classes else None
-    if class_label is not None:
-        if not 0 <= class_label < classes:
-            raise ValueError(f"class_label is {class_label}; the model has {classes} classes.")
-        labels = torch.full((num_samples,), class_label)
+    labels = labels_of(model.config.num_classes, num_samples, first, class_label)
     images = []
-    was_training = model.training
-    model.eval()
-    with tqdm(total=num_samples, desc="sample", unit="image", disable=not progress) as bar:
+    with evaluating(model), tqdm(total=num_samples, desc="sample", unit="image", disable=not progress) as bar:
         for start in range(0, num_samples, batch_size):
             count = min(batch_size, num_samples - start)
             sample = pipeline(
@@ -86,8 +80,20 @@ def sample_images(
             ).images
             images.append(to_uint8(sample).cpu())
             bar.update(count)
-    model.train(was_training)
     return torch.cat(images), labels
+
+
+def sampling_conditions(
+    model: ModelMixin, *, truncation_psi: float = 1.0, steps: int = 50, clip_sample: bool = False
+) -> dict[str, Any]:
+    """What of the options of :func:`sample_images` decides the images of this model, for a report.
+
+    Returns:
+        ``truncation_psi`` of a GAN; ``steps`` (as many as are taken) and ``clip_sample`` of a diffusion model.
+    """
+    if isinstance(model, UNet2DModel):
+        return {"steps": len(ddim_timesteps(steps, "uniform")), "clip_sample": clip_sample}
+    return {"truncation_psi": truncation_psi}
 
 
 def mean_image(images: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ from diffusers import ModelMixin
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..assets import ASSETS, asset_path
+from ..assets import resolve
 from ..recipes import load_model
-from .reference import load_reference
+from .reference import load_reference, resize
 
 
 @dataclass(frozen=True)
@@ -26,51 +26,59 @@ class Source:
 
     Args:
         name: How it was called.
+        labels: Class ids int64 (N,) of images, where they are known.
         extractor_digest: Of the extractor that made the features, where their file says so.
     """
 
     name: str
     images: Tensor | None = None
+    labels: Tensor | None = None
     features: Tensor | None = None
     model: ModelMixin | None = None
     extractor_digest: str | None = None
 
 
-def open_source(source: Any) -> Source:
+def open_source(source: Any, *, split: str = "test", resolution: int | None = None) -> Source:
     """Find out what ``source`` is.
 
     Args:
-        source: A model, a tensor (uint8 (N, C, H, W) are images, float (N, d) features), or the name of
+        source: A model, a tensor or array (uint8 (N, C, H, W) are images, numbers (N, d) features), or the name of
             a bundled model or image set;
-            a model folder (with ``config.json``), or ``model:ID`` for a model on the Hub;
+            a folder of a model or of a pipeline with one network, or ``model:ID`` for one on the Hub;
             a folder of images, a parquet file with an ``image`` or a ``features`` column;
             a .npy or .safetensors file with features (N, d) or uint8 images (N, C, H, W);
             a `datasets` id.
+        split: Of a `datasets` id, or of a folder that has one of this name: "train" or "test".
+        resolution: Side of images, as for :func:`.load_reference`; None keeps theirs.
 
     Raises:
         FileNotFoundError: There is no such file or folder, and it can be no id.
-        TypeError: A tensor of another kind.
+        TypeError: A tensor or array of another kind, or another object.
         ValueError: The file is damaged or holds something else.
     """
     if isinstance(source, ModelMixin):
         return Source(type(source).__name__, model=source)
+    if isinstance(source, np.ndarray):
+        return _of_tensor("array", torch.from_numpy(np.require(source, requirements=["C", "W"])), resolution)
     if isinstance(source, Tensor):
-        return _of_tensor("tensor", source)
-    name = str(source)
-    path = asset_path(name) if name in ASSETS and not Path(name).exists() else Path(name)
+        return _of_tensor("tensor", source, resolution)
+    if not isinstance(source, (str, Path)):
+        raise TypeError(f"a {type(source).__name__} is no source; allowed are a model, a tensor, an array and a name.")
+    name, path = str(source), Path(resolve(source))
     if name.startswith("model:"):
         return Source(name, model=load_model(name.removeprefix("model:")))
-    if (path / "config.json").is_file():
+    if (path / "config.json").is_file() or (path / "model_index.json").is_file():
         return Source(name, model=load_model(path))
     if path.suffix == ".npy":
-        return _of_tensor(name, _read_npy(path))
+        return _of_tensor(name, _read_npy(path), resolution)
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        return _read_safetensors(path, resolution)
     if path.suffix == ".parquet" and path.is_file():
         features = _read_feature_column(path)
         if features is not None:
             return _of_tensor(name, features)
-    return Source(name, images=load_reference(name)[0])
+    images, labels = load_reference(source, split=split, resolution=resolution)
+    return Source(name, images=images, labels=labels)
 
 
 def write_features(path: str | Path, features: Tensor, conditions: dict[str, Any]) -> None:
@@ -81,9 +89,9 @@ def write_features(path: str | Path, features: Tensor, conditions: dict[str, Any
     save_file({"features": features.contiguous()}, path, metadata)
 
 
-def _of_tensor(name: str, values: Tensor, digest: str | None = None) -> Source:
+def _of_tensor(name: str, values: Tensor, resolution: int | None = None, digest: str | None = None) -> Source:
     if values.ndim == 4 and values.dtype == torch.uint8:
-        return Source(name, images=values)
+        return Source(name, images=values if resolution is None else resize(values, resolution))
     if values.ndim == 2 and (values.is_floating_point() or values.dtype != torch.uint8):
         return Source(name, features=values, extractor_digest=digest)
     raise TypeError(
@@ -100,13 +108,14 @@ def _read_npy(path: Path) -> Tensor:
         ) from error
 
 
-def _read_safetensors(path: Path) -> Source:
+def _read_safetensors(path: Path, resolution: int | None) -> Source:
     try:
         with safe_open(path, framework="pt") as file:
             names, metadata = list(file.keys()), file.metadata() or {}
             if names != ["features"] and len(names) != 1:
                 raise ValueError(f"{path} has the tensors {', '.join(names)}; allowed is one, best named 'features'.")
-            return _of_tensor(str(path), file.get_tensor(names[0]), metadata.get("extractor_digest"))
+            digest = metadata.get("extractor_digest")
+            return _of_tensor(str(path), file.get_tensor(names[0]), resolution, digest)
     except SafetensorError as error:
         raise ValueError(f"{path} is no readable safetensors file: {error}") from error
 

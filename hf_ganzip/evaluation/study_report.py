@@ -15,8 +15,8 @@ from ..plotting import (
     save_precision_recall_plot,
     save_realism_plot,
 )
-from .compression_study import LABELS, pictures
-from .study import correlation_table, pareto_front
+from .compression_study import LABELS, pictures, setting_name
+from .correlation import correlation_table, pareto_front
 
 
 _COLUMNS = {
@@ -90,7 +90,7 @@ def _figures(rows: list[dict[str, Any]], front: list[int], output: Path) -> None
     ]
     save_precision_recall_plot(plotted, output / "precision_recall.png")
     save_pareto_plot(plotted, front, output / "pareto.png")
-    names = [f"{label(row['method'])}, {row['bits']} bits" if row["bits"] != 32 else "full precision" for row in rows]
+    names = [setting_name(row["method"], row["bits"]) for row in rows]
     found = [pictures(output, row["method"], row["bits"]) for row in rows]
     save_image_grid(
         torch.cat([each["images"] for each in found]), output / "samples.png", columns=20, row_labels=names

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from diffusers import ModelMixin
 
+from ..metrics import METRICS
+from ..registry import lookup
 from .evaluate import measure
 from .extractors import extract_features, load_extractor
 from .perceptual import structural_similarity
@@ -16,15 +20,15 @@ from .sources import open_source
 
 
 VALIDATION_METRICS = ("frechet_distance", "knn_precision_recall", "lsh_precision_recall")
-_KEPT = ("frechet_distance", "precision", "recall", "lsh_precision", "lsh_recall", "density", "coverage")
+_CONDITIONS = {"centered", "n_real", "n_generated", "dim"}  # that metrics report besides their options
 
 
 class Validator:
-    """Callable with a model; gives its figures as a flat dict.
+    """Callable with a model; gives its figures as a flat dict: every number of every metric but spreads (``_std``) and conditions.
 
     Args:
         reference: Real images, as :func:`.open_source` finds them.
-        metrics: Names in ``METRICS``.
+        metrics: Names in ``METRICS`` or functions ``(real=, generated=) -> dict``.
         num_samples: Images that the model is asked for, the same latents each time.
         seed: Of latents and hyperplanes.
         extractor: As for :func:`.load_extractor`.
@@ -34,14 +38,15 @@ class Validator:
         dense: Model before compression; with it, ``ssim`` is the structural similarity to its images from the same noise.
 
     Raises:
-        ValueError: The reference holds no images.
+        ValueError: An unknown metric, or the reference holds no images; when called, a metric that gives no figure, or one of a
+            name that another metric gave.
     """
 
     def __init__(
         self,
         reference: Any,
         *,
-        metrics: Sequence[str] = VALIDATION_METRICS,
+        metrics: Sequence[str | Callable] = VALIDATION_METRICS,
         num_samples: int = 2500,
         seed: int = 0,
         extractor: Any = "fashion_mnist",
@@ -50,6 +55,12 @@ class Validator:
         clip_sample: bool = False,
         dense: ModelMixin | None = None,
     ):
+        self._conditions = {
+            getattr(metric, "__name__", metric): _CONDITIONS.union(
+                inspect.signature(lookup(METRICS, metric, "metric")).parameters
+            )
+            for metric in metrics
+        }
         source = open_source(reference)
         if source.images is None:
             raise ValueError(f"validation: {source.name} holds no images.")
@@ -72,7 +83,25 @@ class Validator:
             seed=self.sampling["seed"],
             metric_options=self.options,
         )
-        figures = {name: float(value) for metric in found.values() for name, value in metric.items() if name in _KEPT}
+        figures = _flat(found, self._conditions)
         if self.dense is not None:
             figures["ssim"] = structural_similarity(real=self.dense, generated=images)["structural_similarity"]
         return figures
+
+
+def _flat(found: Mapping[str, Mapping[str, Any]], conditions: Mapping[str, set[str]]) -> dict[str, float]:
+    """The figures of all metrics; ``conditions`` names, for each, what is none."""
+    figures: dict[str, float] = {}
+    for metric, values in found.items():
+        own = {
+            name: float(value)
+            for name, value in values.items()
+            if isinstance(value, Real) and not name.endswith("_std") and name not in conditions[metric]
+        }
+        if not own or own.keys() & figures.keys():
+            fault = f"gave {', '.join(own)} as another metric did" if own else f"gave no figure, only {list(values)}"
+            raise ValueError(
+                f"validation: {metric} {fault}; allowed are metrics that return numbers of names of their own."
+            )
+        figures |= own
+    return figures

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
+from ..registry import of_class
 from . import diffusion, gan
 
 
@@ -66,7 +68,33 @@ FAMILIES = {
 
 def family_of(model: nn.Module) -> Family | None:
     """Family of the model's class or of the nearest base class that has one; None for a class of no family."""
-    for cls in type(model).__mro__:
-        if cls.__name__ in FAMILIES:
-            return FAMILIES[cls.__name__]
-    return None
+    found: Family | None = of_class(FAMILIES, type(model))
+    return found
+
+
+def example_inputs(model: nn.Module) -> tuple[tuple, dict[str, Any]]:
+    """(args, kwargs) of a small deterministic forward pass, on the device and in the dtype of the model.
+
+    Raises:
+        ValueError: A class of no family.
+    """
+    family = family_of(model)
+    if family is None:
+        raise ValueError(
+            f"a {type(model).__name__} belongs to no family, so that nothing is known of its inputs; register one in "
+            "hf_ganzip.families.FAMILIES."
+        )
+    tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
+    device, dtype = tensors[0].device, getattr(model, "dtype", tensors[0].dtype)
+    args, kwargs = family.example_inputs(model)
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, (tuple, list)):
+            return type(value)(map(moved, value))
+        if isinstance(value, dict):
+            return {name: moved(each) for name, each in value.items()}
+        if not isinstance(value, Tensor):
+            return value
+        return value.to(device, dtype) if value.is_floating_point() else value.to(device)
+
+    return moved(args), moved(kwargs)

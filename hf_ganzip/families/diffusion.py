@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+
+from ..seeding import derive_seed
 
 
 _TRAJECTORY_STEPS = 20
@@ -68,32 +71,46 @@ def unet_inputs(model: nn.Module) -> tuple[tuple, dict]:
 def trajectory_calibration(model: nn.Module, batch_size: int, seed: int) -> Iterator[Callable[[nn.Module], Tensor]]:
     """Predictions (B, C, H, W) on the states of the model's own 20-step DDIM trajectories, each batch at one timestep.
 
-    The trajectories start from N(0, I) and are run by ``model`` as it is now, once for every 20 batches.
+    The trajectories start from N(0, I), with random classes, or N(0, I) in place of encoded texts, and are run by ``model`` as it
+    is now, once for every 20 batches. Trajectory i depends on (seed, i). The model is taken to predict the noise, on diffusers'
+    default schedule of 1,000 linear steps.
     """
     from diffusers import DDIMScheduler
 
-    from . import family_of
+    from . import example_inputs
 
-    (example, _), kwargs = family_of(model).example_inputs(model)
-    device = next(model.parameters()).device
-    number = 0
-    while True:
-        scheduler = DDIMScheduler(clip_sample=False)
-        scheduler.set_timesteps(_TRAJECTORY_STEPS)
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-        state = torch.randn(batch_size, *example.shape[1:], generator=generator).to(device)
-        kwargs = {name: value[:1].expand(batch_size, *value.shape[1:]) for name, value in kwargs.items()}
+    (example, _), examples = example_inputs(model)
+    scheduler = DDIMScheduler(clip_sample=False)
+    scheduler.set_timesteps(_TRAJECTORY_STEPS)
+    for number in itertools.count():
+        generator = torch.Generator().manual_seed(derive_seed(seed, number))
+        state = torch.randn(batch_size, *example.shape[1:], generator=generator).to(example.device)
+        kwargs = _random_conditions(model, examples, batch_size, generator)
         states = []
         with torch.no_grad():
             for timestep in scheduler.timesteps:
-                states.append((state, timestep))
-                noise = model(state, timestep, return_dict=False, **kwargs)[0]
-                state = scheduler.step(noise[:, : state.shape[1]], timestep, state).prev_sample
+                states.append((state.to(example.dtype), timestep))
+                noise = _predict(model, *states[-1], kwargs)[:, : state.shape[1]]
+                state = scheduler.step(noise.to(state.dtype), timestep, state).prev_sample  # in float32
         for index in torch.randperm(len(states), generator=generator).tolist():
             state, timestep = states[index]
             yield functools.partial(_predict, state=state, timestep=timestep, kwargs=kwargs)
-        number += 1
 
 
-def _predict(model: nn.Module, state: Tensor, timestep: Tensor, kwargs: dict) -> Tensor:
+def _random_conditions(
+    model: nn.Module, examples: Mapping[str, Tensor], batch_size: int, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Class ids and N(0, I) in the shapes, dtypes and places of example inputs (2, ...)."""
+    found = {}
+    for name, value in examples.items():
+        shape = (batch_size, *value.shape[1:])
+        if value.is_floating_point():
+            drawn = torch.randn(shape, generator=generator)
+        else:
+            drawn = torch.randint(model.config.num_class_embeds, shape, generator=generator)
+        found[name] = drawn.to(value.device, value.dtype)
+    return found
+
+
+def _predict(model: nn.Module, state: Tensor, timestep: Tensor, kwargs: dict[str, Tensor]) -> Tensor:
     return model(state, timestep, return_dict=False, **kwargs)[0]

@@ -78,6 +78,9 @@ def _image_shape(model: nn.Module, batch_size: int) -> tuple[int, ...]:
     return batch_size, model.config.image_channels, side, side
 
 
+# The calibrations below seed by ``seed * 1_000_003 + number`` and not by seeding.py: published figures depend on their batches.
+
+
 def latent_calibration(model: nn.Module, batch_size: int, seed: int) -> Iterator[Callable[[nn.Module], Tensor]]:
     """Images (B, C, H, W) of random latents, random classes and random noise; batch i depends on (seed, i)."""
     config, device = model.config, next(model.parameters()).device

@@ -7,11 +7,10 @@ import diffusers.quantizers.auto as _first  # noqa: F401  its import registers t
 from torch import nn
 
 from ..quantization.config import QuantizeConfig
-from .config import FORMAT_VERSION, GanzipConfig
-from .diffusers import GanzipQuantizer, register
+from .config import GanzipConfig
 
 
-__all__ = ["FORMAT_VERSION", "GanzipConfig", "GanzipQuantizer", "attach", "detach", "register"]
+__all__ = ["GanzipConfig", "attach", "detach"]
 
 
 def attach(model: nn.Module, config: QuantizeConfig) -> None:

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from enum import Enum
 from typing import Any
 
 from diffusers.quantizers.quantization_config import QuantizationConfigMixin
 
-from ..quantization.config import QuantizeConfig
+from ..quantization.config import QuantizeConfig, stored_method
 
 
 FORMAT_VERSION = 1
@@ -85,14 +86,18 @@ class GanzipConfig(QuantizationConfigMixin):
             raise ValueError("GanzipConfig: bits is None; allowed are 2 to 8.")
         self.quantize_config = None
         if bits is not None:
+            method_options, overrides = method_options or {}, overrides or {}
+            if layers is not None:
+                method, method_options = stored_method(method, method_options)
+                overrides = {pattern: _stored_override(changes) for pattern, changes in overrides.items()}
             self.quantize_config = QuantizeConfig(
                 method=method,
                 bits=bits,
                 granularity=granularity,
-                method_options=method_options or {},
+                method_options=method_options,
                 skip=skip,
                 skip_last_block=skip_last_block,
-                overrides=overrides or {},
+                overrides=overrides,
                 compute=compute,
                 group_size=group_size,
                 symmetric=symmetric,
@@ -109,14 +114,19 @@ class GanzipConfig(QuantizationConfigMixin):
         """The config of a model that was quantized in memory."""
         return cls(**{f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name != "requantize"})
 
+    def unused(self) -> GanzipConfig:
+        """A copy without what loading writes into it, so that one config serves several models."""
+        copied = copy.copy(self)
+        copied.layers, copied.record = None, []
+        return copied
+
     def to_dict(self) -> dict[str, Any]:
         """JSON types only, as written to ``config.json``."""
         values: dict[str, Any] = {"quant_method": self.quant_method.value, "format_version": self.format_version}
         if self.quantize_config is None:
             values["bits"] = None
         else:
-            options = self.quantize_config.to_dict().items()
-            values |= {name: value for name, value in options if name != "requantize"} | {"layers": self.layers}
+            values |= self.quantize_config.to_dict() | {"layers": self.layers}
         if self.structure is not None:
             values["structure"] = self.structure
         return values | {"record": self.record}
@@ -124,3 +134,11 @@ class GanzipConfig(QuantizationConfigMixin):
     def to_diff_dict(self) -> dict[str, Any]:
         """For ``repr``: :meth:`to_dict` without the long tables."""
         return {name: value for name, value in self.to_dict().items() if name not in ("layers", "structure")}
+
+
+def _stored_override(changes: dict[str, Any]) -> dict[str, Any]:
+    if "method" not in changes:
+        return changes
+    method, options = stored_method(changes["method"], changes.get("method_options", {}))
+    kept = {name: value for name, value in changes.items() if name != "method_options"}
+    return kept | {"method": method} | ({"method_options": options} if options else {})

@@ -27,7 +27,8 @@ from ..quantization.packed import (
     unpack_module_,
 )
 from ..quantization.quantize import apply_plan_, plan_quantization, quantization_report, quantize_weight
-from ..record import QuantizationReport, compression_of, origin, origin_of, recorded_steps
+from ..quantization.report import QuantizeReport
+from ..record import RECORD, compression_of, origin, origin_of, recorded_steps
 from ..structure import apply_structure_, structure_of
 from .config import GanzipConfig
 from .packed_model import allocate_packed_layers_, finish_config, refuse_disk, verify_packed_layers
@@ -40,7 +41,9 @@ class GanzipQuantizer(DiffusersQuantizer):
 
     def __init__(self, quantization_config: GanzipConfig, **kwargs):
         super().__init__(quantization_config, **kwargs)
-        self.report: QuantizationReport | None = None
+        if not self.pre_quantized:
+            self.quantization_config = quantization_config.unused()
+        self.report: QuantizeReport | None = None
         self._plan = None
         self._in_memory = False
         self._sqnr_db: dict[str, float | None] = {}
@@ -175,7 +178,7 @@ class GanzipQuantizer(DiffusersQuantizer):
 def attach(model: nn.Module, config: QuantizeConfig) -> None:
     """Make a diffusers model that was quantized in memory savable: ``save_pretrained`` writes the packed form."""
     ganzip = GanzipConfig.of(config)
-    ganzip.structure, ganzip.record = _structure(model), recorded_steps(model)
+    ganzip.structure = _structure(model)
     finish_config(model, ganzip, origin_of(model))
     quantizer = GanzipQuantizer(ganzip, pre_quantized=True)
     quantizer.update_torch_dtype(model.dtype if model.dtype.is_floating_point else None)
@@ -245,10 +248,12 @@ def _structure(model: nn.Module) -> dict | None:
 
 
 def _forget_quantization(model: nn.Module) -> None:
-    """A pruned model stays pruned."""
+    """A pruned model stays pruned, and the record remains: so do the errors of quantization in the weights."""
     structure, record = _structure(model), recorded_steps(model)
     model._internal_dict = FrozenDict(_own_config(model))
-    if structure is not None:
+    if structure is None:
+        model.register_to_config(**{RECORD: record})
+    else:
         model.register_to_config(quantization_config=GanzipConfig(bits=None, structure=structure, record=record))
 
 

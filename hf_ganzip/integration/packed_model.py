@@ -84,5 +84,4 @@ def finish_config(model: nn.Module, config: GanzipConfig, base_model: str) -> No
         name: module.packed_layout.to_dict() | {"digest": module.digest()}
         for name, module in packed_modules(model).items()
     }
-    earlier = config.record or recorded_steps(model)
-    config.record = [*earlier, Step("quantize", config.quantize_config.to_dict(), base_model).to_dict()]
+    config.record = [*recorded_steps(model), Step("quantize", config.quantize_config.to_dict(), base_model).to_dict()]

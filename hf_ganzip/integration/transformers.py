@@ -6,7 +6,6 @@ Unlike with diffusers, weights load in full precision first and are quantized to
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from torch import nn
@@ -21,7 +20,8 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from ..quantization.config import QuantizeConfig
 from ..quantization.packed import packed_modules, unpack_module_
 from ..quantization.quantize import apply_plan_, plan_quantization, quantization_report
-from ..record import QuantizationReport, origin_of
+from ..quantization.report import QuantizeReport
+from ..record import RECORD, origin_of
 from .config import GanzipConfig
 from .packed_model import allocate_packed_layers_, finish_config, refuse_disk, verify_packed_layers
 
@@ -35,14 +35,16 @@ class GanzipHfQuantizer(HfQuantizer):
 
     def __init__(self, quantization_config: GanzipConfig, **kwargs: Any):
         super().__init__(quantization_config, **kwargs)
-        self.report: QuantizationReport | None = None
+        if not self.pre_quantized:
+            self.quantization_config = quantization_config.unused()
+        self.report: QuantizeReport | None = None
 
     def validate_environment(self, *args: Any, device_map: Any = None, **kwargs: Any) -> None:
         refuse_disk(device_map)
 
     def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
         if not self.pre_quantized:
-            plan_quantization(model, _for_model(model, self.quantization_config.quantize_config))  # fails early
+            plan_quantization(model, self.quantization_config.quantize_config)  # fails early
             return
         modules = dict(model.named_modules())
         allocate_packed_layers_(model, self.quantization_config, lambda name: modules[name].weight.dtype)
@@ -53,7 +55,7 @@ class GanzipHfQuantizer(HfQuantizer):
         if self.pre_quantized:
             verify_packed_layers(model, self.quantization_config)
         else:
-            config = _for_model(model, self.quantization_config.quantize_config)
+            config = self.quantization_config.quantize_config
             plan = plan_quantization(model, config)
             self.report = quantization_report(model, plan, apply_plan_(model, plan, config.compute))
             finish_config(model, self.quantization_config, origin_of(model))
@@ -80,13 +82,6 @@ class GanzipHfQuantizer(HfQuantizer):
         return True
 
 
-def _for_model(model: nn.Module, config: QuantizeConfig) -> QuantizeConfig:
-    """The config without the output embeddings, whose weight is often that of the input embeddings."""
-    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    names = [name for name, module in model.named_modules() if output is not None and module is output]
-    return dataclasses.replace(config, skip=(*config.skip, *(name for name in names if name not in config.skip)))
-
-
 def attach(model: nn.Module, config: QuantizeConfig) -> None:
     """Make a transformers model that was quantized in memory savable: ``save_pretrained`` writes the packed form."""
     ganzip = TransformersGanzipConfig.of(config)
@@ -101,6 +96,7 @@ def detach(model: nn.Module) -> None:
     """Undo :func:`attach` after the packed layers were unpacked."""
     model.hf_quantizer = None
     model.is_quantized = False
+    setattr(model, RECORD, model.config.quantization_config.record)
     del model.config.quantization_config
 
 

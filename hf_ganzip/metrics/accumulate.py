@@ -14,9 +14,6 @@ from torch import Tensor
 from .inputs import as_matrix, check_finite
 
 
-MAX_SEED = 2**32 - 1  # of NumPy's RandomState
-
-
 class Rows:
     """All rows of one side in the order of their arrival, in the dtype they came in."""
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .accumulate import MAX_SEED, Accumulator
-from .inputs import check_integer
+from .accumulate import Accumulator
+from .inputs import MAX_SEED, check_integer
 
 
 def inception_score(logits: Any, *, splits: int = 10, shuffle: bool = True, seed: int = 2020) -> dict[str, Any]:

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 
+MAX_SEED = 2**32 - 1  # of NumPy's RandomState, and for all metrics
+
+
 def as_features(*, real: Any, generated: Any) -> tuple[Tensor, Tensor]:
     """Two feature sets as float32 or float64 tensors (N, d), (M, d) of one dtype on the device of ``real``.
 

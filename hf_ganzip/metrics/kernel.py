@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .accumulate import MAX_SEED, Accumulator
-from .inputs import as_features, check_integer
+from .accumulate import Accumulator
+from .inputs import MAX_SEED, as_features, check_integer
 
 
 _BLOCK = 2**24  # kernel values held at a time
@@ -91,8 +91,7 @@ class KernelDistance(Accumulator):
     appends the other's samples to ours, reducing appends in the order of the ranks; processes that hold consecutive shares of
     the samples therefore give, bit for bit, the value of one process.
 
-    Args:
-        **options: ``subsets``, ``subset_size``, ``degree``, ``gamma``, ``coef0``, ``seed`` of `kernel_distance`.
+    ``subsets``, ``subset_size``, ``degree``, ``gamma``, ``coef0`` and ``seed`` are those of `kernel_distance`.
 
     Example:
         >>> x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))

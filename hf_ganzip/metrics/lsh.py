@@ -14,7 +14,7 @@ from torch import Tensor
 from .accumulate import Accumulator
 from .cells import covered_in_cells
 from .hyperplanes import MAX_HYPERPLANES, default_hyperplanes, digest_of, draw_hyperplanes, hash_keys
-from .inputs import as_matrix, check_integer, check_same_dimension, for_distances, widened
+from .inputs import MAX_SEED, as_matrix, check_finite, check_integer, check_same_dimension, for_distances, widened
 from .keyed import KeyCounts, KeyedFeatures
 
 
@@ -34,7 +34,7 @@ class LSHPrecisionRecall(Accumulator):
         k: Neighbour that sets the radius, >= 1; None computes plain LSH only.
         num_hyperplanes: Bits of a key, 1 to 62; None: floor(log(n_real + n_generated)) when computed, of at most 24.
         draws: Number of draws, >= 1.
-        seed: Draw i uses seed + i.
+        seed: 0 to 2**32 - 1; draw i uses seed + i.
         log_base: Base of the logarithm for ``num_hyperplanes=None``, > 1.
         center: Vector (d,) that is subtracted from both sets, such as the mean of real features; None does not centre.
 
@@ -70,10 +70,12 @@ class LSHPrecisionRecall(Accumulator):
         if num_hyperplanes is not None:
             check_integer("num_hyperplanes", num_hyperplanes, 1, MAX_HYPERPLANES)
         check_integer("draws", draws, 1)
-        check_integer("seed", seed, 0)
+        check_integer("seed", seed, 0, MAX_SEED)
         default_hyperplanes(1, log_base)  # refuses a wrong base
         self.k, self.num_hyperplanes, self.draws, self.seed, self.log_base = k, num_hyperplanes, draws, seed, log_base
         self.center = None if center is None else torch.as_tensor(center).double().flatten()
+        if self.center is not None and not torch.isfinite(self.center).all():
+            raise ValueError("center has NaN or infinity; allowed is a vector (d,) of finite numbers.")
         self.summary = KeyCounts if k is None else KeyedFeatures
         self._bits = num_hyperplanes or MAX_STREAMED
         self._planes: tuple[Tensor, Tensor] | None = None
@@ -210,7 +212,7 @@ def lsh_precision_recall(
         k: Neighbour that sets the radius, >= 1; None computes plain LSH only.
         num_hyperplanes: Bits of a key, 1 to 62; None: floor(log(N + M)).
         draws: Number of draws, >= 1.
-        seed: Draw i uses seed + i. Compare models with the same seed, so that they see the same hyperplanes.
+        seed: 0 to 2**32 - 1; draw i uses seed + i. Compare models with the same seed, so that they see the same hyperplanes.
         log_base: Base of that logarithm, > 1.
         center: "reference" subtracts the mean of ``real`` from both sets, a vector (d,) that vector; None, as in the paper, nothing.
             Centred cells are balanced: a different metric with lower values, for which fewer hyperplanes suit.
@@ -239,6 +241,7 @@ def lsh_precision_recall(
     if isinstance(center, str):
         if center != "reference":
             raise ValueError(f"center is {center!r}; allowed are None, 'reference' or a vector (d,).")
+        check_finite("real", real)
         center = real.mean(dim=0, dtype=torch.float64)
     metric = LSHPrecisionRecall(
         k=k, num_hyperplanes=num_hyperplanes, draws=draws, seed=seed, log_base=log_base, center=center

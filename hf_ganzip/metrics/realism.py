@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .cells import Cells
 from .hyperplanes import MAX_HYPERPLANES, default_hyperplanes, draw_hyperplanes, hash_keys
-from .inputs import as_features, check_integer
+from .inputs import MAX_SEED, as_features, check_integer
 from .knn import Balls, Points
 
 
@@ -39,7 +39,7 @@ def realism_scores(
         method: "lsh_knn" compares with real samples of the same hash cell only; an empty cell gives 0. "knn" compares with all, after
             radii above the median were set to 0, so that outliers do not make samples look real.
         num_hyperplanes: For "lsh_knn"; None: floor(log2(N + M)).
-        seed: Seed of the hyperplanes.
+        seed: Seed of the hyperplanes, 0 to 2**32 - 1.
         real_labels: Class ids (N,); with ``generated_labels`` a sample is compared with real samples of its class only.
         generated_labels: Class ids (M,); a class without real samples gives 0.
 
@@ -58,11 +58,12 @@ def realism_scores(
         Mordido et al., equation 11; "knn": Kynkaanniemi et al., equation 2 (whose code gives the square).
     """
     check_integer("k", k, 1)
+    check_integer("seed", seed, 0, MAX_SEED)
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; allowed are {', '.join(METHODS)}.")
     real, generated = as_features(real=real, generated=generated)
     labels = _labels(real_labels, len(real), generated_labels, len(generated), real.device)
-    keys = torch.zeros(len(real), dtype=torch.int64), torch.zeros(len(generated), dtype=torch.int64)
+    keys = tuple(torch.zeros(len(features), dtype=torch.int64, device=real.device) for features in (real, generated))
     if method == "lsh_knn":
         count = default_hyperplanes(len(real) + len(generated)) if num_hyperplanes is None else num_hyperplanes
         check_integer("num_hyperplanes", count, 1, MAX_HYPERPLANES)

@@ -8,9 +8,9 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from .biggan_layers import GeneratorBlock, OutputBatchNorm, SelfAttention, block_widths, initialize_
+from .base import GeneratorMixin, RandomSource, check_latents, check_noise_mode, width_pairs
+from .biggan_layers import GeneratorBlock, OutputBatchNorm, SelfAttention, initialize_
 from .class_labels import one_hot_labels
-from .generator import GeneratorMixin, RandomSource, check_latents, check_noise_mode
 from .outputs import GeneratorOutput
 from .spectral_norm import ClassEmbedding, SNConv2d, SNLinear
 
@@ -70,6 +70,9 @@ class BigGANGenerator(GeneratorMixin, ModelMixin, ConfigMixin):
         spectral_norm: False: ordinary layers, for weights that are already divided.
         init: "ortho", "N02" or "xavier".
 
+    Raises:
+        ValueError: Options out of range or that contradict each other, no classes included.
+
     Example:
         >>> G = BigGANGenerator(resolution=16, z_dim=8, num_classes=3, channels=(8, 8, 4))
         >>> G.eval()(torch.randn(2, 8), torch.tensor([0, 2])).sample.shape
@@ -84,6 +87,7 @@ class BigGANGenerator(GeneratorMixin, ModelMixin, ConfigMixin):
         "imagenet-256": _imagenet(256, 119, 3, 96),
         "imagenet-512": _imagenet(512, 128, 3, 96),
     }
+    truncates_only_latents = True
     _no_split_modules = ["GeneratorBlock"]
     _repeated_blocks = ["GeneratorBlock"]
 
@@ -109,7 +113,7 @@ class BigGANGenerator(GeneratorMixin, ModelMixin, ConfigMixin):
         if channels is None:
             channels = generator_widths(resolution, channel_base)
             self.register_to_config(channels=channels)
-        bottom, widths = channels[0], block_widths(channels[1:])
+        bottom, widths = channels[0], width_pairs(channels[1:])
         if num_classes < 1:
             raise ValueError(f"num_classes is {num_classes}; allowed are 1 and more.")
         if 4 * 2 ** len(widths) != resolution:

@@ -14,9 +14,9 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from .base import GeneratorMixin, RandomSource, check_latents, check_noise_mode, check_sources
 from .biggan_layers import pooled_attention
 from .class_labels import one_hot_labels
-from .generator import GeneratorMixin, RandomSource, check_latents, check_noise_mode
 from .outputs import GeneratorOutput
 
 
@@ -48,7 +48,8 @@ def statistics_weights(truncation: float, count: int, interpolation: str) -> lis
     if interpolation == "official":
         fraction, whole = math.modf(truncation / step)
         row = int(whole)
-        return [(row, 1.0)] if fraction == 0 else [(row, fraction), (row + 1, 1 - fraction)]
+        after = min(row + 1, count - 1)  # rounding may place truncation 1 beyond the last row
+        return [(row, 1.0)] if fraction == 0 else [(row, fraction), (after, 1 - fraction)]
     fraction, whole = math.modf(round(truncation / step, 9))
     row = int(whole)
     return [(row, 1.0)] if fraction == 0 else [(row, 1 - fraction), (row + 1, fraction)]
@@ -221,15 +222,14 @@ class BigGANDeepGenerator(GeneratorMixin, ModelMixin, ConfigMixin):
         self, count: int, generator: RandomSource = None, device=None, truncation_psi: float = 1.0
     ) -> Tensor:
         """Latents z (count, z_dim): ``truncation_psi`` times a normal distribution cut at two standard deviations."""
-        sources = generator if isinstance(generator, list) else [generator]
-        rows = count if len(sources) == 1 and not isinstance(generator, list) else 1
+        check_sources(generator, count)
+        sources, rows = (generator, 1) if isinstance(generator, list) else ([generator], count)
         uniform = [
             torch.rand(rows, self.config.z_dim, generator=g, device=g.device if g is not None else None)
             for g in sources
         ]
         share = math.erf(_LIMIT / math.sqrt(2))
-        z = torch.cat(uniform).to(device).mul(2).sub(1).mul(share).erfinv().mul(math.sqrt(2) * truncation_psi)
-        return z
+        return torch.cat(uniform).to(device).mul(2).sub(1).mul(share).erfinv().mul(math.sqrt(2) * truncation_psi)
 
     def forward(
         self,

@@ -9,9 +9,9 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from .biggan_layers import DiscriminatorBlock, SelfAttention, block_widths, initialize_
+from .base import DiscriminatorMixin, check_images, width_pairs
+from .biggan_layers import DiscriminatorBlock, SelfAttention, initialize_
 from .class_labels import one_hot_labels
-from .generator import DiscriminatorMixin
 from .outputs import DiscriminatorOutput
 from .spectral_norm import SNClassEmbedding, SNLinear
 
@@ -98,7 +98,7 @@ class BigGANDiscriminator(DiscriminatorMixin, ModelMixin, ConfigMixin):
                 )
             channels = tuple(channel_base * factor for factor in _MULTIPLIERS[resolution])
             self.register_to_config(channels=channels)
-        widths = block_widths(channels)
+        widths = width_pairs(channels)
         if downsample is None:
             halvings = 2 if resolution == 32 else len(widths) - 1
             downsample = tuple(index < halvings for index in range(len(widths)))
@@ -137,11 +137,7 @@ class BigGANDiscriminator(DiscriminatorMixin, ModelMixin, ConfigMixin):
         Raises:
             ValueError: Wrong image shape or class labels.
         """
-        expected = (self.config.image_channels, self.config.resolution, self.config.resolution)
-        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            raise ValueError(
-                f"images has shape {tuple(images.shape)}; allowed is (batch, {', '.join(map(str, expected))})."
-            )
+        check_images(images, self.config.image_channels, self.config.resolution)
         x = images.to(self.linear.bias.dtype).contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
             x = block(x)

@@ -140,8 +140,3 @@ def initialize_(model: nn.Module, init: str) -> None:
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.Embedding)) and not module.weight.is_meta:
             fill(module.weight)
-
-
-def block_widths(channels: tuple) -> list[tuple[int, int]]:
-    """(hidden, out) of every block from widths or pairs."""
-    return [(entry, entry) if isinstance(entry, int) else tuple(entry) for entry in channels]

@@ -12,6 +12,8 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
+from .base import AlignedMixin, check_images
+
 
 @dataclass
 class FeatureNetworkOutput(BaseOutput):
@@ -26,7 +28,7 @@ class FeatureNetworkOutput(BaseOutput):
     embedding: Tensor
 
 
-class FeatureNetwork(ModelMixin, ConfigMixin):
+class FeatureNetwork(AlignedMixin, ModelMixin, ConfigMixin):
     """Classifier of small images: per entry of ``channels`` a 3x3 convolution, batch norm, ReLU and 2x2 max pooling,
     then one hidden layer (the embedding) and one output layer.
 
@@ -93,11 +95,7 @@ class FeatureNetwork(ModelMixin, ConfigMixin):
         Raises:
             ValueError: Wrong image shape.
         """
-        expected = (self.config.image_channels, self.config.image_size, self.config.image_size)
-        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            raise ValueError(
-                f"images has shape {tuple(images.shape)}; allowed is (batch, {', '.join(map(str, expected))})."
-            )
+        check_images(images, self.config.image_channels, self.config.image_size)
         x = images.to(self.classifier.weight.dtype).contiguous(memory_format=torch.channels_last)
         embedding = self.hidden(self.features(x).flatten(1))
         logits = self.classifier(embedding)

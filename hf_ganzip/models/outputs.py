@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What generators and discriminators return."""
+"""What generators, translation networks and discriminators return."""
 
 from __future__ import annotations
 
@@ -18,6 +18,21 @@ class GeneratorOutput(BaseOutput):
     """
 
     sample: Tensor
+
+
+@dataclass
+class TranslationOutput(BaseOutput):
+    """Output of a translation network.
+
+    Args:
+        sample: Images (B, C, H, W) float32 in [-1, 1].
+        cam_logits: (B, 2): how the auxiliary classifiers of mean and maximum tell the source domain.
+        heatmap: (B, 1, H / 4, W / 4): where the network looks; not normalized.
+    """
+
+    sample: Tensor
+    cam_logits: Tensor
+    heatmap: Tensor
 
 
 @dataclass

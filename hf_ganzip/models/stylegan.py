@@ -12,10 +12,16 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
-from .generator import GeneratorMixin, RandomSource, check_noise_mode
-from .outputs import GeneratorOutput
-from .stylegan2 import channel_widths, resolutions
-from .stylegan2_layers import EqualizedConv2d, FullyConnectedLayer, MappingNetwork, at_least_float32, blur, blur_kernel
+from .base import RandomSource, width_pairs
+from .stylegan2_layers import EqualizedConv2d, blur, blur_kernel
+from .stylegan_base import (
+    FullyConnectedLayer,
+    MappingNetwork,
+    StyleGeneratorMixin,
+    at_least_float32,
+    channel_widths,
+    resolutions,
+)
 
 
 class StyleLayer(nn.Module):
@@ -80,8 +86,7 @@ class SynthesisNetwork(nn.Module):
         self.num_ws = 2 * len(channels)
         self.gradient_checkpointing = False
         in_channels = 0
-        for size, width in zip(self.block_resolutions, channels):
-            widths = (width, width) if isinstance(width, int) else tuple(width)
+        for size, widths in zip(self.block_resolutions, width_pairs(channels)):
             setattr(self, f"b{size}", SynthesisBlock(in_channels, widths, w_dim, size, taps))
             in_channels = widths[1]
         self.torgb = EqualizedConv2d(in_channels, image_channels, 1)
@@ -97,7 +102,7 @@ class SynthesisNetwork(nn.Module):
         return at_least_float32(self.torgb(x))
 
 
-class StyleGANGenerator(GeneratorMixin, ModelMixin, ConfigMixin):
+class StyleGANGenerator(StyleGeneratorMixin, ModelMixin, ConfigMixin):
     """StyleGAN generator (configuration A of the StyleGAN2 paper).
 
     Its configurations B to D, which demodulate weights, are ``StyleGAN2Generator(architecture="orig")``.
@@ -107,6 +112,7 @@ class StyleGANGenerator(GeneratorMixin, ModelMixin, ConfigMixin):
         image_channels: 3 for RGB, 1 for grey images.
         z_dim: Dimension of the latent z.
         w_dim: Dimension of the style w.
+        num_classes: 0; the network has no classes.
         mapping_layers: Fully connected layers of the mapping network.
         channels: One entry per resolution 4, 8, ..., ``resolution``: a width, or a pair (constant or first convolution, second
             convolution). None: the official widths for ``channel_base`` and ``channel_max``, then written into the config.
@@ -114,6 +120,9 @@ class StyleGANGenerator(GeneratorMixin, ModelMixin, ConfigMixin):
         channel_max: Used only if ``channels`` is None.
         resample_filter: 1-D taps of the blur after upsampling.
         w_avg_beta: Decay of the running mean of w, updated by forwards in training mode.
+
+    Raises:
+        ValueError: Options out of range or that contradict each other, classes included.
 
     Example:
         >>> G = StyleGANGenerator(resolution=16, z_dim=8, w_dim=8, channels=(8, 8, 4))
@@ -152,45 +161,3 @@ class StyleGANGenerator(GeneratorMixin, ModelMixin, ConfigMixin):
         self.mapping = MappingNetwork(
             z_dim, 0, w_dim, mapping_layers, num_ws=self.synthesis.num_ws, w_avg_beta=w_avg_beta
         )
-
-    @property
-    def num_ws(self) -> int:
-        """Number of style inputs of the synthesis network."""
-        return self.synthesis.num_ws
-
-    def synthesize(self, ws: Tensor, *, noise_mode: str = "random", generator: RandomSource = None) -> Tensor:
-        """Styles ws (B, num_ws, w_dim) to float32 images (B, C, H, W); options as in :meth:`forward`."""
-        check_noise_mode(noise_mode)
-        dtype = self.synthesis.b4.const.dtype
-        if torch.is_autocast_enabled(ws.device.type):
-            dtype = torch.get_autocast_dtype(ws.device.type)
-        return self.synthesis(ws.to(dtype), dtype, noise_mode, generator)
-
-    def forward(
-        self,
-        z: Tensor,
-        class_labels: Tensor | None = None,
-        *,
-        truncation_psi: float = 1.0,
-        truncation_cutoff: int | None = None,
-        noise_mode: str = "random",
-        generator: RandomSource = None,
-        return_dict: bool = True,
-    ) -> GeneratorOutput | tuple[Tensor]:
-        """Generate images.
-
-        Args:
-            z: Latents (B, z_dim), standard normal.
-            class_labels: None; the network has no classes.
-            truncation_psi: 1 = no truncation; the paper shows 0.7.
-            truncation_cutoff: Number of leading styles that are truncated (the paper: 8); None means all.
-            noise_mode: "random" (new noise each call), "const" (the stored noise) or "none".
-            generator: Source of the random noise; a list of B generators makes sample i independent of the batch.
-            return_dict: False returns a plain tuple.
-
-        Returns:
-            ``.sample`` float32 (B, C, H, W), about [-1, 1].
-        """
-        ws = self.mapping(z, class_labels, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
-        image = self.synthesize(ws, noise_mode=noise_mode, generator=generator)
-        return GeneratorOutput(sample=image) if return_dict else (image,)

@@ -11,46 +11,12 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from .generator import GeneratorMixin, check_noise_mode
-from .outputs import GeneratorOutput
-from .stylegan2_layers import (
-    EqualizedConv2d,
-    MappingNetwork,
-    SynthesisLayer,
-    ToRGBLayer,
-    at_least_float32,
-    blur_kernel,
-    upsample2d,
-)
+from .base import width_pairs
+from .stylegan2_layers import EqualizedConv2d, SynthesisLayer, ToRGBLayer, blur_kernel, upsample2d
+from .stylegan_base import MappingNetwork, StyleGeneratorMixin, at_least_float32, channel_widths, resolutions
 
 
-ARCHITECTURES = ("skip", "resnet", "orig")
-
-
-def channel_widths(resolution: int, channel_base: int = 16384, channel_max: int = 512) -> tuple[int, ...]:
-    """Official widths per resolution 4, 8, ..., ``resolution``: min(channel_base / resolution, channel_max).
-
-    Example:
-        >>> channel_widths(32, channel_base=512, channel_max=24)
-        (24, 24, 24, 16)
-    """
-    return tuple(min(channel_base // 2**i, channel_max) for i in range(2, int(math.log2(resolution)) + 1))
-
-
-def resolutions(resolution: int, channels: Sequence) -> list[int]:
-    """Block resolutions 4..``resolution``, checked against the number of widths.
-
-    Raises:
-        ValueError: ``resolution`` is not a power of two >= 4 or ``channels`` has another length.
-    """
-    if resolution < 4 or resolution & (resolution - 1):
-        raise ValueError(f"resolution is {resolution}; allowed are powers of two from 4.")
-    blocks = [2**i for i in range(2, int(math.log2(resolution)) + 1)]
-    if len(channels) != len(blocks):
-        raise ValueError(
-            f"channels has {len(channels)} entries; resolution {resolution} needs one for each of {blocks}."
-        )
-    return blocks
+LAYOUTS = ("skip", "resnet", "orig")  # of image outputs and shortcuts; the option is called ``architecture``
 
 
 class SynthesisBlock(nn.Module):
@@ -132,8 +98,7 @@ class SynthesisNetwork(nn.Module):
         self.num_ws = 2 * len(channels)
         self.gradient_checkpointing = False
         in_channels = 0
-        for size, width in zip(self.block_resolutions, channels):
-            widths = (width, width) if isinstance(width, int) else tuple(width)
+        for size, widths in zip(self.block_resolutions, width_pairs(channels)):
             block = SynthesisBlock(
                 in_channels,
                 widths,
@@ -162,7 +127,7 @@ class SynthesisNetwork(nn.Module):
         return image
 
 
-class StyleGAN2Generator(GeneratorMixin, ModelMixin, ConfigMixin):
+class StyleGAN2Generator(StyleGeneratorMixin, ModelMixin, ConfigMixin):
     """StyleGAN2 generator; state-dict keys follow the official checkpoints (``mapping.fc0.weight``, ...).
 
     Args:
@@ -216,8 +181,8 @@ class StyleGAN2Generator(GeneratorMixin, ModelMixin, ConfigMixin):
         w_avg_beta: float = 0.995,
     ):
         super().__init__()
-        if architecture not in ARCHITECTURES:
-            raise ValueError(f"architecture is {architecture!r}; allowed are {', '.join(ARCHITECTURES)}.")
+        if architecture not in LAYOUTS:
+            raise ValueError(f"architecture is {architecture!r}; allowed are {', '.join(LAYOUTS)}.")
         if channels is None:
             channels = channel_widths(resolution, channel_base, channel_max)
             self.register_to_config(channels=channels)
@@ -227,45 +192,3 @@ class StyleGAN2Generator(GeneratorMixin, ModelMixin, ConfigMixin):
         self.mapping = MappingNetwork(
             z_dim, num_classes, w_dim, mapping_layers, num_ws=self.synthesis.num_ws, w_avg_beta=w_avg_beta
         )
-
-    @property
-    def num_ws(self) -> int:
-        """Number of style inputs of the synthesis network."""
-        return self.synthesis.num_ws
-
-    def synthesize(self, ws: Tensor, *, noise_mode: str = "random", generator=None) -> Tensor:
-        """Styles ws (B, num_ws, w_dim) to float32 images (B, C, H, W); options as in :meth:`forward`."""
-        check_noise_mode(noise_mode)
-        dtype = self.synthesis.b4.const.dtype
-        if torch.is_autocast_enabled(ws.device.type):
-            dtype = torch.get_autocast_dtype(ws.device.type)
-        return self.synthesis(ws.to(dtype), dtype, noise_mode, generator)
-
-    def forward(
-        self,
-        z: Tensor,
-        class_labels: Tensor | None = None,
-        *,
-        truncation_psi: float = 1.0,
-        truncation_cutoff: int | None = None,
-        noise_mode: str = "random",
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        return_dict: bool = True,
-    ) -> GeneratorOutput | tuple[Tensor]:
-        """Generate images.
-
-        Args:
-            z: Latents (B, z_dim), standard normal.
-            class_labels: Ids (B,) int64 or one-hot rows (B, num_classes) for conditional models.
-            truncation_psi: 1 = no truncation.
-            truncation_cutoff: Number of leading styles that are truncated; None means all.
-            noise_mode: "random" (new noise each call), "const" (the stored noise) or "none".
-            generator: Source of the random noise; a list of B generators makes sample i independent of the batch.
-            return_dict: False returns a plain tuple.
-
-        Returns:
-            ``.sample`` float32 (B, C, H, W), about [-1, 1].
-        """
-        ws = self.mapping(z, class_labels, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
-        image = self.synthesize(ws, noise_mode=noise_mode, generator=generator)
-        return GeneratorOutput(sample=image) if return_dict else (image,)

@@ -10,17 +10,11 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from .generator import DiscriminatorMixin
+from .base import DiscriminatorMixin, check_images
 from .outputs import DiscriminatorOutput
-from .stylegan2 import ARCHITECTURES, channel_widths, resolutions
-from .stylegan2_layers import (
-    EqualizedConv2d,
-    FullyConnectedLayer,
-    MappingNetwork,
-    at_least_float32,
-    blur_kernel,
-    downsample2d,
-)
+from .stylegan2 import LAYOUTS
+from .stylegan2_layers import EqualizedConv2d, blur_kernel, downsample2d
+from .stylegan_base import FullyConnectedLayer, MappingNetwork, at_least_float32, channel_widths, resolutions
 
 
 class DiscriminatorBlock(nn.Module):
@@ -155,8 +149,8 @@ class StyleGAN2Discriminator(DiscriminatorMixin, ModelMixin, ConfigMixin):
         feature_quantizers: dict | None = None,
     ):
         super().__init__()
-        if architecture not in ARCHITECTURES:
-            raise ValueError(f"architecture is {architecture!r}; allowed are {', '.join(ARCHITECTURES)}.")
+        if architecture not in LAYOUTS:
+            raise ValueError(f"architecture is {architecture!r}; allowed are {', '.join(LAYOUTS)}.")
         if channels is None:
             channels = channel_widths(resolution, channel_base, channel_max)
             self.register_to_config(channels=channels)
@@ -195,11 +189,7 @@ class StyleGAN2Discriminator(DiscriminatorMixin, ModelMixin, ConfigMixin):
         Raises:
             ValueError: Wrong image shape or class labels, or a batch that the minibatch groups do not divide.
         """
-        expected = (self.config.image_channels, self.config.resolution, self.config.resolution)
-        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            raise ValueError(
-                f"images has shape {tuple(images.shape)}; allowed is (batch, {', '.join(map(str, expected))})."
-            )
+        check_images(images, self.config.image_channels, self.config.resolution)
         dtype = self.b4.conv.bias.dtype
         image, x = images.to(dtype).contiguous(memory_format=torch.channels_last), None
         for size in self.block_resolutions:

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers shared by the StyleGAN2 generator and discriminator, in plain torch ops.
+"""Convolutions of StyleGAN2 and its discriminator, in plain torch ops.
 
-Weights are stored unscaled (equalized learning rate: the layer multiplies them by a constant gain at run time) and
-under the names of the official checkpoints. Modulation scales the activations instead of the weights, so one ordinary
+Modulation scales the activations instead of the weights, so one ordinary
 convolution serves the whole batch: the result equals per-sample modulated weights with grouped convolutions and is
 several times faster on CPUs. Activations travel in the ``channels_last`` memory format for the same reason.
 """
@@ -16,21 +15,7 @@ import torch.nn.functional as F
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
-from .class_labels import one_hot_labels
-from .generator import check_latents
-
-
-ACTIVATION_GAINS = {"linear": 1.0, "lrelu": math.sqrt(2)}
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """``x`` in float32, or float64 if it is that."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def normalize_second_moment(x: Tensor) -> Tensor:
-    """Scale each row of ``x`` (B, C) to unit mean square."""
-    return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+from .stylegan_base import ACTIVATION_GAINS, FullyConnectedLayer, activate, at_least_float32
 
 
 def blur_kernel(taps: tuple[int, ...]) -> Tensor:
@@ -65,45 +50,6 @@ def downsample2d(x: Tensor, kernel: Tensor) -> Tensor:
     """Halve the size of ``x`` (B, C, H, W) by FIR filtering and striding."""
     size = kernel.shape[0]
     return blur(x, kernel, ((size - 1) // 2, (size - 2) // 2), stride=2)
-
-
-def activate(x: Tensor, activation: str, clamp: float | None = None) -> Tensor:
-    """Leaky ReLU 0.2 or identity, then clamp; overwrites ``x`` where no gradient is recorded.
-
-    The gain of the activation is applied before it, with the weights and the bias: lrelu(g * x) = g * lrelu(x), g > 0.
-    """
-    inplace = not torch.is_grad_enabled()
-    if activation == "lrelu":
-        x = F.leaky_relu(x, 0.2, inplace=inplace)
-    if clamp is not None:
-        x = x.clamp_(-clamp, clamp) if inplace else x.clamp(-clamp, clamp)
-    return x
-
-
-class FullyConnectedLayer(nn.Linear):
-    """Linear layer with equalized learning rate: effective weight = ``weight * lr_multiplier / sqrt(in_features)``.
-
-    Input (B, in_features), output (B, out_features) in the dtype of ``x``.
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        activation: str = "linear",
-        lr_multiplier: float = 1.0,
-        bias_init: float = 0.0,
-    ):
-        super().__init__(in_features, out_features)
-        self.activation = activation
-        self.bias_gain = lr_multiplier
-        self.weight_gain = lr_multiplier / math.sqrt(in_features)
-        nn.init.normal_(self.weight, std=1 / lr_multiplier)
-        nn.init.constant_(self.bias, bias_init)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.linear(x, self.weight.to(x.dtype) * self.weight_gain, self.bias.to(x.dtype) * self.bias_gain)
-        return activate(x, self.activation) * ACTIVATION_GAINS[self.activation]
 
 
 class EqualizedConv2d(nn.Module):
@@ -260,83 +206,3 @@ class ToRGBLayer(nn.Module):
         pixels = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, H * W, I), a view in channels_last
         image = torch.baddbmm(self.bias.to(x.dtype), pixels, weight.transpose(1, 2))
         return activate(image.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2), "linear", self.conv_clamp)
-
-
-class MappingNetwork(nn.Module):
-    """z (B, z_dim) and optional class labels to styles.
-
-    With ``num_ws`` the result is repeated to ws (B, num_ws, w_dim) and its running mean ``w_avg`` is kept for truncation;
-    without it (class projection of discriminators) the result is w (B, w_dim). ``z_dim=0`` maps labels only.
-    Always computes in the dtype of its parameters (float32 in mixed precision).
-    """
-
-    def __init__(
-        self,
-        z_dim: int,
-        num_classes: int,
-        w_dim: int,
-        num_layers: int,
-        *,
-        num_ws: int | None = None,
-        w_avg_beta: float = 0.995,
-    ):
-        super().__init__()
-        self.z_dim, self.num_classes, self.num_layers = z_dim, num_classes, num_layers
-        self.num_ws, self.w_avg_beta = num_ws, w_avg_beta
-        if num_classes:
-            self.embed = FullyConnectedLayer(num_classes, w_dim)
-        features = [z_dim + (w_dim if num_classes else 0)] + [w_dim] * num_layers
-        for i in range(num_layers):
-            layer = FullyConnectedLayer(features[i], features[i + 1], activation="lrelu", lr_multiplier=0.01)
-            setattr(self, f"fc{i}", layer)
-        if num_ws is not None:
-            self.register_buffer("w_avg", torch.zeros(w_dim))
-
-    def forward(
-        self,
-        z: Tensor | None,
-        class_labels: Tensor | None = None,
-        *,
-        truncation_psi: float = 1.0,
-        truncation_cutoff: int | None = None,
-    ) -> Tensor:
-        """Map latents to styles.
-
-        Args:
-            z: (B, z_dim), standard normal; None if ``z_dim`` is 0.
-            class_labels: Ids (B,) int64 or one-hot rows (B, num_classes).
-            truncation_psi: Interpolation from the mean style (0) to the full style (1).
-            truncation_cutoff: Number of leading styles that are truncated; None means all.
-
-        Returns:
-            ws (B, num_ws, w_dim), or w (B, w_dim) without ``num_ws``.
-
-        Raises:
-            ValueError: ``z`` or ``class_labels`` has a wrong shape, or labels are missing or superfluous.
-        """
-        w = self._map(z, class_labels)
-        if self.num_ws is None:
-            return w
-        if self.training:
-            self.w_avg.copy_(w.detach().mean(dim=0).lerp(self.w_avg, self.w_avg_beta))
-        ws = w[:, None].expand(-1, self.num_ws, -1)
-        if truncation_psi == 1:
-            return ws
-        cutoff = self.num_ws if truncation_cutoff is None else truncation_cutoff
-        return torch.cat([self.w_avg.lerp(ws[:, :cutoff], truncation_psi), ws[:, cutoff:]], dim=1)
-
-    def _map(self, z: Tensor | None, class_labels: Tensor | None) -> Tensor:
-        bias = self.fc0.bias
-        given = z if z is not None else class_labels
-        inputs, batch = [], 0 if given is None else len(given)
-        if self.z_dim:
-            check_latents(z, self.z_dim)
-            inputs.append(normalize_second_moment(z.to(bias.dtype)))
-        labels = one_hot_labels(class_labels, self.num_classes, batch, bias.dtype)
-        with torch.autocast(bias.device.type, enabled=False):
-            if labels is not None:
-                inputs.append(normalize_second_moment(self.embed(labels)))
-            x = torch.cat(inputs, dim=1)
-            for i in range(self.num_layers):
-                x = getattr(self, f"fc{i}")(x)
-        return x

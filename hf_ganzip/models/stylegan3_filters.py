@@ -1,17 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Low-pass filters of StyleGAN3 and the filtered activation (Karras et al., NeurIPS 2021, appendix C)."""
+"""The design of StyleGAN3: the band of every layer, its width and its low-pass filters (Karras et al., NeurIPS 2021, appendix C)."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
-_MATRIX_LIMIT = 160  # pixels of the input: up to here one dense matrix per axis is faster than strided filters on CPUs
+@dataclass(frozen=True)
+class Band:
+    """Signal after one layer: side and sampling rate in pixels, cutoff and half width of the transition band in cycles."""
+
+    size: int
+    sampling_rate: int
+    cutoff: float
+    half_width: float
+
+
+def bands(
+    resolution: int,
+    num_layers: int,
+    num_critical: int,
+    first_cutoff: float,
+    first_stopband: float,
+    last_stopband_rel: float,
+    margin_size: int,
+) -> list[Band]:
+    """Geometric progression of cutoffs from the first layer to the critically sampled last ones, num_layers + 1 in all."""
+    last_cutoff = resolution / 2
+    exponents = np.minimum(np.arange(num_layers + 1) / (num_layers - num_critical), 1)
+    cutoffs = first_cutoff * (last_cutoff / first_cutoff) ** exponents
+    stopbands = first_stopband * (last_cutoff * last_stopband_rel / first_stopband) ** exponents
+    rates = np.exp2(np.ceil(np.log2(np.minimum(stopbands * 2, resolution))))
+    half_widths = np.maximum(stopbands, rates / 2) - cutoffs
+    sizes = rates + margin_size * 2
+    sizes[-2:] = resolution
+    return [Band(int(s), int(r), float(c), float(h)) for s, r, c, h in zip(sizes, rates, cutoffs, half_widths)]
+
+
+def layer_widths(found: list[Band], channel_base: int, channel_max: int) -> tuple[int, ...]:
+    """Official input widths of all layers: (channel_base / 2) / cutoff, at most ``channel_max``."""
+    widths = [int(min(round(channel_base / 2 / band.cutoff), channel_max)) for band in found]
+    return (widths[0], *widths[:-1])
 
 
 def kaiser_beta(taps: int, width: float) -> float:
@@ -47,118 +81,3 @@ def lowpass_filter(
     else:
         kernel = np.sinc(2 * cutoff * time) * window
     return torch.as_tensor(kernel / kernel.sum(), dtype=torch.float32)
-
-
-def upsample_matrix(kernel: Tensor | None, size: int, factor: int, before: int, after: int) -> Tensor:
-    """Matrix (out, size) of: insert factor - 1 zeros after each sample, pad (or crop, if negative), filter with gain ``factor``."""
-    taps = torch.ones(1) if kernel is None else kernel.detach().float().cpu()
-    out = size * factor + before + after - len(taps) + 1
-    position = torch.arange(out)[:, None] + torch.arange(len(taps))[None] - before  # in the zero-inserted signal
-    valid = (position % factor == 0) & (position >= 0) & (position < size * factor)
-    matrix = torch.zeros(out, size)
-    weights = (taps.flip(0) * factor).expand(out, -1)
-    rows = torch.arange(out)[:, None].expand_as(position)
-    matrix.index_put_((rows[valid], position[valid] // factor), weights[valid], accumulate=True)
-    return matrix
-
-
-def downsample_matrix(kernel: Tensor | None, size: int, factor: int) -> Tensor:
-    """Matrix (out, size) of: filter without padding, keep every ``factor``-th sample."""
-    taps = torch.ones(1) if kernel is None else kernel.detach().float().cpu()
-    out = (size - len(taps)) // factor + 1
-    matrix = torch.zeros(out, size)
-    columns = torch.arange(out)[:, None] * factor + torch.arange(len(taps))[None]
-    return matrix.scatter_(1, columns, taps.flip(0).expand(out, -1).contiguous())
-
-
-class FilteredActivation:
-    """Upsample, leaky ReLU, downsample, for inputs of one size.
-
-    Small sizes use one dense matrix per axis, which contains padding and cropping; larger ones, and radial filters, use
-    strided depthwise convolutions. Matrices are made once per device and dtype.
-
-    Args:
-        size: Side of the input.
-        up: Upsampling factor.
-        down: Downsampling factor.
-        padding: (before, after) in pixels of the upsampled signal; may be negative.
-    """
-
-    def __init__(self, size: int, up: int, down: int, padding: tuple[int, int]):
-        self.size, self.up, self.down, self.padding = size, up, down, padding
-        self._matrices: dict[tuple, Tensor] = {}
-
-    def __call__(
-        self,
-        x: Tensor,
-        bias: Tensor,
-        up_filter: Tensor | None,
-        down_filter: Tensor | None,
-        *,
-        gain: float,
-        slope: float,
-        clamp: float | None,
-    ) -> Tensor:
-        """x (B, C, size, size) and bias (C,) to (B, C, out, out)."""
-        x = x + bias.to(x.dtype)[:, None, None]
-        x = self._upsample(x, up_filter)
-        inplace = not torch.is_grad_enabled()
-        if slope != 1:
-            x = F.leaky_relu(x, slope, inplace=inplace)
-        if gain != 1:
-            x = x.mul_(gain) if inplace else x * gain
-        if clamp is not None:
-            x = x.clamp_(-clamp, clamp) if inplace else x.clamp(-clamp, clamp)
-        return self._downsample(x, down_filter)
-
-    def _upsample(self, x: Tensor, kernel: Tensor | None) -> Tensor:
-        before, after = self.padding
-        if self.size <= _MATRIX_LIMIT:
-            matrix = self._matrix("up", kernel, x, lambda: upsample_matrix(kernel, self.size, self.up, before, after))
-            return matrix @ x @ matrix.T
-        taps = 1 if kernel is None else len(kernel)
-        if kernel is None:
-            return F.pad(x, (before, after, before, after))
-        channels = x.shape[1]
-        weight = (kernel * self.up).to(x.dtype).expand(channels, 1, -1)
-        for shape, stride in (((-1, 1), (self.up, 1)), ((1, -1), (1, self.up))):
-            x = F.conv_transpose2d(
-                x, weight.reshape(channels, 1, *_shape(shape, taps)), stride=stride, groups=channels
-            )
-        # The transposed convolution yields (size - 1) * up + taps samples, from position 1 - taps of the signal.
-        start = taps - 1 - before
-        out = self.size * self.up + before + after - taps + 1
-        x = F.pad(x, (0, max(0, start + out - x.shape[3]), 0, max(0, start + out - x.shape[2])))
-        if start < 0:
-            x, start = F.pad(x, (-start, 0, -start, 0)), 0
-        return x[:, :, start : start + out, start : start + out]
-
-    def _downsample(self, x: Tensor, kernel: Tensor | None) -> Tensor:
-        if kernel is None:
-            return x[:, :, :: self.down, :: self.down]
-        channels, taps = x.shape[1], kernel.shape[-1]
-        if kernel.ndim == 2:
-            weight = kernel.flip(0, 1).to(x.dtype).expand(channels, 1, -1, -1)
-            return F.conv2d(x, weight, stride=self.down, groups=channels)
-        if self.size <= _MATRIX_LIMIT:
-            size = x.shape[2]
-            matrix = self._matrix("down", kernel, x, lambda: downsample_matrix(kernel, size, self.down))
-            return matrix @ x @ matrix.T
-        weight = kernel.flip(0).to(x.dtype).expand(channels, 1, -1)
-        for shape, stride in (((-1, 1), (self.down, 1)), ((1, -1), (1, self.down))):
-            x = F.conv2d(x, weight.reshape(channels, 1, *_shape(shape, taps)), stride=stride, groups=channels)
-        return x
-
-    def _matrix(self, name: str, kernel: Tensor | None, x: Tensor, make) -> Tensor:
-        if torch.compiler.is_compiling() or torch.compiler.is_exporting():
-            return make().to(x.device, x.dtype)
-        version = None if kernel is None else (kernel.data_ptr(), kernel._version)
-        key = (name, version, x.device, x.dtype)
-        if key not in self._matrices:
-            self._matrices = {k: v for k, v in self._matrices.items() if k[0] != name}
-            self._matrices[key] = make().to(x.device, x.dtype)
-        return self._matrices[key]
-
-
-def _shape(shape: tuple[int, int], taps: int) -> tuple[int, int]:
-    return (taps if shape[0] == -1 else 1, taps if shape[1] == -1 else 1)

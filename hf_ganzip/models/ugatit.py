@@ -3,32 +3,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-from .generator import PresetMixin
+from .base import PresetMixin
+from .outputs import TranslationOutput
 from .ugatit_layers import AdaptiveResnetBlock, InstanceLayerNorm, ResnetBlock, class_activation
-
-
-@dataclass
-class TranslationOutput(BaseOutput):
-    """Output of a translation network.
-
-    Args:
-        sample: Images (B, C, H, W) float32 in [-1, 1].
-        cam_logits: (B, 2): how the auxiliary classifiers of mean and maximum tell the source domain.
-        heatmap: (B, 1, H / 4, W / 4): where the network looks; not normalized.
-    """
-
-    sample: Tensor
-    cam_logits: Tensor
-    heatmap: Tensor
 
 
 class UGATITGenerator(PresetMixin, ModelMixin, ConfigMixin):

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from diffusers import DiffusionPipeline
-from huggingface_hub import snapshot_download
+
+from ..hub import HUB_OPTIONS, MODEL_FILES, model_folder
 
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-_HUB_OPTIONS = ("revision", "cache_dir", "token", "force_download", "local_files_only")
 
 
 class LocalPipeline(DiffusionPipeline):
@@ -18,12 +16,9 @@ class LocalPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """Load from a folder or the Hub."""
-        path = Path(pretrained_model_name_or_path)
-        if not path.is_dir():
-            options = {name: kwargs.pop(name) for name in _HUB_OPTIONS if name in kwargs}
-            patterns = ["*.json", "*.safetensors", "*.md"]
-            path = snapshot_download(str(pretrained_model_name_or_path), allow_patterns=patterns, **options)
+        """Load from a folder or the Hub, with the options of :func:`.model_folder`."""
+        options = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+        path = model_folder(pretrained_model_name_or_path, patterns=[*MODEL_FILES, "*.md"], **options)
         return super().from_pretrained(path, **kwargs)
 
 

@@ -3,23 +3,28 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from diffusers import ModelMixin
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
+from ..models.base import RandomSource, check_sources
 from ..models.class_labels import one_hot_labels
-from ..models.generator import RandomSource
+from ..modes import evaluating
 from .base import LocalPipeline, check_output_type
 
 
 class GANPipeline(LocalPipeline):
-    """Images from latents.
+    """Images from latents. The generator works in eval mode, whatever its mode is.
 
     Args:
         generator: A generator of this library.
         class_names: Names of the classes, by which they can then be asked for.
+
+    Raises:
+        ValueError: A model that is no generator of images from latents, or names that are not one per class.
 
     Example:
         >>> from hf_ganzip import StyleGAN2Generator
@@ -33,6 +38,11 @@ class GANPipeline(LocalPipeline):
 
     def __init__(self, generator: ModelMixin, class_names: list[str] | None = None):
         super().__init__()
+        if not hasattr(generator, "draw_latents"):
+            raise ValueError(
+                f"GANPipeline: {type(generator).__name__} draws no latents; allowed are generators such as "
+                "StyleGAN2Generator. For image-to-image networks use ImageTranslationPipeline."
+            )
         self.register_modules(generator=generator)
         classes = generator.config.num_classes
         if class_names is not None and len(class_names) != classes:
@@ -63,10 +73,10 @@ class GANPipeline(LocalPipeline):
             batch_size: Number of images (ignored with ``latents``).
             class_labels: One id or name for all, one per image, or rows (batch_size, num_classes); None: conditional models cycle
                 through the classes.
-            truncation_psi: 1 = no truncation.
+            truncation_psi: 1 = no truncation. BigGAN truncates when latents are drawn, so that ``latents`` need 1.
             truncation_cutoff: StyleGANs: number of leading styles that are truncated; None means all.
             noise_mode: "random", "const" or "none".
-            generator: Random source; a list of one per image makes each image independent of the others.
+            generator: Random source; a list of one per image, also for one image, makes each independent of the others.
             latents: z (B, z_dim) to use instead of random ones.
             mixing_latents: StyleGANs: z (B, z_dim) whose styles replace those of ``latents`` from ``mixing_cutoff`` on.
             mixing_cutoff: First style that is replaced, 1 to num_ws - 1; None: half of them.
@@ -75,12 +85,13 @@ class GANPipeline(LocalPipeline):
             return_dict: False returns a plain tuple.
 
         Raises:
-            ValueError: Unknown ``output_type`` or class, or labels, latents or generators that do not fit the number of images.
+            ValueError: Unknown ``output_type`` or class, truncation that has no effect, or labels, latents or generators that do
+                not fit the number of images.
         """
         check_output_type(output_type)
         model, device = self.generator, self._execution_device
-        if latents is None:
-            latents = model.draw_latents(batch_size, generator, device, truncation_psi)
+        latents = self._latents(latents, batch_size, generator, device, truncation_psi)
+        check_sources(generator, len(latents))
         labels = self._labels(class_labels, len(latents), device)
         truncation = {"truncation_psi": truncation_psi}
         if hasattr(model, "mapping"):
@@ -88,19 +99,21 @@ class GANPipeline(LocalPipeline):
         if mixing_latents is not None:
             mixing_cutoff = self._check_mixing(mixing_latents, len(latents), mixing_cutoff)
         images = []
-        for start in self.progress_bar(range(0, len(latents), max_batch_size)):
-            part = slice(start, start + max_batch_size)
-            noise = {"noise_mode": noise_mode}
-            noise["generator"] = generator[part] if isinstance(generator, list) else generator
-            chosen = None if labels is None else labels[part]
-            if mixing_latents is None:
-                sample = model(latents[part].to(device), chosen, **truncation, **noise).sample
-            else:
-                ws, other = (
-                    model.mapping(z[part].to(device), chosen, **truncation) for z in (latents, mixing_latents)
-                )
-                sample = model.synthesize(torch.cat([ws[:, :mixing_cutoff], other[:, mixing_cutoff:]], dim=1), **noise)
-            images.append(sample.float())
+        with evaluating(model):
+            for start in self.progress_bar(range(0, len(latents), max_batch_size)):
+                part = slice(start, start + max_batch_size)
+                noise = {"noise_mode": noise_mode}
+                noise["generator"] = generator[part] if isinstance(generator, list) else generator
+                chosen = None if labels is None else labels[part]
+                if mixing_latents is None:
+                    sample = model(latents[part].to(device), chosen, **truncation, **noise).sample
+                else:
+                    ws, other = (
+                        model.mapping(z[part].to(device), chosen, **truncation) for z in (latents, mixing_latents)
+                    )
+                    mixed = torch.cat([ws[:, :mixing_cutoff], other[:, mixing_cutoff:]], dim=1)
+                    sample = model.synthesize(mixed, **noise)
+                images.append(sample.float())
         return self._output(torch.cat(images), output_type, return_dict)
 
     @torch.no_grad()
@@ -116,7 +129,7 @@ class GANPipeline(LocalPipeline):
         loop: bool = True,
         max_batch_size: int = 64,
         output_type: str = "pil",
-    ):
+    ) -> list | np.ndarray | Tensor:
         """Frames of a walk from sample to sample, for ``diffusers.utils.export_to_gif`` or ``export_to_video``.
 
         StyleGANs walk in straight lines between styles, others on great circles between latents and, if they embed classes
@@ -126,23 +139,22 @@ class GANPipeline(LocalPipeline):
             num_keyframes: Number of samples (ignored with ``latents``).
             steps: Frames from one sample to the next.
             class_labels: Of the samples, as in :meth:`__call__`.
-            truncation_psi: 1 = no truncation.
-            generator: Random source.
+            truncation_psi: 1 = no truncation; as in :meth:`__call__`.
+            generator: Random source, or a list of one per sample.
             latents: z (K, z_dim) of the samples.
             loop: Return to the first.
             max_batch_size: Images per forward pass.
             output_type: As in :meth:`__call__`.
 
         Returns:
-            Frames: ``steps`` for each step from sample to sample.
+            ``steps`` frames for each step from sample to sample.
 
         Raises:
-            ValueError: Fewer than two samples or one step.
+            ValueError: Fewer than two samples or one step, or as in :meth:`__call__`.
         """
         check_output_type(output_type)
         model, device = self.generator, self._execution_device
-        if latents is None:
-            latents = model.draw_latents(num_keyframes, generator, device, truncation_psi)
+        latents = self._latents(latents, num_keyframes, generator, device, truncation_psi)
         if len(latents) < 2 or steps < 1:
             raise ValueError(
                 f"interpolate: {len(latents)} samples, {steps} steps; allowed are 2 and more, 1 and more."
@@ -154,7 +166,8 @@ class GANPipeline(LocalPipeline):
         share = torch.arange(steps * (len(latents) - 1), device=device) / steps
         first, t = share.long(), (share % 1)[:, None]
         if hasattr(model, "mapping"):
-            ws = model.mapping(latents.to(device), labels, truncation_psi=truncation_psi)
+            with evaluating(model):
+                ws = model.mapping(latents.to(device), labels, truncation_psi=truncation_psi)
             points = [ws[first].lerp(ws[first + 1], t[:, :, None])]
         else:
             points = [_on_great_circle(latents[first].to(device), latents[first + 1].to(device), t)]
@@ -162,13 +175,26 @@ class GANPipeline(LocalPipeline):
                 rows = one_hot_labels(labels, model.config.num_classes, len(latents), torch.float32)
                 points.append(rows[first].lerp(rows[first + 1], t))
         frames = []
-        for start in self.progress_bar(range(0, len(share), max_batch_size)):
-            chunk = [point[start : start + max_batch_size] for point in points]
-            if hasattr(model, "mapping"):
-                frames.append(model.synthesize(*chunk, noise_mode="const").float())
-            else:
-                frames.append(model(*chunk, truncation_psi=truncation_psi, noise_mode="const").sample.float())
+        with evaluating(model):
+            for start in self.progress_bar(range(0, len(share), max_batch_size)):
+                chunk = [point[start : start + max_batch_size] for point in points]
+                if hasattr(model, "mapping"):
+                    frames.append(model.synthesize(*chunk, noise_mode="const").float())
+                else:
+                    frames.append(model(*chunk, truncation_psi=truncation_psi, noise_mode="const").sample.float())
         return self._output(torch.cat(frames), output_type, return_dict=True).images
+
+    def _latents(self, latents: Tensor | None, count: int, generator: RandomSource, device, psi: float) -> Tensor:
+        """The given latents, or ``count`` drawn ones."""
+        model = self.generator
+        if latents is None:
+            return model.draw_latents(count, generator, device, psi)
+        if psi != 1 and getattr(model, "truncates_only_latents", False):
+            raise ValueError(
+                f"truncation_psi is {psi}, but {type(model).__name__} truncates only latents that it draws; for given latents "
+                f"allowed is 1. Draw them with `generator.draw_latents({len(latents)}, truncation_psi={psi})`."
+            )
+        return latents
 
     def _output(self, images: Tensor, output_type: str, return_dict: bool):
         self.maybe_free_model_hooks()

@@ -12,6 +12,7 @@ from diffusers import ModelMixin
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import BaseOutput
 
+from ..modes import evaluating
 from .base import LocalPipeline, check_output_type
 
 
@@ -84,8 +85,9 @@ class ImageTranslationPipeline(LocalPipeline):
         height, width = height or model.config.resolution, width or model.config.resolution
         inputs = self.image_processor.preprocess(image, height=height, width=width).float()
         outputs = []
-        for start in self.progress_bar(range(0, len(inputs), max_batch_size)):
-            outputs.append(model(inputs[start : start + max_batch_size].to(device)))
+        with evaluating(model):
+            for start in self.progress_bar(range(0, len(inputs), max_batch_size)):
+                outputs.append(model(inputs[start : start + max_batch_size].to(device)))
         self.maybe_free_model_hooks()
         images, logits, maps = (
             torch.cat([output[key].float() for output in outputs]) for key in ("sample", "cam_logits", "heatmap")

@@ -2,8 +2,10 @@
 """Channel pruning of generators."""
 
 from .channels import ChannelSet, PruningRule, Slice
+from .config import PruneConfig
 from .criteria import CRITERIA
-from .prune import PruneConfig, PrunedSet, PruneReport, prune_
+from .prune import prune_
+from .report import PrunedSet, PruneReport
 from .rules import RULES
 
 

@@ -34,7 +34,6 @@ class ChannelSet:
         width: Number of channels.
         slices: Everything that has one entry per channel.
         reader: Module whose weight reads these channels along its second axis; criteria judge a channel by it. "" where many do.
-        writer: Module whose weight writes them along its first axis, or the name of a parameter; "" where many do.
         blocks: Contiguous blocks of equal width that lose equally many channels: groups of a group norm, heads of an attention.
         norm: The blocks are groups of a group norm.
     """
@@ -43,7 +42,6 @@ class ChannelSet:
     width: int
     slices: tuple[Slice, ...]
     reader: str = ""
-    writer: str = ""
     blocks: int = 1
     norm: bool = False
 

@@ -32,7 +32,7 @@ def stylegan2_sets(model: nn.Module) -> list[ChannelSet]:
         else:
             first, slices = f"{name}.conv0", _written(f"{name}.conv0")
             width = block.conv0.weight.shape[0]
-        sets.append(ChannelSet(first, width, slices + _affine(f"{name}.conv1"), f"{name}.conv1", first))
+        sets.append(ChannelSet(first, width, slices + _affine(f"{name}.conv1"), f"{name}.conv1"))
         slices = _written(f"{name}.conv1")
         if block.has_torgb:
             slices += _affine(f"{name}.torgb")
@@ -45,7 +45,7 @@ def stylegan2_sets(model: nn.Module) -> list[ChannelSet]:
             slices += _affine(reader)
             if hasattr(getattr(synthesis, f"b{sizes[index + 1]}"), "skip"):
                 slices += (Slice(f"{following}.skip.weight", 1),)
-        sets.append(ChannelSet(f"{name}.conv1", block.conv1.weight.shape[0], slices, reader, f"{name}.conv1"))
+        sets.append(ChannelSet(f"{name}.conv1", block.conv1.weight.shape[0], slices, reader))
     return sets
 
 
@@ -64,13 +64,10 @@ def stylegan3_sets(model: nn.Module) -> list[ChannelSet]:
     names = [f"synthesis.{name}" for name in model.synthesis.layer_names]
     sets = []
     for index, reader in enumerate(names):
-        writer = "synthesis.input" if index == 0 else names[index - 1]
-        slices = (Slice("synthesis.input.weight", 0),) if index == 0 else _written(writer)
+        slices = (Slice("synthesis.input.weight", 0),) if index == 0 else _written(names[index - 1])
         width = model.get_submodule(reader).weight.shape[1]
         sets.append(
-            ChannelSet(
-                f"inputs of {reader.removeprefix('synthesis.')}", width, slices + _affine(reader), reader, writer
-            )
+            ChannelSet(f"inputs of {reader.removeprefix('synthesis.')}", width, slices + _affine(reader), reader)
         )
     return sets
 
@@ -122,14 +119,12 @@ def biggan_sets(model: nn.Module) -> list[ChannelSet]:
     bottom = model.blocks[0][0].conv1.weight.shape[1]
     rows = (Slice("linear.weight", 0, 16), Slice("linear.bias", 0, 16))
     rows += (Slice("linear.u0", 1, 16),) if _vector("linear") else ()
-    sets = [ChannelSet("linear", bottom, rows + read(0), "blocks.0.0.conv1", "linear")]
+    sets = [ChannelSet("linear", bottom, rows + read(0), "blocks.0.0.conv1")]
     last = len(model.blocks) - 1
     for index, block in enumerate(model.blocks):
         name = f"blocks.{index}.0"
         hidden = (*written(f"{name}.conv1"), *norm(f"{name}.bn2"), Slice(f"{name}.conv2.weight", 1))
-        sets.append(
-            ChannelSet(f"{name}.conv1", block[0].conv1.weight.shape[0], hidden, f"{name}.conv2", f"{name}.conv1")
-        )
+        sets.append(ChannelSet(f"{name}.conv1", block[0].conv1.weight.shape[0], hidden, f"{name}.conv2"))
         out = (*written(f"{name}.conv2"), *written(f"{name}.conv_sc"))
         if index < last:
             out, reader = out + read(index + 1), f"blocks.{index + 1}.0.conv1"
@@ -137,7 +132,7 @@ def biggan_sets(model: nn.Module) -> list[ChannelSet]:
             parts = ("gain", "bias", "stored_mean", "stored_var")
             out += tuple(Slice(f"output_layer.0.{part}", 0) for part in parts) + (Slice("output_layer.2.weight", 1),)
             reader = "output_layer.2"
-        sets.append(ChannelSet(f"{name}.conv2", block[0].conv2.weight.shape[0], out, reader, f"{name}.conv2"))
+        sets.append(ChannelSet(f"{name}.conv2", block[0].conv2.weight.shape[0], out, reader))
     return sets
 
 

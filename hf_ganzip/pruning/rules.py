@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from ..registry import of_class
 from .channels import PruningRule, keep_after_removing, keep_at_least_three, keep_rounded_down
 from .gan_sets import (
     biggan_config,
@@ -35,10 +36,10 @@ def rule_of(model: nn.Module) -> PruningRule:
     Raises:
         ValueError: There is none.
     """
-    for cls in type(model).__mro__:
-        if cls.__name__ in RULES:
-            return RULES[cls.__name__]
-    raise ValueError(
-        f"prune_: there is no rule for {type(model).__name__}; rules exist for {', '.join(RULES)}. Add one: a PruningRule in "
-        "hf_ganzip.pruning.RULES under the class name."
-    )
+    found: PruningRule | None = of_class(RULES, type(model))
+    if found is None:
+        raise ValueError(
+            f"prune_: there is no rule for {type(model).__name__}; rules exist for {', '.join(RULES)}. Add one: a "
+            "PruningRule in hf_ganzip.pruning.RULES under the class name."
+        )
+    return found

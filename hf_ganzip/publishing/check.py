@@ -16,7 +16,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from ..families import family_of
+from ..families import example_inputs, family_of
 
 
 _MARK = "fingerprint "
@@ -47,22 +47,13 @@ def _fingerprint(model: nn.Module) -> dict[str, str | None]:
         tensors.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + _bytes(tensor))
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
-    family = family_of(model)
-    if family is None:
+    if family_of(model) is None:
         return {"tensors": tensors.hexdigest(), "output": None}
-    args, kwargs = family.example_inputs(model)
-    dtype = getattr(model, "dtype", torch.float32)
-    args, kwargs = _cast(args, dtype), {name: _cast(value, dtype) for name, value in kwargs.items()}
+    args, kwargs = example_inputs(model)
     with torch.no_grad():
         output = model(*args, return_dict=False, **kwargs)[0]
     output = getattr(output, "mean", output) if not isinstance(output, Tensor) else output  # latents of autoencoders
     return {"tensors": tensors.hexdigest(), "output": hashlib.sha256(_bytes(output)).hexdigest()}
-
-
-def _cast(value: Any, dtype: torch.dtype) -> Any:
-    if isinstance(value, tuple):
-        return tuple(_cast(each, dtype) for each in value)
-    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _bytes(tensor: Tensor) -> bytes:

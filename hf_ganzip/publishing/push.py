@@ -5,17 +5,21 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
-from ..record import origin_of
-from .card import PICTURE, loading_snippet, read_saved, render_card
+from ..record import origin_of, recorded_steps
+from .card import PICTURE, as_dicts, by_kind, render_card
 from .check import differences, fingerprint, networks_of, run_snippet
+from .metadata import Base, Licence, base_of, find_licence
+from .saved import loading_snippet, read_saved
 
 
 _ADVICE = {
@@ -27,9 +31,12 @@ _ADVICE = {
     429: "too many requests; wait, then try again",
 }
 _AGAIN = "try again: files that arrived are not sent twice, and no commit was made"
-_SAMPLES = 20
+_UNKNOWN = "whether the commit was made is not known: look at the repository, then try again"
+_STORAGE = "the store of large files refused it, because its link is too old or a proxy stands in between; " + _AGAIN
+_SAMPLES, _COLUMNS = 20, 10
+_STALE = ("*.safetensors", "*.safetensors.index.json", "config.json", "model_index.json")  # of what was there before
 # Whatever HTTP library huggingface_hub uses; RuntimeError: a file could not be sent.
-_NETWORK_ERRORS = (*HfHubHTTPError.__bases__, OSError, RuntimeError)
+NETWORK_ERRORS = (*HfHubHTTPError.__bases__, OSError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -82,40 +89,46 @@ def push_to_hub(
 ) -> PushReport:
     """Publish a model or pipeline with a card, in one commit, after what would be uploaded was reloaded and found equal.
 
+    The commit also removes weight files, ``config.json`` and ``model_index.json`` that were in the repository and are not uploaded again, so that it holds
+    this model and no other.
+
     Args:
         model: Model or diffusers pipeline, compressed or not.
         repo_id: "namespace/name" on the Hub (or on ``HF_ENDPOINT``); created if it is missing.
         report: One or several reports for the card, see :func:`.render_card`.
         reference: The full model: the card's picture shows the same latents of both.
         base_model: Hub id of the full model; None: from the record.
-        license: Of the weights; None: from the record, else "other".
+        license: Of the weights; None: as for :func:`.render_card`, README.md being that of the folder that the model was loaded from, and asking the Hub (not
+            in a dry run) for the licence of a base model that is there.
         datasets: Hub ids of the training data.
         title: Heading of the card.
         private: Of a repository that is created; an existing one stays as it is.
         revision: Branch, created if it is missing; None: main.
-        create_pr: Open a pull request instead of committing.
+        create_pr: Open a pull request to main instead of committing.
         commit_message: None: what the model is.
         max_shard_size: Of a weight file, such as "5GB".
-        samples: Images of the card's picture, for models that draw images from latents or noise; 0: none.
+        samples: Images of the card's picture, for models that draw images from latents or noise, in whole rows of ten where there are more; 0: none.
         dry_run: Do everything but talk to the Hub.
         token: None: the one that is logged in.
 
     Raises:
-        ValueError: ``repo_id`` is none, or what was saved does not load to the same bits; nothing was uploaded then.
+        ValueError: ``repo_id`` is none, ``create_pr`` together with a branch, or what was saved does not load to the same bits; nothing was uploaded then.
         TypeError: Not a model or pipeline, or a report of another kind.
         RuntimeError: The loading snippet of the card fails.
-        ConnectionError: The Hub refused or cannot be reached; says what to do. There is no commit then.
+        ConnectionError: The Hub refused or cannot be reached; says what to do, and if it is not known whether there is a commit.
     """
-    if repo_id.count("/") != 1 or not all(repo_id.split("/")):
-        raise ValueError(f"repo_id is {repo_id!r}; allowed is 'namespace/name'.")
+    check_target(repo_id, revision, create_pr)
+    reports = as_dicts(report)
+    by_kind(reports)
     if not hasattr(model, "save_pretrained"):
         raise TypeError(f"push_to_hub: a {type(model).__name__} is no model and no pipeline.")
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent, "model")
         compared = _save_and_compare(model, folder, max_shard_size)
         _draw(model, reference, folder, samples)
+        licence = license if license is not None else _licence(model, folder, base_model, token, dry_run)
         card = render_card(
-            folder, repo_id, reports=report, base_model=base_model, license=license, datasets=datasets, title=title
+            folder, repo_id, report=reports, base_model=base_model, license=licence, datasets=datasets, title=title
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
         files = {
@@ -125,7 +138,7 @@ def push_to_hub(
         if not dry_run:
             message = commit_message or f"Upload {type(model).__name__}, reloaded and compared by hf_ganzip"
             where = {"private": private, "revision": revision, "create_pr": create_pr, "token": token}
-            url = upload(folder, repo_id, message=message, **where)
+            url = upload(folder, repo_id, message=message, stale=_STALE, **where)
     return PushReport(repo_id, url, files, card, compared)
 
 
@@ -136,22 +149,50 @@ def _save_and_compare(model: Any, folder: Path, max_shard_size: int | str | None
     expected = fingerprint(model)
     problems = differences(expected, run_snippet(loading_snippet(read_saved(folder), str(folder))))
     if problems:
+        advice = "".join(map(_casting_advice, networks_of(model).values()))
         raise ValueError(
-            f"push_to_hub: the saved model loads with other bits: {', '.join(problems)}. Nothing was uploaded."
+            f"push_to_hub: the saved model loads with other bits: {', '.join(problems)}. Nothing was uploaded.{advice}"
         )
     return expected
 
 
+def _casting_advice(network: Any) -> str:
+    kept = ", ".join(getattr(network, "_keep_in_fp32_modules", None) or ())
+    if not kept or all(tensor.dtype.itemsize >= 4 for tensor in network.parameters()):
+        return ""
+    name = type(network).__name__
+    return f" from_pretrained keeps {kept} of a {name} in float32: load it with torch_dtype= instead of casting it."
+
+
 def _forget_local_paths(model: Any, folder: Path) -> None:
-    """diffusers writes the folder that a model came from into its config."""
+    """diffusers writes the folder that a model or pipeline came from into its config."""
+    origins = {folder / "model_index.json": origin_of(model)}
     for name, network in networks_of(model).items():
-        file = (folder / name if (folder / name).is_dir() else folder) / "config.json"
-        if not file.is_file():
-            continue
-        config = json.loads(file.read_text(encoding="utf-8"))
+        origins[(folder / name if (folder / name).is_dir() else folder) / "config.json"] = origin_of(network)
+    for file, origin in origins.items():
+        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         if "_name_or_path" in config:
-            config["_name_or_path"] = origin_of(network)
+            config["_name_or_path"] = origin
             file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _licence(model: Any, folder: Path, base_model: str | None, token: str | None, offline: bool) -> Licence:
+    """What was stated of the weights: on record, beside what the model was loaded from, or on the Hub."""
+    config = getattr(model, "config", None)
+    loaded_from = config.get("_name_or_path") if isinstance(config, dict) else getattr(model, "name_or_path", None)
+    steps = [step for network in networks_of(model).values() for step in recorded_steps(network)]
+    beside = Path(loaded_from) if loaded_from and Path(loaded_from).is_dir() else folder
+    ask = None if offline else partial(_card_on_hub, token=token)
+    return find_licence(read_saved(folder), beside, base_of(steps, base_model), ask)
+
+
+def _card_on_hub(base: Base, token: str | None) -> Mapping[str, Any]:
+    """Metadata of a repository's card; {} without one, or if it cannot be reached."""
+    try:
+        card = HfApi(token=token).model_info(base.hub_id, revision=base.revision or None).card_data
+    except NETWORK_ERRORS:
+        return {}
+    return {} if card is None else card.to_dict()
 
 
 def _draw(model: Any, reference: Any, folder: Path, count: int) -> None:
@@ -162,15 +203,39 @@ def _draw(model: Any, reference: Any, folder: Path, count: int) -> None:
     from ..plotting import save_image_grid
 
     networks = [each for pair in (reference, model) if pair is not None for each in networks_of(pair).values()]
-    able = [each for each in networks if isinstance(each, UNet2DModel) or "z_dim" in getattr(each, "config", {})]
+    able = [each for each in networks if isinstance(each, UNet2DModel) or _has_latents(each)]
     if not count or not able:
         return
     import torch
 
-    columns = min(count, 10)
-    images = torch.cat([sample_images(each, count)[0] for each in able])
-    labels = ("full", "this model") if len(able) == 2 and count <= columns else ()
+    columns = min(count, _COLUMNS)
+    rows = -(-count // columns)
+    images = torch.cat([sample_images(each, rows * columns)[0] for each in able])
+    labels = ("full",) * rows + ("this model",) * rows if len(able) == 2 else ()
     save_image_grid(images, folder / PICTURE, columns=columns, row_labels=labels)
+
+
+def _has_latents(network: Any) -> bool:
+    config = getattr(network, "config", None)
+    return isinstance(config, dict) and "z_dim" in config
+
+
+def check_target(repo_id: str, revision: str | None = None, create_pr: bool = False) -> None:
+    """Refuse what the Hub would refuse after some of the work.
+
+    Raises:
+        ValueError: ``repo_id`` is not "namespace/name" in the Hub's characters, or a pull request to a branch.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"repo_id is {repo_id!r}; allowed is 'namespace/name': {error}") from error
+    if repo_id.count("/") != 1:
+        raise ValueError(f"repo_id is {repo_id!r}; allowed is 'namespace/name'.")
+    if create_pr and revision not in (None, "main"):
+        raise ValueError(
+            f"create_pr with revision={revision!r}: a pull request goes to main; leave out one of the two."
+        )
 
 
 def upload(
@@ -182,6 +247,7 @@ def upload(
     revision: str | None = None,
     create_pr: bool = False,
     message: str,
+    stale: Sequence[str] = (),
     token: str | None = None,
     **options: Any,
 ) -> str:
@@ -195,12 +261,15 @@ def upload(
         revision: Branch, created if it is missing.
         create_pr: Open a pull request.
         message: Of the commit.
+        stale: Patterns of files that the commit removes from the repository, if the folder does not hold them.
         token: None: the one that is logged in.
         **options: For ``HfApi.create_repo``.
 
     Raises:
+        ValueError: As :func:`check_target`.
         ConnectionError: The Hub refused or cannot be reached; says what to do.
     """
+    check_target(repo_id, revision, create_pr)
     api = HfApi(token=token)
     try:
         api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, **options)
@@ -213,11 +282,32 @@ def upload(
             revision=revision,
             create_pr=create_pr,
             commit_message=message,
+            delete_patterns=list(stale) or None,
         )
-    except HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", None)
-        advice = _ADVICE.get(status or 0) or (_AGAIN if status is None or status >= 500 else "")
-        raise ConnectionError(f"{repo_id}: the Hub answered {status}: {advice or error}.") from error
-    except _NETWORK_ERRORS as error:
-        raise ConnectionError(f"{repo_id}: {error}; {_AGAIN}.") from error
+    except NETWORK_ERRORS as error:
+        raise ConnectionError(f"{repo_id}: {_explained(error)}.") from error
     return str(commit.pr_url or commit.commit_url)
+
+
+def _explained(error: Exception) -> str:
+    """What happened, and what to do."""
+    status = _status(error)
+    said = f"the Hub answered {status}" if status else str(error).rstrip(".")
+    if isinstance(error, RuntimeError) and (stored := _status(error.__cause__)):
+        return f"{said}: the answer was {stored}; {_STORAGE if stored < 500 else _AGAIN}"
+    if status and status < 500:
+        return f"{said}: {_ADVICE.get(status, error)}"
+    return f"{said}; {_UNKNOWN if '/commit/' in _url(error) else _AGAIN}"
+
+
+def _status(error: BaseException | None) -> int | None:
+    """Of the answer; None without one."""
+    return error.response.status_code if isinstance(error, HfHubHTTPError) else None
+
+
+def _url(error: Exception) -> str:
+    """Of the request that failed; "" if it is not known."""
+    try:
+        return str(getattr(error, "response", error).request.url)  # type: ignore[attr-defined]
+    except (AttributeError, RuntimeError):
+        return ""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 from ..evaluation.install_metrics import metric_folders
 from ..registry import lookup
-from .push import upload
+from .push import check_target, upload
 
 
 _LEFT_OUT = ("__pycache__", "tests.py")
@@ -26,7 +27,7 @@ def push_metrics(
     dry_run: bool = False,
     token: str | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Upload modules, each as a Space of its own in one commit.
+    """Upload modules, each as a Space of its own in one commit; their README.md load them from there.
 
     Args:
         namespace: User or organization.
@@ -40,17 +41,20 @@ def push_metrics(
         Hub id -> ``files`` and ``url`` ("" for a dry run).
 
     Raises:
-        ValueError: An unknown module, or a namespace with a slash.
+        ValueError: An unknown module, a namespace with a slash or characters that the Hub does not take.
         ConnectionError: The Hub refused or cannot be reached; says what to do. Spaces before that one are complete.
     """
     if not namespace or "/" in namespace:
         raise ValueError(f"namespace is {namespace!r}; allowed is the name of a user or an organization.")
     folders = metric_folders()
     chosen = {name: lookup(folders, name, "metric") for name in names or folders}
+    for name in chosen:
+        check_target(f"{namespace}/{name}")
     found = {}
     for name, source in chosen.items():
         with tempfile.TemporaryDirectory() as parent:
             folder = Path(shutil.copytree(source, Path(parent, name), ignore=shutil.ignore_patterns(*_LEFT_OUT)))
+            _load_from_hub(folder / "README.md", name, f"{namespace}/{name}")
             files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
             url = ""
             if not dry_run:
@@ -60,3 +64,12 @@ def push_metrics(
                 )
         found[f"{namespace}/{name}"] = {"files": files, "url": url}
     return found
+
+
+def _load_from_hub(readme: Path, name: str, repo_id: str) -> None:
+    """Let the snippets of a module's README.md load it from its Space instead of the folder in the repository."""
+    local = rf'evaluate\.load\(\s*"metrics_hub/{name}"\s*\)[^\n]*'
+    text, count = re.subn(local, f'evaluate.load("{repo_id}")', readme.read_text(encoding="utf-8"))
+    if not count:
+        raise ValueError(f'{readme} does not show evaluate.load("metrics_hub/{name}"); reinstall hf_ganzip.')
+    readme.write_text(text, encoding="utf-8")

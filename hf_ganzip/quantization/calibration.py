@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..families import family_of
-from .folding import is_parametrized, remove_parametrization_
+from .folding import fold_rest_, is_parametrized, remove_parametrization_
 from .grid import QuantizedRows, fold_channels
-from .packed import PackedWeightMixin, packed_modules, unpack_module_
+from .packed import packed_modules, unpack_module_
 
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -37,10 +37,13 @@ class CalibrationTask:
     own: list[str]
 
     def working_model(self) -> nn.Module:
-        """The model in eval mode whose weights can be substituted: a copy if some are packed or computed from others."""
+        """The model whose weights can be substituted: a copy if some are packed or computed from others.
+
+        The copy of a packed model has the parameters that it has once it is dequantized.
+        """
         modules = [self.model.get_submodule(name) for name in self.settings]
-        model = self.model
-        if any(is_parametrized(module) or isinstance(module, PackedWeightMixin) for module in modules):
+        model, packed = self.model, packed_modules(self.model)
+        if packed or any(is_parametrized(module) for module in modules):
             for module in modules:
                 if "weight" in module.__dict__:  # left by the last forward of an old-style norm, with its graph
                     module.__dict__["weight"] = module.__dict__["weight"].detach()
@@ -49,6 +52,8 @@ class CalibrationTask:
                 unpack_module_(module)
             for name in self.settings:
                 remove_parametrization_(model.get_submodule(name))
+            if packed:
+                fold_rest_(model)
         return model
 
     def batches(self, inputs: Callable | None, batch_size: int, seed: int) -> Iterator[Callable[[nn.Module], Tensor]]:
@@ -99,15 +104,3 @@ def substituted(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[Non
             module = model.get_submodule(owner)
             module._buffers.pop(leaf, None)
             module._parameters[leaf] = parameter
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode within the context; the mode of every module is restored."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -21,6 +21,22 @@ _OVERRIDES = ("method", "method_options", "bits", "granularity", "group_size", "
 
 
 @dataclass(frozen=True)
+class StoredMethod:
+    """A method of a saved model that this library does not have, or not with these options: what is written again.
+
+    Unpacking needs no method.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+
+    def __call__(self, rows: torch.Tensor, bits: int, scale_dtype: torch.dtype = torch.float32) -> Any:
+        raise ValueError(
+            f"the quantization method {self.name!r} is known by name only, from a saved model; give the method object."
+        )
+
+
+@dataclass(frozen=True)
 class LayerSettings:
     """How one weight is quantized. ``method`` is an instance from ``METHODS`` or any object with its call signature."""
 
@@ -34,8 +50,10 @@ class LayerSettings:
     @property
     def method_name(self) -> str:
         """Registry name of the method, or the name of its class."""
+        if isinstance(self.method, StoredMethod):
+            return self.method.name
         names = [name for name, cls in METHODS.items() if isinstance(self.method, cls)]
-        return names[0] if names else type(self.method).__name__
+        return names[0] if names else getattr(self.method, "__name__", type(self.method).__name__)
 
 
 @dataclass(frozen=True)
@@ -49,7 +67,8 @@ class QuantizeConfig:
             output channel.
         group_size: Weights per scale; only for "group".
         symmetric: False: every scale has an offset besides, so that rows far from zero lose less.
-        scale_dtype: "float32" or "float16" (float32 where float16 would overflow), of scales and offsets.
+        scale_dtype: "float32" or "float16" (float32 for a tensor with a scale out of float16's range, also the tiny one that
+            "codebook" and "mse_clip" give a row of zeros), of scales and offsets.
         method_options: Options of a method given by name, for example ``{"constants": "published"}``.
         skip: Glob patterns of module names to leave alone, in addition to the last block.
         skip_last_block: Leave the last residual block and the output layer alone (the paper's rule).
@@ -118,9 +137,9 @@ class QuantizeConfig:
         return LayerSettings(method, bits, granularity, size, bool(values["symmetric"]), values["scale_dtype"])
 
     def to_dict(self) -> dict[str, Any]:
-        """Options as JSON types; a method object becomes its name and options."""
+        """Options of the result as JSON types, without ``requantize``; a method object becomes its name and options."""
         base = self.settings()
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "requantize"}
         values |= {"method": base.method_name, "method_options": _method_options(base.method), "skip": list(self.skip)}
         values["overrides"] = {pattern: _plain_override(self, changes) for pattern, changes in self.overrides.items()}
         return values
@@ -132,6 +151,15 @@ def _plain_override(config: QuantizeConfig, changes: Mapping[str, Any]) -> dict[
         settings = config.settings(changes)
         plain |= {"method": settings.method_name, "method_options": _method_options(settings.method)}
     return plain
+
+
+def stored_method(method: Any, options: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    """Method and options as a saved model names them: unchanged, or a :class:`StoredMethod` if this library cannot build them."""
+    try:
+        _make_method(method, options)
+    except (TypeError, ValueError):
+        return StoredMethod(method, dict(options)), {}
+    return method, options
 
 
 def _make_method(method: Any, options: Mapping[str, Any]) -> Any:
@@ -151,6 +179,8 @@ def _make_method(method: Any, options: Mapping[str, Any]) -> Any:
 
 def _method_options(method: Any) -> dict[str, Any]:
     """Options as JSON types, without those that do not change the result."""
+    if isinstance(method, StoredMethod):
+        return dict(method.options)
     if not dataclasses.is_dataclass(method):
         return {}
     fields = [f.name for f in dataclasses.fields(method) if f.metadata.get("recorded", True)]

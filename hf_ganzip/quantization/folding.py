@@ -58,6 +58,21 @@ def remove_parametrization_(module: nn.Module) -> None:
     module.weight = nn.Parameter(weight)
 
 
+def fold_rest_(model: nn.Module) -> bool:
+    """Fold the layers of a dequantized model that were not quantized, where its config says whether weights are normalized.
+
+    Such a model is saved with all norms or with none.
+
+    Returns:
+        Whether the config says so.
+    """
+    if getattr(model, "config", None) is None or "spectral_norm" not in model.config:
+        return False
+    for module in model.modules():
+        remove_parametrization_(module)
+    return True
+
+
 def _is_normalized(module: nn.Module) -> bool:
     return bool(getattr(module, "is_normalized", False))
 

@@ -17,7 +17,7 @@ class QuantizedRows:
         codes: (R, N) int8 in ``-2**(bits-1) .. 2**(bits-1) - 1``.
         scale: (R, 1) float32 or float16, positive; the codes were chosen with it as it is stored.
         level_offset: ``level(code) = code + level_offset``: 0 (a level at zero) or 0.5 (levels on both sides of zero).
-        codebook: (2**bits,) float32; if given, ``level(code) = codebook[code + 2**(bits-1)]``.
+        codebook: (2**bits,) float16, as it is stored; if given, ``level(code) = codebook[code + 2**(bits-1)]``.
         offset: (R, 1) in the dtype of ``scale``; None means 0.
         sources: (n,) int16, for methods that split input channels: the last n of N + n columns are added to the columns ``sources``.
     """
@@ -55,7 +55,7 @@ def fold_channels(values: Tensor, sources: Tensor) -> Tensor:
 
 
 def stored_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """``scale`` rounded to ``dtype``; 0 becomes 1. Stays float32 where float16 would overflow or lose precision."""
+    """``scale`` rounded to ``dtype``; 0 becomes 1. All stay float32 if one of them would overflow in float16 or lose precision there."""
     scale = scale.float()
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     if dtype == torch.float16 and bool(((scale < 2**-14) | (scale > 65504)).any()):

@@ -66,11 +66,11 @@ class PackedLayout:
             }.items()
             if not fits
         ]
-        if problems or self.numel % self.rows:
+        if problems or self.num_codes % self.rows:
             raise ValueError(f"impossible layout: {'; '.join(problems) or 'the rows do not divide the weight'}")
 
     @property
-    def numel(self) -> int:
+    def num_codes(self) -> int:
         """Number of stored codes: of weights, and of the copies of split channels."""
         return torch.Size(self.shape).numel() // self.shape[1 - self.axis] * (self.shape[1 - self.axis] + self.splits)
 
@@ -84,7 +84,7 @@ class PackedLayout:
         """Shape and dtype of every buffer."""
         dtype = _SCALE_DTYPES[self.scale_dtype]
         found = {
-            "weight_codes": ((packed_size(self.numel, self.bits),), torch.uint8),
+            "weight_codes": ((packed_size(self.num_codes, self.bits),), torch.uint8),
             "weight_scale": ((self.rows, 1), dtype),
         }
         if self.offset:
@@ -132,7 +132,7 @@ def pack_rows(quantized: QuantizedRows, layout: PackedLayout) -> dict[str, Tenso
 
 def unpack_rows(buffers: dict[str, Tensor], layout: PackedLayout) -> Tensor:
     """Float32 weight of ``layout.shape`` from the buffers of a packed layer."""
-    codes = unpack(buffers["weight_codes"], layout.bits, layout.numel).view(layout.rows, -1)
+    codes = unpack(buffers["weight_codes"], layout.bits, layout.num_codes).view(layout.rows, -1)
     codebook = buffers.get("weight_codebook")
     if codebook is None:
         codes = codes.to(torch.float32).sub_(2 ** (layout.bits - 1))

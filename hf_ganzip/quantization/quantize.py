@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..families import family_of
-from ..record import LayerReport, QuantizationReport
 from .calibration import TRANSPOSED, CalibrationTask, channels_first
 from .config import SCALE_DTYPES, LayerSettings, QuantizeConfig
-from .folding import folded_weight, is_parametrized, remove_parametrization_
+from .folding import fold_rest_, folded_weight, is_parametrized, remove_parametrization_
 from .grid import QuantizedRows
 from .packed import (
     PackedLayout,
@@ -27,9 +26,13 @@ from .packed import (
     unpack_module_,
     unpack_rows,
 )
+from .report import LayerReport, QuantizeReport
 
 
 QUANTIZABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+OUTPUT_EMBEDDINGS = "output embeddings, or their weight (their library ties it to the input embeddings)"
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class QuantizedWeight:
     sqnr_db: float | None
 
 
-def quantize_(model: nn.Module, config: QuantizeConfig | None = None) -> QuantizationReport:
+def quantize_(model: nn.Module, config: QuantizeConfig | None = None) -> QuantizeReport:
     """Quantize the weights of a model in place.
 
     Weights of linear and convolution layers, also transposed and modulated ones, are replaced by packed codes and
@@ -110,9 +113,7 @@ def dequantize_(model: nn.Module) -> None:
         raise ValueError("dequantize_: the model has no packed layer.")
     for module in modules.values():
         unpack_module_(module)
-    if getattr(model, "config", None) is not None and "spectral_norm" in model.config:
-        for module in model.modules():  # those that were not quantized: the saved form has none or all
-            remove_parametrization_(module)
+    if fold_rest_(model):
         model.register_to_config(spectral_norm=False)
     from ..integration import detach
 
@@ -141,8 +142,9 @@ def plan_quantization(model: nn.Module, config: QuantizeConfig) -> QuantizationP
             "or set requantize=True to quantize the unpacked weights again"
         )
     settings, skipped = {}, {}
+    head = _output_weights(model)
     for name, module in weights.items():
-        decision = _decide(name, module, config, last_block)
+        decision = OUTPUT_EMBEDDINGS if name in head else _decide(name, module, config, last_block)
         if isinstance(decision, str):
             skipped[name] = decision
         else:
@@ -178,12 +180,9 @@ def quantize_weights(model: nn.Module, plan: QuantizationPlan) -> tuple[dict[str
         ValueError: Weights with NaN or infinity, all of them named.
     """
     modules = dict(model.named_modules())
-    values = {name: weight_rows(modules[name], settings) for name, settings in plan.settings.items()}
-    broken = [name for name, rows in values.items() if not torch.isfinite(rows).all()]
-    if broken:
-        raise ValueError(f"quantize_: weights with NaN or infinity: {', '.join(broken)}; nothing was changed.")
+    require_finite(model, plan, "quantize_")
     found = {
-        name: quantize_rows(values[name], channels_first_shape(modules[name]), settings)
+        name: quantize_rows(weight_rows(modules[name], settings), channels_first_shape(modules[name]), settings)
         for name, settings in plan.settings.items()
     }
     tuned: dict[str, Tensor] = {}
@@ -194,6 +193,17 @@ def quantize_weights(model: nn.Module, plan: QuantizationPlan) -> tuple[dict[str
         found |= changed
         tuned |= parameters
     return {name: pack_quantized(modules[name], plan.settings[name], found[name]) for name in found}, tuned
+
+
+def require_finite(model: nn.Module, plan: QuantizationPlan, caller: str) -> None:
+    """Check the weights of a plan.
+
+    Raises:
+        ValueError: Weights with NaN or infinity, all of them named.
+    """
+    broken = [name for name in plan.settings if not torch.isfinite(folded_weight(model.get_submodule(name))).all()]
+    if broken:
+        raise ValueError(f"{caller}: weights with NaN or infinity: {', '.join(broken)}; nothing was changed.")
 
 
 def quantize_weight(module: nn.Module, settings: LayerSettings, weight: Tensor | None = None) -> QuantizedWeight:
@@ -255,9 +265,7 @@ def pack_quantized(
     return QuantizedWeight(layout, buffers, _sqnr(weight.detach(), unpack_rows(buffers, layout)))
 
 
-def quantization_report(
-    model: nn.Module, plan: QuantizationPlan, sqnr_db: dict[str, float | None]
-) -> QuantizationReport:
+def quantization_report(model: nn.Module, plan: QuantizationPlan, sqnr_db: dict[str, float | None]) -> QuantizeReport:
     """Report on a model that was quantized as planned; ``sqnr_db`` by module name."""
     layers, counted = [], 0
     for name, module in weighted_modules(model).items():
@@ -266,7 +274,7 @@ def quantization_report(
             settings, layout = plan.settings[name], module.packed_layout
             counted += layout.packed_bytes
             entry |= {"kind": base_class(module).__name__, "shape": layout.shape, "bytes_after": layout.packed_bytes}
-            entry |= {"bytes_before": layout.numel * module.packed_dtype.itemsize, "bits": settings.bits}
+            entry |= {"bytes_before": math.prod(layout.shape) * module.packed_dtype.itemsize, "bits": settings.bits}
             entry |= {"method": settings.method_name, "sqnr_db": sqnr_db[name]}
         else:
             size = module.weight.nbytes
@@ -275,7 +283,21 @@ def quantization_report(
             entry |= {"skipped": plan.skipped[name]}
         layers.append(LayerReport(**entry))
     total = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
-    return QuantizationReport(tuple(layers), other_bytes=total - counted)
+    return QuantizeReport(tuple(layers), other_bytes=total - counted)
+
+
+def _output_weights(model: nn.Module) -> set[str]:
+    """Names of the output embeddings of a transformers model and of the modules that share their weight."""
+    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if output is None:
+        return set()
+    weight = getattr(output, "weight", None)
+    shares = {name for name, module in model.named_modules() if weight is not None and _own_weight(module) is weight}
+    return shares | {name for name, module in model.named_modules() if module is output}
+
+
+def _own_weight(module: nn.Module) -> Tensor | None:
+    return module._parameters.get("weight")
 
 
 def _decide(name: str, module: nn.Module, config: QuantizeConfig, last_block: tuple[str, ...]) -> LayerSettings | str:

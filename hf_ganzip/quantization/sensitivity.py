@@ -13,11 +13,19 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ..modes import evaluating
 from ..record import table
-from .calibration import CalibrationTask, evaluating, expanded, substituted
+from .calibration import CalibrationTask, expanded, substituted
 from .config import LayerSettings, QuantizeConfig
 from .methods.base import row_method
-from .quantize import channels_first_shape, pack_quantized, plan_quantization, quantize_rows, weight_rows
+from .quantize import (
+    channels_first_shape,
+    pack_quantized,
+    plan_quantization,
+    quantize_rows,
+    require_finite,
+    weight_rows,
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,14 @@ class SensitivityReport:
     conditions: dict[str, Any]
 
     def exclude(self, bits: int, max_error: float) -> list[str]:
-        """Names whose error at ``bits`` is above ``max_error``: a ``skip`` list for :class:`~hf_ganzip.QuantizeConfig`."""
+        """Names whose error at ``bits`` is above ``max_error``: a ``skip`` list for :class:`~hf_ganzip.QuantizeConfig`.
+
+        Raises:
+            ValueError: Bits that were not measured.
+        """
+        measured = list(self.layers[0].errors) if self.layers else []
+        if bits not in measured:
+            raise ValueError(f"exclude: {bits} bits were not measured; allowed are {', '.join(map(str, measured))}.")
         return [layer.name for layer in self.layers if layer.errors[bits] > max_error]
 
     def allocate(
@@ -122,19 +137,22 @@ def sensitivity(
         bits: Bits to try, each 2 to 8.
         metric: "mse", the squared error of the output relative to its mean square, or a function ``(output, target) -> number``,
             smaller is better.
-        config: Method, granularity, skipped layers, seed; None means "codebook" by channel. Calibrated methods are measured by
+        config: Method, granularity, skipped layers; None means "codebook" by channel. Calibrated methods are measured by
             what they start from.
-        num_samples: Samples in the comparison.
+        num_samples: Samples in the comparison, 1 or more; rounded up to whole batches of at most 16.
         progress: Show a progress bar.
 
     Raises:
-        ValueError: As :func:`~hf_ganzip.quantize_`; unknown metric; a model without inputs of its own.
+        ValueError: As :func:`~hf_ganzip.quantize_`; unknown metric; no samples; a model without inputs of its own.
     """
     measure = _relative_error if metric == "mse" else metric
     if not callable(measure):
         raise ValueError(f"metric is {metric!r}; allowed are 'mse' or a function (output, target) -> number.")
+    if num_samples < 1:
+        raise ValueError(f"sensitivity: num_samples is {num_samples}; allowed are 1 and more.")
     config = config or QuantizeConfig(method="codebook", granularity="channel")
     plan = plan_quantization(model, config)
+    require_finite(model, plan, "sensitivity")
     task = CalibrationTask(model, plan.settings, {}, [])
     working = task.working_model()
     batch = min(num_samples, 16)

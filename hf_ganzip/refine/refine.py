@@ -43,15 +43,19 @@ class RefineConfig:
     progress: bool = True
 
     def __post_init__(self):
+        if isinstance(self.skip, str):
+            raise ValueError(
+                f"skip is the string {self.skip!r}; it takes a list of patterns, for example [{self.skip!r}]."
+            )
         if isinstance(self.scaling, str):
             lookup(SCALINGS, self.scaling, "scaling")
         if self.rtol is not None and not 0 <= self.rtol < 1:
             raise ValueError(f"rtol is {self.rtol}; allowed is 0 <= rtol < 1, or None.")
 
     def to_dict(self) -> dict[str, Any]:
-        """For the record; a scaling that is no name is stored by its text."""
+        """For the record; an own scaling is stored by the names of its functions."""
         values = {name: value for name, value in asdict(self).items() if name != "progress"}
-        values["scaling"] = self.scaling if isinstance(self.scaling, str) else repr(self.scaling)
+        values["scaling"] = _scaling_name(self.scaling)
         return values | {"skip": list(self.skip)}
 
 
@@ -231,6 +235,15 @@ def _apply(model: nn.Module, parameters: dict[str, Tensor], values: dict[str, Te
         if module.affine:
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
+
+
+def _scaling_name(scaling: Any) -> str:
+    known = [name for name, each in SCALINGS.items() if scaling == name or scaling is each]
+    if known:
+        return known[0]
+    parts = [getattr(scaling, part, None) for part in ("values", "bias")]
+    names = [getattr(each, "__name__", type(each).__name__) for each in parts]
+    return f"{type(scaling).__name__}({', '.join(names)})"
 
 
 def _condition(values: tuple[float, ...]) -> float:

@@ -7,4 +7,7 @@ from .app import launch
 
 
 if __name__ == "__main__":
-    launch(*sys.argv[1:2])
+    try:
+        launch(*sys.argv[1:2])
+    except (ImportError, ValueError) as error:
+        sys.exit(str(error))

@@ -1,22 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The user interface. Handlers take plain values and give HTML; gradio is met in :func:`build_app` and :func:`launch` only."""
+"""The user interface. Handlers take plain values and give HTML; gradio is met in :func:`build_app` only."""
 
 from __future__ import annotations
 
-import os
 from functools import partial
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from PIL import Image
 
 from ..evaluation import extract_features
-from ..metrics import METRICS
+from ..images import stack_images
 from ..registry import lookup
-from ..training.data import stack_images
 from .examples import EXAMPLES, load_example
+from .page import import_gradio, new_page, pixel_features, queued, refused, serve, whole_number
 from .pictures import curve_figure, region_figure, to_html
 from .results import CURVE_ROWS, Settings, compare, curves, results_table
 from .uploads import LIMITS, read_upload
@@ -27,8 +23,7 @@ if TYPE_CHECKING:
 
 EXAMPLE, UPLOAD = "Built-in example", "My own files"
 PIXELS, FASHION = "Pixels, resized to 32x32", "Fashion-MNIST network (grey, at most 32x32)"
-_SIDE = 32
-_TITLES = {
+TITLES = {
     "lsh_precision_recall": "LSH precision and recall",
     "knn_precision_recall": "KNN precision and recall",
     "density_coverage": "Density and coverage",
@@ -50,23 +45,6 @@ One file a side: features `(N, d)` as `.npy`, `.safetensors` or `.parquet`, or a
 At most {LIMITS.file_bytes // 2**20} MB and {LIMITS.rows:,} samples. Files are deleted within minutes.
 """
 _CURVES_NOTE = f"<p>At most {CURVE_ROWS:,} samples of each set and 3 draws; grey: the setting of the table.</p>"
-_CSS = """
-.picture { width: 100%; background: white; border-radius: 8px; }
-.results table { border-collapse: collapse; width: 100%; font-size: 1.1em; }
-.results table, .results thead, .results tbody, .results tr { border: 0 !important; }
-.results caption { caption-side: bottom; text-align: left; font-size: .8em; padding: .4em 0; color: var(--body-text-color-subdued); }
-.results table th, .results table td { padding: .5em .8em; text-align: left; border: 0; border-bottom: 1px solid var(--border-color-primary); }
-.results td b { font-size: 1.15em; font-variant-numeric: tabular-nums; }
-.results small { color: var(--body-text-color-subdued); }
-.results .bar { display: block; height: 6px; margin-top: .35em; border-radius: 3px; background: var(--border-color-primary); }
-.results .bar i { display: block; height: 100%; border-radius: 3px; background: var(--color-accent); }
-.results dl { display: flex; flex-wrap: wrap; gap: .5em 2.5em; margin: .8em 0; }
-.results dt { font-size: .8em; color: var(--body-text-color-subdued); }
-.results dd { margin: 0; font-weight: 600; font-variant-numeric: tabular-nums; }
-.results p { font-size: .85em; color: var(--body-text-color-subdued); }
-.note { padding: .7em 1em; border-radius: 8px; border: 1px solid var(--border-color-primary); }
-.refused { border: 2px solid #b3261e; color: #b3261e; background: #fdecea; font-weight: 600; }
-"""
 
 
 def features_of(path: str | None, side: str, extractor: str) -> np.ndarray:
@@ -82,9 +60,7 @@ def features_of(path: str | None, side: str, extractor: str) -> np.ndarray:
         return content
     if extractor == FASHION:
         return extract_features(stack_images(content), "fashion_mnist", progress=False).numpy()
-    small = [Image.fromarray(image.squeeze(-1) if image.shape[2] == 1 else image).convert("RGB") for image in content]
-    pixels = torch.from_numpy(np.stack([np.asarray(image.resize((_SIDE, _SIDE))) for image in small]))
-    return extract_features(pixels, lambda batch: batch.flatten(1) / 255, progress=False).numpy()
+    return pixel_features(content)
 
 
 def on_compute(
@@ -116,7 +92,7 @@ def on_compute(
         result = compare(real, generated, settings)
         figure = curve_figure(curves(real, generated, settings), result)
     except (ValueError, TypeError) as error:
-        return f'<div class="note refused" role="alert">{escape(str(error))}</div>', ""
+        return refused(error), ""
     described = "Precision and recall of LSH, LSH+KNN and KNN, against k and against the number of hyperplanes."
     return results_table(result, metric), to_html(figure, described) + _CURVES_NOTE
 
@@ -131,11 +107,7 @@ def on_regions(k: float, planes: float, seed: float) -> str:
 def _settings(*, k: float, planes: float, draws: float, seed: float) -> Settings:
     """Settings from what the browser sent, which may be anything."""
     limits = {"k": (k, 1, 50), "Hyperplanes": (planes, 0, 62), "Draws": (draws, 1, 20), "Seed": (seed, 0, 2**31)}
-    numbers = []
-    for name, (value, least, most) in limits.items():
-        if not isinstance(value, (int, float)) or not least <= value <= most or value != int(value):
-            raise ValueError(f"{name} is {value}; allowed are whole numbers from {least} to {most}.")
-        numbers.append(int(value))
+    numbers = [whole_number(name, *limit) for name, limit in limits.items()]
     return Settings(k=numbers[0], num_hyperplanes=numbers[1] or None, draws=numbers[2], seed=numbers[3])
 
 
@@ -143,27 +115,22 @@ def build_app(metric: str = "lsh_precision_recall") -> gradio.Blocks:
     """The app, not started yet.
 
     Args:
-        metric: Name in ``METRICS``: the metric whose Space this is; it gives the title.
+        metric: Name in ``TITLES``: the metric whose Space this is; it gives the title and comes first.
 
     Raises:
         ImportError: gradio is missing.
         ValueError: Unknown metric.
     """
-    lookup(METRICS, metric, "metric")
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
-    try:
-        import gradio as gr
-    except ImportError as error:
-        raise ImportError('The app needs gradio: pip install "hf_ganzip[space]".') from error
-    title = f"{_TITLES.get(metric, metric.replace('_', ' '))} of generated images"
-    with gr.Blocks(title=title, analytics_enabled=False, fill_width=True, delete_cache=(600, 600)) as app:
+    title = f"{lookup(TITLES, metric, 'metric')} of generated images"
+    gr = import_gradio()
+    with new_page(title) as app:
         gr.Markdown(_INTRO.format(title=title))
         with gr.Tabs():
             with gr.Tab("Measure"):
                 _build_measure(gr, metric)
             with gr.Tab("How it works"):
                 _build_regions(gr)
-    return app.queue(default_concurrency_limit=1, max_size=16)
+    return queued(app)
 
 
 def _build_measure(gr: Any, metric: str) -> None:
@@ -224,7 +191,7 @@ def launch(metric: str = "lsh_precision_recall", **options: Any) -> None:
     """Build the app and serve it until it is stopped.
 
     Args:
-        metric: Name in ``METRICS``.
+        metric: Name in ``TITLES``.
         options: Of gradio's ``launch``, for instance ``server_port``.
 
     Raises:
@@ -232,17 +199,3 @@ def launch(metric: str = "lsh_precision_recall", **options: Any) -> None:
         ValueError: Unknown metric.
     """
     serve(build_app(metric), **options)
-
-
-def serve(app: gradio.Blocks, **options: Any) -> None:
-    """Serve a page in the style of our Spaces, which fetches nothing from elsewhere, until it is stopped.
-
-    Args:
-        app: Built page.
-        options: Of gradio's ``launch``, for instance ``server_port``.
-    """
-    import gradio as gr
-
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none from the net
-    ours = {"theme": gr.themes.Soft(primary_hue="indigo", **fonts), "css": _CSS, "max_file_size": LIMITS.file_bytes}
-    app.launch(**ours | {"share": False, "ssr_mode": False, "footer_links": [], "show_error": False} | options)

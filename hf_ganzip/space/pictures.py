@@ -123,8 +123,9 @@ def region_figure(k: int = 1, num_hyperplanes: int = 5, seed: int = 2) -> tuple[
             one_region = tuple(np.zeros(len(side), int) for side in side_keys)
             used = one_region if pair == "knn" else side_keys
             counts, radii = covered_points(reference, evaluated, used, None if pair == "lsh" else k)
+            if pair == "lsh":
+                _draw_regions(axes, planes, side_keys[0], colour)
             if pair != "knn":
-                _draw_regions(axes, planes, side_keys[0] if pair == "lsh" else None, colour)
                 _draw_lines(axes, planes)
             _draw_balls(axes, reference, radii, colour, None if pair == "knn" else planes)
             marks = ("o", "s") if kind == "precision" else ("s", "o")
@@ -175,7 +176,7 @@ def _draw_regions(
     if filled is not None:
         inside = np.where(np.isin(keys, filled), 1.0, np.nan)
         axes.imshow(inside, extent=extent, origin="lower", cmap=ListedColormap([colour]), alpha=0.22, zorder=0)
-    elif colour == "0.5":
+    else:
         _, numbers = np.unique(keys, return_inverse=True)
         axes.imshow(
             numbers.reshape(400, 400),

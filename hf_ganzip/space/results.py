@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..metrics import density_coverage, frechet_distance, knn_precision_recall, lsh_precision_recall
+from .page import cell
 
 
 PAIRS = {"lsh": "LSH", "lsh_knn": "LSH+KNN", "knn": "KNN"}
@@ -45,7 +46,7 @@ def compare(real: np.ndarray, generated: np.ndarray, settings: Settings) -> dict
     result = lsh_precision_recall(**sides, k=settings.k, **options)
     exact = knn_precision_recall(**sides, k=settings.k)
     result |= {f"knn_{name}": value for name, value in exact.items()} | density_coverage(**sides, k=settings.k)
-    distance = frechet_distance(**sides, allow_singular=True) if 1 < result["dim"] <= _FRECHET_DIM else {}
+    distance = frechet_distance(**sides, allow_singular=True) if result["dim"] <= _FRECHET_DIM else {}
     return result | {"frechet_distance": distance.get("frechet_distance")}
 
 
@@ -103,8 +104,7 @@ def results_table(result: Mapping[str, Any], metric: str = "lsh_precision_recall
 
 def _cell(result: Mapping[str, Any], name: str) -> str:
     spread = f" <small>&plusmn; {result[f'{name}_std']:.3f}</small>" if f"{name}_std" in result else ""
-    bar = f'<span class="bar" aria-hidden="true"><i style="width:{100 * result[name]:.1f}%"></i></span>'
-    return f'<td><b data-metric="{name}">{_number(result[name])}</b>{spread}{bar}</td>'
+    return cell(name, _number(result[name]), result[name], note=spread)
 
 
 def _number(value: float | None) -> str:

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from ..training.data import pil_to_array
+from ..images import pil_to_array
 
 
 @dataclass(frozen=True)

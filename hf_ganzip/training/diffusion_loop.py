@@ -19,9 +19,9 @@ from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from ..images import to_model_range, to_uint8
 from ..plotting import save_image_grid
 from ..seeding import derive_seed
-from .data import to_model_range, to_uint8
 from .run import RunConfig, TrainingRun, update_ema_
 
 
@@ -31,7 +31,7 @@ _GRID_STEPS = 50  # of DDIM
 
 @dataclasses.dataclass(frozen=True)
 class DiffusionTrainingConfig(RunConfig):
-    """Options of :func:`train_diffusion`; images are counted over all processes.
+    """Options of :func:`train_diffusion`.
 
     Defaults are those of Diff-Pruning and Singular Value Scaling.
     """
@@ -95,7 +95,9 @@ def train_diffusion(
         validate: Averaged network -> figures for the log, every ``validation_steps``.
 
     Raises:
-        ValueError: Images do not fit the network, or a distillation weight without a teacher.
+        ValueError: Images do not fit the network or fill no step, or a distillation weight without a teacher.
+        FileExistsError: ``config.output_dir`` holds a run that is not continued.
+        SystemExit: A signal stopped the run; there is a checkpoint.
         FloatingPointError: The loss is not finite; the last checkpoint is kept.
     """
     return _Training(unet, dataset, config, accelerator, teacher, validate).run()
@@ -134,39 +136,21 @@ class _Training:
 
     def run(self) -> nn.Module:
         self.progress.resume()
-        steps_per_epoch = len(self.loader) // self.accumulation
-        if not steps_per_epoch:
-            raise ValueError("train_diffusion: there are fewer images than one step takes.")
         with self.progress.running() as bar:
-            while not self.progress.finished:
-                epoch, start = divmod(self.progress.step, steps_per_epoch)
-                self.run_epoch(epoch, start * self.accumulation, steps_per_epoch * self.accumulation, bar)
+            for position, (images, labels) in self.progress.batches(self.loader, self.accumulation):
+                with self.accelerator.accumulate(self.unet):
+                    losses = self.train_step(to_model_range(images), labels, position % self.accumulation)
+                if self.accelerator.sync_gradients:
+                    self.progress.step += 1
+                    self.update_average()
+                    self.progress.after_step(losses, bar, self.save_grid, self.validate, self.average)
         return self.average
 
-    def run_epoch(self, epoch: int, skip: int, micro_steps: int, bar) -> None:
-        self.loader.set_epoch(epoch)
-        loader = self.accelerator.skip_first_batches(self.loader, skip) if skip else self.loader
-        for position, (images, labels) in enumerate(loader, start=skip):
-            if position >= micro_steps:
-                break
-            with self.accelerator.accumulate(self.unet):
-                losses = self.train_step(to_model_range(images), labels, position % self.accumulation)
-            if not self.accelerator.sync_gradients:
-                continue
-            self.progress.check_finite(losses)
-            self.progress.step += 1
-            step = self.progress.step
-            decay = self.config.ema_decay
-            if self.config.ema_rampup:
-                decay = min(decay, (1 + step) / (10 + step))
-            update_ema_(self.average, self.accelerator.unwrap_model(self.unet), decay)
-            if step % self.config.validation_steps == 0 and self.accelerator.is_main_process:
-                self.save_grid(self.progress.output / "samples" / f"step-{step:07d}.png")
-                if self.validate is not None:
-                    self.progress.log_figures(self.validate(self.average))
-            self.progress.advance(losses, bar)
-            if self.progress.finished:
-                return
+    def update_average(self) -> None:
+        step, decay = self.progress.step, self.config.ema_decay
+        if self.config.ema_rampup:
+            decay = min(decay, (1 + step) / (10 + step))
+        update_ema_(self.average, self.accelerator.unwrap_model(self.unet), decay)
 
     def train_step(self, images: Tensor, labels: Tensor, micro: int) -> dict[str, Tensor]:
         config, accelerator = self.config, self.accelerator
@@ -183,7 +167,7 @@ class _Training:
         signal = self.signal[timesteps][:, None, None, None]
         state = signal.sqrt() * images + (1 - signal).sqrt() * noise
         kwargs = {"class_labels": labels} if self.conditional else {}
-        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16"):
+        with self.progress.autocast():
             predicted = self.unet(state, timesteps, return_dict=False, **kwargs)[0].float()
             if config.distillation_weight:
                 with torch.no_grad():
@@ -194,6 +178,8 @@ class _Training:
             distilled = _squared_error(taught, predicted)
             losses["distillation"] = distilled.detach()
             loss = config.distillation_weight * distilled + (1 - config.distillation_weight) * loss
+        losses["loss"] = loss.detach()
+        self.progress.check_finite(losses)
         accelerator.backward(loss)
         if accelerator.sync_gradients:
             accelerator.clip_grad_norm_(self.unet.parameters(), config.max_grad_norm)
@@ -201,7 +187,7 @@ class _Training:
                 group["lr"] = config.learning_rate * self.schedule()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return losses | {"loss": loss.detach()}
+        return losses
 
     def schedule(self) -> float:
         """Factor of the learning rate."""
@@ -223,7 +209,6 @@ class _Training:
         for timestep in scheduler.timesteps:
             predicted = self.average(state, timestep, return_dict=False, **kwargs)[0]
             state = scheduler.step(predicted, timestep, state).prev_sample
-        path.parent.mkdir(parents=True, exist_ok=True)
         save_image_grid(to_uint8(state), path, columns=10)
 
 

@@ -3,182 +3,40 @@
 
 One step makes four phases, as the published code does: the generator's loss, every few steps its path length, the discriminator's loss, every few steps
 R1. All random numbers of a step are drawn for the whole step from (seed, step), and every process and micro-batch takes its part: the number of
-processes and of accumulated micro-batches does not change what is learned.
+processes and of accumulated micro-batches does not change what is learned, as long as micro-batches are even (path lengths take half of each).
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from ..images import to_model_range, to_uint8
 from ..plotting import save_image_grid
 from ..quantization.folding import remove_parametrization_
-from ..refine.refine import RefineConfig, scale_weights_, selection
-from ..seeding import derive_seed, sample_generators
-from .data import to_model_range, to_uint8
-from .distillation import (
-    latent_directions,
-    path_lengths,
-    random_shifts,
-    relation_loss,
-    rgb_distance,
-    sanitize_gradients_,
+from ..refine.refine import RefineConfig, scale_weights_
+from .augment import AdaptiveAugment
+from .distillation import latent_directions, relation_loss, rgb_distance, sanitize_gradients_
+from .distillation_config import DistillationConfig
+from .distilled_networks import (
+    Tapped,
+    add_spectral_norms_,
+    published_layers,
+    student_layers,
+    without_spectral_norms,
 )
+from .feature_quantizer import FeatureQuantizer
 from .gan_loop import lazy_adam
 from .losses import LOSSES, r1_penalty
-from .run import RunConfig, TrainingRun, update_ema_
-
-
-PRESETS: dict[str, dict[str, Any]] = {  # values of the published runs; durations in images / batch
-    "svs-stylegan2-base": {
-        "train_batch_size": 32,
-        "relation_batch": 4,
-        "learning_rate": 2e-3,
-        "discr_learning_rate": 2e-3,
-        "r1_gamma": 10.0,
-        "ema_images": 10_000.0,
-        "max_train_steps": 468_750,
-    },
-    "svs-stylegan2-small": {
-        "train_batch_size": 64,
-        "relation_batch": 8,
-        "learning_rate": 2.5e-3,
-        "discr_learning_rate": 2.5e-3,
-        "r1_gamma": 1.0,
-        "ema_images": 20_000.0,
-        "max_train_steps": 390_625,
-    },
-    "svs-stylegan3-t": {
-        "train_batch_size": 16,
-        "relation_batch": 4,
-        "learning_rate": 2.5e-3,
-        "discr_learning_rate": 2e-3,
-        "r1_gamma": 10.0,
-        "path_every": 0,
-        "mixing_probability": 0.0,
-        "ema_images": 5_000.0,
-        "ema_rampup": 0.05,
-        "random_flip": False,
-        "ada_target": 0.6,
-        "max_train_steps": 625_000,
-    },
-    "dcp-stylegan2": {
-        "train_batch_size": 16,
-        "relation_batch": 4,
-        "learning_rate": 2e-3,
-        "discr_learning_rate": 2e-3,
-        "r1_gamma": 10.0,
-        "ema_images": 5_000.0,
-        "max_train_steps": 450_001,
-    },
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class DistillationConfig(RunConfig):
-    """Options of :func:`train_distilled`; images are counted over all processes. Defaults are those of "svs-stylegan2-base"."""
-
-    max_train_steps: int = 468_750
-    accumulation: int = 1  # micro-batches per optimizer step
-    learning_rate: float = 2e-3
-    discr_learning_rate: float = 2e-3
-    adversarial_weight: float = 1.0
-    rgb_weight: float = 3.0
-    perceptual_weight: float = 3.0  # needs a perceptual distance
-    relation_weight: float = 30.0  # of L_LD; not in the paper's list
-    relation_batch: int | None = 4  # samples that are compared with each other
-    relation_kind: str = "kl"
-    relation_layers: tuple[str, ...] | None = None  # layers whose outputs are compared; None: as published
-    direction_groups: tuple[tuple[str, ...], ...] | None = None  # layers that give directions; None: as published
-    shift_strength: float = 5.0
-    mixing_probability: float = 0.9  # of styles from two latents
-    r1_gamma: float = 10.0
-    r1_every: int = 16
-    path_weight: float = 2.0
-    path_every: int = 4  # 0 turns path length off
-    path_decay: float = 0.01
-    ema_images: float = 10_000.0  # half-life of the averaged generator, in images
-    ema_rampup: float | None = None  # half-life is at most this share of the images seen
-    random_flip: bool = True  # of the real images
-    ada_target: float | None = None  # adaptive discriminator augmentation; None: none
-    spectral_norm: bool = False  # ablation: weights of the student divided by their norms during training
-    svs_every: int = 0  # ablation: steps between singular value scalings in the first half of the training; 0: none
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.relation_batch is not None and self.train_batch_size % self.relation_batch:
-            raise ValueError(
-                f"train_batch_size is {self.train_batch_size}; allowed are multiples of relation_batch {self.relation_batch}."
-            )
-
-
-def published_layers(generator: nn.Module) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """Layers whose outputs L_LD compares, and groups of layers whose styles give its directions, as in the published scripts.
-
-    StyleGAN2: outputs at 16 to 128 pixels, styles of the blocks of 8 to 128; networks of at most 64 pixels: from 8 on. StyleGAN3: every
-    second of the layers before the last four, as L2, L4, L6 and L9 of 256 pixels.
-    """
-    if hasattr(generator.synthesis, "block_resolutions"):
-        sizes = [size for size in generator.synthesis.block_resolutions if 8 <= size <= 128]
-        least = 16 if max(sizes) > 64 else 8
-        groups = tuple((f"synthesis.b{size}.conv0", f"synthesis.b{size}.conv1") for size in sizes)
-        return tuple(f"synthesis.b{size}.conv1" for size in sizes if size >= least), groups
-    names = [f"synthesis.{name}" for name in generator.synthesis.layer_names[:-1]]
-    chosen = tuple(names[round(share * (len(names) - 1))] for share in (2 / 13, 4 / 13, 6 / 13, 9 / 13))
-    return chosen, tuple((name,) for name in chosen)
-
-
-class Tapped(nn.Module):
-    """A generator whose forward does what one phase of the training needs, so that it can be wrapped for many processes."""
-
-    def __init__(self, generator: nn.Module, layers: Sequence[str]):
-        super().__init__()
-        self.generator = generator
-        self.layers = tuple(layers)
-
-    def styles(self, draw: Mapping[str, Any]) -> Tensor:
-        """(B, L, w_dim); from the crossover layer on of a second latent."""
-        ws = self.generator.mapping(draw["z"], draw["labels"])
-        if draw["mixed"].any():
-            other = self.generator.mapping(draw["z2"], draw["labels"])
-            after = torch.arange(ws.shape[1], device=ws.device)[None, :] >= draw["crossover"][:, None]
-            ws = torch.where((after & draw["mixed"][:, None])[:, :, None], other, ws)
-        return ws
-
-    def forward(self, draw: Mapping[str, Any], part: str = "images") -> tuple[Tensor, list[Tensor] | Tensor]:
-        """Images (B, C, H, W), and the features of shifted pairs (``part="relations"``) or path lengths (``"lengths"``)."""
-        ws, noise = self.styles(draw), draw["noise"]
-        if part == "lengths":
-            images = self._synthesize(ws, noise)
-            return images, path_lengths(images, ws, draw["directions_of_images"].to(images))
-        if part == "images" or not self.layers:
-            return self._synthesize(ws, noise), []
-        features: list[Tensor] = []
-        hooks = [
-            self.generator.get_submodule(name).register_forward_hook(
-                lambda module, args, output: features.append(output)
-            )
-            for name in self.layers
-        ]
-        try:
-            images = self._synthesize(torch.cat([ws, ws + draw["shift"][:, None]]), [*noise, *draw["noise2"]])
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return images[: len(ws)], features
-
-    def _synthesize(self, ws: Tensor, noise: Sequence[torch.Generator]) -> Tensor:
-        if "noise_mode" in self.generator.synthesize.__code__.co_varnames:
-            return self.generator.synthesize(ws, noise_mode="random", generator=list(noise))
-        return self.generator.synthesize(ws)
+from .run import TrainingRun, update_ema_
+from .step_draws import StepDraws
 
 
 def train_distilled(
@@ -201,13 +59,16 @@ def train_distilled(
         discriminator: ``discriminator(images, class_labels)`` with ``.logits``.
         dataset: (image uint8 (C, H, W), label int64) pairs.
         config: Options.
-        accelerator: With ``mixed_precision="no"`` and no gradient accumulation of its own.
+        accelerator: With ``mixed_precision="no"`` and no gradient accumulation of its own; the loop applies those of the config.
         perceptual: Distance (images, images) -> (B,) or scalar, for example an LPIPS module; float32.
         mask: Teacher images -> (B, 1, H, W): where both images are compared.
         validate: Averaged generator -> figures for the log, every ``validation_steps``.
 
     Raises:
-        ValueError: The networks or the images do not fit, or a perceptual weight without a distance.
+        ValueError: The networks, the images or the accelerator do not fit, a perceptual weight without a distance, or a discriminator with feature
+            quantizers.
+        FileExistsError: ``config.output_dir`` holds a run that is not continued.
+        SystemExit: A signal stopped the run; there is a checkpoint.
         FloatingPointError: A loss is not finite; the last checkpoint is kept.
 
     Source:
@@ -220,14 +81,12 @@ class _Training:
     def __init__(self, student, teacher, discriminator, dataset, config, accelerator, perceptual, mask, validate):
         self.config, self.accelerator, self.validate = config, accelerator, validate
         self.perceptual, self.mask = perceptual, mask
-        self._check(student, teacher, dataset)
+        self._check(student, teacher, discriminator, dataset)
         device = accelerator.device
         self.conditional = student.config.num_classes > 0
         layers, groups = published_layers(teacher)
-        layers = layers if config.relation_layers is None else config.relation_layers
-        groups = groups if config.direction_groups is None else config.direction_groups
-        self.directions = latent_directions(teacher, groups).to(device)
-        names = self._student_names(student, teacher, layers)
+        directions = latent_directions(teacher, groups).to(device)
+        names = student_layers(student, teacher, layers)
         if config.spectral_norm:
             add_spectral_norms_(student)
         self.average = copy.deepcopy(student).eval().requires_grad_(False).to(device)
@@ -243,26 +102,36 @@ class _Training:
         self.student, self.discriminator, self.optimizer_g, self.optimizer_d, self.loader = accelerator.prepare(
             tapped, discriminator.train(), *optimizers, loader
         )
-        self.parts = accelerator.num_processes * config.accumulation
+        self.draws = StepDraws(
+            seed=config.seed,
+            batch=self.batch,
+            micro_batches=config.gradient_accumulation_steps,
+            processes=accelerator.num_processes,
+            process=accelerator.process_index,
+            device=device,
+            z_dim=teacher.config.z_dim,
+            num_ws=teacher.num_ws,
+            num_classes=teacher.config.num_classes,
+            mixing_probability=config.mixing_probability,
+            directions=directions,
+        )
+        self.images_per_step = self.batch * self.draws.parts
         self.state = PhaseState()
-        self.augment = None
-        if config.ada_target is not None:
-            from .augment import AdaptiveAugment
-
-            self.augment = AdaptiveAugment(config.ada_target)
+        self.augment = None if config.ada_target is None else AdaptiveAugment(config.ada_target)
+        if self.augment is not None:
             accelerator.register_for_checkpointing(self.augment)
         self.progress = TrainingRun(
             accelerator,
             config,
-            self.batch * self.parts,
+            self.images_per_step,
             lambda folder: without_spectral_norms(self.average).save_pretrained(folder / "generator_ema"),
+            accumulates=False,
         )
         accelerator.register_for_checkpointing(self.average, self.progress, self.state)
         labels = dataset.tensors[1].unique()[:10]
         self.grid_labels = labels.repeat_interleave(10) if self.conditional else torch.zeros(100, dtype=torch.int64)
-        self.num_classes = student.config.num_classes
 
-    def _check(self, student: nn.Module, teacher: nn.Module, dataset: TensorDataset) -> None:
+    def _check(self, student: nn.Module, teacher: nn.Module, discriminator: nn.Module, dataset: TensorDataset) -> None:
         for name in ("z_dim", "w_dim", "resolution", "image_channels", "num_classes"):
             if student.config[name] != teacher.config[name]:
                 raise ValueError(
@@ -275,60 +144,21 @@ class _Training:
             )
         if self.config.perceptual_weight and self.perceptual is None:
             raise ValueError("train_distilled: perceptual_weight needs a perceptual distance, or 0.")
-
-    @staticmethod
-    def _student_names(student: nn.Module, teacher: nn.Module, layers: Sequence[str]) -> list[str]:
-        """StyleGAN3's names hold widths: the student's layers at the same places."""
-        if not hasattr(student.synthesis, "layer_names"):
-            return list(layers)
-        places = {f"synthesis.{name}": i for i, name in enumerate(teacher.synthesis.layer_names)}
-        return [f"synthesis.{student.synthesis.layer_names[places[name]]}" for name in layers]
-
-    # -- random numbers -----------------------------------------------------------------------------------------------
-
-    def draws(self, phase: int, micro: int) -> dict[str, Any]:
-        """This process's part of the step's random numbers, for one phase and micro-batch."""
-        config, device = self.config, self.accelerator.device
-        total = self.batch * self.parts
-        random = torch.Generator().manual_seed(derive_seed(config.seed, self.progress.step, phase))
-        z_dim, num_ws = self.teacher.generator.config.z_dim, self.teacher.generator.num_ws
-        whole = {
-            "z": torch.randn(total, z_dim, generator=random),
-            "z2": torch.randn(total, z_dim, generator=random),
-            "mixed": torch.rand(total, generator=random) < config.mixing_probability,
-            "crossover": torch.randint(1, max(num_ws, 2), (total,), generator=random),
-            "choices": torch.randint(len(self.directions), (total,), generator=random),
-            "normals": torch.randn(total, generator=random),
-            "labels": torch.randint(max(self.num_classes, 1), (total,), generator=random),
-        }
-        start = (micro * self.accelerator.num_processes + self.accelerator.process_index) * self.batch
-        part = {name: value[start : start + self.batch].to(device) for name, value in whole.items()}
-        if not self.conditional:
-            part["labels"] = None
-        shift = random_shifts(self.directions, part["normals"], part["choices"], config.shift_strength)
-        base = derive_seed(config.seed, self.progress.step, phase, 1)
-        for name, offset in (
-            ("noise", 0),
-            ("noise2", total),
-            ("teacher_noise", 2 * total),
-            ("teacher_noise2", 3 * total),
-        ):
-            part[name] = sample_generators(base, self.batch, start + offset, device)
-        return part | {"shift": shift}
-
-    def autocast(self, enabled: bool = True):
-        enabled = enabled and self.config.mixed_precision == "bf16"
-        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=enabled)
+        if any(isinstance(module, FeatureQuantizer) for module in discriminator.modules()):
+            raise ValueError(
+                "train_distilled: the discriminator has feature quantizers, whose loss this loop does not use; "
+                "remove_feature_quantizers first."
+            )
 
     # -- phases -------------------------------------------------------------------------------------------------------
 
     def accumulate(self, network: nn.Module, optimizer, compute: Callable[[int], tuple[Tensor, dict]]) -> dict:
         """One optimizer step on the mean loss of the micro-batches."""
         found: dict[str, Tensor] = {}
-        count = self.config.accumulation
+        count = self.config.gradient_accumulation_steps
         for micro in range(count):
             last = micro == count - 1
-            context = self.accelerator.no_sync(network) if not last else torch.enable_grad()
+            context = self.accelerator.no_sync(network) if not last else contextlib.nullcontext()
             with context:
                 loss, terms = compute(micro)
                 self.accelerator.backward(loss / count)
@@ -341,9 +171,9 @@ class _Training:
         return found
 
     def generator_loss(self, micro: int) -> tuple[Tensor, dict]:
-        config, draw = self.config, self.draws(0, micro)
+        config, draw = self.config, self.draws(self.progress.step, 0, micro)
         part = "relations" if config.relation_weight else "images"
-        with self.autocast():
+        with self.progress.autocast():
             images, features = self.student(draw, part)
             with torch.no_grad():
                 taught = {**draw, "noise": draw["teacher_noise"], "noise2": draw["teacher_noise2"]}
@@ -361,17 +191,14 @@ class _Training:
             terms["perceptual"] = self.perceptual(*pair).mean()
             loss = loss + config.perceptual_weight * terms["perceptual"]
         if config.relation_weight:
-            terms["relation"] = relation_loss(
-                features, target_features, relation_batch=config.relation_batch, kind=config.relation_kind
-            )
+            terms["relation"] = relation_loss(features, target_features, relation_batch=config.relation_batch)
             loss = loss + config.relation_weight * terms["relation"]
         return loss, terms
 
     def path_loss(self, micro: int) -> tuple[Tensor, dict]:
-        """Lazily regularized: the first half of the batch, times ``path_every``."""
-        config, draw = self.config, self.draws(1, micro)
-        half = max(1, self.batch // 2)
-        draw = {name: value[:half] if value is not None else None for name, value in draw.items()}
+        """Lazily regularized: half as many images as the batch has, times ``path_every``."""
+        config = self.config
+        draw = self.draws(self.progress.step, 1, micro, batch=max(1, self.batch // 2))
         size, channels = self.average.config.resolution, self.average.config.image_channels
         draw["directions_of_images"] = torch.cat(
             [
@@ -387,8 +214,8 @@ class _Training:
         return loss + _nothing(images), {"path": penalty}
 
     def discriminator_loss(self, real: Tensor, labels: Tensor | None, micro: int) -> tuple[Tensor, dict]:
-        draw = self.draws(2, micro)
-        with self.autocast():
+        draw = self.draws(self.progress.step, 2, micro)
+        with self.progress.autocast():
             with torch.no_grad():
                 images, _ = self.student(draw)
             generated = self.discriminator(self.augmented(images, 1, micro), draw["labels"]).logits
@@ -405,11 +232,7 @@ class _Training:
         return loss + _nothing(logits), {"r1": penalty}
 
     def augmented(self, images: Tensor, use: int, micro: int) -> Tensor:
-        if self.augment is None:
-            return images
-        start = (micro * self.accelerator.num_processes + self.accelerator.process_index) * self.batch
-        seed = derive_seed(self.config.seed, self.progress.step, 10 + use)
-        return self.augment(images, torch.Generator().manual_seed(seed), start, self.batch * self.parts)
+        return self.draws.augmented(self.augment, images, self.progress.step, use, micro)
 
     def step(self, batches: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         config, now = self.config, self.progress.step
@@ -417,9 +240,7 @@ class _Training:
         for micro, (images, labels) in enumerate(batches):
             images = to_model_range(images)
             if config.random_flip:
-                start = (micro * self.accelerator.num_processes + self.accelerator.process_index) * self.batch
-                random = torch.Generator().manual_seed(derive_seed(config.seed, now, 3))
-                flips = torch.rand(self.batch * self.parts, generator=random)[start : start + self.batch] < 0.5
+                flips = self.draws.flips(now, micro)
                 images = torch.where(flips.to(images.device)[:, None, None, None], images.flip(3), images)
             real.append((images, labels if self.conditional else None))
         self.discriminator.requires_grad_(False)
@@ -438,7 +259,7 @@ class _Training:
         signs = torch.tensor(self.state.take_signs(), device=self.accelerator.device)
         sign = self.accelerator.reduce(signs.mean(), "mean")
         if self.augment is not None:
-            self.augment.update(float(sign), self.batch * self.parts)
+            self.augment.update(float(sign), self.images_per_step)
             losses["augment"] = torch.tensor(self.augment.probability)
         return losses | {"real": sign}
 
@@ -446,25 +267,13 @@ class _Training:
 
     def run(self) -> nn.Module:
         self.progress.resume()
-        count = self.config.accumulation
-        steps_per_epoch = len(self.loader) // count
-        if not steps_per_epoch:
-            raise ValueError("train_distilled: there are fewer images than one step takes.")
+        count, batches = self.config.gradient_accumulation_steps, []
         with self.progress.running() as bar:
-            while not self.progress.finished:
-                epoch, start = divmod(self.progress.step, steps_per_epoch)
-                self.loader.set_epoch(epoch)
-                skip = start * count
-                loader = self.accelerator.skip_first_batches(self.loader, skip) if skip else self.loader
-                batches: list[tuple[Tensor, Tensor]] = []
-                for batch in loader:
-                    batches.append(batch)
-                    if len(batches) == count:
-                        self.advance(self.step(batches), bar)
-                        batches = []
-                        start += 1
-                    if self.progress.finished or start == steps_per_epoch:
-                        break
+            for _, batch in self.progress.batches(self.loader, count):
+                batches.append(batch)
+                if len(batches) == count:
+                    self.advance(self.step(batches), bar)
+                    batches = []
         for module in self.accelerator.unwrap_model(self.student).modules():
             remove_parametrization_(module)
         return without_spectral_norms(self.average)
@@ -479,12 +288,7 @@ class _Training:
             half_life = min(half_life, progress.images * config.ema_rampup)
         decay = 0.5 ** (progress.images_per_step / max(half_life, 1e-8))
         update_ema_(self.average, self.accelerator.unwrap_model(self.student).generator, decay)
-        due = progress.step % config.validation_steps == 0 or progress.step == config.max_train_steps
-        if due and self.accelerator.is_main_process:
-            self.save_grid(progress.output / "samples" / f"step-{progress.step:07d}.png")
-            if self.validate is not None:
-                progress.log_figures(self.validate(self.average))
-        progress.advance(losses, bar)
+        progress.after_step(losses, bar, self.save_grid, self.validate, self.average)
 
     @torch.no_grad()
     def save_grid(self, path: Path) -> None:
@@ -492,32 +296,12 @@ class _Training:
         random = torch.Generator().manual_seed(self.config.seed)
         z = self.average.draw_latents(len(self.grid_labels), random).to(self.accelerator.device)
         labels = self.grid_labels.to(self.accelerator.device) if self.conditional else None
-        path.parent.mkdir(parents=True, exist_ok=True)
         save_image_grid(to_uint8(self.average(z, labels, noise_mode="const").sample), path, columns=10)
 
 
 def _nothing(output: Tensor) -> Tensor:
     """Zero that depends on every parameter: processes wait for the gradients of all, also of biases that a penalty does not move."""
     return 0 * output.float().sum()
-
-
-def add_spectral_norms_(student: nn.Module) -> None:
-    """Divide every weight that Singular Value Scaling selects by its largest singular value, one power iteration a step."""
-    for name in selection(student, RefineConfig())[0]:
-        owner, _, leaf = name.rpartition(".")
-        module = student.get_submodule(owner)
-        if module._parameters[leaf].ndim >= 2:
-            nn.utils.parametrizations.spectral_norm(module, leaf)
-
-
-def without_spectral_norms(model: nn.Module) -> nn.Module:
-    """The model, or a copy with divided weights where it has norms."""
-    if not any(nn.utils.parametrize.is_parametrized(module) for module in model.modules()):
-        return model
-    model = copy.deepcopy(model)
-    for module in model.modules():
-        remove_parametrization_(module)
-    return model
 
 
 class PhaseState:

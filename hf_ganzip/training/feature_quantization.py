@@ -3,23 +3,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
+from .codebook import Collected, running_perplexity
 from .feature_quantizer import FeatureQuantizer
 
 
 _CONTAINER = "codebooks"
+_COLLECTED = tuple(field.name for field in fields(Collected))
 
 
 @dataclass(frozen=True)
 class FQConfig:
-    """Options of one :class:`.FeatureQuantizer`; None: those of the preset. ``dim`` None: found in the first forward pass's place.
+    """Options of one :class:`.FeatureQuantizer`; None: those of the preset.
 
     Args:
         num_codes: K.
@@ -128,6 +132,71 @@ def remove_feature_quantizers(model: nn.Module) -> None:
                 del hooks[key]
     if hasattr(model, "register_to_config"):
         model.register_to_config(feature_quantizers=None)
+
+
+@contextlib.contextmanager
+def phase(model: nn.Module, name: str) -> Iterator[None]:
+    """Say what the forward passes of the context are for: "d", "g", or "frozen" (no codebook moves: R1, evaluation).
+
+    Raises:
+        ValueError: Another name.
+    """
+    if name not in ("d", "g", "frozen"):
+        raise ValueError(f"phase is {name!r}; allowed are d, g, frozen.")
+    quantizers = [module for module in model.modules() if isinstance(module, FeatureQuantizer)]
+    before = [quantizer.phase for quantizer in quantizers]
+    try:
+        for quantizer in quantizers:
+            quantizer.phase = name
+        yield
+    finally:
+        for quantizer, old in zip(quantizers, before):
+            quantizer.phase = old
+
+
+def update_codebooks_(model: nn.Module) -> None:
+    """Call :meth:`FeatureQuantizer.update_` of every quantizer with ``accumulate="step"``."""
+    for module in model.modules():
+        if isinstance(module, FeatureQuantizer) and module.accumulate == "step":
+            module.update_()
+
+
+@torch.no_grad()
+def effective_codes(model: nn.Module) -> Tensor:
+    """:func:`running_perplexity` as mean over the model's codebooks: a scalar for the log."""
+    found = [running_perplexity(m.cluster_size) for m in model.modules() if isinstance(m, FeatureQuantizer)]
+    return torch.stack(found).mean()
+
+
+class PendingStatistics:
+    """What the codebooks with ``accumulate="step"`` have collected since their last update, for the checkpoint of a training.
+
+    Statistics are summed over processes, and go to rank 0 when they are loaded: the next update adds up the same, for any number of processes. To be saved by
+    all processes at once.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.quantizers = [module for module in model.modules() if isinstance(module, FeatureQuantizer)]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """For the checkpoint."""
+        state: dict[str, Tensor] = {}
+        for index, quantizer in enumerate(self.quantizers):
+            if quantizer.pending is not None:
+                found = {name: value.clone() for name, value in vars(quantizer.pending).items()}
+                if quantizer.distributed:
+                    dist.all_reduce(found["statistics"])
+                state |= {f"{index}.{name}": value for name, value in found.items()}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """From the checkpoint."""
+        for index, quantizer in enumerate(self.quantizers):
+            found = {name: state[f"{index}.{name}"] for name in _COLLECTED if f"{index}.{name}" in state}
+            moved = {name: value.to(quantizer.embed.device) for name, value in found.items()}
+            if moved and quantizer.distributed and dist.get_rank():
+                moved["statistics"] = torch.zeros_like(moved["statistics"])
+            quantizer.pending = Collected(**moved) if moved else None
 
 
 class _Hook:

@@ -7,17 +7,15 @@ averages, identical on every process. A commitment loss pulls features towards t
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from ..registry import lookup
+from .codebook import MovingCodebook
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -49,7 +47,6 @@ _CHOICES = {
     "init_state": ("consistent", "official", "zero"),
     "accumulate": ("forward", "step"),
 }
-_STATE = ("embed", "embed_avg", "cluster_size")
 
 
 @dataclass(frozen=True)
@@ -71,13 +68,11 @@ class FeatureQuantizerOutput:
     codes_used: Tensor
 
 
-class FeatureQuantizer(nn.Module):
-    r"""Codebook e (K, C) for features h.
+class FeatureQuantizer(MovingCodebook):
+    """Nearest codes of features h, in a codebook (K, C) that follows them (:class:`.MovingCodebook`, equation 8 of the paper).
 
-    With n_k features assigned to code k, of sum s_k (summed over processes):
-    :math:`N_k \leftarrow \lambda N_k + (1 - \lambda) n_k`, :math:`m_k \leftarrow \lambda m_k + (1 - \lambda) s_k`,
-    :math:`e_k = m_k / \hat N_k` with Laplace-smoothed counts (paper, equation 8). Output: h, or the code of h with the gradient of h
-    (straight-through). Loss of a sample: weight times the mean of (code - h)^2 over channels and positions (equation 7).
+    Output: h, or the code of h with the gradient of h (straight-through). Loss of a sample: weight times the mean of (code - h)^2 over channels and
+    positions (equation 7).
 
     Args:
         dim: C, channels of the features.
@@ -92,12 +87,8 @@ class FeatureQuantizer(nn.Module):
         init: Codes at the start: "normal", "kaiming" (uniform, bound sqrt(6 / (K C))) or "data" (features of the first batch).
         init_state: Averages at the start: "consistent" (N = 1, m = e), "official" (N = 0, m = e) or "zero" (N = m = 0; codes that were
             never used stay where they are).
-        revive_below: Codes with N_k below it are moved to random features of the batch, with N_k = 1; 0 turns that off.
+        revive_below: Codes with N_k below it are moved to random features that the update has seen, with N_k = 1; 0 turns that off.
         accumulate: "forward": every forward updates; "step": statistics are collected until :func:`update_codebooks_`.
-        sync: Sum statistics over processes, when there are any.
-        process_group: Of the sum; None: all.
-        eps: Smoothing of the counts.
-        chunk: Entries of the distance matrix that are in memory at a time.
 
     Raises:
         ValueError: An option is not allowed.
@@ -108,6 +99,8 @@ class FeatureQuantizer(nn.Module):
         >>> found.output.shape, found.indices.shape, found.loss.shape
         (torch.Size([2, 8, 4, 4]), torch.Size([2, 4, 4]), torch.Size([2]))
     """
+
+    chunk = 2**20  # entries of the distance matrix that are in memory at a time
 
     def __init__(
         self,
@@ -125,12 +118,7 @@ class FeatureQuantizer(nn.Module):
         init_state: str | None = None,
         revive_below: float = 0.0,
         accumulate: str = "forward",
-        sync: bool = True,
-        process_group: Any = None,
-        eps: float = 1e-5,
-        chunk: int = 2**20,
     ):
-        super().__init__()
         given = {"decay": decay, "weight": weight, "feed": feed, "warmup_steps": warmup_steps}
         given |= {"anneal_steps": anneal_steps, "update_on": update_on, "init_state": init_state}
         options = lookup(PRESETS, preset, "preset") | {k: v for k, v in given.items() if v is not None}
@@ -146,32 +134,11 @@ class FeatureQuantizer(nn.Module):
             problems.append(f"decay is {options['decay']}; allowed is 0 to 1")
         if problems:
             raise ValueError(f"FeatureQuantizer: {'; '.join(problems)}.")
-        self.dim, self.num_codes, self.eps, self.chunk = dim, num_codes, eps, chunk
-        self.revive_below, self.sync, self.process_group = revive_below, sync, process_group
+        codebook = {name: options.pop(name) for name in ("decay", "init", "init_state", "accumulate")}
+        super().__init__(dim, num_codes, revive_below=revive_below, **codebook)
         for name, value in options.items():
             setattr(self, name, value)
-        bound = (6 / (num_codes * dim)) ** 0.5
-        embed = torch.randn(num_codes, dim)
-        if init == "kaiming":
-            embed = torch.rand(num_codes, dim) * 2 * bound - bound
-        self.register_buffer("embed", embed)
-        self.register_buffer("embed_avg", torch.zeros_like(embed) if self.init_state == "zero" else embed.clone())
-        self.register_buffer("cluster_size", torch.full((num_codes,), float(self.init_state == "consistent")))
-        self.register_buffer("num_updates", torch.zeros([], dtype=torch.int64))
-        self.register_buffer("num_nonfinite", torch.zeros([], dtype=torch.int64))
-        self.register_buffer("initted", torch.zeros([], dtype=torch.bool))
         self.phase = "d"
-        self._pending: Tensor | None = None
-
-    def _apply(self, fn, recurse=True):
-        """Move, but keep the averages in float32 when the model is cast."""
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for name, value in before.items():
-            moved = self._buffers[name]
-            if moved.dtype != value.dtype:
-                self._buffers[name] = value.to(moved.device)
-        return self
 
     def forward(self, h: Tensor) -> FeatureQuantizerOutput:
         """Quantize features.
@@ -215,7 +182,6 @@ class FeatureQuantizer(nn.Module):
             counts = torch.bincount(chosen, minlength=self.num_codes).float()
             if self.updating:
                 sums = torch.zeros_like(self.embed).index_add_(0, chosen, seen)
-                self.num_nonfinite += len(flat) - len(chosen)
                 self._collect(torch.cat([counts[:, None], sums], dim=1), seen)
         share = counts / counts.sum().clamp_min(1)
         perplexity = (-(share * (share + 1e-10).log()).sum()).exp()
@@ -237,13 +203,6 @@ class FeatureQuantizer(nn.Module):
         """Weight of the loss at this step."""
         return self.weight * min(1.0, int(self.num_updates) / self.anneal_steps) if self.anneal_steps else self.weight
 
-    @torch.no_grad()
-    def update_(self) -> None:
-        """Move the codebook by the collected statistics; for ``accumulate="step"``, once per optimizer step, on every process."""
-        statistics = self._pending if self._pending is not None else self.embed.new_zeros(self.num_codes, self.dim + 1)
-        self._pending = None
-        self._blend(statistics, None)
-
     def extra_repr(self) -> str:
         return f"{self.dim}, {self.num_codes}, feed={self.feed}, decay={self.decay}, weight={self.weight}"
 
@@ -264,141 +223,3 @@ class FeatureQuantizer(nn.Module):
         if not samples or not len(flat):
             return error.sum() * 0 + flat.new_zeros(samples)
         return error.unflatten(0, (samples, -1)).mean(dim=(1, 2)) * self.current_weight
-
-    @property
-    def _distributed(self) -> bool:
-        return (
-            self.sync and dist.is_available() and dist.is_initialized() and dist.get_world_size(self.process_group) > 1
-        )
-
-    @torch.no_grad()
-    def _initialize(self, flat: Tensor) -> None:
-        """At the first training forward: codes from the data where asked, and rank 0's state everywhere."""
-        if not self.training or bool(self.initted):
-            return
-        if self.init == "data" and len(flat):
-            chosen = torch.randint(len(flat), (self.num_codes,), device=flat.device)
-            self.embed.copy_(flat[chosen])
-            if self.init_state != "zero":
-                self.embed_avg.copy_(self.embed)
-        if self._distributed:
-            for name in _STATE:
-                self._broadcast(getattr(self, name))
-        self.initted.fill_(True)
-
-    def _broadcast(self, tensor: Tensor) -> None:
-        source = dist.get_global_rank(self.process_group, 0) if self.process_group is not None else 0
-        dist.broadcast(tensor, source, group=self.process_group)
-
-    @torch.no_grad()
-    def _collect(self, statistics: Tensor, flat: Tensor) -> None:
-        if self.accumulate == "step":
-            self._pending = statistics if self._pending is None else self._pending + statistics
-        else:
-            self._blend(statistics, flat)
-
-    def _blend(self, statistics: Tensor, flat: Tensor | None) -> None:
-        """Equation 8 with counts (K, 1) and sums (K, C) of all processes."""
-        if self._distributed:
-            dist.all_reduce(statistics, group=self.process_group)  # a sum: one message per update
-        counts, sums = statistics[:, 0], statistics[:, 1:]
-        if not float(counts.sum()):
-            return
-        self.cluster_size.lerp_(counts, 1 - self.decay)
-        self.embed_avg.lerp_(sums, 1 - self.decay)
-        total = self.cluster_size.sum()
-        smoothed = (self.cluster_size + self.eps) / (total + self.num_codes * self.eps) * total
-        found = self.embed_avg / smoothed[:, None]
-        if self.init_state == "zero":
-            found = torch.where(self.cluster_size[:, None] > 0, found, self.embed)
-        self.embed.copy_(found)
-        self.num_updates += 1
-        if self.revive_below > 0:
-            self._revive(flat)
-
-    def _revive(self, flat: Tensor | None) -> None:
-        """Move dead codes, the same on every process, to features of rank 0's batch (or to live codes without one)."""
-        dead = self.cluster_size < self.revive_below
-        if not bool(dead.any()):
-            return
-        pool = flat if flat is not None and len(flat) else self.embed[~dead]
-        pool = pool if len(pool) else self.embed
-        moved = pool[torch.randint(len(pool), (int(dead.sum()),), device=pool.device)].clone()
-        if self._distributed:
-            self._broadcast(moved)
-        self.embed[dead] = moved
-        self.embed_avg[dead] = moved
-        self.cluster_size[dead] = 1.0
-
-
-@contextlib.contextmanager
-def phase(model: nn.Module, name: str) -> Iterator[None]:
-    """Say what the forward passes of the context are for: "d", "g", or "frozen" (no codebook moves: R1, evaluation).
-
-    Raises:
-        ValueError: Another name.
-    """
-    if name not in ("d", "g", "frozen"):
-        raise ValueError(f"phase is {name!r}; allowed are d, g, frozen.")
-    quantizers = [module for module in model.modules() if isinstance(module, FeatureQuantizer)]
-    before = [quantizer.phase for quantizer in quantizers]
-    try:
-        for quantizer in quantizers:
-            quantizer.phase = name
-        yield
-    finally:
-        for quantizer, old in zip(quantizers, before):
-            quantizer.phase = old
-
-
-def update_codebooks_(model: nn.Module) -> None:
-    """Call :meth:`FeatureQuantizer.update_` of every quantizer with ``accumulate="step"``."""
-    for module in model.modules():
-        if isinstance(module, FeatureQuantizer) and module.accumulate == "step":
-            module.update_()
-
-
-def running_perplexity(counts: Tensor) -> Tensor:
-    """exp of the entropy of running counts (K,): 1 for one code in use, K for all alike."""
-    shares = counts.double() / counts.double().sum().clamp_min(1e-12)
-    return (-(shares * shares.clamp_min(1e-300).log()).sum()).exp()
-
-
-@torch.no_grad()
-def effective_codes(model: nn.Module) -> Tensor:
-    """:func:`running_perplexity` as mean over the model's codebooks: a scalar for the log."""
-    found = [running_perplexity(m.cluster_size) for m in model.modules() if isinstance(m, FeatureQuantizer)]
-    return torch.stack(found).mean()
-
-
-def from_official_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of one official layer (``embed`` and ``embed_avg`` are (C, K) there) as ours."""
-    found = {name: state[name] for name in _STATE}
-    found |= {name: state[name].T.contiguous() for name in ("embed", "embed_avg")}
-    return found | _counters(found["cluster_size"])
-
-
-def to_official_state(quantizer: FeatureQuantizer) -> dict[str, Tensor]:
-    """The inverse of :func:`from_official_state`."""
-    turned = {name: getattr(quantizer, name).T.contiguous() for name in ("embed", "embed_avg")}
-    return turned | {"cluster_size": quantizer.cluster_size.clone()}
-
-
-def from_vector_quantize_pytorch(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of ``vector_quantize_pytorch.VectorQuantize`` with one codebook as ours."""
-    found = {name: state[f"_codebook.{name}"].squeeze(0).clone() for name in _STATE}
-    return found | _counters(found["cluster_size"])
-
-
-def to_vector_quantize_pytorch(quantizer: FeatureQuantizer) -> dict[str, Tensor]:
-    """The inverse of :func:`from_vector_quantize_pytorch`."""
-    found = {f"_codebook.{name}": getattr(quantizer, name)[None].clone() for name in _STATE}
-    return found | {"_codebook.initted": torch.ones(1)}
-
-
-def _counters(like: Tensor) -> dict[str, Tensor]:
-    return {
-        "num_updates": torch.zeros([], dtype=torch.int64, device=like.device),
-        "num_nonfinite": torch.zeros([], dtype=torch.int64, device=like.device),
-        "initted": torch.ones([], dtype=torch.bool, device=like.device),
-    }

@@ -16,14 +16,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from tqdm.auto import tqdm
 
+from ..images import to_model_range, to_uint8
 from ..plotting import save_image_grid
 from ..registry import lookup
 from ..seeding import derive_seed
 from .augment import DIFF_AUGMENTATIONS, diff_augment
-from .data import to_model_range, to_uint8
-from .feature_quantizer import effective_codes, phase, update_codebooks_
+from .feature_quantization import PendingStatistics, effective_codes, phase, update_codebooks_
 from .losses import LOSSES, r1_penalty, twin_discriminator_loss, twin_generator_loss
 from .run import RunConfig, TrainingRun, update_ema_
 from .sampler import ClassGroupedBatchSampler
@@ -31,7 +30,7 @@ from .sampler import ClassGroupedBatchSampler
 
 @dataclasses.dataclass(frozen=True)
 class GANTrainingConfig(RunConfig):
-    """Options of :func:`train_gan`; images are counted over all processes."""
+    """Options of :func:`train_gan`."""
 
     learning_rate: float = 0.0025
     discr_learning_rate: float = 0.0025
@@ -75,13 +74,17 @@ def train_gan(
 
     Args:
         generator: ``generator(z, class_labels, generator=)`` with ``.sample``; its config has ``z_dim``, ``num_classes``.
-        discriminator: ``discriminator(images, class_labels)`` with ``.logits``.
+        discriminator: ``discriminator(images, class_labels)`` with what :class:`.DiscriminatorOutput` names: ``logits``, and
+            ``class_logits``, ``twin_logits``, ``quantization_loss`` or None.
         dataset: (image uint8 (C, H, W), label int64) pairs.
         config: Options.
         accelerator: With ``mixed_precision="no"``; the loop applies ``config.mixed_precision`` itself.
         validate: Averaged generator -> figures for the log, every ``validation_steps``.
 
     Raises:
+        ValueError: Images fill no step, or the accelerator or options do not fit each other.
+        FileExistsError: ``config.output_dir`` holds a run that is not continued.
+        SystemExit: A signal stopped the run; there is a checkpoint.
         FloatingPointError: A loss is not finite; the last checkpoint is kept.
     """
     return _Training(generator, discriminator, dataset, config, accelerator, validate).run()
@@ -124,15 +127,11 @@ class _Training:
             self.images_per_step,
             lambda folder: self.average.save_pretrained(folder / "generator_ema"),
         )
-        accelerator.register_for_checkpointing(self.average, self.progress)
+        accelerator.register_for_checkpointing(self.average, self.progress, PendingStatistics(discriminator))
         labels = dataset.tensors[1].unique()
         self.grid_labels = labels[:10].repeat_interleave(10)
 
     # -- one optimizer step -------------------------------------------------------------------------------------------
-
-    def autocast(self, enabled: bool = True):
-        enabled = enabled and self.config.mixed_precision == "bf16"
-        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=enabled)
 
     def random(self, micro_step: int) -> torch.Generator:
         seed = derive_seed(self.config.seed, micro_step, self.accelerator.process_index)
@@ -144,11 +143,11 @@ class _Training:
     def train_discriminator(self, real: Tensor, labels: Tensor | None, random: torch.Generator) -> dict[str, Tensor]:
         regularize = self.config.r1_every and self.progress.step % self.config.r1_every == 0
         self.discriminator.requires_grad_(True)
-        with self.autocast():
+        with self.progress.autocast():
             with torch.no_grad():
                 generated = self.generator(self.latents(len(real), random), labels, generator=random).sample
             of_generated = self.discriminator(diff_augment(generated, self.config.diffaugment, random), labels)
-        with self.autocast(enabled=not regularize):
+        with self.progress.autocast(enabled=not regularize):
             real = real.requires_grad_(bool(regularize))
             of_real = self.discriminator(diff_augment(real, self.config.diffaugment, random), labels)
         real_logits = of_real.logits
@@ -167,6 +166,7 @@ class _Training:
             penalty = r1_penalty(real_logits, real)
             losses["r1"] = penalty.detach()
             loss = loss + penalty * (self.config.r1_gamma * self.config.r1_every)
+        self.progress.check_finite(losses)
         self.accelerator.backward(loss)
         if self.accelerator.sync_gradients:
             update_codebooks_(self.discriminator)
@@ -176,7 +176,7 @@ class _Training:
 
     def train_generator(self, labels: Tensor | None, batch: int, random: torch.Generator) -> dict[str, Tensor]:
         self.discriminator.requires_grad_(False)
-        with self.autocast(), phase(self.discriminator, "g"):
+        with self.progress.autocast(), phase(self.discriminator, "g"):
             generated = self.generator(self.latents(batch, random), labels, generator=random).sample
             output = self.discriminator(diff_augment(generated, self.config.diffaugment, random), labels)
             loss = self.generator_loss(output.logits)
@@ -185,10 +185,12 @@ class _Training:
                 loss = loss + self.config.twin_weight * twin
             if output.quantization_loss is not None:
                 loss = loss + output.quantization_loss.mean()
+        losses = {"loss_g": loss.detach()}
+        self.progress.check_finite(losses)
         self.accelerator.backward(loss)
         self.optimizer_g.step()
         self.optimizer_g.zero_grad()
-        return {"loss_g": loss.detach()}
+        return losses
 
     def update_average(self) -> None:
         half_life = min(self.config.ema_images, max(self.progress.images, 1) * self.config.ema_rampup)
@@ -199,46 +201,23 @@ class _Training:
 
     def run(self) -> nn.Module:
         self.progress.resume()
-        steps_per_epoch = len(self.loader) // self.accumulation
         with self.progress.running() as bar:
-            while not self.progress.finished:
-                epoch, start = divmod(self.progress.step, steps_per_epoch)
-                self.run_epoch(epoch, start * self.accumulation, steps_per_epoch, bar)
+            for position, (images, labels) in self.progress.batches(self.loader, self.accumulation, self.sampler):
+                with self.accelerator.accumulate(self.generator, self.discriminator):
+                    losses = self.micro_step(to_model_range(images), labels, self.random(position))
+                if self.accelerator.sync_gradients:
+                    self.progress.step += 1
+                    self.update_average()
+                    self.progress.after_step(losses, bar, self.save_grid, self.validate, self.average)
         return self.average
 
-    def run_epoch(self, epoch: int, skip: int, steps_per_epoch: int, bar: tqdm) -> None:
-        self.loader.set_epoch(epoch)
-        if self.sampler is not None:
-            self.sampler.set_epoch(epoch)
-        loader = self.accelerator.skip_first_batches(self.loader, skip) if skip else self.loader
-        for position, (images, labels) in enumerate(loader, start=skip):
-            if position >= steps_per_epoch * self.accumulation:
-                break
-            random = self.random(epoch * steps_per_epoch * self.accumulation + position)
-            real = to_model_range(images)
-            given = labels if self.conditional else None
-            with self.accelerator.accumulate(self.generator, self.discriminator):
-                for part in range(self.config.discriminator_steps):
-                    images = slice(part * self.config.train_batch_size, (part + 1) * self.config.train_batch_size)
-                    chosen = None if given is None else given[images]
-                    losses = self.train_discriminator(real[images], chosen, random)
-                losses |= self.train_generator(chosen, self.config.train_batch_size, random)
-            if not self.accelerator.sync_gradients:
-                continue
-            self.progress.check_finite(losses)
-            self.progress.step += 1
-            self.update_average()
-            self.after_step(losses, bar)
-            if self.progress.finished:
-                return
-
-    def after_step(self, losses: dict[str, Tensor], bar: tqdm) -> None:
-        step = self.progress.step
-        if step % self.config.validation_steps == 0 and self.accelerator.is_main_process:
-            self.save_grid(self.progress.output / "samples" / f"step-{step:07d}.png")
-            if self.validate is not None:
-                self.progress.log_figures(self.validate(self.average))
-        self.progress.advance(losses, bar)
+    def micro_step(self, real: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, Tensor]:
+        """The discriminator, as often as it is to be trained, then the generator."""
+        batch = self.config.train_batch_size
+        for images, classes in zip(real.split(batch), labels.split(batch)):
+            chosen = classes if self.conditional else None
+            losses = self.train_discriminator(images, chosen, random)
+        return losses | self.train_generator(chosen, batch, random)
 
     @torch.no_grad()
     def save_grid(self, path: Path) -> None:
@@ -246,5 +225,4 @@ class _Training:
         random = torch.Generator().manual_seed(self.config.seed)
         z = torch.randn(len(self.grid_labels), self.z_dim, generator=random).to(self.accelerator.device)
         labels = self.grid_labels.to(self.accelerator.device) if self.conditional else None
-        path.parent.mkdir(parents=True, exist_ok=True)
         save_image_grid(to_uint8(self.average(z, labels, noise_mode="const").sample), path, columns=10)

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
+
+from ..evaluation.extractors.weights import read_weights
 
 
 class FeatureDistance(nn.Module):
@@ -23,7 +24,7 @@ class FeatureDistance(nn.Module):
 
 
 class LPIPSDistance(nn.Module):
-    """LPIPS 0.1 with VGG-16; images of more than 256 pixels are averaged down to 256, grey ones repeated to RGB.
+    """LPIPS 0.1 with VGG-16; images are averaged by the largest whole factor that leaves 256 pixels, grey ones repeated to RGB.
 
     Args:
         weights: File (safetensors or torch) with the state dict of ``lpips.LPIPS(net="vgg")``; None: those of the lpips package, whose backbone
@@ -46,10 +47,10 @@ class LPIPSDistance(nn.Module):
             )
         except OSError as error:
             raise OSError(
-                f"the weights of LPIPS could not be downloaded ({error}); give a file with --lpips_weights, or --perceptual none."
+                f"the weights of LPIPS could not be downloaded ({error}); give a file with the weights."
             ) from error
         if weights is not None:
-            self.network.load_state_dict(_read(Path(weights)))
+            self.network.load_state_dict(read_weights(weights))
         self.network.eval().requires_grad_(False)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
@@ -61,13 +62,3 @@ class LPIPSDistance(nn.Module):
 def _at_most_256(images: Tensor) -> Tensor:
     factor = images.shape[-1] // 256
     return nn.functional.avg_pool2d(images, factor) if factor > 1 else images
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    if not file.is_file():
-        raise FileNotFoundError(f"there are no LPIPS weights {file}.")
-    if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(file)
-    return torch.load(file, map_location="cpu", weights_only=True)

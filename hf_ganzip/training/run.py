@@ -24,11 +24,12 @@ from tqdm.auto import tqdm
 logger = logging.getLogger(__name__)
 
 _LOG_EVERY = 50  # steps
+_COUNTS = ("max_train_steps", "train_batch_size", "checkpointing_steps", "checkpoints_total_limit", "validation_steps")
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """Options that every training loop has; images are counted over all processes."""
+    """Options that every training loop has; durations in images count those of all processes."""
 
     output_dir: str
     max_train_steps: int = 10_000  # optimizer steps of each network
@@ -37,16 +38,15 @@ class RunConfig:
     seed: int = 0
     checkpointing_steps: int = 1000
     checkpoints_total_limit: int = 2
-    validation_steps: int = 1000  # sample grids, and figures where there is a validator
+    validation_steps: int = 1000  # sample grids, and figures where there is a validator; also at the end
     resume_from_checkpoint: str | None = None  # folder or "latest"
 
     def __post_init__(self):
         if self.mixed_precision not in ("no", "bf16"):
             raise ValueError(f"mixed_precision is {self.mixed_precision!r}; allowed are 'no' and 'bf16'.")
-        if self.train_batch_size < 1 or self.max_train_steps < 1:
-            raise ValueError(
-                f"train_batch_size is {self.train_batch_size}, max_train_steps {self.max_train_steps}; allowed are 1 and more."
-            )
+        wrong = [f"{name} is {getattr(self, name)}" for name in _COUNTS if getattr(self, name) < 1]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)}; allowed are 1 and more.")
 
 
 class TrainingRun:
@@ -57,6 +57,10 @@ class TrainingRun:
         config: Where checkpoints, ``log.jsonl`` (losses) and ``figures.jsonl`` (validation) go, how often, and where the run ends.
         images_per_step: Over all processes.
         extras: Folder -> writes models beside the state.
+        accumulates: Whether the loop follows the accelerator's gradient accumulation.
+
+    Raises:
+        ValueError: The accelerator has a mixed precision, or an accumulation that the loop does not follow.
     """
 
     def __init__(
@@ -65,16 +69,33 @@ class TrainingRun:
         config: RunConfig,
         images_per_step: int,
         extras: Callable[[Path], None],
+        accumulates: bool = True,
     ):
+        if accelerator.mixed_precision != "no":
+            raise ValueError(
+                f"training: the Accelerator's mixed_precision is {accelerator.mixed_precision!r}; allowed is 'no'. "
+                "Set mixed_precision in the config of the loop."
+            )
+        if not accumulates and accelerator.gradient_accumulation_steps != 1:
+            raise ValueError(
+                f"training: the Accelerator's gradient_accumulation_steps is {accelerator.gradient_accumulation_steps}; "
+                "allowed is 1: this loop does not follow it."
+            )
         self.accelerator, self.config, self.extras = accelerator, config, extras
         self.output, self.images_per_step = Path(config.output_dir), images_per_step
+        self.output.mkdir(parents=True, exist_ok=True)
         self.step = 0
-        self.stop_requested = False
+        self.signalled = self.stopped = False
 
     @property
     def finished(self) -> bool:
         """No further step is to be made."""
-        return self.stop_requested or self.step >= self.config.max_train_steps
+        return self.stopped or self.step >= self.config.max_train_steps
+
+    @property
+    def validation_due(self) -> bool:
+        """Sample grid and figures are made after this step."""
+        return self.step % self.config.validation_steps == 0 or self.step == self.config.max_train_steps
 
     @property
     def images(self) -> int:
@@ -91,7 +112,11 @@ class TrainingRun:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[tqdm]:
-        """Progress bar; SIGTERM and SIGINT end the run after the current step, with a checkpoint."""
+        """Progress bar; SIGTERM and SIGINT to any process end the run after the current step, with a checkpoint.
+
+        Raises:
+            SystemExit: The run was stopped before its last step, so that a script does not take its model for the final one.
+        """
         handlers = {each: signal.signal(each, self.request_stop) for each in (signal.SIGTERM, signal.SIGINT)}
         self.clock = (time.monotonic(), self.step)
         bar = tqdm(
@@ -107,14 +132,48 @@ class TrainingRun:
             for each, handler in handlers.items():
                 signal.signal(each, handler)
             bar.close()
-        if self.stop_requested:
-            self.save_checkpoint()
-            logger.warning("stopped at step %d; continue with resume_from_checkpoint='latest'", self.step)
         self.accelerator.wait_for_everyone()
+        if self.stopped and self.step < self.config.max_train_steps:
+            raise SystemExit(f"stopped at step {self.step}; continue with resume_from_checkpoint 'latest'")
 
     def request_stop(self, *_: object) -> None:
         """Signal handler."""
-        self.stop_requested = True
+        self.signalled = True
+
+    def autocast(self, enabled: bool = True) -> torch.autocast:
+        """The config's mixed precision, or float32."""
+        enabled = enabled and self.config.mixed_precision == "bf16"
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=enabled)
+
+    def batches(self, loader: Any, accumulation: int = 1, sampler: Any = None) -> Iterator[tuple[int, Any]]:
+        """(number, micro-batch) from this step to the end of the run, as an uninterrupted run has them.
+
+        Args:
+            loader: Prepared; micro-batches of an epoch that fill no step are left out.
+            accumulation: Micro-batches per step.
+            sampler: With ``set_epoch``, where the loader does not reach it.
+
+        Raises:
+            ValueError: An epoch has no whole step.
+        """
+        per_epoch = len(loader) // accumulation * accumulation
+        if not per_epoch:
+            raise ValueError(
+                f"training: there are fewer images than one step takes ({self.images_per_step}); "
+                "use a smaller train_batch_size or more images."
+            )
+        while not self.finished:
+            epoch, start = divmod(self.step * accumulation, per_epoch)
+            loader.set_epoch(epoch)
+            if sampler is not None:
+                sampler.set_epoch(epoch)
+            part = self.accelerator.skip_first_batches(loader, start) if start else loader
+            for position, batch in enumerate(part, start=start):
+                if position >= per_epoch:
+                    break
+                yield epoch * per_epoch + position, batch
+                if self.finished:
+                    return
 
     def check_finite(self, losses: Mapping[str, Tensor]) -> None:
         """Stop before weights that came from a broken loss are averaged or stored.
@@ -128,17 +187,37 @@ class TrainingRun:
                 f"training: {', '.join(bad)} is not finite at step {self.step + 1}; the last checkpoint is whole."
             )
 
+    def after_step(
+        self,
+        losses: Mapping[str, Tensor],
+        bar: tqdm,
+        save_grid: Callable[[Path], None],
+        validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+        network: nn.Module | None = None,
+    ) -> None:
+        """Sample grid and figures of the network where they are due, then :meth:`advance`."""
+        if self.validation_due and self.accelerator.is_main_process:
+            path = self.output / "samples" / f"step-{self.step:07d}.png"
+            path.parent.mkdir(exist_ok=True)
+            save_grid(path)
+            if validate is not None:
+                self.log_figures(validate(network))
+        self.advance(losses, bar)
+
     def advance(self, losses: Mapping[str, Tensor], bar: tqdm) -> None:
-        """Count a step, log it, and write a checkpoint where one is due."""
+        """Log a step, agree with the other processes whether to stop, and write a checkpoint where one is due."""
         bar.update()
         if self.step % _LOG_EVERY == 1:
             values = {name: float(value) for name, value in losses.items()}
             then, start = self.clock
             rate = (self.step - start) * self.images_per_step / max(time.monotonic() - then, 1e-9)
             bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()} | {"images/s": f"{rate:.0f}"})
-            self.accelerator.log(values | {"images_per_second": rate}, step=self.step)
+            values["images_per_second"] = rate
+            self.accelerator.log(values, step=self.step)
             self.write_log(values)
-        if self.step % self.config.checkpointing_steps == 0 or self.step == self.config.max_train_steps:
+        signalled = torch.tensor(float(self.signalled), device=self.accelerator.device)
+        self.stopped = bool(self.accelerator.reduce(signalled, "sum"))
+        if self.finished or self.step % self.config.checkpointing_steps == 0:
             self.save_checkpoint()
 
     def log_figures(self, found: Mapping[str, float]) -> None:
@@ -189,31 +268,61 @@ class TrainingRun:
             shutil.rmtree(leftover)
 
     def resume(self) -> None:
-        """Load the checkpoint folder of the config, or the latest one.
+        """Load the checkpoint folder of the config, or the latest one; what the run wrote after it goes.
 
         Raises:
+            FileExistsError: The output folder holds a run that is not continued.
             FileNotFoundError: No such folder.
             ValueError: The checkpoint belongs to another structure.
         """
         wanted = self.config.resume_from_checkpoint
-        if not wanted:
-            return
+        path = Path(wanted) if wanted and wanted != "latest" else None
+        if path is not None and not path.is_dir():
+            raise FileNotFoundError(
+                f"resume_from_checkpoint: no folder {path}; use 'latest' or a checkpoint-STEP folder."
+            )
+        if not wanted or (path is not None and path.resolve().parent != self.output.resolve()):
+            check_unused(self.output)
         if wanted == "latest":
-            found = self.checkpoints()
-            if not found:
+            path = self.checkpoints()[-1] if self.checkpoints() else None
+            if path is None:
                 logger.warning("no checkpoint in %s; starting from step 0", self.output)
-                return
-            path = found[-1]
-        else:
-            path = Path(wanted)
-            if not path.is_dir():
-                raise FileNotFoundError(
-                    f"resume_from_checkpoint: no folder {path}; use 'latest' or a checkpoint-STEP folder."
-                )
-        try:
-            self.accelerator.load_state(str(path))
-        except RuntimeError as error:
-            raise ValueError(f"resume_from_checkpoint: {path} belongs to another network: {error}") from error
+        if path is not None:
+            try:
+                self.accelerator.load_state(str(path))
+            except RuntimeError as error:
+                raise ValueError(f"resume_from_checkpoint: {path} belongs to another network: {error}") from error
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self._forget_later_steps()
+        self.accelerator.wait_for_everyone()
+
+    def _forget_later_steps(self) -> None:
+        """Delete checkpoints and lines of logs beyond the current step, and a line that was not written to its end."""
+        for path in self.checkpoints():
+            if int(path.name.split("-")[1]) > self.step:
+                self._discard(path)
+        for log in self.output.glob("*.jsonl"):
+            lines = log.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.step]
+            if kept != lines:
+                partial = log.with_suffix(".partial")
+                partial.write_text("".join(kept))
+                partial.replace(log)
+
+
+def check_unused(output: Path) -> None:
+    """Refuse a folder that holds checkpoints or logs of a run.
+
+    Raises:
+        FileExistsError: It does.
+    """
+    found = sorted(path.name for pattern in ("checkpoint-*", "*.jsonl") for path in output.glob(pattern))
+    if found:
+        raise FileExistsError(
+            f"output_dir: {output} holds a run already ({', '.join(found[:3])}); continue it with "
+            "resume_from_checkpoint 'latest', or choose another folder."
+        )
 
 
 @torch.no_grad()

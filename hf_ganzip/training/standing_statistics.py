@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 
 from ..models.biggan_layers import StatisticsNorm
-from ..quantization.calibration import evaluating
+from ..modes import evaluating
 
 
 @torch.no_grad()

@@ -14,14 +14,15 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..images import to_model_range, to_uint8
 from ..plotting import save_image_grid
 from ..seeding import derive_seed
-from .data import to_model_range, to_uint8
-from .feature_quantizer import phase, update_codebooks_
+from .feature_quantization import PendingStatistics, phase, update_codebooks_
 from .run import RunConfig, TrainingRun
 
 
 _ENLARGED = 286 / 256  # size before random crops, relative to the training size
+_ENLARGED_AT_A_TIME = 64  # images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,16 @@ class TranslationConfig(RunConfig):
 def enlarged(resolution: int) -> int:
     """Side of the images that :func:`train_translation` takes for random crops of ``resolution``."""
     return round(resolution * _ENLARGED)
+
+
+def enlarge_images(images: Tensor) -> Tensor:
+    """uint8 (N, C, S, S) from S to :func:`enlarged` pixels a side: bicubic, with antialiasing."""
+    side = enlarged(images.shape[-1])
+    parts = [
+        F.interpolate(part.float(), (side, side), mode="bicubic", antialias=True).round().clamp(0, 255)
+        for part in images.split(_ENLARGED_AT_A_TIME)
+    ]
+    return torch.cat([part.to(torch.uint8) for part in parts])
 
 
 class Generators(nn.Module):
@@ -159,6 +170,8 @@ def train_translation(
 
     Raises:
         ValueError: Images do not fit.
+        FileExistsError: ``config.output_dir`` holds a run that is not continued.
+        SystemExit: A signal stopped the run; there is a checkpoint.
         FloatingPointError: A loss is not finite; the last checkpoint is kept.
 
     Source:
@@ -193,18 +206,14 @@ class _Training:
             config,
             config.train_batch_size * accelerator.num_processes,
             self.save_models,
+            accumulates=False,
         )
-        accelerator.register_for_checkpointing(self.progress)
+        accelerator.register_for_checkpointing(self.progress, PendingStatistics(discriminators))
 
     def save_models(self, folder: Path) -> None:
         models = self.accelerator.unwrap_model(self.generators)
         for name in ("a_to_b", "b_to_a"):
             getattr(models, name).save_pretrained(folder / f"generator_{name}")
-
-    def autocast(self):
-        return torch.autocast(
-            self.accelerator.device.type, torch.bfloat16, enabled=self.config.mixed_precision == "bf16"
-        )
 
     def batch(self, domain: str) -> Tensor:
         """This process's images of the step, (B, C, S, S) in [-1, 1]."""
@@ -231,7 +240,7 @@ class _Training:
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * factor
         a, b = self.batch("a"), self.batch("b")
-        with self.autocast():
+        with self.progress.autocast():
             with torch.no_grad():
                 made = self.generators(a, b, cycle=False)
             judged = self.discriminators({"a": (a, made["a"][0]), "b": (b, made["b"][0])})
@@ -243,7 +252,7 @@ class _Training:
         self.optimizer_d.zero_grad()
 
         self.discriminators.requires_grad_(False)
-        with self.autocast(), phase(self.discriminators, "g"):
+        with self.progress.autocast(), phase(self.discriminators, "g"):
             made = self.generators(a, b)
             judged = self.discriminators({name: (made[name][0],) for name in ("a", "b")})
             found = generator_terms(a, b, made, judged)
@@ -264,9 +273,7 @@ class _Training:
                 losses = self.step()
                 self.progress.check_finite(losses)
                 self.progress.step += 1
-                if self.progress.step % self.config.validation_steps == 0 and self.accelerator.is_main_process:
-                    self.save_grid(self.progress.output / "samples" / f"step-{self.progress.step:07d}.png")
-                self.progress.advance(losses, bar)
+                self.progress.after_step(losses, bar, self.save_grid)
         return self.accelerator.unwrap_model(self.generators)
 
     @torch.no_grad()
@@ -284,5 +291,4 @@ class _Training:
                 rows.append(to_uint8(column).cpu())
         count = min(len(row) for row in rows)
         grid = torch.cat([torch.stack([row[i] for row in rows[k : k + 4]]) for k in (0, 4) for i in range(count)])
-        path.parent.mkdir(parents=True, exist_ok=True)
         save_image_grid(grid, path, columns=4)

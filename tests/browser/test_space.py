@@ -9,7 +9,7 @@ import pytest
 from hf_ganzip.metrics import knn_precision_recall, lsh_precision_recall
 from hf_ganzip.space.examples import load_example
 
-from .conftest import served
+from ..space.serving import served
 
 
 PAIRS = ("lsh_precision", "lsh_recall", "lsh_knn_precision", "lsh_knn_recall", "knn_precision", "knn_recall")

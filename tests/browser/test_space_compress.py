@@ -12,7 +12,7 @@ from hf_ganzip.assets import asset_path
 from hf_ganzip.evaluation.sampling import sample_images
 
 from ..hub import LocalHub
-from .conftest import served
+from ..space.serving import served
 
 
 @pytest.fixture(scope="module")

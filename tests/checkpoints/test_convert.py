@@ -79,6 +79,35 @@ class TestTensorFlow:
         (note,) = generator.config["_ganzip_source"]["notes"]
         assert "auxiliary_rotation, use_spectral_norm, zcr_lambda" in note
 
+    @pytest.mark.parametrize(
+        "option, value",
+        [
+            ("mapping_lrmul", 1.0),
+            ("normalize_latents", False),
+            ("nonlinearity", "relu"),
+            ("mapping_nonlinearity", "relu"),
+            ("use_noise", False),
+            ("use_wscale", False),
+            ("use_styles", False),
+            ("use_pixel_norm", True),
+            ("mbstd_num_features", 2),
+            ("use_noise", [True]),
+        ],
+    )
+    def test_options_that_change_the_values_are_refused(self, tmp_path, option, value):
+        _, weights, _ = load_golden("stylegan2_small_skip")
+        main, components = foreign.tensorflow_stylegan2(part(weights, "G."))
+        foreign.save_tensorflow(tmp_path / "network.pkl", [(main, components, {option: value})] * 3)
+        with pytest.raises(CheckpointError, match=f"{option} is .*, supported is"):
+            gz.convert(tmp_path / "network.pkl")
+
+    def test_options_that_say_what_these_networks_do_are_not_noted(self, tmp_path):
+        _, weights, _ = load_golden("stylegan2_small_skip")
+        main, components = foreign.tensorflow_stylegan2(part(weights, "G."))
+        kwargs = {"mapping_lrmul": 0.01, "normalize_latents": True, "nonlinearity": "lrelu", "num_fp16_res": 4}
+        foreign.save_tensorflow(tmp_path / "network.pkl", [(main, components, kwargs)] * 3)
+        assert not gz.convert(tmp_path / "network.pkl").config["_ganzip_source"]["notes"]
+
     @pytest.mark.parametrize("resolution, channels", [(16, (12, 8, 8)), (128, (8, 8, 8, 6, 6, 4))])
     @torch.no_grad()
     def test_stylegan_computes_what_the_graph_computes(self, tmp_path, resolution, channels):
@@ -132,6 +161,19 @@ class TestRosinality:
         with pytest.raises(CheckpointError, match="no network 'D'; it has G_ema"):
             gz.convert(path, network="D")
 
+    def test_missing_noise_is_noted(self, tmp_path):
+        _, weights, _ = load_golden("stylegan2_small_skip")
+        generator = part(weights, "G.")
+        state = foreign.rosinality_generator(generator)
+        checkpoint = {"g_ema": state, "latent_avg": generator["mapping.w_avg"]}
+        assert not gz.convert(save(tmp_path / "a.pt", checkpoint)).config["_ganzip_source"]["notes"]
+        checkpoint["g_ema"] = {name: value for name, value in state.items() if not name.startswith("noises.")}
+        first, second = (gz.convert(save(tmp_path / name, checkpoint)) for name in ("b.pt", "c.pt"))
+        (note,) = first.config["_ganzip_source"]["notes"]
+        assert "stored noise of 7 layers" in note
+        for name, value in first.state_dict().items():
+            assert torch.equal(value, second.state_dict()[name])
+
 
 class TestBigGAN:
     @FORMATS
@@ -149,6 +191,8 @@ class TestBigGAN:
         path = save(tmp_path / "D.pth", part(weights, "D."))
         with pytest.raises(CheckpointError, match="one file per network"):
             gz.convert(path)
+        with pytest.raises(CheckpointError, match="no network 'H'; allowed are G_ema, G, D"):
+            gz.convert(path, network="H")
 
     @torch.no_grad()
     def test_statistics_of_the_batch_norm_variant(self, tmp_path):
@@ -210,6 +254,17 @@ class TestBigGANDeep:
         folder, _ = self.folder(tmp_path)
         with pytest.raises(CheckpointError, match="give the folder"):
             gz.convert(folder / "pytorch_model.bin")
+        with pytest.raises(CheckpointError, match="no network 'D'"):
+            gz.convert(folder, network="D")
+
+    def test_hub_ids_may_have_dots(self, tmp_path, monkeypatch):
+        folder, _ = self.folder(tmp_path)
+        asked = []
+        monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: asked.append(name) or str(folder))
+        gz.convert("me/biggan-deep-1.0")
+        assert asked == ["me/biggan-deep-1.0"]
+        with pytest.raises(FileNotFoundError):
+            gz.convert("me/550000.pt")
 
     @pytest.mark.parametrize("change", [{"channel_width": 16}, {"num_classes": 7}, {"layers": [[False, 16, 16]]}])
     def test_a_config_that_lies_is_refused(self, tmp_path, change):
@@ -225,7 +280,10 @@ class TestUGATIT:
         _, weights, io = load_golden("ugatit_light")
         checkpoint = {"genA2B": part(weights, "G."), "disLB": part(weights, "DL."), "disGB": part(weights, "DG.")}
         path = save(tmp_path / "params_latest.pt", checkpoint, zipped)
-        found = gz.convert(path)(io["x"])
+        model = gz.convert(path)
+        (note,) = model.config["_ganzip_source"]["notes"]
+        assert "resolution is set to 256" in note
+        found = model(io["x"])
         close(found.sample, io["img"])
         close(found.cam_logits, io["cam"])
         for network, name in (("disLB", "local"), ("D", "global")):
@@ -239,6 +297,7 @@ class TestUGATIT:
         own = gz.UGATITGenerator(resolution=16, base_channels=4, num_blocks=1, light=False)
         found = gz.convert(save(tmp_path / "x.pt", {"genB2A": own.state_dict()}), network="genB2A")
         assert (found.config.resolution, found.config.light, found.config.num_blocks) == (16, False, 1)
+        assert not found.config["_ganzip_source"]["notes"]
 
 
 class TestSource:

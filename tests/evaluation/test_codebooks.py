@@ -78,6 +78,8 @@ def test_discrepancy(kernel):
     assert swapped == pytest.approx(far, rel=1e-6)
     with pytest.raises(ValueError, match="allowed are polynomial and gaussian"):
         maximum_mean_discrepancy(real=first, generated=second, kernel="x")
+    with pytest.raises(ValueError, match="generated has 1 rows; at least 2 are needed"):
+        maximum_mean_discrepancy(real=first, generated=second[:1], kernel=kernel)
 
 
 def test_gaussian_discrepancy_by_hand():

@@ -3,6 +3,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,10 +12,12 @@ from hf_ganzip.assets import asset_path
 from hf_ganzip.evaluation import compression_study
 from hf_ganzip.evaluation.compression_study import StudyConfig, run_study
 from hf_ganzip.evaluation.study_report import write_report
+from hf_ganzip.recipes import load_model
 
 
 REFERENCE = "fashion-mnist-test-5000"
 MODEL = asset_path("stylegan2-fashion-mnist")
+IMAGES = asset_path(REFERENCE)
 QUICK = {"methods": ("linear", "latent_distill mixed"), "bits": (6, 4, 2), "num_samples": 150, "draws": 2}
 QUICK |= {"method_options": {"latent_distill": {"steps": 1, "batch_size": 2, "base": "codebook", "progress": False}}}
 
@@ -80,7 +83,7 @@ def test_a_folder_of_another_study_is_refused(study):
     with pytest.raises(
         ValueError, match="belongs to a study that differs in n_real, num_samples, seed; choose another"
     ):
-        run_study(MODEL, REFERENCE, folder, StudyConfig(**QUICK | {"num_samples": 100, "seed": 1}), progress=False)
+        run_study(MODEL, REFERENCE, folder, StudyConfig(**QUICK | {"num_samples": 140, "seed": 1}), progress=False)
 
 
 @pytest.mark.parametrize("wrong", [{"methods": ("acik",)}, {"methods": ()}, {"draws": 0}, {"bits": ()}])
@@ -89,9 +92,39 @@ def test_wrong_options(wrong):
         StudyConfig(**wrong)
 
 
-def test_features_alone_are_no_reference(tmp_path):
-    import numpy as np
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"latent_distil": {"steps": 3}}, "options of 'latent_distil', which is not studied; allowed are aciq, gptq$"),
+        ({"linear": {}}, "options of 'linear', which is not studied"),
+        ({"gptq": {"stepz": 3}}, "stepz"),
+    ],
+)
+def test_options_that_no_setting_takes_are_refused(options, message):
+    StudyConfig(methods=("aciq", "gptq mixed"), method_options={"gptq": {"batches": 1}})
+    with pytest.raises(ValueError, match=message.replace("$", r"\.$")):
+        StudyConfig(methods=("aciq", "gptq mixed"), method_options=options)
 
+
+def test_too_few_images_are_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(compression_study, "sample_images", None)
+    monkeypatch.setattr(compression_study, "extract_features", None)
+    with pytest.raises(
+        ValueError, match="Frechet distance of 128 features needs more than 128 of each, and here are 100"
+    ):
+        run_study(MODEL, REFERENCE, tmp_path, StudyConfig(**QUICK | {"num_samples": 100}), progress=False)
+
+
+def test_a_reference_by_path_is_as_good_as_a_bundled_one(tmp_path):
+    by_name, by_path = (compression_study._reference(str(each), load_model(MODEL)) for each in (REFERENCE, IMAGES))
+    assert torch.equal(by_name[0], by_path[0]) and torch.equal(by_name[1], by_path[1])
+    assert by_name[0].shape == (5000, 1, 32, 32) and by_name[1].bincount().tolist() == [500] * 10
+    np.save(tmp_path / "images.npy", by_name[0][:3, :, 2:30, 2:30].numpy())
+    images, labels = compression_study._reference(str(tmp_path / "images.npy"), load_model(MODEL))
+    assert torch.equal(images, by_name[0][:3]) and labels is None
+
+
+def test_features_alone_are_no_reference(tmp_path):
     np.save(tmp_path / "features.npy", torch.randn(50, 4).numpy())
     with pytest.raises(ValueError, match="holds no images"):
         run_study(MODEL, str(tmp_path / "features.npy"), tmp_path / "out", StudyConfig(**QUICK), progress=False)

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 import hf_ganzip as gz
+from hf_ganzip.evaluation import cost
 from hf_ganzip.evaluation.cost import Cost, CostReport, measure_cost
 
-from ..conftest import tiny_generator, tiny_unet
+from ..conftest import tiny_biggan, tiny_generator, tiny_unet
 
 
 @pytest.mark.parametrize("build", [tiny_generator, tiny_unet])
@@ -40,6 +41,36 @@ def test_macs_by_hand():
 def test_peak_memory_of_a_fresh_process():
     report = measure_cost(tiny_generator(), repeats=1)
     assert 10_000 < report.model.peak_bytes < 500e6
+
+
+def test_models_in_training_stay_as_they_are():
+    model, reference = tiny_biggan().train(), tiny_biggan().train()
+    next(model.children()).eval()
+    modes = {name: module.training for name, module in model.named_modules()}
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    measure_cost(model, reference, repeats=1, memory=False)
+    assert {name: module.training for name, module in model.named_modules()} == modes and reference.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_bfloat16():
+    report = measure_cost(tiny_unet().to(torch.bfloat16), repeats=1)
+    assert report.conditions["dtype"] == "torch.bfloat16" and report.model.peak_bytes > 0
+
+
+def test_a_failure_of_the_measuring_process_is_told(monkeypatch):
+    monkeypatch.setattr(cost.sys, "executable", "/bin/false")
+    with pytest.raises(RuntimeError, match="failed: exit status 1. memory=False"):
+        measure_cost(tiny_generator(), repeats=1)
+
+
+def test_the_reason_of_the_measuring_process(monkeypatch, tmp_path):
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho 'Traceback' >&2\necho 'MemoryError: no' >&2\nexit 3\n")
+    broken.chmod(0o700)
+    monkeypatch.setattr(cost.sys, "executable", str(broken))
+    with pytest.raises(RuntimeError, match="failed: MemoryError: no. memory=False"):
+        measure_cost(tiny_generator(), repeats=1)
 
 
 @pytest.mark.parametrize(

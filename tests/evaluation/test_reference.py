@@ -67,3 +67,22 @@ def test_bundled_images_load_without_datasets(monkeypatch):
     assert len(load_reference(BUNDLED)[0]) == 5000
     with pytest.raises(ImportError, match=r'pip install "hf_ganzip\[metrics\]"'):
         load_reference("someone/images")
+
+
+def test_mistyped_bundled_names_and_missing_splits(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+
+    def load_dataset(name, split):
+        if name == "someone/images":
+            raise ValueError(f"Unknown split {split!r}. Should be one of ['train'].")
+        raise ConnectionError(f"Couldn't reach {name!r}")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(
+        FileNotFoundError, match="neither here nor on the Hub, .* Did you mean 'fashion-mnist-test-5000'"
+    ):
+        load_reference("fashion-mnist-tst-5000")
+    with pytest.raises(
+        ValueError, match=r"someone/images, split 'test': Unknown split 'test'. Should be one of \['train'\]"
+    ):
+        load_reference("someone/images")

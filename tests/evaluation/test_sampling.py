@@ -5,7 +5,7 @@ import torch
 from hf_ganzip.evaluation.evaluate import evaluate, measure
 from hf_ganzip.evaluation.sampling import sample_images
 
-from ..conftest import tiny_discriminator, tiny_generator
+from ..conftest import tiny_discriminator, tiny_generator, tiny_unet
 
 
 def test_images_depend_on_seed_and_index_only():
@@ -57,3 +57,49 @@ def test_measure_seeds_the_hyperplanes():
     real, generated = torch.randn(40, 4), torch.randn(30, 4)
     a, b, c = (measure(real=real, generated=generated, metrics=["lsh_precision_recall"], seed=s) for s in (0, 0, 1))
     assert a == b != c
+
+
+def test_evaluate_samples_a_diffusion_model_as_it_is_told():
+    def pixels(images):
+        return images.flatten(1).float()
+
+    def mean(*, real, generated):
+        return {"mean": float(generated.mean())}
+
+    model, reference = tiny_unet(), torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    call = {"metrics": [mean], "num_samples": 3, "extractor": pixels}
+    found = {}
+    for steps, clip in ((3, False), (3, True), (30, False)):
+        options = {"steps": steps, "clip_sample": clip, "progress": False}
+        report = evaluate(model, reference, options=options, **call)
+        images, _ = sample_images(model, 3, steps=steps, clip_sample=clip, progress=False)
+        assert report.metrics["mean"]["mean"] == pytest.approx(float(images.float().mean()))
+        assert report.conditions["clip_sample"] is clip and "truncation_psi" not in report.conditions
+        found[steps, clip] = report.conditions["steps"]
+    assert found == {(3, False): 4, (3, True): 4, (30, False): 31}
+    with pytest.raises(ValueError, match="a diffusion model has no truncation"):
+        evaluate(model, reference, options={"truncation_psi": 0.5, "progress": False}, **call)
+
+
+def test_conditions_hold_nothing_that_does_not_apply():
+    features = torch.randn(20, 3)
+    report = evaluate(features, features, metrics=["knn_precision_recall"])
+    assert not {"truncation_psi", "steps", "clip_sample"} & report.conditions.keys()
+    for option in ({"truncation_psi": 0.5}, {"steps": 10}, {"clip_sample": True}):
+        with pytest.raises(ValueError, match=f"{next(iter(option))} is for models; tensor is none"):
+            evaluate(features, features, metrics=["knn_precision_recall"], options=option)
+
+
+def test_an_option_for_one_metric_only():
+    real, generated = torch.randn(40, 4), torch.randn(30, 4)
+    metrics = ["knn_precision_recall", "density_coverage"]
+    both, one = (
+        measure(real=real, generated=generated, metrics=metrics, metric_options=options)
+        for options in ({"k": 2}, {"knn_precision_recall.k": 2})
+    )
+    default = measure(real=real, generated=generated, metrics=metrics)
+    assert one["knn_precision_recall"] == both["knn_precision_recall"] != default["knn_precision_recall"]
+    assert one["density_coverage"] == default["density_coverage"] != both["density_coverage"]
+    for wrong in ("density_coverage.draws", "frechet_distance.k", "real"):
+        with pytest.raises(ValueError, match=f"has the option {wrong}"):
+            measure(real=real, generated=generated, metrics=metrics, metric_options={wrong: 2})

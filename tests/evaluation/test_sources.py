@@ -86,8 +86,36 @@ def test_pickles_and_damaged_files_are_refused(tmp_path):
     for missing in ("none.npy", "no/such/folder/x"):
         with pytest.raises(FileNotFoundError):
             open_source(tmp_path / missing)
-    with pytest.raises(TypeError, match="allowed are features"):
-        open_source(torch.zeros(3))
+    for wrong in (torch.zeros(3), np.zeros(3)):
+        with pytest.raises(TypeError, match="allowed are features"):
+            open_source(wrong)
+    for wrong in (None, [1.0], 3):
+        with pytest.raises(TypeError, match="is no source; allowed are a model, a tensor, an array and a name"):
+            open_source(wrong)
+    (tmp_path / "x.txt").write_text("x")
+    with pytest.raises(ValueError, match="x.txt is a file of no known kind"):
+        open_source(tmp_path / "x.txt")
+
+
+def test_arrays_are_taken_as_tensors_are():
+    array = FEATURES.numpy().copy()
+    array.flags.writeable = False
+    assert torch.equal(open_source(array).features, FEATURES)
+    assert torch.equal(open_source(array[::-1]).features, FEATURES.flip(0))
+    images = np.arange(48, dtype=np.uint8).reshape(1, 3, 4, 4)
+    assert open_source(images).images.shape == (1, 3, 4, 4)
+    metrics = {"metrics": ["knn_precision_recall"], "options": {"k": 1}}
+    a, b = (evaluate(each, each, **metrics) for each in (array, FEATURES))
+    assert a.metrics == b.metrics
+
+
+def test_labels_and_size_of_images(tmp_path):
+    for i, name in enumerate(("shirt", "shoe")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").write_bytes(png(np.full((6 + i, 6 + i), i, np.uint8)))
+    source = open_source(tmp_path, resolution=8)
+    assert source.images.shape == (2, 1, 8, 8) and source.labels.tolist() == [0, 1]
+    assert open_source(torch.zeros(2, 3, 6, 6, dtype=torch.uint8), resolution=8).images.shape == (2, 3, 8, 8)
 
 
 def test_features_of_other_extractors_are_not_mixed(tmp_path):

@@ -16,15 +16,43 @@ def pixels(images):
     return images.float().mean(dim=(2, 3)).repeat(1, 2)[:, :6]
 
 
-def validator(**options):
+def validator(metrics=("knn_precision_recall",), **options):
     reference = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8)
-    return Validator(reference, metrics=["knn_precision_recall"], num_samples=12, extractor=pixels, **options)
+    return Validator(reference, metrics=metrics, num_samples=12, extractor=pixels, **options)
 
 
 def test_figures_are_flat_and_repeatable():
     model, found = tiny_generator(), validator()
     assert found(model) == found(model) and found(model).keys() == {"precision", "recall"}
     assert validator(options={"k": 5})(model).keys() == {"precision", "recall"}
+
+
+def spread(*, real, generated, power=2):
+    """A metric of a user."""
+    return {"spread": float((generated.std() / real.std()) ** power), "power": power, "spread_std": 0.5}
+
+
+def test_every_metric_gives_its_figures():
+    metrics = ["kernel_distance", "lsh_precision_recall", "frechet_distance", "density_coverage", spread]
+    figures = validator(metrics, options={"subset_size": 10, "allow_singular": True})(tiny_generator())
+    lsh = {"lsh_precision", "lsh_recall", "lsh_knn_precision", "lsh_knn_recall"}
+    assert figures.keys() == lsh | {"kernel_distance", "frechet_distance", "density", "coverage", "spread"}
+    assert all(type(value) is float for value in figures.values())
+
+
+def test_metrics_whose_figures_would_be_lost_are_refused():
+    def mute(*, real, generated):
+        return {"n_real": len(real), "note": "none"}
+
+    def twin(*, real, generated):
+        return {"precision": 1.0}
+
+    with pytest.raises(ValueError, match="mute gave no figure"):
+        validator([mute])(tiny_generator())
+    with pytest.raises(ValueError, match="twin gave precision as another metric did"):
+        validator(["knn_precision_recall", twin])(tiny_generator())
+    with pytest.raises(ValueError, match="Unknown metric 'kid'"):
+        validator(["kid"])
 
 
 def test_likeness_to_the_dense_model():

@@ -2,12 +2,17 @@
 """The fine-tuning examples as users run them."""
 
 import json
+import runpy
+from types import SimpleNamespace
 
 import pytest
 from diffusers import DDPMPipeline, UNet2DModel
 
 import hf_ganzip as gz
 from hf_ganzip.record import recorded_steps
+from hf_ganzip.scripts import finetuning
+from hf_ganzip.scripts.finetuning import Finetuning, hub_datasets
+from hf_ganzip.training.diffusion_loop import DiffusionTrainingConfig
 
 from ..hub import LocalHub
 from .test_train_stylegan2 import ROOT, launch
@@ -33,6 +38,9 @@ def test_gans(tmp_path, name, cls):
     model = cls.from_pretrained(out / "generator")
     assert [step["name"] for step in recorded_steps(model)] == ["prune", "refine", "finetune"]
     assert sorted(path.name for path in out.glob("checkpoint*")) == ["checkpoint-2", "checkpoint-4"]
+    options = recorded_steps(model)[-1]["options"]
+    assert {"loss_d", "output_dir", "resume_from_checkpoint", "checkpointing_steps"}.isdisjoint(options)
+    assert {"r1_gamma", "rgb_weight", "seed", "preset", "gradient_accumulation_steps"} <= options.keys()
     assert (out / "discriminator" / "config.json").is_file() and (out / "samples" / "step-0000004.png").is_file()
     launch(*flags, "--resume_from_checkpoint", "latest", script=script)
 
@@ -50,7 +58,11 @@ def test_ddpm(tmp_path):
 def test_ddpm_from_scratch(tmp_path):
     launch("--smoke", "--output_dir", tmp_path, script=ROOT / "examples" / "train_ddpm.py")
     assert (tmp_path / "samples" / "step-0000004.png").is_file()
-    assert UNet2DModel.from_pretrained(tmp_path / "unet").num_parameters() > 0
+    model = UNet2DModel.from_pretrained(tmp_path / "unet")
+    assert [step["name"] for step in recorded_steps(model)] == ["train"]
+    assert recorded_steps(model)[0]["options"]["ema_rampup"] is True
+    again = launch("--smoke", "--output_dir", tmp_path, script=ROOT / "examples" / "train_ddpm.py", check=False)
+    assert again.returncode and "holds a run already" in again.stderr
 
 
 def test_push_to_hub(tmp_path):
@@ -61,3 +73,62 @@ def test_push_to_hub(tmp_path):
         files = hub.repositories["me/tiny-ddpm"].files
     assert {"README.md", "config.json", "diffusion_pytorch_model.safetensors", "samples.png"} == set(files)
     assert "step: finetune" in files["README.md"].decode()
+
+
+def parse(name, *flags):
+    return runpy.run_path(str(ROOT / "examples" / f"{name}.py"))["parse_args"](["--output_dir", "x", *flags])
+
+
+GIVEN = ("--dataset_name", "org/images", "--pretrained_model_name_or_path", "org/model")
+
+
+@pytest.mark.parametrize(
+    "name, flags, message",
+    [
+        ("finetune_stylegan2", GIVEN, "a model does not learn from itself"),
+        ("finetune_stylegan3", GIVEN, "a model does not learn from itself"),
+        ("finetune_ddpm", (*GIVEN, "--teacher", "org/full"), "--teacher teaches nothing"),
+        (
+            "finetune_ddpm",
+            (*GIVEN, "--teacher", "org/full", "--distillation_weight", "0"),
+            "--teacher teaches nothing",
+        ),
+        ("finetune_ddpm", GIVEN[:2], "give --pretrained_model_name_or_path"),
+        ("train_ddpm", GIVEN, "starts from nothing"),
+        ("train_ddpm", (), "give one of --dataset_name and --train_data_dir"),
+    ],
+)
+def test_flags_that_do_not_fit(capsys, name, flags, message):
+    with pytest.raises(SystemExit):
+        parse(name, *flags)
+    assert message in capsys.readouterr().err
+
+
+def made(monkeypatch, args, processes=1):
+    monkeypatch.setattr(finetuning, "make_accelerator", lambda *_, **__: SimpleNamespace(num_processes=processes))
+    return Finetuning(args, "x", None)
+
+
+def test_the_batch_of_a_preset_is_shared_out(monkeypatch):
+    args = parse("finetune_ddpm", *GIVEN, "--gradient_accumulation_steps", "2")
+    preset = {"train_batch_size": 96, "dropout": 0.1}
+    config = made(monkeypatch, args, 4).config(DiffusionTrainingConfig, preset)
+    assert (config.train_batch_size, config.dropout, config.checkpointing_steps) == (12, 0.1, 5000)
+    with pytest.raises(ValueError, match="batch of 96 cannot be shared out over 5 processes"):
+        made(monkeypatch, args, 5).config(DiffusionTrainingConfig, preset)
+    args = parse("finetune_ddpm", *GIVEN, "--train_batch_size", "7")
+    assert made(monkeypatch, args, 5).config(DiffusionTrainingConfig, preset).train_batch_size == 7
+
+
+def test_the_revision_is_that_of_the_model_and_not_of_the_teacher(monkeypatch):
+    loaded = []
+    monkeypatch.setattr(finetuning, "load_model", lambda name, revision=None: loaded.append((name, revision)))
+    run = made(monkeypatch, parse("finetune_ddpm", *GIVEN, "--revision", "v1"))
+    for source in (None, "org/model", "org/full"):
+        run.full_model(source)
+    assert loaded == [("org/model", "v1"), ("org/model", "v1"), ("org/full", None)]
+
+
+def test_only_hub_ids_become_data_sets_of_a_card(tmp_path):
+    assert hub_datasets("org/images") == ["org/images"]
+    assert hub_datasets(str(tmp_path)) == hub_datasets("my/train.parquet") == hub_datasets(None) == []

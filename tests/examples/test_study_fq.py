@@ -30,6 +30,8 @@ def test_smoke_run_and_a_second_that_finds_everything_done(tmp_path, folder):  #
     shutil.rmtree(out / "BigGAN-0" / "checkpoint-4")
     launch(*flags, script=SCRIPT)
     assert (out / "report.json").read_text() == first
+    result = launch(*flags, "--num_samples", 160, "--mixed_precision", "no", script=SCRIPT, check=False)
+    assert result.returncode and "mixed_precision 'bf16', now 'no'" in result.stderr
 
 
 def test_ablation_grid(tmp_path, folder):  # noqa: F811

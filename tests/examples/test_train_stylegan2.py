@@ -88,6 +88,13 @@ def test_data_must_be_given(tmp_path):
     assert result.returncode and "give one of --dataset_name and --train_data_dir" in result.stderr
 
 
+def test_a_folder_without_test_images_gives_no_test_accuracy(tmp_path):
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    flags = ("--train_data_dir", tmp_path / "images", "--output_dir", tmp_path / "out")
+    result = launch(*flags, script=SCRIPT.with_name("train_feature_network.py"), check=False)
+    assert result.returncode and "has no test images; allowed are" in result.stderr
+
+
 def test_feature_network_smoke_run(tmp_path):
     launch("--smoke", "--output_dir", tmp_path, script=SCRIPT.with_name("train_feature_network.py"))
     assert list(tmp_path.rglob("config.json"))

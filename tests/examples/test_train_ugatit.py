@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The example as users run it."""
 
+import runpy
+
+import numpy
+from PIL import Image
+
 from hf_ganzip.models import UGATITDiscriminator, UGATITGenerator
 
 from .test_train_stylegan2 import ROOT, launch
@@ -16,3 +21,13 @@ def test_smoke_run_with_feature_quantization_resumes(tmp_path):
     assert int(discriminator.codebooks["model/5"].num_updates) > 0
     assert sorted(path.name for path in tmp_path.glob("checkpoint*")) == ["checkpoint-2", "checkpoint-4"]
     launch(*flags, "--resume_from_checkpoint", "latest", script=script)
+
+
+def test_images_of_the_training_size_are_enlarged_without_borders(tmp_path):
+    (tmp_path / "trainA").mkdir()
+    Image.fromarray(numpy.full((64, 64, 3), 200, dtype="uint8")).save(tmp_path / "trainA" / "a.png")
+    script = runpy.run_path(str(ROOT / "examples" / "train_ugatit.py"))
+    flags = ["--output_dir", "x", "--train_data_dir", str(tmp_path), "--resolution", "64"]
+    found = script["images"](script["parse_args"](flags), "A")
+    assert found.shape == (1, 3, 72, 72) and int(found.min()) == int(found.max()) == 200
+    assert script["images"](script["parse_args"]([*flags, "--no_augment"]), "A").shape == (1, 3, 64, 64)

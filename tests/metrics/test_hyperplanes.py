@@ -94,6 +94,13 @@ def test_centre_must_fit():
         lsh_precision_recall(real=x, generated=x, center=[0, 0])
     with pytest.raises(ValueError, match="allowed are None, 'reference'"):
         lsh_precision_recall(real=x, generated=x, center="mean")
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="center has NaN or infinity"):
+            lsh_precision_recall(real=x, generated=x, center=[0, value, 0])
+        broken = x.clone()
+        broken[1, 2] = value
+        with pytest.raises(ValueError, match="real has NaN or infinity in 1 of"):
+            lsh_precision_recall(real=broken, generated=x, center="reference")
 
 
 def test_unpaired_results_are_warned_about():

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 
+from hf_ganzip.metrics import METRICS, lsh_precision_recall, realism_scores
 from hf_ganzip.metrics.inputs import as_features
 
 
@@ -51,3 +52,33 @@ def test_bad_input(real, error, message):
             error, match=message.replace("real has", "generated has").replace("real is", "generated is")
         ):
             as_features(real=GOOD, generated=real)
+
+
+@pytest.mark.parametrize("metric", [lsh_precision_recall, realism_scores, METRICS["kernel_distance"]])
+def test_seeds_are_of_32_bits(metric):
+    sets = {"real": torch.randn(12, 2), "generated": torch.randn(9, 2)}
+    options = {"subset_size": 4} if metric is METRICS["kernel_distance"] else {}
+    metric(**sets, **options, seed=2**32 - 1)
+    for seed in (-1, 2**32, 2**64):
+        with pytest.raises(ValueError, match=f"seed is {seed}; allowed are integers from 0 to 4294967295"):
+            metric(**sets, **options, seed=seed)
+    with pytest.raises(TypeError, match="seed is 0.5; allowed are integers"):
+        metric(**sets, **options, seed=0.5)
+
+
+@pytest.mark.parametrize(
+    "metric, options",
+    [
+        *((metric, {}) for name, metric in METRICS.items() if name != "kernel_distance"),
+        (METRICS["kernel_distance"], {"subset_size": 20}),
+        (realism_scores, {}),
+        (realism_scores, {"method": "knn"}),
+    ],
+)
+def test_tensors_are_made_on_the_device_of_the_features(metric, options):
+    """Whatever is made on the default device instead has no data here, as it would be on the wrong device with a GPU."""
+    sets = {"real": torch.randn(40, 3), "generated": torch.randn(30, 3)}
+    expected = metric(**sets, **options)
+    with torch.device("meta"):
+        found = metric(**sets, **options)
+    np.testing.assert_equal(found, expected)

@@ -100,6 +100,28 @@ class TestModule:
         with pytest.raises(TypeError, match=f"{name} has no option neighbours"):
             metric.compute(predictions=generated, references=real, neighbours=3)
 
+    def test_misspelt_arguments_are_refused(self, name, load, features):
+        metric, (real, generated) = load(name), features
+        with pytest.raises(
+            TypeError, match=f"{name}.add_batch has no argument prediction; allowed are predictions and"
+        ):
+            metric.add_batch(references=real, prediction=generated)
+        with pytest.raises(
+            TypeError, match=f"{name}.add has no argument refrence; allowed are prediction and reference"
+        ):
+            metric.add(prediction=generated[0], refrence=real[0])
+        with pytest.raises(ValueError, match="no predictions and no references"):
+            metric.compute()
+
+    def test_pictures_that_would_lose_something_are_refused(self, name, load):
+        metric, good = load(name), [Image.new("RGB", (8, 8))] * 3
+        for mode in ("RGBA", "I;16"):
+            bad = [*good, Image.new(mode, (8, 8))]
+            with pytest.raises(
+                ValueError, match=f"references, image 3 has mode {mode}; allowed are 8-bit grey and RGB"
+            ):
+                metric.compute(predictions=good, references=bad, feature_extractor=lambda batch: batch.flatten(1))
+
     def test_errors(self, name, load, features):
         metric, (real, generated) = load(name), features
         with pytest.raises(ValueError, match=r"predictions has shape \(5,\)"):
@@ -153,6 +175,11 @@ def test_combine_and_save(load, features, tmp_path):
         == metrics.lsh_precision_recall(real=real, generated=generated, draws=2, k=2)["lsh_recall"]
     )
     assert result["recall"] == metrics.knn_precision_recall(real=real, generated=generated, k=2)["recall"]
+    for vector in generated:
+        combined.add(prediction=vector)
+    for vector in real:
+        combined.add(reference=vector)
+    assert combined.compute(draws=2, k=2) == pytest.approx(result)
     evaluate.save(tmp_path / "result.json", **result)
     assert json.loads((tmp_path / "result.json").read_text())["draws"] == 2
 

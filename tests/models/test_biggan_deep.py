@@ -26,6 +26,15 @@ def test_official_rows_repeat_the_published_code(truncation, row):
     assert sum(i * weight for i, weight in statistics_weights(truncation, 51, "official")) == pytest.approx(row)
 
 
+@pytest.mark.parametrize("interpolation", ["official", "corrected"])
+def test_no_row_lies_beyond_the_last(interpolation):
+    """Among 2 to 300 rows are 50, 99, 104, 108 ..., for which 1 / (1 / (n - 1)) rounds above n - 1."""
+    for count in range(2, 300):
+        rows = statistics_weights(1.0, count, interpolation)
+        assert all(0 <= row < count for row, _ in rows), count
+        assert sum(weight for _, weight in rows) == pytest.approx(1)
+
+
 @pytest.mark.parametrize("truncation", [0.405, 0.14, 0.28, 0.56, 0.58, 0.94, 0.4, 1.0, 0.001])
 def test_corrected_rows_interpolate_linearly(truncation):
     rows = statistics_weights(truncation, 51, "corrected")

@@ -8,7 +8,7 @@ import torch
 
 from hf_ganzip.families import family_of
 from hf_ganzip.models import ARCHITECTURES
-from hf_ganzip.models.generator import GeneratorMixin
+from hf_ganzip.models.base import GeneratorMixin
 
 from ..conftest import TINY, run
 from .golden import close
@@ -63,6 +63,22 @@ def test_latents_of_a_list_of_sources_do_not_depend_on_the_batch(name):
     together = model.draw_latents(2, sources, truncation_psi=0.5)
     assert torch.equal(together[1:], model.draw_latents(1, [torch.Generator().manual_seed(2)], truncation_psi=0.5))
     assert together.shape == (2, model.config.z_dim) and not torch.equal(together[0], together[1])
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize("sources, count", [(3, 5), (3, 2), (1, 2)])
+def test_a_list_of_sources_has_one_per_sample(name, sources, count):
+    model = TINY[name]()
+    generators = [torch.Generator().manual_seed(seed) for seed in range(sources)]
+    with pytest.raises(ValueError, match=f"generator is a list of {sources} for {count} samples"):
+        model.draw_latents(count, generators)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_loaded_tensors_are_aligned(name, tmp_path):
+    TINY[name]().save_pretrained(tmp_path)
+    model = type(TINY[name]()).from_pretrained(tmp_path)
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in (*model.parameters(), *model.buffers()))
 
 
 @pytest.mark.parametrize("name", CHECKPOINTED)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from accelerate import PartialState
 
+from hf_ganzip.assets import asset_path
 from hf_ganzip.models.feature_network import FeatureNetwork
 
 
@@ -55,6 +56,11 @@ def test_save_and_load_give_the_same_bits(tmp_path):
 def test_wrong_image_shape_is_named(shape):
     with pytest.raises(ValueError, match=r"images has shape .*; allowed is \(batch, 1, 32, 32\)"):
         FeatureNetwork(channels=(4,), embedding_dim=4)(torch.zeros(shape))
+
+
+def test_loaded_tensors_are_aligned():
+    model = FeatureNetwork.from_pretrained(asset_path("fashion-mnist-features"))
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in (*model.parameters(), *model.buffers()))
 
 
 @pytest.mark.parametrize("image_size", [28, 4])

@@ -270,3 +270,19 @@ def test_tuple_instead_of_an_output_object():
     z, labels = torch.randn(1, 8), torch.zeros(1).long()
     (image,) = generator(z, labels, noise_mode="none", return_dict=False)
     assert torch.equal(image, generator(z, labels, noise_mode="none").sample)
+
+
+@pytest.mark.parametrize("sources", [1, 3])
+def test_a_list_of_sources_has_one_per_image(sources):
+    generator = tiny_generator()
+    random = [torch.Generator().manual_seed(seed) for seed in range(sources)]
+    with pytest.raises(ValueError, match=f"generator is a list of {sources} for 2 samples"):
+        generator(torch.randn(2, 8), torch.tensor([0, 1]), generator=random)
+
+
+@torch.no_grad()
+def test_a_negative_cutoff_and_no_mapping_layers_are_refused():
+    with pytest.raises(ValueError, match="truncation_cutoff is -1; allowed are 0 and more"):
+        tiny_generator()(torch.randn(1, 8), torch.tensor([0]), truncation_psi=0.5, truncation_cutoff=-1)
+    with pytest.raises(ValueError, match="mapping_layers is 0; allowed are 1 and more"):
+        tiny_generator(mapping_layers=0)

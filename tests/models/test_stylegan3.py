@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from scipy import signal
 
 from hf_ganzip.models import StyleGAN3Generator
+from hf_ganzip.models import stylegan3_activation as activations
 from hf_ganzip.models import stylegan3_filters as filters
 
 from ..conftest import tiny_stylegan3
@@ -43,7 +44,7 @@ def test_filters_are_the_official_ones(golden):
 @pytest.mark.parametrize("limit", [0, 160], ids=["convolutions", "matrices"])
 @torch.no_grad()
 def test_official_values(golden, limit, monkeypatch):
-    monkeypatch.setattr(filters, "_MATRIX_LIMIT", limit)
+    monkeypatch.setattr(activations, "_MATRIX_LIMIT", limit)
     generator, weights, io = golden
     generator.load_state_dict(weights)
     close(generator.mapping(io["z"]), io["ws"])
@@ -90,13 +91,13 @@ def plain_activation(x, bias, up_filter, down_filter, up, down, padding, gain, s
 @pytest.mark.parametrize("radial", [False, True], ids=["separable", "radial"])
 @pytest.mark.parametrize("up, down, padding", [(2, 2, (8, 9)), (4, 2, (-9, -6)), (4, 2, (3, 4)), (1, 1, (0, 0))])
 def test_filtered_activation_equals_its_definition(limit, radial, up, down, padding, monkeypatch):
-    monkeypatch.setattr(filters, "_MATRIX_LIMIT", limit)
+    monkeypatch.setattr(activations, "_MATRIX_LIMIT", limit)
     up_filter = filters.lowpass_filter(6 * up if up > 1 else 1, 4.0, 9.0, 64)
     down_filter = filters.lowpass_filter(6 * down if down > 1 else 1, 4.0, 9.0, 64, radial=radial)
     x, bias = torch.randn(2, 3, 14, 14), torch.randn(3)
     options = {"gain": 1.4, "slope": 0.2, "clamp": 1.0}
     expected = plain_activation(x, bias, up_filter, down_filter, up, down, padding, **options)
-    activation = filters.FilteredActivation(14, up, down, padding)
+    activation = activations.FilteredActivation(14, up, down, padding)
     close(activation(x.clone(), bias, up_filter, down_filter, **options), expected, 2e-6)
     x.requires_grad_(True)
     (wanted,) = torch.autograd.grad(
@@ -107,7 +108,7 @@ def test_filtered_activation_equals_its_definition(limit, radial, up, down, padd
 
 
 def test_a_filter_that_was_loaded_later_is_used():
-    activation = filters.FilteredActivation(8, 2, 2, (8, 9))
+    activation = activations.FilteredActivation(8, 2, 2, (8, 9))
     kernel = filters.lowpass_filter(12, 4.0, 9.0, 64)
     x, bias, options = torch.randn(1, 1, 8, 8), torch.zeros(1), {"gain": 1.0, "slope": 0.2, "clamp": None}
     with torch.no_grad():
@@ -166,11 +167,39 @@ def test_magnitudes_move_only_when_asked():
     assert all(layer.magnitude_ema != 1 for layer in layers)
 
 
+def test_magnitudes_move_the_same_under_gradient_checkpointing():
+    found = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        generator = tiny_stylegan3()
+        ws = generator.mapping(torch.ones(2, 8), torch.arange(2)).detach().requires_grad_(True)
+        if checkpointing:
+            generator.enable_gradient_checkpointing()
+        generator.synthesize(ws, update_magnitude=True).square().sum().backward()
+        layers = [getattr(generator.synthesis, name) for name in generator.synthesis.layer_names]
+        found.append((torch.stack([layer.magnitude_ema for layer in layers]), ws.grad))
+    assert (found[0][0] != 1).all()
+    assert torch.equal(found[0][0], found[1][0])
+    close(found[0][1], found[1][1], 1e-6, relative=1e-5)
+
+
+@pytest.mark.parametrize("resolution", [16, 256])
+@pytest.mark.parametrize("upsampling", [1, 2])
+@torch.no_grad()
+def test_one_critical_layer_makes_whole_images(resolution, upsampling):
+    config = {"resolution": resolution, "num_critical": 1, "lrelu_upsampling": upsampling, "margin_size": 10}
+    generator = tiny_stylegan3(channels=(4,) * 5, **config)
+    sample = generator(torch.randn(1, 8), torch.tensor([0])).sample
+    assert sample.shape == (1, 3, resolution, resolution) and torch.isfinite(sample).all()
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
         ({"resolution": 24}, "powers of two"),
         ({"num_critical": 4}, "num_critical is 4"),
+        ({"num_critical": 0}, "num_critical is 0; allowed are 1 to 3"),
+        ({"mapping_layers": 0}, "mapping_layers is 0; allowed are 1 and more"),
         ({"channels": (8, 8)}, "needs 5"),
     ],
 )

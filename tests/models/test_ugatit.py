@@ -84,3 +84,12 @@ def test_power_iterations_happen_in_training_mode_only():
     changed = model.gap_fc.weight_v.clone()
     model.train()(torch.randn(1, 3, 64, 64))
     assert not torch.equal(model.gap_fc.weight_v, changed)
+
+
+def test_class_labels_are_refused():
+    """It is called as all discriminators are, but has no classes."""
+    discriminator = tiny_ugatit_discriminator()
+    images = torch.zeros(2, 3, 64, 64)
+    assert torch.equal(discriminator(images, None).logits, discriminator(images).logits)
+    with pytest.raises(ValueError, match="class_labels were given"):
+        discriminator(images, torch.tensor([0, 1]))

@@ -6,7 +6,7 @@ import torch
 import hf_ganzip as gz
 from hf_ganzip.seeding import sample_generators
 
-from ..conftest import tiny_generator
+from ..conftest import tiny_biggan, tiny_biggan_deep, tiny_generator, tiny_ugatit
 
 
 @pytest.fixture
@@ -61,3 +61,52 @@ def test_save_and_load(pipe, tmp_path):
     restored.set_progress_bar_config(disable=True)
     images = [p(2, generator=sample_generators(0, 2), output_type="np").images for p in (pipe, restored)]
     assert (images[0] == images[1]).all()
+
+
+@pytest.mark.parametrize("make", [tiny_generator, tiny_biggan, tiny_biggan_deep])
+@pytest.mark.parametrize("count, sources", [(5, 3), (2, 3), (2, 1)])
+def test_a_list_of_generators_has_one_per_image(make, count, sources):
+    pipe = gz.GANPipeline(make())
+    pipe.set_progress_bar_config(disable=True)
+    with pytest.raises(ValueError, match=f"generator is a list of {sources} for {count} samples"):
+        pipe(count, generator=sample_generators(0, sources))
+    with pytest.raises(ValueError, match=f"generator is a list of {sources} for {count} samples"):
+        pipe(latents=torch.randn(count, pipe.generator.config.z_dim), generator=sample_generators(0, sources))
+    with pytest.raises(ValueError, match=f"generator is a list of {sources} for {count} samples"):
+        pipe.interpolate(count, steps=1, generator=sample_generators(0, sources))
+
+
+@pytest.mark.parametrize("make", [tiny_generator, tiny_biggan])
+def test_sampling_is_in_eval_mode_and_leaves_the_mode_alone(make):
+    pipe = gz.GANPipeline(make())
+    pipe.set_progress_bar_config(disable=True)
+    z = torch.randn(2, pipe.generator.config.z_dim)
+    options = {"latents": z, "output_type": "latent"}
+
+    def images():
+        return pipe(noise_mode="const", **options).images, pipe.interpolate(steps=2, **options)
+
+    expected = images()
+    before = {name: tensor.clone() for name, tensor in pipe.generator.state_dict().items()}
+    pipe.generator.train()
+    found = images()
+    assert pipe.generator.training
+    assert all(torch.equal(*pair) for pair in zip(found, expected))
+    assert all(torch.equal(before[name], tensor) for name, tensor in pipe.generator.state_dict().items())
+
+
+def test_truncation_without_effect_is_refused():
+    """BigGAN truncates when latents are drawn; BigGAN-deep and StyleGANs also when they are used."""
+    pipe = gz.GANPipeline(tiny_biggan())
+    pipe.set_progress_bar_config(disable=True)
+    z = pipe.generator.draw_latents(2, torch.Generator().manual_seed(0), truncation_psi=0.5)
+    drawn = pipe(2, generator=torch.Generator().manual_seed(0), truncation_psi=0.5, output_type="latent").images
+    assert torch.equal(pipe(latents=z, output_type="latent").images, drawn)
+    for call in (pipe, pipe.interpolate):
+        with pytest.raises(ValueError, match="truncation_psi is 0.5, but BigGANGenerator truncates only latents"):
+            call(latents=z, truncation_psi=0.5)
+
+
+def test_a_network_without_latents_is_refused():
+    with pytest.raises(ValueError, match="UGATITGenerator draws no latents"):
+        gz.GANPipeline(tiny_ugatit())

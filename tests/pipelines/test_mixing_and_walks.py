@@ -7,7 +7,7 @@ from diffusers.utils import export_to_gif
 from PIL import Image
 
 import hf_ganzip as gz
-from hf_ganzip.models.generator import GeneratorMixin
+from hf_ganzip.models.base import GeneratorMixin
 
 from ..conftest import TINY, tiny_biggan, tiny_biggan_deep, tiny_generator, tiny_stylegan3
 

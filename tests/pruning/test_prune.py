@@ -297,8 +297,38 @@ class TestOptions:
         prune_(model, PruneConfig("random", 0.5))
         assert torch.equal(torch.rand(3), expected)
 
+    @pytest.mark.parametrize("name", ["stylegan2", "stylegan3", "biggan"])
+    def test_frozen_parameters_stay_frozen(self, name):
+        model = MODELS[name]()
+        for index, parameter in enumerate(model.parameters()):
+            parameter.requires_grad_(index % 3 != 0)
+        frozen = [parameter.requires_grad for parameter in model.parameters()]
+        prune_(model, PruneConfig("random", 0.5))
+        assert [parameter.requires_grad for parameter in model.parameters()] == frozen
+
+    def test_a_function_is_recorded_by_its_name(self):
+        def first(model, sets):
+            return KeepFirst()(model, sets)
+
+        model = tiny_generator()
+        report = prune_(model, PruneConfig(first, 0.5))
+        assert report.criterion == recorded_steps(model)[0]["options"]["criterion"] == "first"
+
 
 class TestBadInput:
+    @pytest.mark.parametrize(
+        "options, message",
+        [
+            ({"max_params": 0}, "max_params is 0; allowed are 1 and more"),
+            ({"max_macs": -1}, "max_macs is -1; allowed are 1 and more"),
+            ({"criterion": KeepFirst(), "criterion_options": {"x": 1}}, "set them in the criterion object"),
+            ({"keep_affine_bias": True}, "keep_affine_bias belongs to init"),
+        ],
+    )
+    def test_options_without_effect(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            PruneConfig(**options)
+
     @pytest.mark.parametrize(
         "options", [{"ratio": 1.0}, {"ratio": -0.1}, {"ratios": {"x": 2}}, {"multiple_of": 0}, {"init": "x"}]
     )

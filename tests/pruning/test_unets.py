@@ -14,8 +14,8 @@ import hf_ganzip as gz
 from hf_ganzip.macs import count_macs, macs_of_shapes, weight_uses
 from hf_ganzip.pruning import PruneConfig, Slice, prune_
 from hf_ganzip.pruning.channels import ChannelSet, shapes_after
+from hf_ganzip.pruning.choose import kept_count
 from hf_ganzip.pruning.criteria import DiffPrune
-from hf_ganzip.pruning.prune import _count
 from hf_ganzip.pruning.rules import rule_of
 from hf_ganzip.record import recorded_steps
 
@@ -78,6 +78,12 @@ def images(count=4, channels=3):
     return torch.rand(count, channels, 8, 8, generator=torch.Generator().manual_seed(3)) * 2 - 1
 
 
+def tiny_unet_of_state(state):
+    model = tiny_unet()
+    torch.random.set_rng_state(state)
+    return model
+
+
 class TestSizes:
     """Tables of Diff-Pruning and Singular Value Scaling, which do not depend on the criterion."""
 
@@ -113,7 +119,7 @@ class TestSizes:
         rule = rule_of(model)
         sets = rule.sets(model)
         assert len(sets) == (50 if options is CIFAR else len(sets))
-        counts = {channels.name: _count(channels, rule, config.ratio, config) for channels in sets}
+        counts = {channels.name: kept_count(channels, rule, config.ratio, config) for channels in sets}
         shapes = shapes_after(model.state_dict(), sets, counts)
         small = UNet2DModel(
             **DDPM | options | {"block_out_channels": tuple(c // 4 for c in options["block_out_channels"])}
@@ -139,10 +145,10 @@ class TestSizes:
         rule = rule_of(tiny_unet())
         for ratio, normed, free in zip((0.3, 0.5, 0.7, 0.9), kept, plain):
             config = PruneConfig("random", ratio)
-            assert _count(ChannelSet("x", width, (), blocks=32, norm=True), rule, ratio, config) == normed
-            assert _count(ChannelSet("x", width, ()), rule, ratio, config) == free
+            assert kept_count(ChannelSet("x", width, (), blocks=32, norm=True), rule, ratio, config) == normed
+            assert kept_count(ChannelSet("x", width, ()), rule, ratio, config) == free
             exact = PruneConfig("random", ratio, group_rule="exact")
-            assert _count(ChannelSet("x", width, (), blocks=32, norm=True), rule, ratio, exact) == free
+            assert kept_count(ChannelSet("x", width, (), blocks=32, norm=True), rule, ratio, exact) == free
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
@@ -287,6 +293,16 @@ class TestSavedForm:
             for seed in ("1", "2")
         }
         assert len(found) == 1
+
+    def test_conditional_networks_in_bfloat16(self):
+        model = conditional().to(torch.bfloat16)
+        report = prune_(model, PruneConfig("magnitude", 0.5))
+        assert report.parameters_after < report.parameters_before and model.dtype == torch.bfloat16
+
+    def test_fresh_weights_leave_the_generator_of_random_numbers_alone(self):
+        state = torch.random.get_rng_state()
+        prune_(tiny_unet_of_state(state), PruneConfig("magnitude", 0.5, init="he"))
+        assert torch.equal(torch.random.get_rng_state(), state)
 
     def test_a_lora_for_the_dense_network_is_refused(self):
         peft = pytest.importorskip("peft")
@@ -465,6 +481,16 @@ class TestImportance:
         with pytest.raises(ValueError, match="another model, other images or options"):
             DiffPrune(images(3), checkpoint_dir=str(tmp_path), **QUICK)(model, sets)
 
+    def test_other_conditions_belong_to_another_run(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("hf_ganzip.pruning.criteria.diff_prune._SAVE_EVERY", 2)
+        model = conditional()
+        sets = rule_of(model).sets(model)
+        options = {"images": images(channels=4), "checkpoint_dir": str(tmp_path), **QUICK}
+        text = torch.randn(4, 5, 12)
+        DiffPrune(model_inputs={"encoder_hidden_states": text}, **options)(model, sets)
+        with pytest.raises(ValueError, match="another model, other images or options"):
+            DiffPrune(model_inputs={"encoder_hidden_states": text.flip(0)}, **options)(model, sets)
+
     @torch.no_grad()
     def test_without_gradients_around(self):
         options = {"images": images(), **QUICK}
@@ -489,6 +515,35 @@ class TestImportance:
 
 
 class TestBadInput:
+    @pytest.mark.parametrize("options", [{"compensate_gain": True}, {"init": "he", "keep_affine_bias": True}])
+    def test_options_of_generators(self, options):
+        with pytest.raises(ValueError, match="UNet2DModel has none"):
+            prune_(tiny_unet(), PruneConfig("random", 0.5, **options))
+
+    def test_a_network_that_cannot_be_saved_is_left_as_it_was(self):
+        model = tiny_unet()
+        model.conv_in.extra = torch.nn.Linear(2, 2)
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        with pytest.raises(ValueError, match="modules were added or removed"):
+            prune_(model, PruneConfig("random", 0.5))
+        after = model.state_dict()
+        assert before.keys() == after.keys() and all(torch.equal(after[key], before[key]) for key in before)
+        assert model.config.get("quantization_config") is None and not recorded_steps(model)
+
+    @pytest.mark.parametrize(
+        "bad",
+        [
+            (images() * 127 + 128).to(torch.uint8),
+            images() * 127 + 128,
+            images() * torch.nan,
+            images()[..., :4],
+        ],
+        ids=["uint8", "0 to 255", "NaN", "size"],
+    )
+    def test_images_out_of_range_or_of_another_size(self, bad):
+        with pytest.raises(ValueError, match=r"allowed are tensors \(N, 3, 8, 8\) of floats in \[-1, 1\]"):
+            prune_(tiny_unet(), PruneConfig("diff_prune", criterion_options={"images": bad, **QUICK}))
+
     def test_without_images_or_with_others(self):
         with pytest.raises(ValueError, match="needs images"):
             prune_(tiny_unet(), PruneConfig("diff_prune"))

@@ -16,7 +16,9 @@ from hf_ganzip.assets import ASSETS, asset_path
 from hf_ganzip.evaluation.cost import Cost, CostReport
 from hf_ganzip.evaluation.evaluate import EvaluationReport
 from hf_ganzip.publishing import render_card
-from hf_ganzip.publishing.card import hub_id, loading_snippet, read_saved, recipe_of
+from hf_ganzip.publishing.card import recipe_of
+from hf_ganzip.publishing.metadata import hub_id
+from hf_ganzip.publishing.saved import loading_snippet, read_saved
 from hf_ganzip.recipes import compress, read_recipe
 from hf_ganzip.record import Step, record_step, recorded_steps
 
@@ -95,7 +97,7 @@ class TestMetadata:
         assert hub_id(origin) == expected
 
     def test_model_index_has_the_figures_and_their_conditions(self, tmp_path):
-        text = render_card(finished(["quantize"], tmp_path), "me/small", reports=EVALUATION)
+        text = render_card(finished(["quantize"], tmp_path), "me/small", report=EVALUATION)
         found = {result.metric_type: result for result in ModelCard(text).data.eval_results}
         assert found["frechet_distance"].metric_value == 3.25 and found["recall"].metric_value == 0.5
         assert found["precision"].metric_args["n_generated"] == 2500
@@ -127,7 +129,7 @@ def test_options_of_metrics_are_among_the_conditions():
 
 class TestText:
     def test_figures_come_with_conditions(self, tmp_path):
-        text = render_card(finished(["quantize"], tmp_path), "me/small", reports=[EVALUATION, COST.to_dict()])
+        text = render_card(finished(["quantize"], tmp_path), "me/small", report=[EVALUATION, COST.to_dict()])
         assert (
             "| small | 3.250 | 0.875 | 0.500 |" in text
             and "n generated 2500" in text
@@ -171,7 +173,7 @@ class TestText:
 
     def test_reports_of_another_kind(self, tmp_path):
         with pytest.raises(TypeError, match="a report is a int"):
-            render_card(finished([], tmp_path), "me/small", reports=[3])
+            render_card(finished([], tmp_path), "me/small", report=[3])
 
 
 BUNDLED = sorted(path.name for path in (ROOT / "model_cards").iterdir() if path.is_dir())
@@ -187,7 +189,7 @@ class TestCardsOfBundledModels:
         reports = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
         picture = "samples.png" if (folder / "samples.png").is_file() else None
         options = {"license": "apache-2.0", "datasets": ["zalando-datasets/fashion_mnist"], "picture": picture}
-        assert (folder / "README.md").read_text() == render_card(asset_path(name), name, reports=reports, **options)
+        assert (folder / "README.md").read_text() == render_card(asset_path(name), name, report=reports, **options)
 
     @pytest.mark.parametrize("name", BUNDLED)
     def test_the_snippet_runs(self, name):

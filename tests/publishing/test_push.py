@@ -9,10 +9,12 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from huggingface_hub import ModelCard, snapshot_download
 
 import hf_ganzip as gz
+from hf_ganzip.assets import asset_path
 from hf_ganzip.publishing import check
+from hf_ganzip.publishing.saved import Saved, loading_snippet
 
 from ..conftest import TINY_UNET, run, tiny_generator
-from ..hub import CUT, LocalHub
+from ..hub import CUT, HALF, LocalHub
 
 
 pytestmark = pytest.mark.filterwarnings(
@@ -36,6 +38,11 @@ def small(bits=4):
 
 def push(model, name="me/small", **options):
     return gz.push_to_hub(model, name, **{"samples": 0} | options)
+
+
+def in_dtype(dtype, folder):
+    tiny_generator().save_pretrained(folder / "full")
+    return gz.StyleGAN2Generator.from_pretrained(folder / "full", torch_dtype=dtype)
 
 
 @pytest.fixture
@@ -102,10 +109,35 @@ class TestWhole:
         folder = snapshot_download("me/pipeline", cache_dir=tmp_path / "cache")
         assert torch.equal(run(DDPMPipeline.from_pretrained(folder).unet), run(unet))
 
-    def test_shards(self, hub, equal):
-        found = push(small()[0], max_shard_size="2KB")
+    def test_shards(self, hub, equal, tmp_path):
+        model = small()[0]
+        found = push(model, max_shard_size="2KB")
         assert sum(name.endswith(".safetensors") for name in found.files) > 2
         assert "diffusion_pytorch_model.safetensors.index.json" in found.files
+        folder = snapshot_download("me/small", cache_dir=tmp_path / "cache")
+        assert torch.equal(run(gz.load_model(folder)), run(model))
+
+    def test_the_repository_holds_the_last_model_and_no_other(self, hub, equal, tmp_path):
+        push(small()[0], max_shard_size="2KB")
+        hub.repositories["me/small"].files["notes.txt"] = b"of the owner"
+        torch.manual_seed(1)
+        other = tiny_generator()
+        found = push(other)
+        repository = hub.repositories["me/small"]
+        assert commits(hub) == 2 and set(repository.files) == {*found.files, "notes.txt"}
+        folder = snapshot_download("me/small", cache_dir=tmp_path / "cache")
+        assert torch.equal(run(gz.load_model(folder)), run(other))
+
+    def test_shards_of_a_pipeline_are_replaced(self, hub, equal, tmp_path):
+        push(DDPMPipeline(UNet2DModel(**TINY_UNET).eval(), DDPMScheduler()), max_shard_size="20KB")
+        assert "unet/diffusion_pytorch_model.safetensors.index.json" in hub.repositories["me/small"].files
+        unet = UNet2DModel(**TINY_UNET).eval()
+        found = push(DDPMPipeline(unet, DDPMScheduler()))
+        assert set(hub.repositories["me/small"].files) == set(found.files)
+        folder = snapshot_download("me/small", cache_dir=tmp_path / "cache")
+        assert torch.equal(run(DDPMPipeline.from_pretrained(folder).unet), run(unet))
+        push(unet)  # a model alone after a pipeline
+        assert "model_index.json" not in hub.repositories["me/small"].files
 
     def test_no_path_of_this_machine_leaves_it(self, hub, equal, tmp_path):
         tiny_generator().save_pretrained(tmp_path / "private-folder")
@@ -130,6 +162,87 @@ class TestWhole:
         kept = ModelCard(hub.repositories["me/small"].files["README.md"].decode())
         assert kept.text.strip() == ours.text.strip() and set(ours.data.tags) <= set(kept.data.tags)
         assert kept.data.library_name == "hf_ganzip"
+
+
+class TestDtypes:
+    """What is published is in the dtype that the model has."""
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+    def test_half(self, hub, tmp_path, dtype):
+        found = push(in_dtype(dtype, tmp_path), dry_run=True)
+        assert f'from_pretrained("me/small", torch_dtype={dtype})' in found.card and "import torch\n" in found.card
+        assert f"in {str(dtype)[6:]}." in found.card
+
+    def test_half_and_quantized(self, hub, tmp_path):
+        model = in_dtype(torch.float16, tmp_path)
+        gz.quantize_(model, gz.QuantizeConfig(bits=4))
+        assert "torch_dtype=torch.float16" in push(model, dry_run=True).card
+
+    def test_modules_that_are_always_loaded_in_float32(self, hub):
+        with pytest.raises(
+            ValueError, match="keeps mapping of a StyleGAN2Generator in float32: load it with torch_dtype="
+        ):
+            push(tiny_generator().half(), dry_run=True)
+
+    def test_a_pipeline(self, hub):
+        found = push(DDPMPipeline(UNet2DModel(**TINY_UNET).half(), DDPMScheduler()), dry_run=True)
+        assert "torch_dtype=torch.float16)" in found.card
+
+    def test_parts_of_a_pipeline_in_two_dtypes(self, tmp_path):
+        parts = {"unet": {"dtype": "float16"}, "vqvae": {"dtype": ""}}
+        text = loading_snippet(Saved("LDMPipeline", True, parts), "me/small")
+        assert 'from_pretrained("me/small", torch_dtype={"unet": torch.float16, "default": torch.float32})' in text
+
+    def test_float32_needs_no_word(self, hub, equal):
+        assert "torch_dtype" not in push(small()[0], dry_run=True).card
+
+
+class TestPicture:
+    def test_every_row_says_whose_it_is(self, hub, equal, monkeypatch):
+        drawn = {}
+        monkeypatch.setattr(
+            "hf_ganzip.plotting.save_image_grid", lambda images, path, **options: drawn.update(options, images=images)
+        )
+        push(small()[0], reference=tiny_generator(), samples=12, dry_run=True)
+        assert drawn["row_labels"] == ("full",) * 2 + ("this model",) * 2
+        assert drawn["columns"] == 10 and len(drawn["images"]) == 40  # whole rows
+
+
+class TestLicence:
+    def test_of_a_bundled_base(self, hub, equal):
+        model = gz.load_model(asset_path("stylegan2-fashion-mnist"))
+        gz.quantize_(model)
+        assert ModelCard(push(model, dry_run=True).card).data.license == "apache-2.0"
+
+    def test_of_a_base_on_the_hub(self, hub, equal, tmp_path):
+        push(tiny_generator(), "me/full", license="cc-by-4.0")
+        model = gz.StyleGAN2Generator.from_pretrained(
+            snapshot_download("me/full", cache_dir=tmp_path / "cache", allow_patterns=["*.json", "*.safetensors"])
+        )
+        gz.quantize_(model, gz.QuantizeConfig(bits=4))
+        found = ModelCard(push(model).card)
+        assert found.data.license == "cc-by-4.0" and found.data.base_model == "me/full"
+        assert "The licence is that of me/full." in found.text
+        hub.faults["GET /api/models/me/full"] = [500] * 9
+        assert ModelCard(push(model).card).data.license == "other"
+
+
+class TestTransformers:
+    def test_a_text_encoder(self, hub, tmp_path):
+        from ..test_transformers import encode, text_encoder
+
+        model = text_encoder()
+        gz.quantize_(model, gz.QuantizeConfig(bits=4))
+        found = push(model)
+        assert "from transformers import CLIPTextModel" in found.card
+        assert {"transformers", "CLIPTextModel"} <= set(ModelCard(found.card).data.tags)
+        folder = snapshot_download("me/small", cache_dir=tmp_path / "cache")
+        assert torch.equal(encode(type(model).from_pretrained(folder)), encode(model))
+
+    def test_half(self, hub):
+        from ..test_transformers import text_encoder
+
+        push(text_encoder().half(), dry_run=True)
 
 
 class TestWhereItGoes:
@@ -185,10 +298,13 @@ class TestNothingHalf:
             ("POST /api/models/me/small/preupload", [404], "no such repository"),
             ("POST /api/models/me/small/commit", [409], "somebody else"),
             ("POST /api/models/me/small/commit", [412], "has moved"),
-            ("POST /api/models/me/small/commit", [500], "no commit was made"),
-            ("POST /api/models/me/small/commit", [CUT], "no commit was made"),
+            ("POST /api/repos/create", [500], "no commit was made"),
+            ("POST /api/repos/create", [429], "too many requests"),
+            ("POST /api/models/me/small/commit", [500], "is not known: look at the repository"),
+            ("POST /api/models/me/small/commit", [CUT], "is not known: look at the repository"),
+            ("PUT /lfs/", [403], "the answer was 403; the store of large files"),
         ],
-        ids=["401", "403", "404", "409", "412", "500", "cut"],
+        ids=["401", "403", "404", "409", "412", "create-500", "429", "500", "cut", "storage-403"],
     )
     def test_faults_leave_no_commit_and_the_next_try_succeeds(self, hub, equal, fault, statuses, message):
         hub.faults[fault] = list(statuses)
@@ -200,12 +316,23 @@ class TestNothingHalf:
         push(model)
         assert commits(hub) == 1
         again = sum(request.startswith("PUT /lfs/") for request in hub.requests) - sent
-        assert (sent, again) in ((1, 0), (0, 1)), hub.requests  # what has arrived is not sent twice
+        arrived = 0 if "/lfs/" in fault else sent
+        assert (arrived, again) in ((1, 0), (0, 1)), hub.requests  # what has arrived is not sent twice
 
-    def test_a_cut_in_the_middle_of_the_files(self, hub, equal):
-        hub.faults["PUT /lfs/"] = [CUT]  # the client tries the file again by itself
+    @pytest.mark.parametrize("kind", [CUT, HALF], ids=["cut", "half"])
+    def test_a_cut_in_the_middle_of_the_files(self, hub, equal, kind):
+        hub.faults["PUT /lfs/"] = [kind]  # the client tries the file again by itself
         push(small()[0])
         assert commits(hub) == 1
+        assert sum(request.startswith("PUT /lfs/") for request in hub.requests) == 2
+
+    def test_a_cut_in_the_middle_of_a_download(self, hub, equal, tmp_path):
+        model = small()[0]
+        push(model)
+        hub.faults["GET /me/small/resolve/.*safetensors"] = [HALF]
+        folder = snapshot_download("me/small", cache_dir=tmp_path / "cache")
+        assert hub.faults["GET /me/small/resolve/.*safetensors"] == []
+        assert torch.equal(run(gz.load_model(folder)), run(model))
 
     def test_no_hub_at_all(self, hub, equal, monkeypatch):
         from huggingface_hub import constants
@@ -214,10 +341,22 @@ class TestNothingHalf:
         with pytest.raises(ConnectionError, match="me/small"):
             push(small()[0])
 
-    @pytest.mark.parametrize("name", ["small", "a/b/c", "/small", "me/"])
+    @pytest.mark.parametrize("name", ["small", "a/b/c", "/small", "me/", "me/x y", "me/a--b"])
     def test_bad_names(self, hub, name):
         with pytest.raises(ValueError, match="namespace/name"):
-            push(small()[0], name)
+            push(small()[0], name, dry_run=True)
+
+    def test_a_pull_request_to_a_branch_is_refused_before_anything_is_made(self, hub):
+        with pytest.raises(ValueError, match="a pull request goes to main"):
+            push(small()[0], create_pr=True, revision="dev", dry_run=True)
+        with pytest.raises(ValueError, match="a pull request goes to main"):
+            push(small()[0], create_pr=True, revision="dev")
+        assert hub.requests == []
+
+    def test_a_dict_that_is_no_report(self, hub):
+        with pytest.raises(TypeError, match="no report that a card shows"):
+            push(small()[0], report={"foo": 1})
+        assert hub.requests == []
 
     def test_no_model(self, hub):
         with pytest.raises(TypeError, match="a dict is no model"):

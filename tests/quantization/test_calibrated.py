@@ -14,7 +14,7 @@ from hf_ganzip.quantization.methods import latent_distill as module
 from hf_ganzip.quantization.methods.gptq import compensated
 from hf_ganzip.quantization.packed import packed_modules
 
-from ..conftest import run, tiny_discriminator, tiny_generator, tiny_unet
+from ..conftest import run, tiny_biggan, tiny_discriminator, tiny_generator, tiny_unet
 
 
 QUICK = {
@@ -116,6 +116,33 @@ class TestBoth:
         torch.testing.assert_close(model(torch.ones(1, 6)), expected, atol=0.02, rtol=0)
 
 
+def test_requantizing_a_folded_model_tunes_its_folded_weights():
+    """Quantizing again folds the layers that are not quantized, too: what was trained belongs to those."""
+    model = tiny_biggan(spectral_norm=True, attention_blocks=())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 4:  # orthogonal at first, so that their norm would be 1
+                parameter.mul_(3)
+    gz.quantize_(model, gz.QuantizeConfig("linear", bits=8, granularity="channel"))
+    before = run(model)
+    options = QUICK["latent_distill"] | {"learning_rate": 1e-4, "scale_learning_rate": 1e-5}
+    again = gz.QuantizeConfig("latent_distill", 8, "channel", method_options=options, requantize=True)
+    gz.quantize_(model, again)
+    difference = (run(model) - before).square().mean() / before.square().mean()
+    assert float(difference) < 1e-2
+
+
+def test_gptq_of_outputs_that_are_not_finite_is_refused():
+    def inputs(model, batch_size, seed):
+        while True:
+            yield lambda module: module(torch.full((batch_size, 6), torch.inf))
+
+    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 5))
+    with pytest.raises(ValueError, match="gptq: the curvature of 0 is not finite"):
+        gz.quantize_(model, config("gptq", inputs=inputs))
+    assert not packed_modules(model)
+
+
 def test_gptq_of_uncorrelated_inputs_is_rounding_to_nearest():
     weight = torch.randn(5, 20)
     start = gz.quantization.METHODS["mse_clip"]()(weight, 3)
@@ -182,6 +209,39 @@ class TestLatentDistill:
         assert torch.equal(run(resumed), run(whole))
         with pytest.raises(ValueError, match="belongs to another run; choose another checkpoint_dir"):
             gz.quantize_(tiny_generator(), config("latent_distill", steps=13, checkpoint_dir=str(tmp_path)))
+
+    def test_a_checkpoint_of_another_model_or_other_options_is_refused(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(module, "_CHECK_EVERY", 2)
+        model, other = tiny_generator(), tiny_generator()
+        kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        options = {"steps": 4, "checkpoint_dir": str(tmp_path)}
+        gz.quantize_(model, config("latent_distill", **options))
+        changes = ({"feature_weight": 1.0}, {"tune": "none"}, {"scale_learning_rate": 1e-3}, {"base": "linear"})
+        again = tiny_generator()
+        for change in changes:
+            again.load_state_dict(kept)
+            with pytest.raises(ValueError, match="belongs to another run"):
+                gz.quantize_(again, config("latent_distill", **options | change))
+        with pytest.raises(ValueError, match="belongs to another run"):
+            gz.quantize_(other, config("latent_distill", **options))
+        gz.quantize_(again, config("latent_distill", **options))
+        assert torch.equal(run(again), run(model))
+
+    def test_a_resumed_run_knows_the_error_before_the_first_step(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(module, "_CHECK_EVERY", 2)
+        found = []
+        train = module._Run.train
+
+        def watched(self):
+            train(self)
+            found.append(self.first)
+
+        monkeypatch.setattr(module._Run, "train", watched)
+        first, second = tiny_generator(), tiny_generator()
+        second.load_state_dict(first.state_dict())
+        for model in (first, second):
+            gz.quantize_(model, config("latent_distill", steps=20, checkpoint_dir=str(tmp_path)))
+        assert found[0] == found[1] > 0
 
     def test_a_run_that_diverges_keeps_the_best_state_and_says_so(self, monkeypatch):
         monkeypatch.setattr(module, "_CHECK_EVERY", 1)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import copy
+import dataclasses
+import json
 
 import pytest
 import torch
@@ -141,7 +143,7 @@ def test_dequantize_restores_ordinary_layers(tiny_model, tmp_path):
     assert not packed_modules(tiny_model)
     assert torch.equal(run(tiny_model), expected)
     tiny_model.save_pretrained(tmp_path)
-    assert "ganzip" not in (tmp_path / "config.json").read_text()
+    assert "quantization_config" not in (tmp_path / "config.json").read_text()  # the record stays: so do the errors
     assert torch.equal(run(type(tiny_model).from_pretrained(tmp_path)), expected)
     with pytest.raises(ValueError, match="no packed layer"):
         gz.dequantize_(tiny_model)
@@ -436,3 +438,73 @@ def test_loading_another_state_changes_what_is_computed():
         model(x)
     models[0].load_state_dict(models[1].state_dict())
     assert torch.equal(models[0](x), models[1](x))
+
+
+class TestTiedHeads:
+    """Language models whose output layer shares its weight with the input embeddings."""
+
+    def build(self, name):
+        transformers = pytest.importorskip("transformers")
+        if name == "bert":
+            sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+            return transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=30, **sizes)).eval()
+        sizes = {"n_embd": 8, "n_layer": 1, "n_head": 2, "add_cross_attention": False}
+        return transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=30, n_positions=8, **sizes)).eval()
+
+    @pytest.mark.parametrize("embeddings", [False, True])
+    def test_stay_and_the_model_is_restored(self, embeddings, tmp_path):
+        model = self.build("bert")
+        report = gz.quantize_(model, gz.QuantizeConfig(bits=4, embeddings=embeddings))
+        head = next(layer for layer in report.layers if layer.name == "cls.predictions.decoder.weight")
+        assert "output embeddings" in head.skipped
+        model.save_pretrained(tmp_path)
+        restored = type(model).from_pretrained(tmp_path).eval()
+        ids = torch.arange(6).view(1, 6)
+        with torch.no_grad():
+            assert torch.equal(restored(ids).logits, model(ids).logits)
+
+    def test_are_not_reached_by_overrides(self):
+        with pytest.raises(ValueError, match="nothing to quantize"):  # its layers are transformers' own Conv1D
+            gz.quantize_(self.build("gpt2"), gz.QuantizeConfig(bits=4, overrides={"lm_head": {"bits": 8}}))
+
+
+@dataclasses.dataclass(frozen=True)
+class Halves:
+    """An own method: linear, with an option of its own."""
+
+    share: float = 0.5
+
+    def __call__(self, rows, bits, scale_dtype=torch.float32):
+        return gz.quantization.METHODS["linear"]()(rows * self.share, bits, scale_dtype)
+
+
+@pytest.mark.parametrize("options", [{}, {"overrides": {"mapping.*": {"method": Halves(0.25), "bits": 5}}}])
+def test_a_folder_of_an_own_method_object_is_restored_and_saved_again(options, tmp_path):
+    model = tiny_generator()
+    method = "aciq" if options else Halves(0.75)
+    gz.quantize_(model, gz.QuantizeConfig(method, bits=4, **options))
+    model.save_pretrained(tmp_path / "first")
+    restored = type(model).from_pretrained(tmp_path / "first")
+    assert torch.equal(run(restored), run(model))
+    restored.save_pretrained(tmp_path / "second")
+    configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("first", "second")]
+    assert configs[0]["quantization_config"] == configs[1]["quantization_config"]
+    assert "Halves" in json.dumps(configs[1]["quantization_config"])
+    with pytest.raises(ValueError, match="Unknown quantization method 'Halves'"):
+        gz.GanzipConfig(method="Halves", bits=4)
+
+
+def test_bytes_before_do_not_count_split_copies():
+    layer = nn.Conv2d(8, 4, 3)
+    size = layer.weight.nbytes
+    report = gz.quantize_(nn.Sequential(layer), gz.QuantizeConfig(method="outlier_splitting", bits=4))
+    assert report.layers[0].bytes_before == size
+
+
+def test_the_record_holds_what_describes_the_result():
+    model = tiny_generator()
+    gz.quantize_(model, gz.QuantizeConfig(bits=8))
+    gz.quantize_(model, gz.QuantizeConfig(bits=4, requantize=True))
+    steps = model.config.quantization_config.record
+    assert [step["options"]["bits"] for step in steps] == [8, 4]
+    assert not any("requantize" in step["options"] for step in steps)

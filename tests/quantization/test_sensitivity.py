@@ -131,3 +131,15 @@ def test_diffusion_models_are_measured_on_their_own_trajectories():
 def test_a_wrong_metric_is_refused(model):
     with pytest.raises(ValueError, match="allowed are 'mse' or a function"):
         gz.sensitivity(model, metric="psnr")
+
+
+def test_weights_that_are_not_finite_and_counts_of_nothing_are_refused(report):
+    broken = tiny_generator()
+    with torch.no_grad():
+        broken.mapping.fc0.weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="sensitivity: weights with NaN or infinity: mapping.fc0"):
+        gz.sensitivity(broken, (2,), num_samples=2, progress=False)
+    with pytest.raises(ValueError, match="num_samples is 0; allowed are 1 and more"):
+        gz.sensitivity(tiny_generator(), (2,), num_samples=0, progress=False)
+    with pytest.raises(ValueError, match="6 bits were not measured; allowed are 2, 3, 4, 8"):
+        report.exclude(6, 0.1)

@@ -18,6 +18,10 @@ from ..conftest import TINY, run, tiny_generator, tiny_stylegan3, tiny_unet
 QUIET = {"progress": False}
 
 
+def halved(norm, largest):
+    return 0.5
+
+
 def state(model):
     return {name: value.clone() for name, value in model.state_dict().items()}
 
@@ -137,6 +141,13 @@ class TestReport:
 
 
 class TestRecord:
+    def test_own_scalings_have_stable_names(self):
+        model = tiny_generator()
+        report = refine_(model, RefineConfig(Scaling(torch.sqrt, halved), **QUIET))
+        (step,) = recorded_steps(model)
+        assert step["options"]["scaling"] == report.scaling == "Scaling(sqrt, halved)"
+        assert RefineConfig(SCALINGS["log1p"]).to_dict()["scaling"] == "log1p"
+
     def test_refining_twice_is_refused_also_after_saving(self, tmp_path):
         model = tiny_generator()
         refine_(model, RefineConfig(**QUIET))
@@ -154,7 +165,7 @@ class TestRecord:
         model, reports = gz.compress(
             tiny_generator(), [{"step": "refine", "progress": False}, {"step": "quantize", "bits": 4}]
         )
-        assert [type(report).__name__ for report in reports] == ["RefineReport", "QuantizationReport"]
+        assert [type(report).__name__ for report in reports] == ["RefineReport", "QuantizeReport"]
         model.save_pretrained(tmp_path)
         restored = gz.load_model(tmp_path)
         assert [step["name"] for step in recorded_steps(restored)] == ["refine", "quantize"]
@@ -178,6 +189,8 @@ class TestBadInput:
     def test_options(self):
         with pytest.raises(ValueError, match="scaling"):
             RefineConfig("cube")
+        with pytest.raises(ValueError, match="takes a list of patterns"):
+            RefineConfig(skip="*affine*")
         with pytest.raises(ValueError, match="rtol is 2"):
             RefineConfig(rtol=2)
         with pytest.raises(ValueError, match="'x.*' match no tensor"):

@@ -12,9 +12,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hf_ganzip.evaluation.install_metrics import metric_folders
 from hf_ganzip.metrics import METRICS, frechet_distance, knn_precision_recall, lsh_precision_recall
-from hf_ganzip.space.app import EXAMPLE, FASHION, PIXELS, UPLOAD, build_app, features_of, on_compute, on_regions
+from hf_ganzip.space.app import (
+    EXAMPLE,
+    FASHION,
+    PIXELS,
+    TITLES,
+    UPLOAD,
+    build_app,
+    features_of,
+    on_compute,
+    on_regions,
+)
 from hf_ganzip.space.examples import EXAMPLES, load_example
+from hf_ganzip.space.page import pixel_features
 from hf_ganzip.space.results import Settings, compare
 
 
@@ -122,13 +134,14 @@ def test_examples_show_what_they_say():
     assert full["knn_recall"] > two["knn_recall"] + 0.2
 
 
-def test_distance_of_wide_or_single_features_is_left_out():
+def test_distance_of_wide_features_is_left_out():
     random = np.random.default_rng(0)
-    for dim in (1, 2049):
-        side = random.normal(size=(4, dim)).astype("float32")
-        assert compare(side, side, Settings(draws=1))["frechet_distance"] is None
-    wide = compare(random.normal(size=(4, 9)), random.normal(size=(5, 9)), Settings(draws=1))
-    assert wide["frechet_distance"] > 0
+    side = random.normal(size=(4, 2049)).astype("float32")
+    assert compare(side, side, Settings(draws=1))["frechet_distance"] is None
+    for dim in (1, 9):
+        real, generated = random.normal(size=(4, dim)), random.normal(size=(5, dim))
+        found = compare(real, generated, Settings(draws=1))["frechet_distance"]
+        assert found == frechet_distance(real=real, generated=generated, allow_singular=True)["frechet_distance"] > 0
 
 
 def test_toy_picture_describes_itself():
@@ -139,22 +152,35 @@ def test_every_metric_has_an_app():
     """In a process of its own: gradio leaves event loops behind, whose warnings would hit other tests."""
     pytest.importorskip("gradio_client", reason="gradio is not installed")
     code = (
-        "from hf_ganzip.metrics import METRICS\nfrom hf_ganzip.space.app import build_app\n"
-        "for metric in METRICS:\n    app = build_app(metric)\n    print(app.title, app.analytics_enabled, sep=': ')"
+        "from hf_ganzip.space.app import TITLES, build_app\n"
+        "for metric in TITLES:\n    app = build_app(metric)\n    print(app.title, app.analytics_enabled, sep=': ')"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
     lines = result.stdout.splitlines()
-    assert len(lines) == len(METRICS), result.stderr
+    assert len(lines) == len(TITLES), result.stderr
     assert all(line.endswith(" of generated images: False") for line in lines)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", TITLES)
 def test_the_metric_of_a_space_comes_first(metric):
     numbers, _ = compute(metric=metric)
     assert (numbers.index("<dl>") < numbers.index("<table>")) == (metric in ("density_coverage", "frechet_distance"))
 
 
-def test_unknown_metric_is_refused():
-    with pytest.raises(ValueError, match="Unknown metric 'fdi'"):
-        build_app("fdi")
+def test_every_module_has_a_title():
+    assert sorted(TITLES) == sorted(metric_folders()) and set(TITLES) < set(METRICS)
+
+
+@pytest.mark.parametrize("metric", ["fdi", "kernel_distance"])  # the page does not show the second
+def test_unknown_metric_is_refused(metric):
+    with pytest.raises(ValueError, match=f"Unknown metric '{metric}'"):
+        build_app(metric)
+
+
+def test_pixels_do_not_depend_on_how_a_grey_image_is_stored():
+    grey = np.random.default_rng(0).integers(0, 256, (28, 30, 1), np.uint8)
+    first, second = pixel_features([grey, grey.repeat(3, axis=2)])
+    assert np.array_equal(first, second) and first.std() > 0.1
+    exact = pixel_features([np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)])
+    assert np.array_equal(exact[0] * 255, np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8).ravel())

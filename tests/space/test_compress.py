@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
 
 import hf_ganzip as gz
 from hf_ganzip.assets import asset_path
@@ -156,6 +157,20 @@ def test_limits(space, hub, limits, message):
 def test_a_hub_that_is_down(space, hub):
     hub.faults = {"GET /api/models/org/small": [500] * 20}
     with pytest.raises(ValueError, match="org/small cannot be downloaded now"):
+        space.run(space.Request("org/small"))
+
+
+@pytest.mark.parametrize("fault", ["refused", "timeout"])
+def test_no_connection_to_the_hub(space, monkeypatch, fault):
+    """What huggingface_hub lets through is an error of its HTTP library, which need not be an OSError."""
+    library = sys.modules[HfHubHTTPError.__bases__[0].__module__.split(".")[0]]
+
+    def fail(*args, **kwargs):
+        raise {"refused": library.ConnectError, "timeout": library.ReadTimeout}[fault]("no answer")
+
+    space._open.cache_clear()
+    monkeypatch.setattr(HfApi, "model_info", fail)
+    with pytest.raises(ValueError, match="org/small cannot be downloaded now .*; try again later"):
         space.run(space.Request("org/small"))
 
 

@@ -4,7 +4,6 @@
 import json
 import math
 import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -51,7 +50,6 @@ def train(folder, steps, accumulation=1, model=None, teacher=None, validate=None
     )
     options = {"train_batch_size": 8, "checkpointing_steps": 4, "validation_steps": 1000} | options
     config = DiffusionTrainingConfig(str(folder), max_train_steps=steps, **options)
-    Path(folder).mkdir(parents=True, exist_ok=True)
     return model, train_diffusion(model, images(), config, accelerator, teacher, validate)
 
 
@@ -165,6 +163,20 @@ class TestBadInput:
     def test_options(self, options):
         with pytest.raises(ValueError, match="allowed are"):
             DiffusionTrainingConfig("x", **options)
+
+    @pytest.mark.parametrize("broken", [1, 2])
+    def test_a_broken_micro_batch_reaches_no_weights(self, tmp_path, monkeypatch, broken):
+        original, calls, steps = diffusion_loop._squared_error, [], []
+
+        def breaks(target, predicted):
+            calls.append(1)
+            return original(target, predicted) * (math.nan if len(calls) == broken else 1)
+
+        monkeypatch.setattr(diffusion_loop, "_squared_error", breaks)
+        monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure=None: steps.append(self))
+        with pytest.raises(FloatingPointError, match="noise, loss is not finite at step 1"):
+            train(tmp_path, 2, accumulation=2)
+        assert not steps and not list(tmp_path.glob("checkpoint-*"))
 
     def test_a_broken_loss_spares_the_checkpoint(self, tmp_path, monkeypatch):
         original, calls = diffusion_loop._squared_error, []

@@ -204,5 +204,5 @@ def test_feature_distance():
 
 def test_lpips_without_weights(tmp_path):
     pytest.importorskip("lpips")
-    with pytest.raises(FileNotFoundError, match="no LPIPS weights"):
+    with pytest.raises(FileNotFoundError, match="no weights file"):
         LPIPSDistance(tmp_path / "none.safetensors")

@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,8 +17,10 @@ from torch.utils.data import TensorDataset
 
 import hf_ganzip as gz
 from hf_ganzip.pruning import PruneConfig, prune_
-from hf_ganzip.training import distillation_loop
-from hf_ganzip.training.distillation_loop import PRESETS, DistillationConfig, train_distilled
+from hf_ganzip.training import distillation_loop, distilled_networks
+from hf_ganzip.training.distillation_config import DISTILLATION_PRESETS, DistillationConfig
+from hf_ganzip.training.distillation_loop import train_distilled
+from hf_ganzip.training.feature_quantization import FQConfig, add_feature_quantizers
 
 from ..conftest import run, tiny_discriminator, tiny_generator, tiny_stylegan3
 from ..distributed import run_processes
@@ -70,7 +71,6 @@ def train(folder, steps, family="stylegan2", perceptual=distance, validate=None,
     options = {"train_batch_size": 8, "relation_batch": 2, "r1_every": 2, "path_every": 2} | options
     options = {"checkpointing_steps": 4, "validation_steps": 1000} | options
     config = DistillationConfig(str(folder), max_train_steps=steps, **options)
-    Path(folder).mkdir(exist_ok=True, parents=True)
     data = images(teacher.config.resolution)
     average = train_distilled(
         student, teacher, discriminator, data, config, accelerator, perceptual=perceptual, validate=validate, mask=mask
@@ -106,23 +106,21 @@ def test_micro_batches_do_not_matter(tmp_path, monkeypatch):
     whole = weights(train(tmp_path / "whole", 3, train_batch_size=8))
     steps, step = [], torch.optim.Adam.step
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure=None: steps.append(self) or step(self, closure))
-    parts = weights(train(tmp_path / "parts", 3, train_batch_size=2, accumulation=4, path_every=0))
-    assert len(steps) == 3 * 2 + 2  # one of each network, and two of R1 at steps 0 and 2
-    monkeypatch.undo()
-    whole = weights(train(tmp_path / "again", 3, train_batch_size=8, path_every=0))
+    parts = weights(train(tmp_path / "parts", 3, train_batch_size=2, gradient_accumulation_steps=4))
+    assert len(steps) == 3 * 2 + 2 * 2  # one of each network, and path lengths and R1 at steps 0 and 2
     close(whole, parts, 2e-4)
 
 
 def train_in_a_group(rank, count, folder):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1")
-    whole = weights(train(f"{folder}/whole", 3, train_batch_size=4, path_every=0))
-    train(f"{folder}/parts", 2, train_batch_size=4, checkpointing_steps=2, path_every=0)
-    parts = weights(train(f"{folder}/parts", 3, train_batch_size=4, path_every=0, resume_from_checkpoint="latest"))
+    whole = weights(train(f"{folder}/whole", 3, train_batch_size=4))
+    train(f"{folder}/parts", 2, train_batch_size=4, checkpointing_steps=2)
+    parts = weights(train(f"{folder}/parts", 3, train_batch_size=4, resume_from_checkpoint="latest"))
     return {**{f"whole.{k}": v for k, v in whole.items()}, **{f"parts.{k}": v for k, v in parts.items()}}
 
 
 def test_two_processes_are_one_with_twice_the_batch(tmp_path):
-    alone = weights(train(tmp_path / "alone", 3, train_batch_size=8, path_every=0))
+    alone = weights(train(tmp_path / "alone", 3, train_batch_size=8))
     first, second = run_processes(train_in_a_group, 2, tmp_path, str(tmp_path))
     assert all(torch.equal(first[name], second[name]) for name in first)
     whole = {name.removeprefix("whole."): value for name, value in first.items() if name.startswith("whole.")}
@@ -134,7 +132,6 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path):
 class TestTerms:
     def test_a_student_like_its_teacher_has_no_distance(self, tmp_path, monkeypatch):
         found = {}
-        monkeypatch.setattr(distillation_loop, "prune_", lambda *_: None, raising=False)
         student, teacher, discriminator = networks()
         student = tiny_generator()
         student.load_state_dict(teacher.state_dict())
@@ -165,14 +162,14 @@ class TestTerms:
 
     def test_bfloat16_leaves_penalties_in_float32(self, tmp_path, monkeypatch):
         dtypes = {}
-        for name in ("r1_penalty", "path_lengths"):
-            original = getattr(distillation_loop, name)
+        for module, name in ((distillation_loop, "r1_penalty"), (distilled_networks, "path_lengths")):
+            original = getattr(module, name)
 
             def record(*args, name=name, original=original):
                 dtypes[name] = {x.dtype for x in args}
                 return original(*args)
 
-            monkeypatch.setattr(distillation_loop, name, record)
+            monkeypatch.setattr(module, name, record)
 
         def watched(first, second):
             dtypes["perceptual"] = {first.dtype, second.dtype}
@@ -212,6 +209,12 @@ class TestBadInput:
             )
         with pytest.raises(ValueError, match="perceptual_weight needs"):
             train_distilled(student, teacher, discriminator, images(), config, Accelerator(cpu=True))
+        with pytest.raises(ValueError, match="gradient_accumulation_steps is 0"):
+            DistillationConfig("x", gradient_accumulation_steps=0)
+        quantized = tiny_discriminator(channels=(8, 8, 4))
+        add_feature_quantizers(quantized, {"b8": FQConfig(4)})
+        with pytest.raises(ValueError, match="remove_feature_quantizers first"):
+            train_distilled(student, teacher, quantized, images(), config, Accelerator(cpu=True), perceptual=distance)
         with pytest.raises(ValueError, match="z_dim is"):
             train_distilled(
                 tiny_generator(z_dim=4),
@@ -299,9 +302,9 @@ def test_killed_at_random_moments_it_always_resumes(tmp_path):
     assert all(torch.isfinite(value).all() for value in weights(final).values())
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize("name", sorted(DISTILLATION_PRESETS))
 def test_presets(name):
-    config = DistillationConfig("x", **PRESETS[name])
+    config = DistillationConfig("x", **DISTILLATION_PRESETS[name])
     images_seen = config.max_train_steps * config.train_batch_size
     assert (
         images_seen

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import signal
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +18,7 @@ from hf_ganzip.models import StyleGAN2Generator
 from hf_ganzip.training import gan_loop
 from hf_ganzip.training.feature_quantization import FQConfig, add_feature_quantizers
 from hf_ganzip.training.gan_loop import GANTrainingConfig, lazy_adam, train_gan
-from hf_ganzip.training.run import read_log, update_ema_
+from hf_ganzip.training.run import TrainingRun, read_log, update_ema_
 
 from ..conftest import tiny_discriminator, tiny_generator
 from ..distributed import run_processes
@@ -38,11 +37,13 @@ def images(classes=2):
     return TensorDataset(pixels, torch.arange(40) % classes)
 
 
-def train(folder, steps, accumulation=1, classes=2, dataset=None, validate=None, **options):
+def train(folder, steps, accumulation=1, classes=2, dataset=None, validate=None, fq=None, **options):
     """Train tiny networks on batches of 8, 5 micro-steps an epoch; (generator, discriminator, average)."""
     torch.manual_seed(1)
     networks = {"resolution": 8, "channels": (8, 4), "num_classes": classes if classes > 1 else 0}
     generator, discriminator = tiny_generator(**networks).train(), tiny_discriminator(**networks).train()
+    if fq is not None:
+        add_feature_quantizers(discriminator, {"b8": fq})
     accelerator = Accelerator(
         cpu=True,
         gradient_accumulation_steps=accumulation,
@@ -51,7 +52,6 @@ def train(folder, steps, accumulation=1, classes=2, dataset=None, validate=None,
     )
     options = {"train_batch_size": 8, "r1_every": 2, "validation_steps": 1000, "checkpointing_steps": 4} | options
     config = GANTrainingConfig(output_dir=str(folder), max_train_steps=steps, **options)
-    Path(folder).mkdir(exist_ok=True)
     average = train_gan(generator, discriminator, dataset or images(classes), config, accelerator, validate)
     return generator, discriminator, average
 
@@ -94,21 +94,117 @@ def test_accumulated_micro_steps_are_one_step(tmp_path, monkeypatch):
     assert (tmp_path / "checkpoint-4").is_dir()
 
 
-def test_a_stop_request_saves_a_whole_checkpoint(tmp_path, monkeypatch):
-    whole = weights(train(tmp_path / "whole", 6))
-    original = gan_loop._Training.after_step
+def stop(network=None):
+    """Validation that asks the run to end."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    return {}
 
-    def stop_at_3(self, losses, bar):
-        original(self, losses, bar)
-        if self.progress.step == 3:
+
+def test_a_stop_in_the_last_step_is_the_end(tmp_path):
+    train(tmp_path, 3, validation_steps=3, validate=stop)
+    assert (tmp_path / "checkpoint-3").is_dir()
+
+
+class TestUsedFolders:
+    def test_a_run_that_is_not_continued_is_left_alone(self, tmp_path):
+        train(tmp_path, 4)
+        before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+        with pytest.raises(
+            FileExistsError, match="continue it with resume_from_checkpoint 'latest', or choose another"
+        ):
+            train(tmp_path, 2)
+        with pytest.raises(FileExistsError):
+            train(tmp_path / "other", 2)
+            train(tmp_path / "other", 3, resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+        assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*") if "other" not in str(p)) == before
+
+    def test_an_older_checkpoint_forgets_what_came_later(self, tmp_path):
+        figures = {"validation_steps": 2, "validate": lambda network: {"x": 1.0}}
+        train(tmp_path, 8, checkpointing_steps=2, checkpoints_total_limit=9, **figures)
+        with open(tmp_path / "log.jsonl", "a") as log:
+            log.write('{"step": 8, "los')  # killed while it wrote
+        train(tmp_path, 6, resume_from_checkpoint=str(tmp_path / "checkpoint-4"), **figures)
+        assert [row["step"] for row in read_log(tmp_path / "figures.jsonl")] == [2, 4, 6]
+        assert [row["step"] for row in read_log(tmp_path / "log.jsonl")] == [1]
+        assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
+
+
+def stopped_in_a_group(rank, count, folder):
+    join_group(rank, count)
+    steps, original = [], TrainingRun.after_step
+
+    def after_step(self, *args):
+        steps.append(self.step)
+        if rank == 1 and self.step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
+        original(self, *args)
 
-    monkeypatch.setattr(gan_loop._Training, "after_step", stop_at_3)
+    TrainingRun.after_step = after_step
+    try:
+        train(folder, 6, train_batch_size=4)
+    except SystemExit:
+        steps.append(-1)
+    return {"steps": torch.tensor(steps)}
+
+
+def test_a_signal_to_one_process_stops_all(tmp_path):
+    for found in run_processes(stopped_in_a_group, 2, tmp_path, str(tmp_path / "run")):
+        assert found["steps"].tolist() == [1, 2, -1]
+    assert [path.name for path in tmp_path.glob("run/checkpoint-*")] == ["checkpoint-2"]
+
+
+@pytest.mark.parametrize("fq", [{}, {"revive_below": 1.0}])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_resumed_run_with_codebooks_is_an_uninterrupted_run(tmp_path, fq, accumulation):
+    options = {"fq": FQConfig(4, preset="official", accumulate="step", **fq), "accumulation": accumulation}
+    whole = weights(train(tmp_path / "whole", 4, **options))
+    train(tmp_path / "parts", 2, **options)
+    assert same(whole, weights(train(tmp_path / "parts", 4, resume_from_checkpoint="latest", **options)))
+
+
+@pytest.mark.parametrize("network", ["generator", "discriminator"])
+@pytest.mark.parametrize("broken", [1, 2])
+def test_a_broken_micro_batch_reaches_no_weights(tmp_path, monkeypatch, network, broken):
+    loss_d, loss_g = gan_loop.LOSSES["logistic"]
+    calls = []
+
+    def breaks(*logits):
+        calls.append(1)
+        loss = loss_d(*logits) if network == "discriminator" else loss_g(*logits)
+        return loss * (math.nan if len(calls) == broken else 1)
+
+    pair = (breaks, loss_g) if network == "discriminator" else (loss_d, breaks)
+    monkeypatch.setitem(gan_loop.LOSSES, "logistic", pair)
+    steps = []
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure=None: steps.append(self))
+    with pytest.raises(FloatingPointError, match=f"loss_{network[0]} is not finite at step 1"):
+        train(tmp_path, 2, accumulation=2, r1_every=0)
+    assert len(steps) == (network == "generator" and broken == 2)  # the discriminator's, before the generator's loss
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_an_accelerator_of_its_own_mind_is_refused(tmp_path):
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    with pytest.raises(ValueError, match="mixed_precision is 'bf16'; allowed is 'no'"):
+        TrainingRun(accelerator, GANTrainingConfig(str(tmp_path)), 8, print)
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+    with pytest.raises(ValueError, match="gradient_accumulation_steps is 2; allowed is 1"):
+        TrainingRun(accelerator, GANTrainingConfig(str(tmp_path)), 8, print, accumulates=False)
+
+
+def test_fewer_images_than_a_step_takes(tmp_path):
+    with pytest.raises(ValueError, match=r"fewer images than one step takes \(64\)"):
+        train(tmp_path, 2, train_batch_size=64)
+
+
+def test_a_stop_request_saves_a_whole_checkpoint(tmp_path):
+    whole = weights(train(tmp_path / "whole", 6))
     before = signal.getsignal(signal.SIGTERM)
-    train(tmp_path / "stopped", 6)
+    with pytest.raises(SystemExit, match="stopped at step 3; continue with resume_from_checkpoint 'latest'"):
+        train(tmp_path / "stopped", 6, validation_steps=3, validate=stop)
     assert signal.getsignal(signal.SIGTERM) is before
     assert [path.name for path in tmp_path.glob("stopped/checkpoint*")] == ["checkpoint-3"]
-    monkeypatch.undo()
     assert same(whole, weights(train(tmp_path / "stopped", 6, resume_from_checkpoint="latest")))
 
 
@@ -175,7 +271,11 @@ def test_discriminator_steps_do_not_accumulate(tmp_path):
         train(tmp_path, 2, accumulation=2, discriminator_steps=2)
 
 
-@pytest.mark.parametrize("wrong", [{"loss": "wgan"}, {"discriminator_steps": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"loss": "wgan"}, *({name: 0} for name in ("discriminator_steps", "validation_steps", "checkpointing_steps"))]
+    + [{"checkpoints_total_limit": 0}, {"max_train_steps": 0}],
+)
 def test_wrong_options_of_the_losses(wrong):
     with pytest.raises(ValueError, match="allowed are"):
         GANTrainingConfig(output_dir="x", **wrong)
@@ -231,7 +331,7 @@ def test_log_figures_and_sample_grids(tmp_path):
     ]
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines[0]["step"] == 1 and lines[0]["images"] == 8
-    assert {"loss_d", "loss_g", "r1"} <= lines[0].keys()
+    assert {"loss_d", "loss_g", "r1", "images_per_second"} <= lines[0].keys()
     grids = sorted((tmp_path / "samples").iterdir())
     assert [path.name for path in grids] == ["step-0000002.png", "step-0000004.png"]
     with Image.open(grids[0]) as grid:

@@ -3,7 +3,6 @@
 
 import math
 import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from hf_ganzip.training.translation_loop import (
     TranslationConfig,
     clip_rho_,
     discriminator_loss,
+    enlarge_images,
     enlarged,
     generator_terms,
     train_translation,
@@ -63,7 +63,6 @@ def train(folder, steps, quantized=False, **options):
     generators, discriminators = networks(quantized)
     accelerator = Accelerator(cpu=True, kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
     options = {"train_batch_size": 2, "checkpointing_steps": 2, "validation_steps": 1000} | options
-    Path(folder).mkdir(parents=True, exist_ok=True)
     config = TranslationConfig(str(folder), max_train_steps=steps, **options)
     train_translation(generators, discriminators, images(1), images(2), config, accelerator)
     return {
@@ -152,6 +151,18 @@ def test_the_learning_rate_falls_to_zero_in_the_second_half(tmp_path, monkeypatc
     )
     train(tmp_path, 4, learning_rate=1.0e-4)
     assert rates[::2] == pytest.approx([1e-4, 1e-4, 1e-4, 0.5e-4])
+
+
+def test_enlarged_images_have_no_borders():
+    ramp = torch.arange(0, 256, 8, dtype=torch.uint8).expand(2, 3, SIZE, SIZE)
+    found = enlarge_images(ramp)
+    assert found.shape == (2, 3, enlarged(SIZE), enlarged(SIZE)) and found.dtype == torch.uint8
+    assert bool((found[..., 1:].int() >= found[..., :-1].int()).all())
+    assert int(found[..., 0].max()) <= 4 and int(found[..., -1].min()) >= 244
+    assert torch.equal(
+        enlarge_images(torch.full((1, 3, SIZE, SIZE), 200, dtype=torch.uint8)).unique(),
+        torch.tensor([200], dtype=torch.uint8),
+    )
 
 
 def test_bad_input(tmp_path):

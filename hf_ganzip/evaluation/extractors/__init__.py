@@ -85,7 +85,7 @@ def extract_features(
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
         got = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(
-            f"extract_features: images is {got}; allowed is a torch.uint8 tensor (training.data.to_uint8)."
+            f"extract_features: images is {got}; allowed is a torch.uint8 tensor (hf_ganzip.images.to_uint8)."
         )
     if images.ndim != 4 or len(images) == 0:
         raise ValueError(

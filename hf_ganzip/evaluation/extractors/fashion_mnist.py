@@ -11,8 +11,8 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor
 
 from ...assets import asset_path
+from ...images import to_model_range
 from ...models.feature_network import FeatureNetwork
-from ...training.data import to_model_range
 
 
 class FashionMNISTExtractor:

@@ -17,7 +17,6 @@ class VGG16Extractor:
     Args:
         source: File of weights with torchvision's names (.safetensors or .pth); None downloads ``IMAGENET1K_V1``.
         device: Where the network runs; images are moved there.
-        relu: False takes the values before the ReLU.
 
     Raises:
         ImportError: torchvision is missing.
@@ -31,9 +30,7 @@ class VGG16Extractor:
     dim = 4096
     resize = "grey repeated to RGB; antialiased bilinear to 224x224; ImageNet mean and deviation"
 
-    def __init__(
-        self, source: str | Path | None = None, device: str | torch.device = "cpu", *, relu: bool = True
-    ) -> None:
+    def __init__(self, source: str | Path | None = None, device: str | torch.device = "cpu") -> None:
         try:
             from torchvision.models import VGG16_Weights, vgg16
         except ImportError as error:
@@ -47,11 +44,9 @@ class VGG16Extractor:
                 network.load_state_dict(read_weights(source), assign=True)
             except RuntimeError as error:
                 raise ValueError(f"{source} has not the weights of torchvision's vgg16: {error}") from error
-        network.classifier = nn.Sequential(*list(network.classifier)[: 5 if relu else 4])  # ends after fc2
+        network.classifier = nn.Sequential(*list(network.classifier)[:5])  # ends after fc2 and its ReLU
         self.network = network.eval().requires_grad_(False).to(device)
         self.device, self.digest = torch.device(device), weights_digest(self.network)
-        if not relu:
-            self.name = "vgg16 before ReLU"
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:

@@ -34,7 +34,9 @@ def per_channel(values: Tensor, part: Slice, channels: ChannelSet) -> Tensor:
     return sums[rows.to(sums.device)].reshape(channels.width, part.repeat).sum(dim=1)
 
 
-def class_labels(model: nn.Module, count: int, generator: torch.Generator) -> Tensor | None:
-    """Random classes where the model has some."""
+def latents(model: nn.Module, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+    """Latents (count, z_dim) and, where the model has classes, random labels (count,), on the device of the model."""
+    device = next(model.parameters()).device
+    z = model.draw_latents(count, generator).to(device)
     classes = model.config.num_classes
-    return torch.randint(classes, (count,), generator=generator) if classes else None
+    return z, torch.randint(classes, (count,), generator=generator).to(device) if classes else None

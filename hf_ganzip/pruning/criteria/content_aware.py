@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ...quantization.calibration import evaluating
+from ...modes import evaluating
 from ..channels import ChannelSet
-from .base import Scores, class_labels, reader_scores, reader_weights
+from .base import Scores, latents, reader_scores, reader_weights
 from .face_parser import FaceParser
 
 
@@ -23,7 +23,7 @@ class ContentAware:
     Args:
         mask: Function of images (B, C, H, W) about [-1, 1] -> masks (B, 1, H, W), True on content; or the Hub id or folder of a face parser
             (:class:`.FaceParser`); None: everywhere.
-        samples: Latents in all.
+        samples: Latents in all, rounded down to whole batches, at least one.
         batch_size: Latents at a time.
         noise: Share of content pixels that become black or white.
         seed: Of everything random.
@@ -52,12 +52,11 @@ class ContentAware:
             with evaluating(model):
                 batches = range(max(1, self.samples // self.batch_size))
                 for _ in tqdm(batches, "content_aware", unit="batch", disable=not self.progress):
-                    z = model.draw_latents(self.batch_size, generator)
-                    labels = class_labels(model, self.batch_size, generator)
+                    z, labels = latents(model, self.batch_size, generator)
                     images = model(z, labels, generator=generator).sample
                     loss = (self._disturbed(images, mask, generator) - images).abs().mean()
                     for total, score in zip(sums, reader_scores(loss, weights)):
-                        total += score
+                        total += score.cpu()
         finally:
             for parameter, value in required.items():
                 parameter.requires_grad_(value)
@@ -68,9 +67,9 @@ class ContentAware:
     ) -> Tensor:
         """Images whose content pixels are black or white with probability ``noise``; the others keep their gradient."""
         batch, _, height, width = images.shape
-        content = torch.ones(batch, 1, height, width, dtype=torch.bool)
+        content = torch.ones(batch, 1, height, width, dtype=torch.bool, device=images.device)
         if mask is not None:
-            content = mask(images.detach()).bool().expand(batch, 1, height, width)
+            content = mask(images.detach()).to(images.device).bool().expand(batch, 1, height, width)
         extreme = torch.randint(2, (1, 1, height, width), generator=generator).to(images) * 2 - 1
-        hit = content & (torch.rand(batch, 1, height, width, generator=generator) < self.noise)
+        hit = content & (torch.rand(batch, 1, height, width, generator=generator) < self.noise).to(images.device)
         return torch.where(hit, extreme, images)

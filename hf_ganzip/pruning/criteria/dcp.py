@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ...quantization.calibration import evaluating
+from ...modes import evaluating
 from ..channels import ChannelSet
-from .base import Scores, class_labels, reader_scores, reader_weights
+from .base import Scores, latents, reader_scores, reader_weights
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class DCP:
     Directions are principal components of styles, drawn with the share of variance that they explain.
 
     Args:
-        samples: Latents in all.
+        samples: Latents in all, rounded down to whole batches, at least one.
         batch_size: Latents that share directions.
         directions: Drawn for each batch, with replacement.
         strength: Length of a step in style space (alpha): 5 in DCP-GAN, 10 in the scripts of Singular Value Scaling.
@@ -62,7 +62,7 @@ class DCP:
                 axes, share = self._axes(model, generator)
                 for _ in tqdm(range(batches), "dcp", unit="batch", disable=not self.progress):
                     for total, deviation in zip(sums, self._batch(model, weights, axes, share, generator)):
-                        total += deviation
+                        total += deviation.cpu()
         finally:
             for parameter, value in required.items():
                 parameter.requires_grad_(value)
@@ -71,18 +71,16 @@ class DCP:
     @torch.no_grad()
     def _axes(self, model: nn.Module, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Principal directions (D, D) of the styles, one a row, and the share of variance of each."""
-        z = model.draw_latents(self.style_samples, generator)
-        w = model.mapping(z, class_labels(model, self.style_samples, generator))[:, 0].double()
+        w = model.mapping(*latents(model, self.style_samples, generator))[:, 0].double()
         values, vectors = torch.linalg.eigh(torch.cov(w.T))
         values = values.clamp_min(0)
         return vectors.T.float(), (values / values.sum()).float()
 
     def _batch(self, model, weights, axes, share, generator) -> list[Tensor]:
         """Mean over directions of the squared deviation from the batch's mean score, for every set."""
-        z = model.draw_latents(self.batch_size, generator)
         with torch.no_grad():
-            ws = model.mapping(z, class_labels(model, self.batch_size, generator))
-        chosen = torch.multinomial(share, self.directions, replacement=True, generator=generator)
+            ws = model.mapping(*latents(model, self.batch_size, generator))
+        chosen = torch.multinomial(share.cpu(), self.directions, replacement=True, generator=generator)
         found: list[list[Tensor]] = []
         for index in chosen.tolist():
             moved = model.synthesize(ws + self.strength * axes[index], noise_mode=self.noise_mode, generator=generator)

@@ -23,6 +23,7 @@ from .base import Scores, per_channel
 IMPORTANCES = ("squared", "absolute", "sum")
 _STATE = "diff_prune.json"
 _SAVE_EVERY = 50  # timesteps
+_TOLERANCE = 1e-3  # of [-1, 1]: resizing rounds
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class DiffPrune:
     L_t < threshold * (largest loss so far).
 
     Args:
-        images: (N, C, H, W) float in [-1, 1]; the published runs take one batch, 128 images of CIFAR-10, 64 of CelebA. On the command line and in
+        images: (N, C, H, W) float in [-1, 1], in the size of the network, or latents of four and more channels; the published runs take one batch, 128 images of CIFAR-10, 64 of CelebA. On the command line and in
             recipes: a source as for ``hf-ganzip evaluate``.
         threshold: 0.05 for CIFAR-10, 0 (all timesteps) for CelebA.
         num_images: How many images of a source are taken.
@@ -50,7 +51,7 @@ class DiffPrune:
         progress: Show a progress bar with timesteps per second.
 
     Raises:
-        ValueError: No images, images of another shape, a model that predicts no noise, or a threshold that leaves no timestep.
+        ValueError: No images, images of another shape or range, a model that predicts no noise, or a threshold that leaves no timestep.
 
     Source:
         Fang et al., "Structural Pruning for Diffusion Models", equation 7 and code.
@@ -105,10 +106,24 @@ class DiffPrune:
         images, channels = self.images, model.config.in_channels
         if images is None:
             raise ValueError("diff_prune needs images: (N, C, H, W) in [-1, 1], or --data on the command line.")
-        if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != channels or not len(images):
-            given = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-            raise ValueError(f"diff_prune: images are {given}; allowed are tensors (N, {channels}, H, W) in [-1, 1].")
-        return images
+        size = model.config.sample_size
+        given_size = tuple(images.shape[-2:]) if isinstance(images, Tensor) and images.ndim == 4 else ("H", "W")
+        height, width = given_size if size is None else (size, size) if isinstance(size, int) else size
+        given = type(images).__name__
+        if isinstance(images, Tensor):
+            given = f"{tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}"
+            if images.numel():
+                given += f" from {float(images.min()):.3g} to {float(images.max()):.3g}"
+            if images.shape[1:] == (channels, height, width) and len(images) and images.is_floating_point():
+                limit = (
+                    1 + _TOLERANCE if channels in (1, 3) else torch.finfo(images.dtype).max
+                )  # latents have no bound
+                if bool((images.abs() <= limit).all()):
+                    return images
+        raise ValueError(
+            f"diff_prune: images are {given}; allowed are tensors (N, {channels}, {height}, {width}) of floats in [-1, 1]. "
+            "Convert them by hf_ganzip.images.to_model_range, and resize them to the network's sample_size."
+        )
 
     def _accumulate(self, model: nn.Module, weights: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor]:
         """Gradients of the sum of the losses."""
@@ -173,7 +188,10 @@ class DiffPrune:
     def _digest(self, weights: Mapping[str, Tensor], images: Tensor) -> str:
         found = hashlib.sha256(repr((self.threshold, self.timesteps, self.beta_start, self.beta_end)).encode())
         found.update(repr((self.include_last, self.train_mode, self.seed, tuple(images.shape))).encode())
-        for tensor in (images, *weights.values()):
+        for name, value in {"images": images, **self.model_inputs}.items():
+            found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        for tensor in weights.values():
             found.update(tensor.detach().double().sum().cpu().numpy().tobytes())
         return found.hexdigest()
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..channels import ChannelSet
-from .base import Scores, class_labels
+from .base import Scores, latents
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,5 @@ class GANSlimming:
         if not hasattr(model, "mapping") or not all(hasattr(module, "affine") for module in readers.values()):
             raise ValueError(f"gan_slimming needs layers with styles; {type(model).__name__} has others.")
         generator = torch.Generator().manual_seed(self.seed)
-        z = model.draw_latents(self.samples, generator)
-        w = model.mapping(z, class_labels(model, self.samples, generator))[:, 0]
+        w = model.mapping(*latents(model, self.samples, generator))[:, 0]
         return {name: module.affine(w).float().abs().mean(dim=0) for name, module in readers.items()}

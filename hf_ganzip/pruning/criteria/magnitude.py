@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..channels import ChannelSet
-from .base import Scores, class_labels, per_channel
+from .base import Scores, latents, per_channel
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ class Magnitude:
         w = None
         if self.modulated and hasattr(model, "mapping"):
             generator = torch.Generator().manual_seed(self.seed)
-            z = model.draw_latents(self.samples, generator)
-            w = model.mapping(z, class_labels(model, self.samples, generator))[:, 0]
+            w = model.mapping(*latents(model, self.samples, generator))[:, 0]
         found = {}
         state = model.state_dict()
         for channels in sets:
@@ -50,7 +49,7 @@ class Magnitude:
             weight = module.weight.double().flatten(2)
             if w is not None and hasattr(module, "affine"):
                 styles = module.affine(w).double()  # (n, C)
-                scale = torch.ones(len(styles), len(weight), dtype=torch.float64)
+                scale = styles.new_ones(len(styles), len(weight))
                 if not _is_image_output(module):
                     scale = (styles.square() @ weight.square().sum(dim=2).T + 1e-8).rsqrt()  # (n, O)
                 weight = weight * (scale.T @ styles / len(styles))[:, :, None]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..calibration import CalibrationTask, channels_first, evaluating
+from ...modes import evaluating
+from ..calibration import CalibrationTask, channels_first
 from ..grid import QuantizedRows, nearest_codes
 from .base import base_method
 
@@ -34,6 +36,9 @@ class GPTQ:
         seed: Of inputs and signs.
         inputs: Function (model, batch_size, seed) -> iterator of functions model -> output, instead of the model's own inputs.
         progress: Show a progress bar.
+
+    Raises:
+        ValueError: Outputs or gradients that are not finite.
 
     Source:
         Frantar et al., "GPTQ", algorithm 1; Hubara et al. for the calibrated second-order view.
@@ -85,10 +90,16 @@ class GPTQ:
         finally:
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(required[name])
-        return {name: self._damped(total, weights[name]) for name, total in sums.items()}
+        return {name: self._damped(name, total) for name, total in sums.items()}
 
-    def _damped(self, total: Any, weight: Tensor) -> Tensor | None:
-        if not isinstance(total, Tensor) or not bool(total.diagonal().sum() > 0):
+    def _damped(self, name: str, total: Any) -> Tensor | None:
+        trace = float(total.diagonal().sum()) if isinstance(total, Tensor) else 0.0
+        if not math.isfinite(trace):
+            raise ValueError(
+                f"gptq: the curvature of {name} is not finite: the model's output or its gradients are NaN or infinite; "
+                "nothing was changed. Look at the model's outputs, and at `inputs`."
+            )
+        if not trace > 0:
             return None  # the layer does not move the output
         total = total.double()
         level = self.damping * total.diagonal().mean()

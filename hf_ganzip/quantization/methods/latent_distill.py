@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..calibration import CalibrationTask, evaluating, expanded, substituted
+from ...modes import evaluating
+from ..calibration import CalibrationTask, expanded, substituted
 from ..grid import QuantizedRows
 from .base import base_method
 from .gptq import GPTQ
@@ -174,7 +177,7 @@ class _Run:
         self.options, self.task, self.model, self.student, self.optimizer = options, task, model, student, optimizer
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.best: tuple[float, dict[str, Tensor]] = (math.inf, student.state())
-        self.start = 0
+        self.start, self.first = 0, math.inf
 
     def train(self) -> None:
         options = self.options
@@ -183,9 +186,9 @@ class _Run:
         self._resume()
         for _ in range(self.start):
             next(batches)
-        first = self.measure(held_out)
-        if self.best[0] == math.inf:
-            self.best = (first, self.student.state())
+        if not self.start:
+            self.first = self.measure(held_out)
+            self.best = (self.first, self.student.state())
         watch = _Watch(self.model, self.student.layers)
         try:
             with tqdm(
@@ -204,9 +207,9 @@ class _Run:
                         if error < self.best[0]:
                             self.best = (error, self.student.state())
                         bar.set_postfix(error=f"{error:.2e}", best=f"{self.best[0]:.2e}")
-                        if error > _DIVERGED * max(first, _SMALL):
+                        if error > _DIVERGED * max(self.first, _SMALL):
                             warnings.warn(
-                                f"latent_distill: diverged at step {step + 1} (error {error:.3g}, {first:.3g} before the first step); "
+                                f"latent_distill: diverged at step {step + 1} (error {error:.3g}, {self.first:.3g} before the first step); "
                                 "stopped, and the best state is kept. Lower learning_rate.",
                                 stacklevel=2,
                             )
@@ -262,7 +265,8 @@ class _Run:
         for number, values in self.optimizer.state_dict()["state"].items():
             state |= {f"adam/{number}/{name}": torch.as_tensor(value).clone() for name, value in values.items()}
         temporary = file.with_suffix(".tmp")
-        save_file(state, temporary, metadata={"step": str(step), "best": repr(self.best[0]), "of": self._identity()})
+        numbers = {"step": str(step), "first": repr(self.first), "best": repr(self.best[0])}
+        save_file(state, temporary, metadata=numbers | {"of": self._identity})
         temporary.replace(file)
 
     def _resume(self) -> None:
@@ -273,10 +277,10 @@ class _Run:
             return
         with safe_open(file, framework="pt") as stored:
             metadata = stored.metadata()
-            if metadata["of"] != self._identity():
+            if metadata["of"] != self._identity:
                 raise ValueError(f"latent_distill: {file} belongs to another run; choose another checkpoint_dir.")
             state = {name: stored.get_tensor(name) for name in stored.keys()}
-        self.start = int(metadata["step"])
+        self.start, self.first = int(metadata["step"]), float(metadata["first"])
         self.student.load({name[4:]: tensor for name, tensor in state.items() if name.startswith("now/")})
         best = {name[5:]: tensor for name, tensor in state.items() if name.startswith("best/")}
         self.best = (float(metadata["best"]), best)
@@ -287,11 +291,21 @@ class _Run:
                 adam.setdefault(int(number), {})[part] = tensor
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": adam})
 
+    @functools.cached_property
     def _identity(self) -> str:
-        """What must be the same for a checkpoint to fit."""
-        options = self.options
+        """What must be the same for a checkpoint to fit: options, model and start, the latter without the codes of calibrated
+        layers, which follow and may differ by the rounding of a GPU."""
         layers = {name: (layer.bits, tuple(layer.position.shape)) for name, layer in self.student.layers.items()}
-        return repr((options.steps, options.batch_size, options.learning_rate, options.seed, layers))
+        digest = hashlib.sha256(repr((_described(self.options), layers)).encode())
+        tensors = [*self.model.named_parameters(), *self.model.named_buffers()]
+        for name, rows in self.task.start.items():
+            parts = {"scale": rows.scale, "offset": rows.offset, "codebook": rows.codebook, "sources": rows.sources}
+            parts |= {} if name in layers else {"codes": rows.codes}
+            tensors += [(f"{name} {part}", tensor) for part, tensor in parts.items() if tensor is not None]
+        for name, tensor in tensors:
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
 
 class _Watch:
@@ -311,6 +325,16 @@ class _Watch:
     def close(self) -> None:
         for handle in self.handles:
             handle.remove()
+
+
+def _described(value: Any) -> str:
+    """An option or method by what it computes: dataclasses by their recorded fields, functions and other objects by their names."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [f.name for f in dataclasses.fields(value) if f.metadata.get("recorded", True)]
+        return repr((type(value).__qualname__, [(name, _described(getattr(value, name))) for name in fields]))
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return repr(value)
+    return str(getattr(value, "__qualname__", type(value).__qualname__))
 
 
 def _relative_error(output: Tensor, target: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ class MonteCarlo:
     setting all weights to zero would.
 
     Args:
-        seed: Of the shifts, one for each row.
+        seed: Of the shifts, one for each row; every tensor draws from the same seed.
         samples_per_weight: N / number of weights instead of the largest N; hits beyond the largest code are clipped.
 
     Example:

@@ -55,7 +55,7 @@ def fit_images(images: np.ndarray, resolution: int) -> np.ndarray:
 
 
 def read_images(
-    source: str | Path, *, split: str = "train", image_column: str = "image", label_column: str = "label"
+    source: str | Path, *, split: str = "train", image_column: str | None = None, label_column: str = "label"
 ) -> tuple[list[np.ndarray], np.ndarray | None]:
     """Read all images of one split as they are stored.
 
@@ -67,7 +67,7 @@ def read_images(
             a parquet file with encoded images (a file is one split);
             a `datasets` id.
         split: "train" or "test".
-        image_column: Column of the images (parquet, `datasets`).
+        image_column: Column of the images (parquet, `datasets`); None: "image", or else the only one that holds images.
         label_column: Column of the class ids (parquet, `datasets`).
 
     Returns:
@@ -131,7 +131,7 @@ def load_images(
     *,
     split: str = "train",
     resolution: int,
-    image_column: str = "image",
+    image_column: str | None = None,
     label_column: str = "label",
 ) -> TensorDataset:
     """Load all images of one split at one size; sources and columns as in :func:`read_images`.
@@ -140,7 +140,7 @@ def load_images(
         source: See :func:`read_images`.
         split: "train" or "test".
         resolution: Side of the result; smaller images are centred on black, larger ones cropped and resized (bicubic).
-        image_column: Column of the images.
+        image_column: Column of the images; None: "image", or else the only one that holds images.
         label_column: Column of the class ids; without it all labels are 0.
 
     Returns:
@@ -201,7 +201,9 @@ def _read_folder(folder: Path, split: str) -> tuple[list[np.ndarray], np.ndarray
     return [_decode(path, str(path)) for path in files], labels
 
 
-def _read_parquet(path: Path, image_column: str, label_column: str) -> tuple[list[np.ndarray], np.ndarray | None]:
+def _read_parquet(
+    path: Path, image_column: str | None, label_column: str
+) -> tuple[list[np.ndarray], np.ndarray | None]:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -211,7 +213,12 @@ def _read_parquet(path: Path, image_column: str, label_column: str) -> tuple[lis
         table = pyarrow.parquet.read_table(path)
     except pyarrow.ArrowInvalid as error:
         raise ValueError(f"{path} is not a readable parquet file: {error}") from error
-    _check_column(str(path), image_column, table.column_names)
+    of_images = [
+        field.name
+        for field in table.schema
+        if pyarrow.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0
+    ]
+    image_column = _find_column(str(path), image_column, table.column_names, of_images)
     images = []
     for row, cell in enumerate(table[image_column].to_pylist()):
         data = cell.get("bytes") if isinstance(cell, dict) else cell
@@ -223,23 +230,38 @@ def _read_parquet(path: Path, image_column: str, label_column: str) -> tuple[lis
 
 
 def _read_datasets(
-    source: str, split: str, image_column: str, label_column: str
+    source: str, split: str, image_column: str | None, label_column: str
 ) -> tuple[list[np.ndarray], np.ndarray | None]:
     try:
         import datasets
     except ImportError as error:
         raise ImportError('Loading a `datasets` id needs datasets: pip install "hf_ganzip[metrics]".') from error
     data = datasets.load_dataset(source, split=split)
-    _check_column(source, image_column, data.column_names)
+    of_images = [
+        name
+        for name, feature in data.features.items()
+        if isinstance(feature, datasets.Image) or (isinstance(feature, dict) and "bytes" in feature)
+    ]
+    image_column = _find_column(source, image_column, data.column_names, of_images)
     data = data.cast_column(image_column, datasets.Image())
     images = [pil_to_array(image, f"{source}, row {row}") for row, image in enumerate(data[image_column])]
     labels = np.asarray(data[label_column], np.int64) if label_column in data.column_names else None
     return images, labels
 
 
-def _check_column(source: str, image_column: str, found: list[str]) -> None:
-    if image_column not in found:
-        raise ValueError(f"{source} has no column {image_column!r}; it has {', '.join(found)}. Set image_column.")
+def _find_column(source: str, wanted: str | None, found: list[str], of_images: list[str]) -> str:
+    """The column that is wanted, or without a wish "image" or the only one that holds images."""
+    if wanted is None and "image" not in found:
+        if len(of_images) != 1:
+            raise ValueError(
+                f"{source} has no column 'image' and as columns that hold images: {', '.join(of_images) or 'none'}; "
+                f"it has {', '.join(found)}. Set image_column."
+            )
+        return of_images[0]
+    column = wanted or "image"
+    if column not in found:
+        raise ValueError(f"{source} has no column {column!r}; it has {', '.join(found)}. Set image_column.")
+    return column
 
 
 def to_model_range(images: torch.Tensor) -> torch.Tensor:

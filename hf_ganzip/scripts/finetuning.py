@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,21 @@ from diffusers import ModelMixin
 from huggingface_hub import HfApi
 from torch.utils.data import TensorDataset
 
-from .evaluation.validation import Validator
-from .publishing import push_to_hub
-from .recipes import compress, load_model, read_recipe
-from .record import Step, record_step
-from .training.data import load_images
-from .training.script import (
+from ..evaluation.validation import Validator
+from ..publishing import push_to_hub
+from ..recipes import compress, load_model, read_recipe
+from ..record import Step, record_step
+from ..training.run import RunConfig
+from .shared import (
+    apply_smoke,
+    check_data_flags,
     data_flags,
+    given,
+    load_data,
     make_accelerator,
     make_validator,
+    recorded,
     run_flags,
-    smoke_images,
     validation_flags,
     write_report,
 )
@@ -53,24 +56,26 @@ def finetune_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def parse_finetune_args(parser: argparse.ArgumentParser, input_args: Any = None) -> argparse.Namespace:
-    """Parse, check what belongs together and apply ``--smoke``."""
+def parse_finetune_args(
+    parser: argparse.ArgumentParser, input_args: Any = None, from_scratch: bool = False
+) -> argparse.Namespace:
+    """Parse, check what belongs together and apply ``--smoke``; a script that trains ``from_scratch`` takes neither model nor recipe."""
     args = parser.parse_args(input_args)
-    if args.smoke:
-        args.max_train_steps, args.checkpointing_steps, args.validation_steps = 4, 2, 2
-        args.train_batch_size, args.num_validation_images = 8, 8
-        return args
-    if not args.pretrained_model_name_or_path:
+    if from_scratch and (args.pretrained_model_name_or_path or args.recipe):
+        parser.error("this script starts from nothing; a finetune script takes a model and a recipe")
+    if not (from_scratch or args.smoke or args.pretrained_model_name_or_path):
         parser.error("give --pretrained_model_name_or_path (or --smoke)")
-    if bool(args.dataset_name) == bool(args.train_data_dir):
-        parser.error("give one of --dataset_name and --train_data_dir")
+    check_data_flags(parser, args)
+    if args.smoke:
+        apply_smoke(args)
+        args.train_batch_size, args.num_validation_images = 8, 8
     return args
 
 
-def chosen(args: argparse.Namespace, config: type, preset: dict[str, Any]) -> dict[str, Any]:
-    """Options of a config class: the preset, changed by the flags that were given."""
-    names = config.__dataclass_fields__
-    return {**preset, **{name: value for name, value in vars(args).items() if name in names and value is not None}}
+def hub_datasets(name: str | None) -> list[str]:
+    """The name, if it is the Hub id of a data set rather than a local file or folder."""
+    local = not name or Path(name).suffix == ".parquet" or Path(name).exists()
+    return [] if local else [name]
 
 
 class Finetuning:
@@ -92,12 +97,32 @@ class Finetuning:
         self.accelerator = make_accelerator(args, name, **options)
         self.smoke_model = smoke_model
 
+    def config(self, kind: type[RunConfig], preset: dict[str, Any]) -> RunConfig:
+        """The preset, whose batch is shared out over processes and micro-batches, changed by the flags that were given.
+
+        Raises:
+            ValueError: The batch cannot be shared out evenly, or options do not fit.
+        """
+        options, flags = dict(preset), given(self.args, kind)
+        if "train_batch_size" in preset and "train_batch_size" not in flags:
+            processes, micro = self.accelerator.num_processes, self.args.gradient_accumulation_steps
+            if preset["train_batch_size"] % (processes * micro):
+                raise ValueError(
+                    f"the preset's batch of {preset['train_batch_size']} cannot be shared out over {processes} processes and "
+                    f"--gradient_accumulation_steps {micro}; give --train_batch_size."
+                )
+            options["train_batch_size"] //= processes * micro
+        return kind(**options | flags)
+
     def full_model(self, source: str | None = None) -> ModelMixin:
-        """The model that was named, as it is."""
+        """The model that was named, or another source, as it is; ``--revision`` belongs to the former."""
         if self.args.smoke:
             set_seed(self.args.seed)
             return self.smoke_model()
-        return load_model(source or self.args.pretrained_model_name_or_path, revision=self.args.revision)
+        named = self.args.pretrained_model_name_or_path
+        if source in (None, named):
+            return load_model(named, revision=self.args.revision)
+        return load_model(source)
 
     def student(self) -> ModelMixin:
         """The model to train: the full one after the recipe. It is kept in ``output_dir/start``, so that a resumed run need not score again."""
@@ -117,15 +142,9 @@ class Finetuning:
 
     def images(self, resolution: int, channels: int) -> TensorDataset:
         """Training images of the model's size."""
+        dataset = load_data(self.args, resolution)
         if self.args.smoke:
-            dataset = smoke_images(resolution)
             return TensorDataset(dataset.tensors[0].expand(-1, channels, -1, -1), dataset.tensors[1])
-        dataset = load_images(
-            self.args.dataset_name or self.args.train_data_dir,
-            resolution=resolution,
-            image_column=self.args.image_column,
-            label_column=self.args.label_column,
-        )
         found = dataset.tensors[0].shape[1]
         if found != channels:
             raise ValueError(f"the images have {found} channels; the model makes {channels}.")
@@ -140,16 +159,18 @@ class Finetuning:
         name = self.args.hub_model_id or self.output.resolve().name
         if "/" not in name:
             name = f"{HfApi().whoami()['name']}/{name}"
-        found = push_to_hub(model, name, datasets=[self.args.dataset_name] if self.args.dataset_name else ())
+        found = push_to_hub(model, name, datasets=hub_datasets(self.args.dataset_name))
         print(found)
 
-    def finish(self, model: ModelMixin, folder: str, options: dict[str, Any]) -> None:
-        """Record the step, save the model, plot the log, and upload where asked."""
+    def finish(
+        self, model: ModelMixin, folder: str, config: RunConfig, step: str = "finetune", **options: Any
+    ) -> None:
+        """Record the step with all options of its config, save the model, plot the log, and upload where asked."""
         if self.accelerator.is_main_process:
-            options = {key: value for key, value in options.items() if key != "output_dir"}
+            options = recorded(config) | options
             figures = write_report(self.output, options)
             last = {"figures": figures[-1]} if figures else {}
-            record_step(model, Step("finetune", json.loads(json.dumps(options)) | last))
+            record_step(model, Step(step, options | last))
             model.save_pretrained(self.output / folder)
             if self.args.push_to_hub:
                 self.publish(model)

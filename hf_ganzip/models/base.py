@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all models share: presets by name and repeatable loading; and how generators draw latents."""
+"""What all models share: presets by name, repeatable loading, how generators draw latents, and the checks of inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -18,8 +18,19 @@ NOISE_MODES = ("random", "const", "none")
 RandomSource = torch.Generator | list[torch.Generator] | None
 
 
-class PresetMixin:
-    """Configurations by name, and loading that gives the same bits as the saved model."""
+class AlignedMixin:
+    """Loading that gives the same bits as the saved model."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """diffusers' ``from_pretrained``; tensors are aligned, so that the outputs repeat those of the saved model exactly."""
+        loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        align_(loaded[0] if isinstance(loaded, tuple) else loaded)
+        return loaded
+
+
+class PresetMixin(AlignedMixin):
+    """Published configurations by name."""
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
@@ -36,13 +47,6 @@ class PresetMixin:
         """
         return cls(**{**lookup(cls.PRESETS, name, "preset"), **changes})
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """diffusers' ``from_pretrained``; tensors are aligned, so that the outputs repeat those of the saved model exactly."""
-        loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        align_(loaded[0] if isinstance(loaded, tuple) else loaded)
-        return loaded
-
 
 class DiscriminatorMixin(PresetMixin):
     """A model called as ``discriminator(images, class_labels)``, with feature quantizers if its config has some."""
@@ -58,6 +62,8 @@ class DiscriminatorMixin(PresetMixin):
 class GeneratorMixin(PresetMixin):
     """A model called as ``generator(z, class_labels, truncation_psi=, noise_mode=, generator=)``."""
 
+    truncates_only_latents: ClassVar[bool] = False  # forward does not use truncation_psi
+
     def draw_latents(
         self, count: int, generator: RandomSource = None, device=None, truncation_psi: float = 1.0
     ) -> Tensor:
@@ -68,7 +74,11 @@ class GeneratorMixin(PresetMixin):
             generator: Random source; a list of ``count`` sources makes z_i depend on the i-th only.
             device: Of the result.
             truncation_psi: Used by models that truncate z itself.
+
+        Raises:
+            ValueError: A list of sources of another length.
         """
+        check_sources(generator, count)
         return randn_tensor((count, self.config.z_dim), generator=generator, device=device)
 
 
@@ -82,3 +92,26 @@ def check_latents(z: Tensor, z_dim: int) -> None:
     """Raise ValueError unless ``z`` has the shape (batch, z_dim)."""
     if z.ndim != 2 or z.shape[1] != z_dim:
         raise ValueError(f"z has shape {tuple(z.shape)}; allowed is (batch, {z_dim}).")
+
+
+def check_sources(generator: RandomSource, count: int) -> None:
+    """Raise ValueError for a list of random sources, also of one entry, that has not one per sample."""
+    if isinstance(generator, list) and len(generator) != count:
+        raise ValueError(
+            f"generator is a list of {len(generator)} for {count} samples; allowed are one per sample, or one generator "
+            "that is no list."
+        )
+
+
+def check_images(images: Tensor, channels: int, side: int | None = None) -> None:
+    """Raise ValueError unless ``images`` has the shape (batch, channels, side, side); None: any height and width."""
+    sides = ("H", "W") if side is None else (side, side)
+    if images.ndim != 4 or images.shape[1] != channels or side is not None and tuple(images.shape[2:]) != sides:
+        raise ValueError(
+            f"images has shape {tuple(images.shape)}; allowed is (batch, {channels}, {sides[0]}, {sides[1]})."
+        )
+
+
+def width_pairs(channels: Sequence) -> list[tuple[int, int]]:
+    """(first, second) widths of every block from widths or pairs."""
+    return [(entry, entry) if isinstance(entry, int) else tuple(entry) for entry in channels]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_ganzip.training.data import (
+from hf_ganzip.images import (
     fit_images,
     load_images,
     read_idx,
@@ -23,6 +23,8 @@ from hf_ganzip.training.data import (
     to_model_range,
     to_uint8,
 )
+
+from .hub import LocalHub
 
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5, 5), dtype=np.uint8)
@@ -150,11 +152,44 @@ def test_wrong_parquet_files(tmp_path):
         read_images(path)
     pq.write_table(pa.table({"picture": [png_bytes(PIXELS[0])]}), path)
     with pytest.raises(ValueError, match="has no column 'image'; it has picture. Set image_column"):
+        read_images(path, image_column="image")
+    with pytest.raises(ValueError, match="columns that hold images: none; it has picture. Set image_column"):
         read_images(path)
     assert read_images(path, image_column="picture")[1] is None
     pq.write_table(pa.table({"image": [{"bytes": None, "path": "elsewhere.png"}]}), path)
     with pytest.raises(ValueError, match="row 0: column 'image' holds no encoded image"):
         read_images(path)
+
+
+def test_the_only_column_of_images_is_found(tmp_path):
+    cell = {"bytes": png_bytes(PIXELS[0]), "path": None}
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"img": [cell], "label": [3]}), path)  # the names of CIFAR-10
+    images, labels = read_images(path)
+    assert len(images) == 1 and labels.tolist() == [3]
+    pq.write_table(pa.table({"left": [cell], "right": [cell]}), path)
+    with pytest.raises(
+        ValueError, match="columns that hold images: left, right; it has left, right. Set image_column"
+    ):
+        read_images(path)
+    pq.write_table(pa.table({"image": [cell], "mask": [cell]}), path)
+    assert len(read_images(path)[0]) == 1
+
+
+@pytest.mark.parametrize("column", ["image", "img"])
+def test_datasets_of_the_hub(tmp_path, column):
+    cells = [{"bytes": png_bytes(pixels), "path": None} for pixels in PIXELS]
+    (tmp_path / "repository" / "data").mkdir(parents=True)
+    for split in ("train", "test"):
+        table = pa.table({column: cells, "label": list(range(len(cells)))})
+        pq.write_table(table, tmp_path / "repository" / "data" / f"{split}-00000-of-00001.parquet")
+    code = (
+        "from hf_ganzip.images import read_images\n"
+        "images, labels = read_images('org/images', split='test')\nprint(sum(int(i.sum()) for i in images), labels.tolist())"
+    )
+    with LocalHub({"datasets/org/images": tmp_path / "repository"}) as hub:
+        found = hub.run(code, tmp_path / "cache")
+    assert found.split(maxsplit=1) == [str(int(np.sum(PIXELS, dtype=np.int64))), f"{list(range(len(PIXELS)))}\n"]
 
 
 def test_sources_without_images(tmp_path):

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Saved models by name: a local folder, a bundled name or a Hub id."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+
+from .assets import ASSETS, resolve
+from .registry import lookup
+
+
+HUB_OPTIONS = ("revision", "cache_dir", "token", "force_download", "local_files_only", "subfolder")
+MODEL_FILES = ("*.json", "*.safetensors")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ERRORS = (*HfHubHTTPError.__bases__, OSError)  # whatever HTTP library huggingface_hub uses
+_BUNDLED = {name: file for name, file in ASSETS.items() if not Path(file).suffix}
+
+
+def model_folder(
+    name: str | Path, *, patterns: Sequence[str] = MODEL_FILES, subfolder: str | None = None, **hub_options: Any
+) -> Path:
+    """The folder of a saved model or pipeline.
+
+    Args:
+        name: Local folder, bundled name, or Hub id, whose files are downloaded.
+        patterns: Files of a Hub id that are wanted.
+        subfolder: Of the folder or of the Hub id; nothing else is downloaded then.
+        **hub_options: ``revision``, ``cache_dir``, ``token``, ``force_download``, ``local_files_only`` of ``snapshot_download``; for Hub ids only.
+
+    Raises:
+        FileNotFoundError: No such folder or subfolder.
+        ValueError: A file, or a name without "/" that is not bundled; suggests the nearest.
+        ConnectionError: The Hub has no such model, does not show it, or cannot be reached.
+
+    Example:
+        >>> model_folder("stylegan2-fashion-mnist").name
+        'stylegan2-fashion-mnist'
+    """
+    folder = Path(resolve(name))
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{name} is a file; allowed are the folder of a saved model, a bundled name and a Hub id.")
+    if not folder.is_dir():
+        folder = _downloaded(str(name), patterns, subfolder, hub_options)
+    found = folder / subfolder if subfolder else folder
+    if not found.is_dir():
+        raise FileNotFoundError(f"{name} has no folder {subfolder!r}.")
+    return found
+
+
+def _downloaded(name: str, patterns: Sequence[str], subfolder: str | None, options: Mapping[str, Any]) -> Path:
+    if "/" not in name:
+        lookup(_BUNDLED, name, "model folder or bundled name")
+    if not _HUB_ID.fullmatch(name):
+        raise FileNotFoundError(f"there is no folder {name}, and a Hub id has the form NAMESPACE/NAME.")
+    wanted = [f"{subfolder}/{pattern}" for pattern in patterns] if subfolder else list(patterns)
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted, **options))
+    except _HUB_ERRORS as error:
+        said = str(error).partition("\n")[0]
+        raise ConnectionError(
+            f"{name}: no such folder here, and not on the Hub, or no connection or permission ({said})"
+        ) from error
+
+
+def network_folder(
+    name: str | Path, *, patterns: Sequence[str] = MODEL_FILES, subfolder: str | None = None, **hub_options: Any
+) -> Path:
+    """The folder of one network: as :func:`model_folder`, and for a pipeline the folder of its only network.
+
+    Raises:
+        FileNotFoundError: No ``config.json``, besides what :func:`model_folder` raises.
+        ValueError: A pipeline of several networks.
+    """
+    options = {"subfolder": subfolder, **hub_options}
+    folder = model_folder(name, patterns=["*.json"], **options)
+    if not (folder / "config.json").is_file() and (folder / "model_index.json").is_file():
+        networks = [part for part in parts_of(folder) if (folder / part / "config.json").is_file()]
+        if len(networks) != 1:
+            raise ValueError(
+                f"{name} is a pipeline with {len(networks)} networks ({', '.join(networks) or 'none'}); one is needed. Give the "
+                "folder of one of them, or subfolder=."
+            )
+        options["subfolder"] = "/".join(filter(None, (subfolder, *networks)))
+    elif not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} has no config.json; a model folder is one that save_pretrained wrote.")
+    return model_folder(name, patterns=patterns, **options)
+
+
+def parts_of(pipeline: Path) -> dict[str, str]:
+    """Part -> class name, of a saved pipeline.
+
+    Raises:
+        ValueError: A damaged ``model_index.json``.
+    """
+    file = pipeline / "model_index.json"
+    try:
+        index = json.loads(file.read_text(encoding="utf-8")).items()
+        entries = {name: entry for name, entry in index if isinstance(entry, list) and not name.startswith("_")}
+        return {name: entry[1] for name, entry in entries.items() if len(entry) == 2 and isinstance(entry[1], str)}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{file} is damaged: {error}.") from error

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What :func:`.quantize_` returns: what happened to every weight, and the bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ..record import table
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What happened to one weight.
+
+    Args:
+        name: Tensor name, for example ``synthesis.b8.conv0.weight``.
+        kind: Class of the layer.
+        shape: Shape of the weight.
+        bytes_before: Bytes of the weight before.
+        bytes_after: Bytes of packed codes and scales, or ``bytes_before`` if it was not quantized.
+        bits: 2 to 8; None if it was not quantized.
+        method: Name of the method; None if it was not quantized.
+        sqnr_db: Signal to quantization noise, 10 log10(sum w^2 / sum (w - q)^2), in decibel; None without error or signal.
+        skipped: Why it was not quantized; None if it was.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    bytes_before: int
+    bytes_after: int
+    bits: int | None = None
+    method: str | None = None
+    sqnr_db: float | None = None
+    skipped: str | None = None
+
+
+@dataclass(frozen=True)
+class QuantizeReport:
+    """Result of ``quantize_``: one entry per weight, and the bytes of everything else.
+
+    Args:
+        layers: All weights in model order.
+        other_bytes: Bytes of parameters and buffers that are no weights (biases, noise, statistics), after the step: vectors of folded spectral
+            norms are gone.
+    """
+
+    layers: tuple[LayerReport, ...]
+    other_bytes: int
+
+    @property
+    def quantized(self) -> tuple[LayerReport, ...]:
+        """Entries that were quantized."""
+        return tuple(layer for layer in self.layers if layer.skipped is None)
+
+    @property
+    def skipped(self) -> tuple[LayerReport, ...]:
+        """Entries that were not quantized, with the reason."""
+        return tuple(layer for layer in self.layers if layer.skipped is not None)
+
+    @property
+    def bytes_before(self) -> int:
+        """Bytes of all tensors before."""
+        return sum(layer.bytes_before for layer in self.layers) + self.other_bytes
+
+    @property
+    def bytes_after(self) -> int:
+        """Bytes of all tensors after."""
+        return sum(layer.bytes_after for layer in self.layers) + self.other_bytes
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits per quantized weight, scales included."""
+        weights = sum(math.prod(layer.shape) for layer in self.quantized)
+        return 8 * sum(layer.bytes_after for layer in self.quantized) / weights
+
+    @property
+    def quantized_share(self) -> float:
+        """Share of the bytes before that belonged to quantized weights, in [0, 1]."""
+        return sum(layer.bytes_before for layer in self.quantized) / self.bytes_before
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dict for JSON, totals included."""
+        totals = ("bytes_before", "bytes_after", "bits_per_weight", "quantized_share")
+        return dataclasses.asdict(self) | {name: getattr(self, name) for name in totals}
+
+    def __str__(self) -> str:
+        rows = [("layer", "shape", "bits", "SQNR dB", "bytes before", "bytes after", "")]
+        for layer in self.layers:
+            sqnr = "" if layer.sqnr_db is None else f"{layer.sqnr_db:.2f}"
+            shape = "x".join(map(str, layer.shape)) or "scalar"
+            bits = "" if layer.bits is None else str(layer.bits)
+            after = f"{layer.bytes_after:,}"
+            rows.append((layer.name, shape, bits, sqnr, f"{layer.bytes_before:,}", after, layer.skipped or ""))
+        rows.append(("other tensors", "", "", "", f"{self.other_bytes:,}", f"{self.other_bytes:,}", ""))
+        rows.append(("total", "", "", "", f"{self.bytes_before:,}", f"{self.bytes_after:,}", ""))
+        summary = (
+            f"{len(self.quantized)} of {len(self.layers)} weights quantized, {self.bits_per_weight:.3f} bits per weight; "
+            f"{self.bytes_before / max(self.bytes_after, 1):.2f}x smaller"
+        )
+        return "\n".join([*table(rows), summary])

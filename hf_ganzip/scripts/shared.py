@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all training scripts in ``examples/`` share: flags, the Accelerator, data, reports."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, ProjectConfiguration, set_seed
+from diffusers import ModelMixin
+from torch.utils.data import TensorDataset
+
+from ..evaluation.validation import VALIDATION_METRICS, Validator
+from ..images import load_images
+from ..plotting import save_training_curves
+from ..training.run import RunConfig, check_unused, read_log
+
+
+_SMOKE_IMAGES = 64
+_RUN_ONLY = (
+    "output_dir",
+    "resume_from_checkpoint",
+    "checkpointing_steps",
+    "checkpoints_total_limit",
+    "validation_steps",
+)
+
+
+def data_flags(parser: argparse.ArgumentParser) -> None:
+    """Where labelled images come from."""
+    add = parser.add_argument
+    add(
+        "--dataset_name",
+        help="`datasets` id or parquet file with an image column, and a label column where labels matter",
+    )
+    add("--train_data_dir", help="folder of images, or of MNIST-type idx files")
+    add("--image_column", help="default: image, or else the only column that holds images")
+    add("--label_column", default="label")
+
+
+def run_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of every training script: those of :class:`.RunConfig`, whose defaults are the config's, and of trackers."""
+    add = parser.add_argument
+    add("--output_dir", required=True, help="checkpoints, grids, log and final models")
+    add("--mixed_precision", choices=["no", "bf16"], default=os.environ.get("ACCELERATE_MIXED_PRECISION", "no"))
+    add("--seed", type=int, default=0)
+    add("--checkpointing_steps", type=int)
+    add("--checkpoints_total_limit", type=int)
+    add("--validation_steps", type=int, help="steps between sample grids, and figures where there are some")
+    add("--resume_from_checkpoint", help='a checkpoint folder or "latest"')
+    add("--report_to", help="tensorboard, trackio or wandb")
+    add("--smoke", action="store_true", help="tiny model, random images, 4 steps; no data needed")
+
+
+def validation_flags(parser: argparse.ArgumentParser) -> None:
+    """What the samples of a training are measured against, and how."""
+    add = parser.add_argument
+    add("--validation_data", help="real images that samples are measured against; none: sample grids only")
+    add("--num_validation_images", type=int, default=2500)
+    add("--validation_metrics", nargs="+", default=list(VALIDATION_METRICS))
+    add(
+        "--validation_k",
+        type=int,
+        default=3,
+        help="nearest neighbours of precision, recall, density and coverage (5 in the paper's code)",
+    )
+    add("--extractor", default="fashion_mnist", help="feature network: fashion_mnist, inception_v3, vgg16:WEIGHTS ...")
+
+
+def make_validator(
+    args: argparse.Namespace, accelerator: Accelerator, dense: ModelMixin | None = None
+) -> Validator | None:
+    """Figures during training by the flags of :func:`validation_flags`; None without data, and on all processes but the first."""
+    if not args.validation_data or not accelerator.is_main_process:
+        return None
+    return Validator(
+        args.validation_data,
+        metrics=args.validation_metrics,
+        num_samples=args.num_validation_images,
+        seed=args.seed,
+        extractor=args.extractor,
+        options={"k": args.validation_k},
+        dense=dense,
+    )
+
+
+def check_data_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with a message unless ``--smoke`` or exactly one source of images is given."""
+    if not args.smoke and bool(args.dataset_name) == bool(args.train_data_dir):
+        parser.error("give one of --dataset_name and --train_data_dir")
+
+
+def apply_smoke(args: argparse.Namespace) -> None:
+    """The numbers of ``--smoke`` that all training scripts share."""
+    args.max_train_steps, args.checkpointing_steps, args.validation_steps = 4, 2, 2
+
+
+def given(args: argparse.Namespace, config: type) -> dict[str, Any]:
+    """Flags that were given, or have defaults, and are options of a config class."""
+    names = config.__dataclass_fields__
+    return {name: value for name, value in vars(args).items() if name in names and value is not None}
+
+
+def recorded(config: RunConfig) -> dict[str, Any]:
+    """All options of a training, JSON types only; without those that only say where and how often it writes."""
+    options = dataclasses.asdict(config)
+    return {name: value for name, value in json.loads(json.dumps(options)).items() if name not in _RUN_ONLY}
+
+
+def load_data(args: argparse.Namespace, resolution: int) -> TensorDataset:
+    """Images and labels by the flags of :func:`data_flags`; random ones with ``--smoke``."""
+    if args.smoke:
+        return smoke_images(resolution)
+    return load_images(
+        args.dataset_name or args.train_data_dir,
+        resolution=resolution,
+        image_column=args.image_column,
+        label_column=args.label_column,
+    )
+
+
+def make_accelerator(args: argparse.Namespace, name: str, **options) -> Accelerator:
+    """Accelerator with trackers under this project name; seeds everything and makes the output folder.
+
+    Raises:
+        FileExistsError: The output folder holds a run that is not continued.
+    """
+    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+    if not args.resume_from_checkpoint:
+        check_unused(Path(args.output_dir))
+    accelerator = Accelerator(
+        mixed_precision="no",  # the loops apply --mixed_precision themselves: penalties stay in float32
+        log_with=args.report_to,
+        project_config=ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/logs"),
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        **options,
+    )
+    set_seed(args.seed)
+    if args.report_to:
+        accelerator.init_trackers(name, {k: v for k, v in vars(args).items() if isinstance(v, (int, float, str))})
+    return accelerator
+
+
+def write_report(output: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
+    """``report.json`` with options and logs, ``curves.png`` of the validations where there were some; returns their figures."""
+    figures = read_log(output / "figures.jsonl")
+    report = {"options": options, "log": read_log(output / "log.jsonl"), "figures": figures}
+    (output / "report.json").write_text(json.dumps(report, indent=1))
+    if figures:
+        save_training_curves(figures, output / "curves.png")
+    return figures
+
+
+def smoke_images(resolution: int) -> TensorDataset:
+    """Random grey images of two classes."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (_SMOKE_IMAGES, 1, resolution, resolution)
+    images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    return TensorDataset(images, torch.arange(_SMOKE_IMAGES) % 2)

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the scripts in ``examples/`` that compare many runs share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def check_conditions(folder: Path, conditions: dict[str, Any]) -> None:
+    """Note in a run's folder under which conditions it is made, and refuse to go on under others.
+
+    Raises:
+        ValueError: The folder holds a run under other, or unknown, conditions.
+    """
+    path, wanted = folder / "conditions.json", json.loads(json.dumps(conditions))
+    if not path.is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ValueError(f"{folder} holds a run under unknown conditions; choose another output_dir.")
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(wanted, indent=1))
+    found = json.loads(path.read_text())
+    other = [
+        f"{name} {found.get(name)!r}, now {wanted.get(name)!r}"
+        for name in sorted({*found, *wanted})
+        if found.get(name) != wanted.get(name)
+    ]
+    if other:
+        raise ValueError(
+            f"{folder} holds a run under other conditions ({'; '.join(other)}); choose another output_dir, or repeat them."
+        )

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A codebook that follows features by exponential moving averages, identical on every process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+_STATE = ("embed", "embed_avg", "cluster_size")
+
+
+@dataclass
+class Collected:
+    """Statistics of forward passes that did not yet move a codebook.
+
+    Args:
+        statistics: (K, 1 + C): counts and sums of the features of every code.
+        rows: (R, C): R <= K features drawn from all that were seen, each with equal probability; none where codes are not revived.
+        keys: (R,) random numbers of the draw: the largest stay.
+    """
+
+    statistics: Tensor
+    rows: Tensor
+    keys: Tensor
+
+    def add(self, other: Collected) -> Collected:
+        """Of both; the rows stay K."""
+        keys = torch.cat([self.keys, other.keys])
+        kept = keys.topk(min(len(self.statistics), len(keys))).indices
+        rows = torch.cat([self.rows, other.rows])[kept]
+        return Collected(self.statistics + other.statistics, rows, keys[kept])
+
+
+class MovingCodebook(nn.Module):
+    r"""Codes e (K, C) with moving averages of counts N (K,) and sums m (K, C).
+
+    With n_k features assigned to code k, of sum s_k (summed over processes):
+    :math:`N_k \leftarrow \lambda N_k + (1 - \lambda) n_k`, :math:`m_k \leftarrow \lambda m_k + (1 - \lambda) s_k`,
+    :math:`e_k = m_k / \hat N_k` with Laplace-smoothed counts.
+
+    Args:
+        dim: C.
+        num_codes: K.
+        decay: lambda, 0 to 1.
+        init: See :class:`.FeatureQuantizer`.
+        init_state: See there.
+        revive_below: See there.
+        accumulate: See there.
+
+    Source:
+        Zhao et al., "Feature Quantization Improves GAN Training", equation 8.
+    """
+
+    eps = 1e-5  # smoothing of the counts
+
+    def __init__(
+        self,
+        dim: int,
+        num_codes: int,
+        *,
+        decay: float,
+        init: str,
+        init_state: str,
+        revive_below: float,
+        accumulate: str,
+    ):
+        super().__init__()
+        self.dim, self.num_codes, self.decay = dim, num_codes, decay
+        self.init, self.init_state = init, init_state
+        self.revive_below, self.accumulate = revive_below, accumulate
+        bound = (6 / (num_codes * dim)) ** 0.5
+        embed = torch.randn(num_codes, dim)
+        if init == "kaiming":
+            embed = torch.rand(num_codes, dim) * 2 * bound - bound
+        self.register_buffer("embed", embed)
+        self.register_buffer("embed_avg", torch.zeros_like(embed) if init_state == "zero" else embed.clone())
+        self.register_buffer("cluster_size", torch.full((num_codes,), float(init_state == "consistent")))
+        self.register_buffer("num_updates", torch.zeros([], dtype=torch.int64))
+        self.register_buffer("initted", torch.zeros([], dtype=torch.bool))
+        self.pending: Collected | None = None
+
+    def _apply(self, fn, recurse=True):
+        """Move, but keep the averages in float32 when the model is cast."""
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, value in before.items():
+            moved = self._buffers[name]
+            if moved.dtype != value.dtype:
+                self._buffers[name] = value.to(moved.device)
+        return self
+
+    @torch.no_grad()
+    def update_(self) -> None:
+        """Move the codebook by the collected statistics; for ``accumulate="step"``, once per optimizer step, on every process."""
+        found, self.pending = self.pending, None
+        self._blend(found or self._collected(self.embed.new_zeros(self.num_codes, self.dim + 1), self.embed[:0]))
+
+    @property
+    def distributed(self) -> bool:
+        """Whether there are other processes with this codebook."""
+        return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+    @torch.no_grad()
+    def _initialize(self, flat: Tensor) -> None:
+        """At the first training forward: codes from the data where asked, and rank 0's state everywhere."""
+        if not self.training or bool(self.initted):
+            return
+        if self.init == "data" and len(flat):
+            chosen = torch.randint(len(flat), (self.num_codes,), device=flat.device)
+            self.embed.copy_(flat[chosen])
+            if self.init_state != "zero":
+                self.embed_avg.copy_(self.embed)
+        if self.distributed:
+            for name in _STATE:
+                dist.broadcast(getattr(self, name), 0)
+        self.initted.fill_(True)
+
+    def _collected(self, statistics: Tensor, flat: Tensor) -> Collected:
+        if not self.revive_below:
+            flat = flat[:0]
+        keys = torch.rand(len(flat), device=flat.device)
+        kept = keys.topk(min(self.num_codes, len(flat))).indices
+        return Collected(statistics, flat[kept], keys[kept])
+
+    @torch.no_grad()
+    def _collect(self, statistics: Tensor, flat: Tensor) -> None:
+        """Take in counts and sums (K, 1 + C) of the features (N, C) of a forward pass."""
+        found = self._collected(statistics, flat)
+        if self.accumulate == "step":
+            self.pending = found if self.pending is None else self.pending.add(found)
+        else:
+            self._blend(found)
+
+    def _blend(self, found: Collected) -> None:
+        """Equation 8 with counts and sums of all processes."""
+        statistics = found.statistics
+        if self.distributed:
+            dist.all_reduce(statistics)  # a sum: one message per update
+        counts, sums = statistics[:, 0], statistics[:, 1:]
+        if not float(counts.sum()):
+            return
+        self.cluster_size.lerp_(counts, 1 - self.decay)
+        self.embed_avg.lerp_(sums, 1 - self.decay)
+        total = self.cluster_size.sum()
+        smoothed = (self.cluster_size + self.eps) / (total + self.num_codes * self.eps) * total
+        codes = self.embed_avg / smoothed[:, None]
+        if self.init_state == "zero":
+            codes = torch.where(self.cluster_size[:, None] > 0, codes, self.embed)
+        self.embed.copy_(codes)
+        self.num_updates += 1
+        if self.revive_below > 0:
+            self._revive(found.rows)
+
+    def _revive(self, rows: Tensor) -> None:
+        """Move dead codes, the same on every process, to random features of rank 0, each to another as long as there are some."""
+        dead = self.cluster_size < self.revive_below
+        count = int(dead.sum())
+        if not count:
+            return
+        rows = rows if len(rows) else self.embed
+        order = torch.randperm(len(rows), device=rows.device)
+        moved = rows[order.repeat(-(-count // len(rows)))[:count]]
+        if self.distributed:
+            dist.broadcast(moved, 0)
+        self.embed[dead] = moved
+        self.embed_avg[dead] = moved
+        self.cluster_size[dead] = 1.0
+
+
+def running_perplexity(counts: Tensor) -> Tensor:
+    """exp of the entropy of running counts (K,): 1 for one code in use, K for all alike."""
+    shares = counts.double() / counts.double().sum().clamp_min(1e-12)
+    return (-(shares * shares.clamp_min(1e-300).log()).sum()).exp()

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random numbers of a distillation step: drawn for the whole step from (seed, step), so that every process and micro-batch takes its part."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..seeding import derive_seed, sample_generators
+from .augment import AdaptiveAugment
+from .distillation import random_shifts
+
+
+_SHIFT_STRENGTH = 5.0  # as published
+
+
+@dataclasses.dataclass
+class StepDraws:
+    """The part of one process.
+
+    Args:
+        seed: Of the run.
+        batch: Images of a micro-batch.
+        micro_batches: Of a process and step.
+        processes: Their number.
+        process: The number of this one.
+        device: Where the numbers go.
+        z_dim: Length of latents.
+        num_ws: Layers with a style of their own.
+        num_classes: 0: no labels.
+        mixing_probability: Of styles from two latents.
+        directions: (D, w_dim) of latent shifts.
+    """
+
+    seed: int
+    batch: int
+    micro_batches: int
+    processes: int
+    process: int
+    device: torch.device
+    z_dim: int
+    num_ws: int
+    num_classes: int
+    mixing_probability: float
+    directions: Tensor
+
+    @property
+    def parts(self) -> int:
+        """Of a step."""
+        return self.micro_batches * self.processes
+
+    def part(self, micro: int) -> int:
+        """Number of a micro-batch of this process in the step."""
+        return micro * self.processes + self.process
+
+    def __call__(self, step: int, phase: int, micro: int, batch: int | None = None) -> dict[str, Any]:
+        """Latents, labels, shifts and generators of noise for one phase and micro-batch, of ``batch`` images (default: all)."""
+        batch = self.batch if batch is None else batch
+        total, start = batch * self.parts, batch * self.part(micro)
+        random = torch.Generator().manual_seed(derive_seed(self.seed, step, phase))
+        whole = {
+            "z": torch.randn(total, self.z_dim, generator=random),
+            "z2": torch.randn(total, self.z_dim, generator=random),
+            "mixed": torch.rand(total, generator=random) < self.mixing_probability,
+            "crossover": torch.randint(1, max(self.num_ws, 2), (total,), generator=random),
+            "choices": torch.randint(len(self.directions), (total,), generator=random),
+            "normals": torch.randn(total, generator=random),
+            "labels": torch.randint(max(self.num_classes, 1), (total,), generator=random),
+        }
+        found: dict[str, Any] = {name: value[start : start + batch].to(self.device) for name, value in whole.items()}
+        if not self.num_classes:
+            found["labels"] = None
+        found["shift"] = random_shifts(self.directions, found["normals"], found["choices"], _SHIFT_STRENGTH)
+        base = derive_seed(self.seed, step, phase, 1)
+        for place, name in enumerate(("noise", "noise2", "teacher_noise", "teacher_noise2")):
+            found[name] = sample_generators(base, batch, start + place * total, self.device)
+        return found
+
+    def flips(self, step: int, micro: int) -> Tensor:
+        """Which images of a micro-batch are mirrored: bool (B,)."""
+        random = torch.Generator().manual_seed(derive_seed(self.seed, step, 3))
+        start = self.batch * self.part(micro)
+        return (torch.rand(self.batch * self.parts, generator=random) < 0.5)[start : start + self.batch]
+
+    def augmented(self, augment: AdaptiveAugment | None, images: Tensor, step: int, use: int, micro: int) -> Tensor:
+        """Images of a micro-batch as the discriminator sees them; ``use`` numbers the calls of a step."""
+        if augment is None:
+            return images
+        random = torch.Generator().manual_seed(derive_seed(self.seed, step, 10 + use))
+        return augment(images, random, self.batch * self.part(micro), self.batch * self.parts)

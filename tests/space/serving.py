@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Space's ``app.py``, started as its users start it."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+ROOT = Path(__file__).parents[2]
+
+
+@contextlib.contextmanager
+def served(script, folder, environment=None):
+    """Address of a Space's ``app.py`` on a free port; at the end its log may hold no traceback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = (environment or os.environ) | {"PYTHONPATH": str(ROOT), "GRADIO_SERVER_PORT": str(port)}
+    environment |= {"NO_PROXY": "127.0.0.1", "GRADIO_TEMP_DIR": str(folder / "uploads")}
+    log = folder / "app.txt"
+    with open(log, "wb") as output:
+        app = subprocess.Popen(
+            [sys.executable, str(ROOT / script)], env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        for _ in range(600):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert app.poll() is None, log.read_text()
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        app.terminate()
+        app.wait(timeout=30)
+    assert "Traceback" not in log.read_text()

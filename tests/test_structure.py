@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The structure of pruned models in config.json."""
+
+import pytest
+import torch
+
+from hf_ganzip.structure import apply_structure_, structure_of
+
+from .conftest import tiny_unet
+
+
+@pytest.mark.parametrize(
+    "structure",
+    [
+        None,
+        [],
+        {},
+        {"attributes": {}},
+        {"attributes": [], "shapes": {}},
+        {"attributes": {}, "shapes": []},
+        {"attributes": {"conv_in": ["out_channels"]}, "shapes": {}},
+        {"attributes": None, "shapes": None},
+    ],
+    ids=str,
+)
+def test_damaged_structures_are_refused(structure):
+    with pytest.raises(ValueError, match="the structure in config.json is damaged"):
+        apply_structure_(tiny_unet(), structure)
+
+
+@pytest.mark.parametrize(
+    "structure",
+    [
+        {"attributes": {"nothing": {"out_channels": 4}}, "shapes": {}},
+        {"attributes": {"conv_in": {"_private": 4}}, "shapes": {}},
+        {"attributes": {}, "shapes": {"conv_in.weight": [4, 3, 3]}},
+        {"attributes": {}, "shapes": {"conv_in.weight": [4, 3, 3, 0]}},
+    ],
+    ids=str,
+)
+def test_structures_of_another_model_are_refused(structure):
+    with pytest.raises(ValueError, match="does not fit the model"):
+        apply_structure_(tiny_unet(), structure)
+
+
+def test_applying_the_difference_gives_the_shapes():
+    narrow, wide = tiny_unet(block_out_channels=(4, 8)), tiny_unet()
+    apply_structure_(wide, structure_of(narrow, tiny_unet()))
+    assert {k: v.shape for k, v in wide.state_dict().items()} == {k: v.shape for k, v in narrow.state_dict().items()}
+    assert wide(torch.zeros(1, 3, 8, 8), 1).sample.shape == (1, 3, 8, 8)
