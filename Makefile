@@ -8,7 +8,7 @@ READY := .venv/ready
 
 MODELS := stylegan2-fashion-mnist stylegan2-fashion-mnist-discriminator biggan-fashion-mnist ddpm-fashion-mnist fashion-mnist-features
 
-.PHONY: demo test test-peers quality style benchmark model-cards
+.PHONY: demo test test-peers test-versions quality style docs docs-serve benchmark model-cards
 
 demo: $(READY)
 	$(BIN)/hf-ganzip demo
@@ -20,6 +20,25 @@ test: $(READY)
 test-peers: .venv-peers/ready
 	OMP_NUM_THREADS=1 .venv-peers/bin/python -m pytest -n 2 --dist worksteal -m "not slow" --doctest-modules hf_ganzip tests
 
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+docs-serve: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+# The lowest versions that pyproject.toml allows, and the newest that there are: what touches the libraries, not the whole suite.
+VERSIONS_TESTED := tests/test_package.py tests/test_integration.py tests/test_integration_contract.py tests/test_transformers.py \
+	tests/test_images.py tests/quantization tests/pruning tests/refine tests/pipelines tests/publishing tests/metrics_hub \
+	tests/evaluation tests/training tests/models/test_contracts.py
+TEST_TOOLS := pytest pytest-timeout pytest-xdist hypothesis scikit-learn peft torchmetrics
+LIBRARIES := torch diffusers transformers accelerate huggingface_hub datasets evaluate numpy
+
+test-versions: .venv-lowest/ready .venv-newest/ready
+	set -e; for venv in .venv-lowest .venv-newest; do \
+		$$venv/bin/python -c 'import importlib.metadata as m, sys; print(*(f"{n} {m.version(n)}" for n in sys.argv[1:]), sep=", ")' $(LIBRARIES); \
+		OMP_NUM_THREADS=1 $$venv/bin/python -m pytest -n 2 --dist worksteal -m "not slow" --override-ini filterwarnings= $(VERSIONS_TESTED); \
+	done
+
 quality: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -29,8 +48,12 @@ style: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Best on a machine that does nothing else; half an hour. Peers that are not installed are left out.
 benchmark: $(READY)
-	set -e; for script in $(sort $(wildcard benchmarks/[a-z]*.py)); do echo "$$script"; $(BIN)/python "$$script"; done
+	mkdir -p docs/benchmarks
+	set -e; for script in $(sort $(wildcard benchmarks/[a-z]*.py)); do echo "$$script"; \
+		$(BIN)/python "$$script" --json "docs/benchmarks/$$(basename $$script .py).json"; done
+	$(BIN)/python benchmarks/_page.py
 
 # The cards of the bundled models, from their records and the reports beside them.
 model-cards: $(READY)
@@ -43,6 +66,20 @@ model-cards: $(READY)
 	grep -v '^torch==' constraints.txt > .venv-peers/constraints.txt
 	.venv-peers/bin/python -m pip install --quiet --progress-bar off --constraint .venv-peers/constraints.txt \
 		torch==2.14.1 torchvision==0.29.1 --editable ".[dev,features,perceptual]"
+	touch $@
+
+.venv-lowest/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --progress-bar off uv
+	cd .venv-lowest && bin/uv pip compile --quiet --python bin/python --resolution lowest-direct --extra metrics --extra plot --extra transformers \
+		--output-file lowest.txt ../pyproject.toml
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --requirements .venv-lowest/lowest.txt $(TEST_TOOLS)
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --no-deps --editable .
+	touch $@
+
+.venv-newest/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --progress-bar off --editable ".[metrics,plot,transformers]" $(TEST_TOOLS)
 	touch $@
 
 $(READY): pyproject.toml constraints.txt

@@ -6,7 +6,9 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
@@ -66,7 +68,11 @@ def report(rows: Sequence[Mapping[str, Any]], found: Mapping[str, Any], path: Pa
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths)))
     print("conditions: " + ", ".join(f"{name} {value}" for name, value in found.items()))
     if path is not None:
-        path.write_text(json.dumps({"rows": list(rows), "conditions": dict(found)}, indent=1) + "\n")
+        # Without this file's name, so that a page made of it does not depend on where it was written.
+        given = [each for each in sys.argv[1:] if each not in ("--json", str(path))]
+        command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *given])
+        written = {"command": command, "rows": list(rows), "conditions": dict(found)}
+        path.write_text(json.dumps(written, indent=1) + "\n")
 
 
 def _text(value: Any) -> str:

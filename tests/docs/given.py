@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the pages take for granted: the repositories of the Hub that they name, and the reader's own files and variables."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+
+from hf_ganzip.assets import asset_path
+
+from ..checkpoints import foreign
+from ..conftest import tiny_biggan_discriminator, tiny_generator, tiny_stylegan3, tiny_unet
+from ..models.golden import GOLDEN, load_golden, part
+from ..test_transformers import tiny_pipeline
+from .pages import ROOT
+
+
+def repositories(folder: Path) -> dict[str, Path]:
+    """Small stand-ins by the ids that the pages use."""
+    models = {
+        "google/ddpm-cifar10-32": tiny_unet(sample_size=32),
+        "org/stylegan2": tiny_generator(resolution=32, image_channels=1, channels=(16, 16, 8, 8)),
+        "org/stylegan3": tiny_stylegan3(resolution=32),
+        "org/model": tiny_pipeline(folder / "tokenizer"),
+    }
+    found = {}
+    for name, model in models.items():
+        model.save_pretrained(folder / name)
+        found[name] = folder / name
+    grey, colour = _pixels(28, 0), _pixels(32, 3)
+    for name, column, pixels in (
+        ("zalando-datasets/fashion_mnist", "image", grey),
+        ("uoft-cs/cifar10", "img", colour),
+        ("org/images", "image", grey),
+    ):
+        found[f"datasets/{name}"] = folder / "datasets" / name
+        (found[f"datasets/{name}"] / "data").mkdir(parents=True)
+        table = pa.table(
+            {column: [{"bytes": _png(each), "path": None} for each in pixels], "label": _labels(len(pixels))}
+        )
+        for split in ("train", "test"):
+            pq.write_table(table, found[f"datasets/{name}"] / "data" / f"{split}-00000-of-00001.parquet")
+    return found
+
+
+def names(page: Path) -> Mapping[str, Any]:
+    """Variables of a page; what it expects in the working folder is written there."""
+    for folder in ("examples", "metrics_hub"):
+        Path(folder).symlink_to(ROOT / folder)
+    key = str(page.relative_to(ROOT))
+    if key.startswith("metrics_hub/") or key == "docs/metrics.md":
+        return _metrics()
+    return {
+        "docs/models.md": _models,
+        "docs/quantization.md": _quantization,
+        "docs/training.md": _training,
+        "docs/publishing.md": _small,
+        "docs/scaling-out.md": _small,
+        "docs/studies/fq.md": _fashion_mnist,
+        "docs/studies/svs.md": _fashion_mnist,
+    }.get(key, dict)()
+
+
+def _metrics() -> Mapping[str, Any]:
+    random = np.random.default_rng(0)
+    sets = {name: random.normal(size=(60, 8)) for name in ("real", "generated", "real_batch", "more_real", "features")}
+    for name, pixels in (("REAL", _pixels(28, 0)), ("GENERATED", _pixels(28, 0)[::-1])):
+        Path(name).mkdir()
+        for i, each in enumerate(pixels):
+            Path(name, f"{i:03}.png").write_bytes(_png(each))
+    return sets | {
+        "batches": np.split(sets["generated"], 4),
+        "generated_features": sets["generated"],
+        "real_features": sets["real"],
+    }
+
+
+def _models() -> Mapping[str, Any]:
+    _, weights, _ = load_golden("stylegan2_small_skip")
+    generator = part(weights, "G.")
+    checkpoint = {"g_ema": foreign.rosinality_generator(generator), "latent_avg": generator["mapping.w_avg"]}
+    torch.save(checkpoint, "550000.pt")
+    torch.save({"genA2B": part(load_golden("ugatit_light")[1], "G.")}, "selfie2anime.pt")
+    Path("stylegan3-t-ffhqu-256x256.pkl").write_bytes((GOLDEN / "pickles" / "stylegan3_t.pkl").read_bytes())
+    Image.fromarray(_pixels(64, 3)[0]).save("selfie.png")
+    return {}
+
+
+def _quantization() -> Mapping[str, Any]:
+    return {"model": tiny_generator()}
+
+
+def _training() -> Mapping[str, Any]:
+    images = torch.randn(4, 3, 16, 16)
+    return {
+        "discriminator": tiny_biggan_discriminator(),
+        "images": images,
+        "labels": torch.zeros(4, dtype=torch.int64),
+    }
+
+
+def _small() -> Mapping[str, Any]:
+    import hf_ganzip as gz
+
+    model = gz.StyleGAN2Generator.from_pretrained(asset_path("stylegan2-fashion-mnist"))
+    gz.quantize_(model)
+    model.save_pretrained("small")
+    return {}
+
+
+def _fashion_mnist() -> Mapping[str, Any]:
+    Path("FASHION_MNIST").mkdir()
+    pixels = _pixels(28, 0)
+    for prefix in ("train", "t10k"):
+        for name, array in (
+            ("images-idx3-ubyte", pixels),
+            ("labels-idx1-ubyte", np.array(_labels(len(pixels)), np.uint8)),
+        ):
+            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+            Path("FASHION_MNIST", f"{prefix}-{name}.gz").write_bytes(gzip.compress(header + array.tobytes()))
+    return {}
+
+
+def _pixels(side: int, channels: int, count: int = 200) -> np.ndarray:
+    """Bundled images (count, side, side[, channels]) uint8; sides other than 28 by resizing."""
+    column = pq.read_table(asset_path("fashion-mnist-test-5000"))["image"].slice(0, count).to_pylist()
+    images = [Image.open(io.BytesIO(cell["bytes"])).convert("RGB" if channels else "L") for cell in column]
+    return np.stack([np.asarray(image.resize((side, side))) for image in images])
+
+
+def _labels(count: int) -> list[int]:
+    return [i % 10 for i in range(count)]
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

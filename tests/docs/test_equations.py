@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every name in the tables of equations exists."""
+
+import importlib
+import re
+
+import pytest
+
+from .pages import ROOT
+
+
+NAMES = sorted(set(re.findall(r"`(hf_ganzip[\w.]*)`", (ROOT / "docs" / "equations.md").read_text(encoding="utf-8"))))
+
+
+def resolve(name):
+    """A module, or an attribute of one."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        module, _, attribute = name.rpartition(".")
+        return getattr(importlib.import_module(module), attribute)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_name(name):
+    assert resolve(name).__doc__
+
+
+def test_all_equations_are_there():
+    page = (ROOT / "docs" / "equations.md").read_text(encoding="utf-8")
+    lsh, _, rest = page.partition("## Singular")
+    for part, last in ((lsh, 12), (rest, 9)):
+        found = set()
+        for numbers in re.findall(r"^\| equations? ([\d, -]+) \|", part, re.MULTILINE):
+            for each in numbers.split(", "):
+                first, _, end = each.partition("-")
+                found |= set(range(int(first), int(end or first) + 1))
+        assert found == set(range(1, last + 1))
