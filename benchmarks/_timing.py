@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import shlex
 import statistics
 import sys
@@ -15,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
+from hf_ganzip.record import machine
 
 
 def parser(description: str, repeats: int) -> argparse.ArgumentParser:
@@ -51,8 +50,7 @@ def conditions(arguments: argparse.Namespace, *packages: str) -> dict[str, Any]:
     """What moves the numbers."""
     versions = {name: metadata.version(name) for name in ("torch", "numpy", *packages)}
     return {
-        "cpu": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
+        "machine": machine(),
         "repeats": arguments.repeats,
         "quick": arguments.quick,
         "versions": versions,

@@ -14,6 +14,7 @@ import torch
 from diffusers import ModelMixin
 
 from . import models
+from .alignment import align_
 from .hub import HUB_OPTIONS, network_folder
 from .images import to_model_range
 from .pruning import PruneConfig, PruneReport, prune_
@@ -59,6 +60,7 @@ def load_model(model_or_id: str | Path, **kwargs: Any) -> ModelMixin:
     config_file = network_folder(model_or_id, **where) / "config.json"
     cls = _class_of(_read_config(config_file), config_file)
     model: ModelMixin = cls.from_pretrained(config_file.parent, **kwargs)  # type: ignore[no-untyped-call]
+    align_(model)  # type: ignore[arg-type]
     return model
 
 

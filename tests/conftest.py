@@ -2,6 +2,7 @@
 """Shared fixtures: tiny models, and an environment without network."""
 
 import os
+import sys
 
 
 # Before any Hugging Face import: they are read once. A process of a test that talks to a LocalHub says "0".
@@ -32,6 +33,21 @@ def fixed_seed():
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_GANZIP_CACHE", str(tmp_path / "features"))
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run hf-ganzip with arguments: (exit code, standard output, standard error)."""
+    from hf_ganzip import cli
+
+    def invoke(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hf-ganzip", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    return invoke
 
 
 def tiny_generator(**changes):

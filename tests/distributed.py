@@ -12,9 +12,16 @@ import torch.distributed
 import torch.multiprocessing
 
 
+# Processes are forks of one that has done these imports and nothing else.
+torch.multiprocessing.set_forkserver_preload(
+    ["accelerate", "diffusers.models.unets.unet_2d", "hf_ganzip.recipes", "hf_ganzip.evaluation.sharded"]
+)
+
+
 def run_processes(function: Callable[..., Any], count: int, folder: Path, *args: Any) -> list[Any]:
     """Results of ``function(rank, count, *args)`` of every rank; ``function`` must be importable."""
-    torch.multiprocessing.spawn(_process, (function, count, str(folder), args), nprocs=count)
+    arguments = (function, count, str(folder), args)
+    torch.multiprocessing.start_processes(_process, arguments, nprocs=count, start_method="forkserver")
     return [torch.load(folder / f"result-{rank}.pt", weights_only=True) for rank in range(count)]
 
 

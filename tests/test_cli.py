@@ -31,20 +31,6 @@ def folder(tmp_path):
     return str(tmp_path / "model")
 
 
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run hf-ganzip with arguments: (exit code, standard output, standard error)."""
-
-    def invoke(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hf-ganzip", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
-
-    return invoke
-
-
 def size(path):
     with Image.open(path) as image:
         return image.size

@@ -13,7 +13,7 @@ from hf_ganzip.quantization import METHODS, QuantizeConfig, quantize_
 from hf_ganzip.quantization.grid import QuantizedRows, fold_channels, nearest_codes
 from hf_ganzip.quantization.packed import pack_codes
 from hf_ganzip.quantization.packing import unpack
-from hf_ganzip.quantization.quantize import quantize_weight
+from hf_ganzip.quantization.rows import quantize_weight
 
 from .conftest import TINY, run
 

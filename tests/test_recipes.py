@@ -23,6 +23,7 @@ def test_load_model_finds_the_class(tmp_path):
         model.save_pretrained(tmp_path / build.__name__)
         loaded = gz.load_model(tmp_path / build.__name__)
         assert type(loaded) is type(model) and torch.equal(run(loaded), run(model))
+        assert all(tensor.data_ptr() % 64 == 0 for tensor in (*loaded.parameters(), *loaded.buffers()))
 
 
 def test_compress_runs_a_recipe(tmp_path):

@@ -38,7 +38,8 @@ class Source:
 
 def card(model: Any, source: Source) -> str:
     """README.md of a converted model."""
-    licence = f"license: {source.license}" if source.stated else "license: other\nlicense_name: unknown"
+    name = "unknown" if source.license.startswith("unknown") else source.license
+    licence = f"license: {source.license}" if source.stated else f"license: other\nlicense_name: {name}"
     link = f"license_link: {source.url}\n" if source.url and not source.stated else ""
     rows = [("format", source.format), ("file", source.file), ("SHA-256", source.sha256), ("network", source.network)]
     rows += [("URL", source.url or "not stated"), ("licence", source.license)]

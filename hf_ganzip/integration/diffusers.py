@@ -26,8 +26,10 @@ from ..quantization.packed import (
     packed_modules,
     unpack_module_,
 )
-from ..quantization.quantize import apply_plan_, plan_quantization, quantization_report, quantize_weight
+from ..quantization.plan import plan_quantization
+from ..quantization.quantize import apply_plan_, quantization_report
 from ..quantization.report import QuantizeReport
+from ..quantization.rows import quantize_weight
 from ..record import RECORD, compression_of, origin, origin_of, recorded_steps
 from ..structure import apply_structure_, structure_of
 from .config import GanzipConfig

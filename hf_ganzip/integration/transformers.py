@@ -19,7 +19,8 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..quantization.config import QuantizeConfig
 from ..quantization.packed import packed_modules, unpack_module_
-from ..quantization.quantize import apply_plan_, plan_quantization, quantization_report
+from ..quantization.plan import plan_quantization
+from ..quantization.quantize import apply_plan_, quantization_report
 from ..quantization.report import QuantizeReport
 from ..record import RECORD, origin_of
 from .config import GanzipConfig

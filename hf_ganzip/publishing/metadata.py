@@ -114,10 +114,10 @@ def find_licence(
     source = next((part["source"] for part in saved.parts.values() if part.get("source")), None)
     if source and source["stated"]:
         return Licence({"license": source["license"]})
-    if found := _stated(_head(folder / "README.md")):
+    name = source["license"] if source else ""
+    if (found := _stated(_head(folder / "README.md"))) and found.get("license_name") != name:
         return Licence(found)
-    if source and not source["license"].startswith("unknown"):
-        name = source["license"]
+    if name and not name.startswith("unknown"):
         note = f" The licence {name} was inferred from the file's format, not stated: find out whether it holds before you use the weights."
         return Licence({"license": "other", "license_name": name}, note)
     of_base: Mapping[str, Any] = {}

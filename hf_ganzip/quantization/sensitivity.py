@@ -18,14 +18,8 @@ from ..record import table
 from .calibration import CalibrationTask, expanded, substituted
 from .config import LayerSettings, QuantizeConfig
 from .methods.base import row_method
-from .quantize import (
-    channels_first_shape,
-    pack_quantized,
-    plan_quantization,
-    quantize_rows,
-    require_finite,
-    weight_rows,
-)
+from .plan import plan_quantization, require_finite
+from .rows import channels_first_shape, pack_quantized, quantize_rows, weight_rows
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from PIL import Image
 
 from hf_ganzip.assets import asset_path
 
-from ..checkpoints import foreign
 from ..conftest import tiny_biggan_discriminator, tiny_generator, tiny_stylegan3, tiny_unet
-from ..models.golden import GOLDEN, load_golden, part
-from ..test_transformers import tiny_pipeline
 from .pages import ROOT
+
+
+SHORTER_RECIPES = {"samples: 200": "samples: 16"}
 
 
 def repositories(folder: Path) -> dict[str, Path]:
     """Small stand-ins by the ids that the pages use."""
+    from ..test_transformers import tiny_pipeline
+
     models = {
         "google/ddpm-cifar10-32": tiny_unet(sample_size=32),
         "org/stylegan2": tiny_generator(resolution=32, image_channels=1, channels=(16, 16, 8, 8)),
@@ -54,8 +55,16 @@ def repositories(folder: Path) -> dict[str, Path]:
 
 def names(page: Path) -> Mapping[str, Any]:
     """Variables of a page; what it expects in the working folder is written there."""
-    for folder in ("examples", "metrics_hub"):
-        Path(folder).symlink_to(ROOT / folder)
+    Path("metrics_hub").symlink_to(ROOT / "metrics_hub")
+    Path("examples", "recipes").mkdir(parents=True)
+    for path in (ROOT / "examples").iterdir():
+        if path.name != "recipes":
+            Path("examples", path.name).symlink_to(path)
+    for path in (ROOT / "examples" / "recipes").iterdir():
+        text = path.read_text(encoding="utf-8")
+        for long, short in SHORTER_RECIPES.items():
+            text = text.replace(long, short)
+        Path("examples", "recipes", path.name).write_text(text, encoding="utf-8")
     key = str(page.relative_to(ROOT))
     if key.startswith("metrics_hub/") or key == "docs/metrics.md":
         return _metrics()
@@ -85,6 +94,11 @@ def _metrics() -> Mapping[str, Any]:
 
 
 def _models() -> Mapping[str, Any]:
+    import torch
+
+    from ..checkpoints import foreign
+    from ..models.golden import GOLDEN, load_golden, part
+
     _, weights, _ = load_golden("stylegan2_small_skip")
     generator = part(weights, "G.")
     checkpoint = {"g_ema": foreign.rosinality_generator(generator), "latent_avg": generator["mapping.w_avg"]}
@@ -100,6 +114,8 @@ def _quantization() -> Mapping[str, Any]:
 
 
 def _training() -> Mapping[str, Any]:
+    import torch
+
     images = torch.randn(4, 3, 16, 16)
     return {
         "discriminator": tiny_biggan_discriminator(),

@@ -30,6 +30,8 @@ SHORTER = {
     r"hf-ganzip demo --num-samples 1000": "hf-ganzip demo --num-samples 200",
     r"(--criterion diff_prune)": r"\1 --option timesteps=2",
     r"(--method gptq)": r"\1 --option batches=1",
+    r"(\"latent_distill\", granularity=\"channel\")": r"\1, method_options={'steps': 5}",
+    r"(hf-ganzip cost \S+ --base \S+)": r"\1 --no-memory",
 }
 # Of these only the flags are read: tests/examples runs the scripts.
 _SCRIPT = re.compile(r"(?:python|accelerate launch.*?) (examples/(?:train|finetune|study|prepare)_\w+\.py) (.*)")

@@ -72,5 +72,7 @@ def test_no_exception_is_out_of_date():
     ]
     text = "\n".join(block.code.replace("\\\n", " ") for block in blocks)
     assert [pattern for pattern in SHORTER if not re.search(pattern, text)] == []
+    recipes = "".join(path.read_text() for path in (ROOT / "examples" / "recipes").glob("*.yaml"))
+    assert [text for text in given.SHORTER_RECIPES if text not in recipes] == []
     assert [name for name, test in ELSEWHERE.items() if name not in text or not (ROOT / test).is_file()] == []
     assert sum(len(commands_of(block)) for block in blocks if block.language == "bash") > 30

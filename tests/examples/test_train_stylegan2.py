@@ -17,19 +17,14 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples" / "train_stylegan2.py"
 
 
-def launch(*arguments, script=SCRIPT, check=True, environment=None):
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "1",
-        "--num_machines",
-        "1",
-    ]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
-    environment = (environment or os.environ) | {"PYTHONPATH": str(ROOT)}
+ACCELERATE = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1")
+ACCELERATE += ("--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1")
+
+
+def launch(*arguments, script=SCRIPT, check=True, environment=None, launcher=()):
+    """A script as ``python SCRIPT`` runs it; with ``launcher=ACCELERATE`` as ``accelerate launch`` does, which takes longer to start."""
+    command = [sys.executable, *launcher]
+    environment = (environment or os.environ) | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
     result = subprocess.run(
         [*command, str(script), *map(str, arguments)], capture_output=True, text=True, env=environment
     )
@@ -38,7 +33,7 @@ def launch(*arguments, script=SCRIPT, check=True, environment=None):
 
 
 def test_smoke_run_and_resuming(tmp_path):
-    result = launch("--smoke", "--output_dir", tmp_path)
+    result = launch("--smoke", "--output_dir", tmp_path, launcher=ACCELERATE)
     assert "64 images (1, 32, 32), 2 classes; generator" in result.stdout
     assert StyleGAN2Generator.from_pretrained(tmp_path / "generator").config.num_classes == 2
     assert StyleGAN2Discriminator.from_pretrained(tmp_path / "discriminator").config.resolution == 32

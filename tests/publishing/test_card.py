@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 
 import hf_ganzip as gz
 from hf_ganzip.assets import ASSETS, asset_path
+from hf_ganzip.checkpoints import save_converted
 from hf_ganzip.evaluation.cost import Cost, CostReport
 from hf_ganzip.evaluation.evaluate import EvaluationReport
 from hf_ganzip.publishing import render_card
@@ -105,6 +106,52 @@ class TestMetadata:
             found["precision"].metric_args["extractor"] == "inception" and found["recall"].dataset_name == "org/images"
         )
 
+    def test_a_given_base_without_steps_has_no_relation(self, tmp_path):
+        found = metadata(render_card(finished([], tmp_path), "me/full", base_model="org/full"))
+        assert found["base_model"] == "org/full" and "base_model_relation" not in found
+
+    def test_conditions_carry_versions(self, tmp_path):
+        versions = {"hf_ganzip": "0.1.0", "torch": "2.13.0"}
+        report = EvaluationReport(EVALUATION.metrics, CONDITIONS | {"versions": versions})
+        text = render_card(finished(["quantize"], tmp_path), "me/small", report=report)
+        for result in ModelCard(text).data.eval_results:
+            assert result.metric_args["versions"] == versions
+
+    def test_of_several_evaluations_model_index_has_those_of_this_model(self, tmp_path):
+        folder = finished(["quantize"], tmp_path, name_or_path="org/full")
+
+        def indexed(*names):
+            reports = [
+                EvaluationReport(
+                    {"frechet_distance": {"frechet_distance": float(i)}}, CONDITIONS | {"generated": name}
+                )
+                for i, name in enumerate(names)
+            ]
+            text = render_card(folder, "me/small", report=reports)
+            assert all(f"| {Path(name).name} | {i}.000 |" in text for i, name in enumerate(names))
+            return [result.metric_value for result in ModelCard(text).data.eval_results or ()]
+
+        assert indexed("full", "small") == [1] and indexed("a/model", "model:me/small", "other") == [0, 1]
+        assert indexed("org/full", "anything", "else") == [1]  # no name fits: the first that is not the base's
+        text = render_card(
+            folder, "me/small", report=EvaluationReport(EVALUATION.metrics, CONDITIONS | {"generated": "full"})
+        )
+        assert "model-index" not in text and "| full | 3.250 |" in text
+
+    def test_a_licence_in_the_readme_beside_the_model_is_inherited(self, tmp_path):
+        folder = finished(["quantize"], tmp_path)
+        (folder / "README.md").write_text(
+            "---\nlicense: other\nlicense_name: mine\nlicense_link: https://x.org\n---\n"
+        )
+        found = metadata(render_card(folder, "me/small"))
+        assert (found["license"], found["license_name"], found["license_link"]) == ("other", "mine", "https://x.org")
+        assert metadata(render_card(folder, "me/small", license="mit"))["license"] == "mit"
+        (folder / "README.md").write_text("---\nlicense: other\nlicense_name: unknown\n---\n")
+        assert "was not stated" in render_card(folder, "me/small")
+        (folder / "README.md").write_text("---\nlicense: [\n---\n")
+        with pytest.raises(ValueError, match="README.md is no YAML"):
+            render_card(folder, "me/small")
+
     def test_the_licence_of_a_converted_checkpoint_is_inherited(self, tmp_path):
         source = {"format": "f", "file": "x.pkl", "sha256": "00", "network": "G", "url": "", "license": "cc-by-4.0"}
         source |= {"stated": True, "notes": ["a note"]}
@@ -113,7 +160,13 @@ class TestMetadata:
         unknown = tmp_path / "unknown"
         unknown.mkdir()
         text = render_card(finished(["quantize"], unknown, ganzip_source=source | {"stated": False}), "me/small")
-        assert metadata(text)["license"] == "other"
+        assert metadata(text)["license"] == "other" and metadata(text)["license_name"] == "cc-by-4.0"
+        assert "The licence cc-by-4.0 was inferred from the file's format, not stated" in text
+
+    def test_the_readme_of_a_converted_checkpoint_states_no_licence(self, tmp_path):
+        save_converted(gz.convert(ROOT / "tests/golden/pickles/stylegan3_t.pkl"), tmp_path)
+        text = render_card(tmp_path, "me/full")
+        assert metadata(text)["license_name"] == "nvidia-source-code-license-nc" and "was inferred from" in text
 
 
 def test_options_of_metrics_are_among_the_conditions():
@@ -159,6 +212,22 @@ class TestText:
         names = [step["name"] for step in recorded_steps(again)]
         assert names == ["prune", "quantize"]
 
+    @pytest.mark.parametrize("options", [{}, {"method": "codebook", "bits": 3, "granularity": "channel"}], ids=str)
+    def test_a_recipe_names_method_and_bits_even_where_they_are_defaults(self, tmp_path, options):
+        model = tiny_generator()
+        config = gz.QuantizeConfig(**options)
+        gz.quantize_(model, config)
+        (step,) = yaml.safe_load(recipe_of(recorded_steps(model)))
+        stated = {name: getattr(config, name) for name in ("method", "bits", "granularity")}
+        assert step.pop("method_options") and step == {"step": "quantize"} | stated
+
+    @pytest.mark.parametrize("name, word", [("train", "trained"), ("finetune", "fine-tuned"), ("refine", "refined")])
+    def test_steps_in_words(self, tmp_path, name, word):
+        model = tiny_generator()
+        record_step(model, Step(name, {}))
+        model.save_pretrained(tmp_path / "model")
+        assert f"A `StyleGAN2Generator` model, {word}." in render_card(tmp_path / "model", "me/full")
+
     def test_layers_of_a_pipeline_carry_their_component(self, tmp_path):
         unet = UNet2DModel(**TINY_UNET)
         gz.quantize_(unet, gz.QuantizeConfig(bits=4))
@@ -174,6 +243,26 @@ class TestText:
     def test_reports_of_another_kind(self, tmp_path):
         with pytest.raises(TypeError, match="a report is a int"):
             render_card(finished([], tmp_path), "me/small", report=[3])
+        with pytest.raises(TypeError, match="keys foo is no report that a card shows"):
+            render_card(tmp_path / "model", "me/small", report={"foo": 3})
+
+    @pytest.mark.parametrize(
+        "file, content, message",
+        [
+            ("config.json", "{", "config.json is damaged"),
+            ("config.json", "[]", "config.json is damaged"),
+            ("config.json", "{}", "names no class"),
+            ("config.json", '{"_class_name": "NoSuchNetwork"}', "the class 'NoSuchNetwork' is in none of"),
+            ("diffusion_pytorch_model.safetensors", "no tensors", "is damaged"),
+            ("model_index.json", "{", "model_index.json"),
+            ("model_index.json", '{"unet": ["diffusers", "UNet2DModel"]}', "names no class"),
+        ],
+    )
+    def test_damaged_folders(self, tmp_path, file, content, message):
+        folder = finished([], tmp_path)
+        (folder / file).write_text(content)
+        with pytest.raises(ValueError, match=message):
+            render_card(folder, "me/small")
 
 
 BUNDLED = sorted(path.name for path in (ROOT / "model_cards").iterdir() if path.is_dir())

@@ -3,9 +3,10 @@
 
 import json
 import math
+import multiprocessing
 import os
 import random
-import signal
+import threading
 import time
 
 import pytest
@@ -14,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
 from torch.utils.data import TensorDataset
+from tqdm.auto import tqdm
 
 import hf_ganzip as gz
 from hf_ganzip.pruning import PruneConfig, prune_
@@ -271,27 +273,27 @@ class TestBadInput:
         train(tmp_path, 4, checkpointing_steps=2, resume_from_checkpoint="latest")
 
 
+def train_until_killed(folder, started):
+    tqdm.set_lock(threading.RLock())  # the usual one is shared with other processes, and would stay locked
+    with open(os.devnull, "w") as null:
+        os.dup2(null.fileno(), 1)
+        os.dup2(null.fileno(), 2)
+    started.send(True)
+    options = {"train_batch_size": 2, "checkpointing_steps": 1, "path_every": 0, "resume_from_checkpoint": "latest"}
+    train(folder, 10_000, **options)
+
+
 def test_killed_at_random_moments_it_always_resumes(tmp_path):
-    """Twenty times: a forked training is killed, also while it writes, and the next one goes on from a whole checkpoint."""
-    moments, steps = random.Random(0), []
+    """Twenty times: a training is killed, also while it writes, and the next one goes on from a whole checkpoint."""
+    moments, steps, context = random.Random(0), [], multiprocessing.get_context("forkserver")
     for _ in range(20):
-        child = os.fork()
-        if not child:
-            with open(os.devnull, "w") as null:
-                os.dup2(null.fileno(), 1)
-                os.dup2(null.fileno(), 2)
-            train(
-                tmp_path,
-                10_000,
-                train_batch_size=2,
-                checkpointing_steps=1,
-                path_every=0,
-                resume_from_checkpoint="latest",
-            )
-            os._exit(0)
+        ready, started = context.Pipe(duplex=False)
+        child = context.Process(target=train_until_killed, args=(tmp_path, started))
+        child.start()
+        assert ready.recv()
         time.sleep(0.4 + moments.random() * 0.6)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        child.kill()
+        child.join()
         found = list(tmp_path.glob("checkpoint-*"))
         steps.append(max((int(path.name.split("-")[1]) for path in found), default=0))
         for path in found:

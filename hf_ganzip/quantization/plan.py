@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which weights of a model are quantized, and how; why the others are not."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..families import family_of
+from .config import LayerSettings, QuantizeConfig
+from .folding import folded_weight, is_parametrized
+from .packed import PackedWeightMixin, packed_modules
+from .rows import channels_first_shape, weight_shape
+
+
+QUANTIZABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+OUTPUT_EMBEDDINGS = "output embeddings, or their weight (their library ties it to the input embeddings)"
+
+
+@dataclass(frozen=True)
+class QuantizationPlan:
+    """Which modules are quantized how, and why the others are not; both by module name."""
+
+    settings: dict[str, LayerSettings]
+    skipped: dict[str, str]
+
+
+def plan_quantization(model: nn.Module, config: QuantizeConfig) -> QuantizationPlan:
+    """Decide for every weight whether and how it is quantized, changing nothing.
+
+    Raises:
+        ValueError: As in :func:`quantize_`, except for non-finite weights.
+    """
+    weights = weighted_modules(model)
+    family = family_of(model)
+    last_block = family.last_block(model) if family and config.skip_last_block else ()
+    problems = [
+        f"{kind} {pattern!r} matches no layer"
+        for kind, patterns in (("skip", config.skip), ("overrides", config.overrides))
+        for pattern in patterns
+        if not any(_matches(name, pattern) for name in weights)
+    ]
+    already = {} if config.requantize else packed_modules(model)
+    if already:
+        problems.append(
+            f"{len(already)} layers are already quantized, the first is {next(iter(already))!r}; dequantize_ first, "
+            "or set requantize=True to quantize the unpacked weights again"
+        )
+    settings, skipped = {}, {}
+    head = _output_weights(model)
+    for name, module in weights.items():
+        decision = OUTPUT_EMBEDDINGS if name in head else _decide(name, module, config, last_block)
+        if isinstance(decision, str):
+            skipped[name] = decision
+        else:
+            settings[name] = decision
+    problems += _group_problems(weights, settings)
+    if not settings and not already:
+        problems.append(
+            f"there is nothing to quantize in {type(model).__name__} ({len(weights)} weights, all skipped)"
+        )
+    if problems:
+        raise ValueError(f"quantize_: {'; '.join(problems)}; nothing was changed. Layers: {_some(list(weights))}.")
+    return QuantizationPlan(settings, skipped)
+
+
+def require_finite(model: nn.Module, plan: QuantizationPlan, caller: str) -> None:
+    """Check the weights of a plan.
+
+    Raises:
+        ValueError: Weights with NaN or infinity, all of them named.
+    """
+    broken = [name for name in plan.settings if not torch.isfinite(folded_weight(model.get_submodule(name))).all()]
+    if broken:
+        raise ValueError(f"{caller}: weights with NaN or infinity: {', '.join(broken)}; nothing was changed.")
+
+
+def weighted_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Modules that own a parameter ``weight`` (or a packed one), in model order, by name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module._parameters.get("weight"), Tensor)
+        or isinstance(module, PackedWeightMixin)
+        or is_parametrized(module)
+    }
+
+
+def _output_weights(model: nn.Module) -> set[str]:
+    """Names of the output embeddings of a transformers model and of the modules that share their weight."""
+    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if output is None:
+        return set()
+    weight = getattr(output, "weight", None)
+    shares = {name for name, module in model.named_modules() if weight is not None and _own_weight(module) is weight}
+    return shares | {name for name, module in model.named_modules() if module is output}
+
+
+def _own_weight(module: nn.Module) -> Tensor | None:
+    return module._parameters.get("weight")
+
+
+def _decide(name: str, module: nn.Module, config: QuantizeConfig, last_block: tuple[str, ...]) -> LayerSettings | str:
+    shape = weight_shape(module)
+    if len(shape) < 2:
+        return "one-dimensional weight (norm)"
+    if isinstance(module, nn.Embedding) and not config.embeddings:
+        return "embedding (embeddings=True quantizes it)"
+    kinds = (*QUANTIZABLE, nn.Embedding)
+    if not isinstance(module, kinds) and not getattr(type(module), "ganzip_quantizable", False):
+        return f"{type(module).__name__} is not quantized"
+    if not torch.Size(shape).numel():
+        return "empty weight"
+    pattern = next((pattern for pattern in config.skip if _matches(name, pattern)), None)
+    if pattern is not None:
+        return f"skip pattern {pattern!r}"
+    pattern = next((pattern for pattern in config.overrides if _matches(name, pattern)), None)
+    if pattern is not None:
+        return config.settings(config.overrides[pattern]) or f"overrides[{pattern!r}] sets bits to None"
+    if any(_matches(name, pattern) for pattern in last_block):
+        return "last block (skip_last_block)"
+    return config.settings()
+
+
+def _group_problems(weights: dict[str, nn.Module], settings: dict[str, LayerSettings]) -> list[str]:
+    """Layers whose weights per output channel the group size does not divide, with sizes that would."""
+    wrong, lengths = [], []
+    for name, chosen in settings.items():
+        outputs, *rest = channels_first_shape(weights[name])
+        length = torch.Size(rest).numel()
+        if chosen.granularity == "group":
+            lengths.append(length)
+            if length % chosen.group_size:
+                wrong.append(f"{name} ({length} weights per output channel, group_size {chosen.group_size})")
+    if not wrong:
+        return []
+    common = math.gcd(*lengths)
+    fitting = [size for size in range(2, min(common, 1024) + 1) if common % size == 0]
+    return [
+        f"groups do not divide {', '.join(wrong)}; "
+        + (f"for all layers work {', '.join(map(str, fitting))}, or " if fitting else "")
+        + "set granularity 'channel' for these layers in overrides"
+    ]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(f"{name}.weight", pattern)
+
+
+def _some(names: list[str], limit: int = 8) -> str:
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One weight: cut into rows that have a scale of their own, quantized, and packed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .calibration import TRANSPOSED, channels_first
+from .config import SCALE_DTYPES, LayerSettings
+from .folding import folded_weight, is_parametrized
+from .grid import QuantizedRows
+from .packed import PackedLayout, PackedWeightMixin, pack_rows, unpack_rows
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """Buffers of one packed layer before they are put into its module."""
+
+    layout: PackedLayout
+    buffers: dict[str, Tensor]
+    sqnr_db: float | None
+
+
+def quantize_weight(module: nn.Module, settings: LayerSettings, weight: Tensor | None = None) -> QuantizedWeight:
+    """Quantize one weight; ``module`` is not changed. ``weight`` replaces ``module.weight`` where that is not loaded yet."""
+    rows = weight_rows(module, settings, weight)
+    shape = channels_first_shape(module)
+    return pack_quantized(module, settings, quantize_rows(rows, shape, settings), weight)
+
+
+def weight_rows(module: nn.Module, settings: LayerSettings, weight: Tensor | None = None) -> Tensor:
+    """The weight cut into rows with a scale of their own, (R, N) float32 or float64; output channels first."""
+    weight = (folded_weight(module) if weight is None else weight).detach()
+    values = weight if weight.dtype == torch.float64 else weight.float()
+    moved = channels_first(module, values)
+    rows = {"tensor": 1, "channel": len(moved), "group": moved.numel() // settings.group_size}[settings.granularity]
+    return moved.reshape(rows, -1)
+
+
+def quantize_rows(rows: Tensor, shape: tuple[int, ...], settings: LayerSettings) -> QuantizedRows:
+    """Quantize ``rows`` (R, N) of a weight of ``shape``, output channels first.
+
+    Raises:
+        ValueError: The method returned a scale that is not finite.
+    """
+    method, dtype = settings.method, SCALE_DTYPES[settings.scale_dtype]
+    if hasattr(method, "quantize_channels"):
+        found = method.quantize_channels(rows.reshape(shape[0], shape[1], -1), settings.bits, len(rows), dtype)
+    elif settings.symmetric:
+        found = method(rows, settings.bits, dtype)
+    else:
+        center = method.center(rows) if hasattr(method, "center") else rows.mean(dim=1, keepdim=True)
+        center = center.to(dtype) if bool(torch.isfinite(center.to(dtype)).all()) else center.float()
+        found = method(rows - center.to(rows.dtype), settings.bits, dtype)
+        found = dataclasses.replace(found, offset=center.to(found.scale.dtype))
+    if not torch.isfinite(found.scale).all():
+        raise ValueError(
+            f"quantize_: {settings.method_name} gave a scale that is not finite; the weights exceed float32."
+        )
+    return found
+
+
+def pack_quantized(
+    module: nn.Module, settings: LayerSettings, found: QuantizedRows, weight: Tensor | None = None
+) -> QuantizedWeight:
+    """Layout, buffers and error of quantized rows; ``module`` is not changed."""
+    weight = folded_weight(module) if weight is None else weight
+    layout = PackedLayout(
+        settings.bits,
+        tuple(weight.shape),
+        len(found.scale),
+        axis=int(isinstance(module, TRANSPOSED)),
+        scale_dtype=str(found.scale.dtype).removeprefix("torch."),
+        level_offset=found.level_offset,
+        codebook=found.codebook is not None,
+        offset=found.offset is not None,
+        splits=0 if found.sources is None else len(found.sources),
+    )
+    buffers = pack_rows(found, layout)
+    return QuantizedWeight(layout, buffers, _sqnr(weight.detach(), unpack_rows(buffers, layout)))
+
+
+def weight_shape(module: nn.Module) -> tuple[int, ...]:
+    if isinstance(module, PackedWeightMixin):
+        return module.packed_layout.shape
+    return tuple(folded_weight(module).shape) if is_parametrized(module) else tuple(module.weight.shape)
+
+
+def channels_first_shape(module: nn.Module) -> tuple[int, ...]:
+    """Shape of the weight of ``module``, output channels first."""
+    shape = weight_shape(module)
+    return (shape[1], shape[0], *shape[2:]) if isinstance(module, TRANSPOSED) else shape
+
+
+def _sqnr(values: Tensor, approximation: Tensor) -> float | None:
+    signal = float(values.double().square().sum())
+    noise = float((values.double() - approximation.double()).square().sum())
+    return 10 * math.log10(signal / noise) if signal and noise else None

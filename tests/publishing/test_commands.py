@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands that publish, by real HTTP."""
+
+import json
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+import hf_ganzip as gz
+from hf_ganzip.evaluation.install_metrics import metric_folders
+
+from ..conftest import run, tiny_generator
+from ..hub import CUT
+
+
+pytestmark = pytest.mark.filterwarnings("default:Use 'content=:DeprecationWarning")
+METRICS = sorted(metric_folders())
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    model = tiny_generator()
+    report = gz.quantize_(model, gz.QuantizeConfig(bits=4))
+    model.save_pretrained(tmp_path / "small")
+    (tmp_path / "quantize.json").write_text(json.dumps(report.to_dict()))
+    return tmp_path / "small"
+
+
+class TestPush:
+    def test_there_and_back(self, call, hub, folder, tmp_path):
+        tiny_generator().save_pretrained(tmp_path / "full")
+        flags = ("--report", tmp_path / "quantize.json", "--license", "mit", "--base", tmp_path / "full", "--json")
+        code, out, err = call("push", folder, "me/small", "--samples", "4", "--public", *flags)
+        assert code == 0, err
+        found, repository = json.loads(out), hub.repositories["me/small"]
+        assert not repository.private and found["url"].startswith(f"{hub.url}/me/small/commit/")
+        assert set(repository.files) == set(found["files"]) == {"README.md", "config.json", *found["files"]}
+        assert repository.files["README.md"].decode() == found["card"]
+        assert ModelCard(found["card"]).data.license == "mit" and "samples.png" in repository.files
+        assert torch.equal(run(gz.load_model("me/small", cache_dir=tmp_path)), run(gz.load_model(folder)))
+
+    def test_a_model_on_the_hub_goes_to_another_place(self, call, hub, equal, folder, tmp_path):
+        assert call("push", folder, "me/small", "--samples", "0", "--license", "mit")[0] == 0
+        code, out, err = call("push", "me/small", "me/again", "--samples", "0")
+        assert code == 0, err
+        assert "reloaded in a fresh process bit for bit" in out and f"{hub.url}/me/again" in out
+        first, second = (hub.repositories[f"me/{name}"] for name in ("small", "again"))
+        assert first.files[WEIGHTS] == second.files[WEIGHTS] and second.private
+        assert ModelCard(second.files["README.md"].decode()).data.license == "mit"  # of the README.md that was there
+
+    def test_branch(self, call, hub, equal, folder):
+        code, _, err = call("push", folder, "me/small", "--samples", "0", "--revision", "4-bit")
+        repository = hub.repositories["me/small"]
+        assert code == 0, err
+        assert repository.files == {}
+        assert WEIGHTS in repository.commits[repository.branches["4-bit"]]
+
+    def test_pull_request(self, call, hub, equal, folder):
+        code, out, err = call("push", folder, "me/small", "--samples", "0", "--create-pr")
+        repository = hub.repositories["me/small"]
+        assert code == 0 and f"{hub.url}/me/small/discussions/1" in out, err
+        assert repository.files == {}
+        assert WEIGHTS in repository.commits[repository.branches["refs/pr/1"]]
+
+    def test_a_pull_request_to_a_branch(self, call, hub, folder):
+        code, _, err = call("push", folder, "me/small", "--create-pr", "--revision", "4-bit")
+        assert code == 1 and "a pull request goes to main" in err and hub.requests == []
+
+    @pytest.mark.parametrize("status, message", [(403, "no write permission"), (500, "try again"), (CUT, "try again")])
+    def test_a_fault_is_one_line(self, call, hub, equal, folder, status, message):
+        hub.faults["POST /api/repos/create"] = [status]
+        code, out, err = call("push", folder, "me/small", "--samples", "0")
+        assert code == 1 and out == "" and message in err and err.count("\n") == 1
+        assert call("push", folder, "me/small", "--samples", "0")[0] == 0
+
+
+class TestCard:
+    def test_the_snippet_is_executed_unless_that_is_declined(self, call, folder, monkeypatch):
+        snippets = []
+        monkeypatch.setattr("hf_ganzip.publishing.check.run_snippet", snippets.append)
+        code, checked, _ = call("card", folder, "me/small")
+        assert code == 0 and len(snippets) == 1 and str(folder) in snippets[0]
+        code, unchecked, _ = call("card", folder, "me/small", "--no-check")
+        assert code == 0 and len(snippets) == 1 and unchecked == checked
+
+    def test_a_folder_that_does_not_load_gets_no_card(self, call, folder, tmp_path):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"w_dim": 12}))
+        code, _, err = call("card", folder, "me/small", "--output", tmp_path / "card.md")
+        assert code == 1 and "the loading snippet failed" in err and not (tmp_path / "card.md").exists()
+
+    def test_of_a_model_on_the_hub(self, call, hub, equal, folder):
+        call("push", folder, "me/small", "--samples", "0", "--license", "mit")
+        code, out, err = call("card", "me/small", "me/small", "--no-check")
+        assert code == 0, err
+        assert out == hub.repositories["me/small"].files["README.md"].decode()
+
+
+LOAD_ALL = f"""
+import evaluate, json
+import numpy as np
+random = np.random.default_rng(0)
+sides = {{"references": random.normal(size=(60, 4)), "predictions": random.normal(size=(60, 4))}}
+print(json.dumps({{name: evaluate.load("me/" + name).compute(**sides) for name in {METRICS}}}))
+"""
+
+
+class TestMetrics:
+    def test_all_are_pushed_and_load_in_one_process_and_then_offline(self, call, hub, tmp_path):
+        pytest.importorskip("evaluate")
+        code, out, err = call("metrics", "push", "me", "--json")
+        assert code == 0, err
+        assert sorted(json.loads(out)) == [f"me/{name}" for name in METRICS]
+        first = json.loads(hub.run(LOAD_ALL, tmp_path / "cache").splitlines()[-1])
+        assert sorted(first) == METRICS and all(first.values())
+        hub.faults[".*"] = [500] * 100
+        offline = "import os; os.environ |= {'HF_EVALUATE_OFFLINE': '1', 'HF_HUB_OFFLINE': '1'}\n"
+        sent = len(hub.requests)
+        assert json.loads(hub.run(offline + LOAD_ALL, tmp_path / "cache").splitlines()[-1]) == first
+        assert len(hub.requests) == sent
+
+    def test_one_as_a_pull_request(self, call, hub):
+        code, out, _ = call("metrics", "push", "me", "--metric", "density_coverage", "--create-pr", "--private")
+        repository = hub.repositories["spaces/me/density_coverage"]
+        assert code == 0 and "discussions/1" in out and list(hub.repositories) == ["spaces/me/density_coverage"]
+        assert repository.private and repository.files == {}
+        readme = repository.commits[repository.branches["refs/pr/1"]]["README.md"].decode()
+        assert 'evaluate.load("me/density_coverage")' in readme and "metrics_hub/density_coverage" not in readme
+
+    def test_a_dry_run_names_the_files(self, call, hub):
+        code, out, _ = call("metrics", "push", "me", "--dry-run")
+        assert code == 0 and out.count("requirements.txt") == len(METRICS) and hub.requests == []
+
+    @pytest.mark.parametrize(
+        "fault, status, message",
+        [
+            ("POST /api/repos/create", 401, "log in"),
+            ("POST /api/spaces/me/frechet_distance/commit", 409, "somebody else"),
+            ("POST /api/spaces/me/frechet_distance/commit", CUT, "is not known: look at the repository"),
+        ],
+    )
+    def test_a_fault_names_the_space_and_the_next_try_succeeds(self, call, hub, fault, status, message):
+        hub.faults[fault] = [status]
+        code, _, err = call("metrics", "push", "me")
+        assert code == 1 and message in err and err.count("\n") == 1 and "me/" in err
+        assert all(len(each.commits) <= 2 for each in hub.repositories.values())
+        assert call("metrics", "push", "me")[0] == 0
+        assert {name for name, each in hub.repositories.items() if "app.py" in each.files} == {
+            f"spaces/me/{name}" for name in METRICS
+        }
