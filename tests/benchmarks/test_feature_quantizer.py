@@ -1,23 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-import json
-import subprocess
-import sys
-from pathlib import Path
 
 import torch
 
 from benchmarks.feature_quantizer import OneHot
 from hf_ganzip.training.feature_quantizer import FeatureQuantizer
 
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "feature_quantizer.py"
+from . import quick_run
 
 
 def test_quick_run_writes_ratios_and_conditions(tmp_path):
-    path = tmp_path / "result.json"
-    command = [sys.executable, str(SCRIPT), "--quick", "--repeats", "1", "--threads", "1", "--json", str(path)]
-    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
-    result = json.loads(path.read_text())
+    result = quick_run("feature_quantizer", tmp_path)
     assert {row["section"] for row in result["rows"]} == {"layer", "memory", "step"}
     assert all(row["ratio"] > 0 for row in result["rows"]) and "1 threads" in result["conditions"]["machine"]
 

@@ -2,8 +2,6 @@
 """The features do not depend on how many processes extract them."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -14,10 +12,10 @@ from hf_ganzip.evaluation.sharded import extract_features_sharded, sample_featur
 from hf_ganzip.evaluation.sources import open_source
 
 from ..conftest import tiny_generator, tiny_unet
-from ..distributed import run_processes
+from ..processes import run_processes, run_script
 
 
-ROOT = Path(__file__).parents[2]
+EXAMPLE = Path(__file__).parents[2] / "examples" / "extract_features.py"
 
 
 def images(count):
@@ -79,14 +77,11 @@ def test_samples_of_any_number_of_processes_are_the_same(tmp_path):
 
 def test_the_example_samples_a_model_and_resumes(tmp_path):
     tiny_generator(image_channels=1).save_pretrained(tmp_path / "model")
-    command = [sys.executable, str(ROOT / "examples" / "extract_features.py"), "--model", str(tmp_path / "model")]
-    command += ["--num_samples", "10", "--chunk", "4", "--batch_size", "2", "--cache_dir", str(tmp_path / "cache")]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    flags = ("--model", tmp_path / "model", "--num_samples", 10, "--chunk", 4, "--batch_size", 2)
     found = []
     for name in ("first", "second"):
         output = tmp_path / f"{name}.safetensors"
-        result = subprocess.run([*command, "--output", str(output)], capture_output=True, text=True, env=environment)
-        assert result.returncode == 0, result.stderr
+        result = run_script(EXAMPLE, *flags, "--cache_dir", tmp_path / "cache", "--output", output)
         found.append(open_source(output).features)
         if name == "first":
             assert "sample:" in result.stderr and len(list((tmp_path / "cache").iterdir())) == 3
@@ -94,21 +89,11 @@ def test_the_example_samples_a_model_and_resumes(tmp_path):
 
 
 def test_the_example_writes_a_file_that_evaluate_opens_and_resumes(tmp_path):
-    command = [
-        sys.executable,
-        str(ROOT / "examples" / "extract_features.py"),
-        "--smoke",
-        "--cache_dir",
-        str(tmp_path / "cache"),
-    ]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for name in ("first", "second"):
         output = tmp_path / f"{name}.safetensors"
-        result = subprocess.run(
-            [*command, "--output", str(output)], check=True, capture_output=True, text=True, env=environment
-        )
+        result = run_script(EXAMPLE, "--smoke", "--cache_dir", tmp_path / "cache", "--output", output)
         assert "(600, 128) features of fashion-mnist-test-5000 by fashion_mnist" in result.stdout
-    assert "image" in subprocess.run([*command[:2], "--help"], check=True, capture_output=True, text=True).stdout
+    assert "image" in run_script(EXAMPLE, "--help").stdout
     first, second = (open_source(tmp_path / f"{name}.safetensors") for name in ("first", "second"))
     assert torch.equal(first.features, second.features) and len(first.extractor_digest) == 64
     assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 3

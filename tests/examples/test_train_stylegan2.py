@@ -12,17 +12,19 @@ from PIL import Image
 
 from hf_ganzip.models import StyleGAN2Discriminator, StyleGAN2Generator
 
+from ..processes import run_script
+
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples" / "train_stylegan2.py"
-
-
 ACCELERATE = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1")
 ACCELERATE += ("--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1")
 
 
 def launch(*arguments, script=SCRIPT, check=True, environment=None, launcher=()):
-    """A script as ``python SCRIPT`` runs it; with ``launcher=ACCELERATE`` as ``accelerate launch`` does, which takes longer to start."""
+    """A script in a process of its own, in a fresh one with other variables or with ``launcher=ACCELERATE``, as ``accelerate launch`` runs it."""
+    if environment is None and not launcher:
+        return run_script(script, *arguments, check=check)
     command = [sys.executable, *launcher]
     environment = (environment or os.environ) | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
     result = subprocess.run(
@@ -73,8 +75,7 @@ def test_training_on_a_folder_of_images(tmp_path):
 
 @pytest.mark.parametrize("name", ["train_stylegan2", "train_feature_network", "prepare_fashion_mnist"])
 def test_help_explains(name):
-    script = SCRIPT.with_name(f"{name}.py")
-    result = subprocess.run([sys.executable, str(script), "--help"], check=True, capture_output=True, text=True)
+    result = run_script(SCRIPT.with_name(f"{name}.py"), "--help")
     assert "usage:" in result.stdout and len(result.stdout.splitlines()) > 10
 
 

@@ -8,7 +8,7 @@ import torch
 
 from hf_ganzip.metrics import LSHPrecisionRecall, lsh_precision_recall
 
-from ..distributed import run_processes
+from ..processes import run_processes
 
 
 def features(n=157, m=120, dim=6):

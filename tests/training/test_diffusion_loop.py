@@ -24,7 +24,7 @@ from hf_ganzip.training.diffusion_loop import (
 )
 
 from ..conftest import run, tiny_unet
-from ..distributed import run_processes
+from ..processes import run_processes
 
 
 @pytest.fixture(autouse=True)

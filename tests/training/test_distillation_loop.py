@@ -25,7 +25,7 @@ from hf_ganzip.training.distillation_loop import train_distilled
 from hf_ganzip.training.feature_quantization import FQConfig, add_feature_quantizers
 
 from ..conftest import run, tiny_discriminator, tiny_generator, tiny_stylegan3
-from ..distributed import run_processes
+from ..processes import run_processes
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,7 @@ from hf_ganzip.training.feature_quantization import (
 from hf_ganzip.training.feature_quantizer import FeatureQuantizer
 
 from ..conftest import tiny_biggan_discriminator, tiny_discriminator, tiny_ugatit_discriminator
-from ..distributed import run_processes
+from ..processes import run_processes
 
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -21,7 +21,7 @@ from hf_ganzip.training.gan_loop import GANTrainingConfig, lazy_adam, train_gan
 from hf_ganzip.training.run import TrainingRun, read_log, update_ema_
 
 from ..conftest import tiny_discriminator, tiny_generator
-from ..distributed import run_processes
+from ..processes import run_processes
 
 
 @pytest.fixture(autouse=True)

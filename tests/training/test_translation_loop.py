@@ -25,7 +25,7 @@ from hf_ganzip.training.translation_loop import (
     train_translation,
 )
 
-from ..distributed import run_processes
+from ..processes import run_processes
 
 
 SIZE = 32

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Other processes of a test, forked from one that has done the slow imports and nothing else: groups of gloo, and scripts."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+import torch.multiprocessing
+
+
+_IMPORTED = ["accelerate", "diffusers", "hf_ganzip.evaluation.validation", "hf_ganzip.recipes", "hf_ganzip.training"]
+multiprocessing.set_forkserver_preload(_IMPORTED)
+
+
+def run_processes(function: Callable[..., Any], count: int, folder: Path, *args: Any) -> list[Any]:
+    """Results of ``function(rank, count, *args)`` of every rank; ``function`` must be importable."""
+    arguments = (function, count, str(folder), args)
+    torch.multiprocessing.start_processes(_process, arguments, nprocs=count, start_method="forkserver")
+    return [torch.load(folder / f"result-{rank}.pt", weights_only=True) for rank in range(count)]
+
+
+def _process(rank: int, function: Callable[..., Any], count: int, folder: str, args: tuple) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=count)
+    torch.save(function(rank, count, *args), Path(folder, f"result-{rank}.pt"))
+    torch.distributed.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """As of ``subprocess.run``."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_script(script: Path, *arguments: Any, cwd: Path | None = None, check: bool = True) -> Finished:
+    """``python SCRIPT ARGUMENTS`` on the CPU, without the seconds that its imports take."""
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    with tempfile.TemporaryDirectory() as folder:
+        what = (str(script), tuple(map(str, arguments)), environment, str(cwd or Path.cwd()), folder)
+        process = multiprocessing.get_context("forkserver").Process(target=_script, args=what)
+        process.start()
+        process.join()
+        texts = [Path(folder, name).read_text(encoding="utf-8") for name in ("stdout", "stderr")]
+    assert not check or process.exitcode == 0, texts[1]
+    return Finished(process.exitcode, *texts)
+
+
+def _script(script: str, arguments: tuple[str, ...], environment: Mapping[str, str], cwd: str, folder: str) -> None:
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        with open(Path(folder, name), "wb") as file:
+            os.dup2(file.fileno(), descriptor)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
+    sys.argv = [script, *arguments]
+    sys.path.insert(0, str(Path(script).parent))
+    runpy.run_path(script, run_name="__main__")
