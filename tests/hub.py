@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -37,7 +38,7 @@ class Repository:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
 
     def commit(self, files: dict[str, bytes], branch: str = "main") -> str:
-        digest = hashlib.sha1(repr((len(self.commits), branch, sorted(files))).encode()).hexdigest()
+        digest = hashlib.sha1(repr((len(self.commits), branch, sorted(files.items()))).encode()).hexdigest()
         self.commits[digest] = dict(files)
         self.branches[branch] = digest
         return digest
@@ -99,6 +100,7 @@ class LocalHub:
 
             do_GET = do_HEAD = do_POST = do_PUT = respond
 
+        self.cache = tempfile.TemporaryDirectory()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
@@ -108,6 +110,7 @@ class LocalHub:
     def __exit__(self, *exception) -> None:
         self.server.shutdown()
         self.server.server_close()
+        self.cache.cleanup()
 
     def environment(self, cache: Path) -> dict[str, str]:
         """For a process that knows no other Hub."""
@@ -123,9 +126,10 @@ class LocalHub:
         return found.stdout
 
     def use(self, monkeypatch) -> None:
-        """Let this process talk to no other Hub."""
+        """Let this process talk to no other Hub, and keep what it downloads until the end."""
         from huggingface_hub import constants
 
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", self.cache.name)
         monkeypatch.setattr(constants, "ENDPOINT", self.url)
         monkeypatch.setattr(
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", self.url + "/{repo_id}/resolve/{revision}/{filename}"

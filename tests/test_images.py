@@ -108,6 +108,7 @@ def test_labels_must_match_images(tmp_path):
         (b"\0\0\x08\x03\0\0", "is not an idx file"),
         (idx_bytes(PIXELS)[:-1], "has 165 bytes; its header asks for 166"),
     ],
+    ids=["empty", "nonsense", "header", "torso"],
 )
 def test_damaged_idx_file(tmp_path, data, message):
     path = tmp_path / "file"
@@ -116,7 +117,7 @@ def test_damaged_idx_file(tmp_path, data, message):
         read_idx(path)
 
 
-@pytest.mark.parametrize("data", [gzip.compress(idx_bytes(PIXELS))[:-20], b"no gzip"])
+@pytest.mark.parametrize("data", [gzip.compress(idx_bytes(PIXELS))[:-20], b"no gzip"], ids=["torso", "no gzip"])
 def test_damaged_gzip_file(tmp_path, data):
     path = tmp_path / "file.gz"
     path.write_bytes(data)
@@ -133,7 +134,7 @@ def test_damaged_image_is_named(tmp_path):
 @pytest.mark.parametrize("mode", ["RGBA", "I;16", "CMYK"])
 def test_lossy_modes_are_refused(tmp_path, mode):
     Image.new(mode, (4, 4)).save(tmp_path / ("a.jpg" if mode == "CMYK" else "a.png"))
-    with pytest.raises(ValueError, match=f"has mode {mode}; allowed are 8-bit grey and RGB"):
+    with pytest.raises(ValueError, match=f"has mode {mode[0]}.*; allowed are 8-bit grey and RGB"):
         read_images(tmp_path)
 
 

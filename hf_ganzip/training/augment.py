@@ -22,6 +22,18 @@ _STANDARD_DEVIATIONS = {
 _LUMA = (1 / math.sqrt(3),) * 3  # the grey axis of RGB
 
 
+def twice_differentiable() -> bool:
+    """Whether :func:`augment` passes gradients of gradients, which R1 takes; torch 2.12 and newer do."""
+    image = torch.zeros(1, 1, 2, 2, requires_grad=True)
+    found = nn.functional.grid_sample(image, torch.zeros(1, 1, 1, 2), align_corners=False).square().sum()
+    (gradient,) = torch.autograd.grad(found, image, create_graph=True)
+    try:
+        torch.autograd.grad(gradient.sum(), image)
+    except RuntimeError:
+        return False
+    return True
+
+
 def augment(
     images: Tensor, probability: float, generator: torch.Generator, start: int = 0, total: int | None = None
 ) -> Tensor:

@@ -22,7 +22,7 @@ from ..images import to_model_range, to_uint8
 from ..plotting import save_image_grid
 from ..quantization.folding import remove_parametrization_
 from ..refine.refine import RefineConfig, scale_weights_
-from .augment import AdaptiveAugment
+from .augment import AdaptiveAugment, twice_differentiable
 from .distillation import latent_directions, relation_loss, rgb_distance, sanitize_gradients_
 from .distillation_config import DistillationConfig
 from .distilled_networks import (
@@ -65,8 +65,8 @@ def train_distilled(
         validate: Averaged generator -> figures for the log, every ``validation_steps``.
 
     Raises:
-        ValueError: The networks, the images or the accelerator do not fit, a perceptual weight without a distance, or a discriminator with feature
-            quantizers.
+        ValueError: The networks, the images or the accelerator do not fit, a perceptual weight without a distance, a discriminator with feature
+            quantizers, or adaptive augmentation with R1 in torch older than 2.12.
         FileExistsError: ``config.output_dir`` holds a run that is not continued.
         SystemExit: A signal stopped the run; there is a checkpoint.
         FloatingPointError: A loss is not finite; the last checkpoint is kept.
@@ -148,6 +148,11 @@ class _Training:
             raise ValueError(
                 "train_distilled: the discriminator has feature quantizers, whose loss this loop does not use; "
                 "remove_feature_quantizers first."
+            )
+        if self.config.ada_target is not None and self.config.r1_every and not twice_differentiable():
+            raise ValueError(
+                f"train_distilled: R1 of adaptively augmented images needs torch 2.12 or newer, and this is {torch.__version__}; "
+                "update it, or set ada_target to None or r1_every to 0."
             )
 
     # -- phases -------------------------------------------------------------------------------------------------------

@@ -22,6 +22,9 @@ pytestmark = pytest.mark.filterwarnings(
 )  # huggingface_hub's own call of httpx
 
 
+OLD_HUB = int(huggingface_hub.__version__.partition(".")[0]) < 2
+
+
 def small(bits=4):
     model = tiny_generator()
     report = gz.quantize_(model, gz.QuantizeConfig(bits=bits))
@@ -305,7 +308,7 @@ class TestNothingHalf:
         try:
             push(model)  # huggingface_hub 2 tries the file again by itself
         except ConnectionError as error:  # huggingface_hub 1 leaves that to the caller
-            assert int(huggingface_hub.__version__.partition(".")[0]) < 2 and "no commit was made" in str(error)
+            assert OLD_HUB and "no commit was made" in str(error)
             assert commits(hub) == 0
             push(model)
         assert commits(hub) == 1
@@ -315,7 +318,11 @@ class TestNothingHalf:
         model = small()[0]
         push(model)
         hub.faults["GET /me/small/resolve/.*safetensors"] = [HALF]
-        folder = snapshot_download("me/small", cache_dir=tmp_path / "cache")
+        try:
+            folder = snapshot_download("me/small", cache_dir=tmp_path / "cache")
+        except Exception as error:  # huggingface_hub 1 does not go on by itself
+            assert OLD_HUB, error
+            folder = snapshot_download("me/small", cache_dir=tmp_path / "cache")
         assert hub.faults["GET /me/small/resolve/.*safetensors"] == []
         assert torch.equal(run(gz.load_model(folder)), run(model))
 

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 import hf_ganzip as gz
 from hf_ganzip.pruning import PruneConfig, prune_
 from hf_ganzip.training import distillation_loop, distilled_networks
+from hf_ganzip.training.augment import twice_differentiable
 from hf_ganzip.training.distillation_config import DISTILLATION_PRESETS, DistillationConfig
 from hf_ganzip.training.distillation_loop import train_distilled
 from hf_ganzip.training.feature_quantization import FQConfig, add_feature_quantizers
@@ -95,13 +96,24 @@ def close(left, right, tolerance):
         torch.testing.assert_close(value, right[name], rtol=tolerance, atol=tolerance, msg=name)
 
 
-@pytest.mark.parametrize("family, options", [("stylegan2", {}), ("stylegan3", {"path_every": 0, "ada_target": 0.6})])
+AUGMENTED = {"path_every": 0, "ada_target": 0.6 if twice_differentiable() else None}
+
+
+@pytest.mark.parametrize("family, options", [("stylegan2", {}), ("stylegan3", AUGMENTED)])
 def test_a_resumed_run_is_an_uninterrupted_run(tmp_path, family, options):
     whole = weights(train(tmp_path / "whole", 8, family, **options))  # crosses an epoch of 6 steps
     train(tmp_path / "parts", 4, family, **options)
     torch.manual_seed(99)
     parts = weights(train(tmp_path / "parts", 8, family, resume_from_checkpoint="latest", **options))
     assert all(torch.equal(parts[name], value) for name, value in whole.items())
+
+
+def test_augmentation_with_r1_is_refused_where_torch_cannot(tmp_path, monkeypatch):
+    monkeypatch.setattr(distillation_loop, "twice_differentiable", lambda: False)
+    with pytest.raises(ValueError, match="needs torch 2.12 or newer, and this is .* or set ada_target to None"):
+        train(tmp_path / "out", 1, ada_target=0.6)
+    assert not (tmp_path / "out").exists()
+    train(tmp_path / "out", 1, ada_target=0.6, r1_every=0)
 
 
 def test_micro_batches_do_not_matter(tmp_path, monkeypatch):
