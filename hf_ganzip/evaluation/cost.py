@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..families import example_inputs, family_of
 from ..modes import evaluating
-from ..quantization.packed import packed_modules
+from ..quantization.packed import packed_modules, packed_parameters
 from ..record import machine, versions
 
 
@@ -131,9 +131,7 @@ def measure_cost(
 
 
 def _cost(model: ModelMixin, latency: float, memory: bool) -> Cost:
-    packed = packed_modules(model)
-    parameters = sum(p.numel() for p in model.parameters())
-    parameters += sum(torch.Size(module.packed_layout.shape).numel() for module in packed.values())
+    parameters = sum(p.numel() for p in model.parameters()) + packed_parameters(model)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         _run(model)

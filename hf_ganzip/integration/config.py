@@ -37,7 +37,7 @@ class GanzipConfig(QuantizationConfigMixin):
         symmetric: False gives every scale an offset.
         scale_dtype: "float32" or "float16".
         embeddings: Also quantize embedding tables.
-        compute: "dequantized" or "packed".
+        compute: "packed" or "dequantized".
         layers: Written by the library: layout and digest of every packed weight.
         structure: Written by the library: how a pruned model differs from what its class's own config builds.
         record: Written by the library: the steps that led to the model.
@@ -62,7 +62,7 @@ class GanzipConfig(QuantizationConfigMixin):
         skip: tuple[str, ...] = (),
         skip_last_block: bool = True,
         overrides: dict | None = None,
-        compute: str = "dequantized",
+        compute: str = "packed",
         layers: dict | None = None,
         record: list | None = None,
         format_version: int = FORMAT_VERSION,

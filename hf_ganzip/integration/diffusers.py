@@ -145,8 +145,6 @@ class GanzipQuantizer(DiffusersQuantizer):
         align_(model)
         if self.quantization_config.quantize_config is None:
             model.is_quantized = False  # only pruned: trained, cast and moved like any other model
-        else:
-            model.requires_grad_(False)
         model.register_to_config(quantization_config=self.quantization_config)
         return model
 

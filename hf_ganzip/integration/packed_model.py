@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from ..quantization.folding import remove_parametrization_
-from ..quantization.packed import PackedLayout, pack_module_, packed_modules
+from ..quantization.packed import PackedLayout, pack_module_, packed_modules, packed_parameters
 from ..record import Step, recorded_steps
 from .config import GanzipConfig
 
@@ -59,6 +60,7 @@ def allocate_packed_layers_(model: nn.Module, config: GanzipConfig, dtype_of: Ca
             pack_module_(module, layout, buffers, dtype=dtype_of(name), compute=config.quantize_config.compute)
     if problems:
         raise ValueError(f"{type(model).__name__}: config.json does not fit: {'; '.join(problems[:10])}.")
+    _count_packed_parameters(type(model))
 
 
 def verify_packed_layers(model: nn.Module, config: GanzipConfig) -> None:
@@ -80,8 +82,24 @@ def verify_packed_layers(model: nn.Module, config: GanzipConfig) -> None:
 
 def finish_config(model: nn.Module, config: GanzipConfig, base_model: str) -> None:
     """Write the layer table and the step into the config of a model that was quantized just now."""
+    _count_packed_parameters(type(model))
     config.layers = {
         name: module.packed_layout.to_dict() | {"digest": module.digest()}
         for name, module in packed_modules(model).items()
     }
     config.record = [*recorded_steps(model), Step("quantize", config.quantize_config.to_dict(), base_model).to_dict()]
+
+
+def _count_packed_parameters(cls: type) -> None:
+    """Make ``num_parameters`` of a model class count what packed weights unpack to; harmless when repeated."""
+    original = cls.num_parameters
+    if hasattr(original, "counts_packed"):
+        return
+
+    @functools.wraps(original)
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        found = original(self, only_trainable, exclude_embeddings)
+        return found if only_trainable else found + packed_parameters(self, embeddings=not exclude_embeddings)
+
+    num_parameters.counts_packed = True
+    cls.num_parameters = num_parameters

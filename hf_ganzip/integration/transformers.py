@@ -60,7 +60,6 @@ class GanzipHfQuantizer(HfQuantizer):
             plan = plan_quantization(model, config)
             self.report = quantization_report(model, plan, apply_plan_(model, plan, config.compute))
             finish_config(model, self.quantization_config, origin_of(model))
-        model.requires_grad_(False)
         model.config.quantization_config = self.quantization_config
 
     def _dequantize(self, model: nn.Module, dtype: Any = None) -> nn.Module:

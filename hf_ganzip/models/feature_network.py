@@ -96,7 +96,7 @@ class FeatureNetwork(AlignedMixin, ModelMixin, ConfigMixin):
             ValueError: Wrong image shape.
         """
         check_images(images, self.config.image_channels, self.config.image_size)
-        x = images.to(self.classifier.weight.dtype).contiguous(memory_format=torch.channels_last)
+        x = images.to(self.classifier.bias.dtype).contiguous(memory_format=torch.channels_last)
         embedding = self.hidden(self.features(x).flatten(1))
         logits = self.classifier(embedding)
         return FeatureNetworkOutput(logits=logits, embedding=embedding) if return_dict else (logits, embedding)

@@ -89,7 +89,8 @@ class ClassEmbedding(nn.Embedding):
     """Rows of class weights (B, num_classes), one-hot or soft, to embeddings (B, dim); soft rows interpolate."""
 
     def forward(self, rows: Tensor) -> Tensor:
-        return rows.to(self.weight.dtype) @ self.weight
+        weight = self.weight  # once: a packed one is unpacked each time
+        return rows.to(weight.dtype) @ weight
 
 
 class SNClassEmbedding(SpectralNormMixin, nn.Embedding):
@@ -100,4 +101,5 @@ class SNClassEmbedding(SpectralNormMixin, nn.Embedding):
         self.init_spectral_norm(sn_eps)
 
     def forward(self, rows: Tensor) -> Tensor:
-        return rows.to(self.weight.dtype) @ self.effective_weight(self.training)
+        weight = self.effective_weight(self.training)
+        return rows.to(weight.dtype) @ weight

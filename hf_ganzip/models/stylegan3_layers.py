@@ -55,7 +55,8 @@ class FourierInput(nn.Module):
         rows = freqs[:, None, :, 1] * axis[:, None] + phases[:, None]  # (B, H, F)
         columns = freqs[:, None, :, 0] * axis[:, None]
         waves = torch.sin((rows[:, :, None] + columns[:, None]) * (2 * math.pi)) * amplitudes[:, None, None]
-        weight = self.weight.to(wide) / math.sqrt(self.weight.shape[1])
+        weight = self.weight.to(wide)
+        weight = weight / math.sqrt(weight.shape[1])
         return F.linear(waves, weight).permute(0, 3, 1, 2)
 
     def _placement(self, w: Tensor) -> Tensor:
@@ -125,7 +126,7 @@ class SynthesisLayer(nn.Module):
             styles = styles * styles.square().mean(dim=1, keepdim=True).clamp_min(_TINY).rsqrt()
             energy = F.linear(styles.square(), weight.square().sum(dim=(2, 3)))
             scale = (energy + 1e-8).rsqrt() * input_gain  # (B, O)
-        padding = self.weight.shape[2] - 1
+        padding = weight.shape[2] - 1
         x = F.conv2d(x * styles.to(x.dtype)[:, :, None, None], weight.to(x.dtype), padding=padding)
         x = x * scale.to(x.dtype)[:, :, None, None]
         gain, slope = (1.0, 1.0) if self.is_image else (math.sqrt(2), 0.2)

@@ -76,7 +76,8 @@ class QuantizeConfig:
         overrides: Glob pattern -> changed ``method``, ``method_options``, ``bits``, ``granularity``, ``group_size``, ``symmetric`` or
             ``scale_dtype``; the first match counts. A match also brings back a layer that ``skip_last_block`` would leave alone;
             ``bits=None`` skips it.
-        compute: "dequantized" (unpack once, on first use) or "packed" (unpack in every forward).
+        compute: "packed" (unpack in every forward: no more memory than packed weights and one unpacked one) or "dequantized" (unpack
+            once, on first use, and keep both: faster).
         requantize: Accept a model that is already quantized: its packed weights are unpacked and quantized again.
 
     Raises:
@@ -94,7 +95,7 @@ class QuantizeConfig:
     skip_last_block: bool = True
     embeddings: bool = False
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    compute: str = "dequantized"
+    compute: str = "packed"
     requantize: bool = False
 
     def __post_init__(self):

@@ -41,10 +41,16 @@ def to_values(
     level_offset: float = 0.0,
     codebook: Tensor | None = None,
     offset: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """Float32 values of ``codes`` (R, N): signed ones, or indices into ``codebook``."""
-    levels = codes.to(torch.float32) + level_offset if codebook is None else codebook.float()[codes.int()]
-    values = levels.mul_(scale)
+    """Float32 values of ``codes`` (R, N): signed ones, or indices into ``codebook``; written to ``out`` (R, N), contiguous, if it is given."""
+    values = torch.empty(codes.shape, device=codes.device) if out is None else out
+    if codebook is None:
+        values.copy_(codes)
+        values = values.add_(level_offset) if level_offset else values
+    else:
+        torch.index_select(codebook.float(), 0, codes.flatten().int(), out=values.view(-1))
+    values.mul_(scale)
     return values if offset is None else values.add_(offset)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +23,10 @@ from .grid import QuantizedRows, fold_channels, to_values
 from .packing import pack, packed_size, unpack
 
 
-COMPUTE_MODES = ("dequantized", "packed")
+COMPUTE_MODES = ("packed", "dequantized")
 BUFFERS = ("weight_codes", "weight_scale", "weight_offset", "weight_codebook", "weight_sources")
 _SCALE_DTYPES = {"float32": torch.float32, "float16": torch.float16}
+_CHUNK = 2**17  # weights that are unpacked at once on CPUs: their intermediate values fit a core's cache
 
 
 @dataclass(frozen=True)
@@ -130,18 +132,47 @@ def pack_rows(quantized: QuantizedRows, layout: PackedLayout) -> dict[str, Tenso
     return {name: found[name].contiguous() for name in layout.buffers}
 
 
-def unpack_rows(buffers: dict[str, Tensor], layout: PackedLayout) -> Tensor:
-    """Float32 weight of ``layout.shape`` from the buffers of a packed layer."""
-    codes = unpack(buffers["weight_codes"], layout.bits, layout.num_codes).view(layout.rows, -1)
-    codebook = buffers.get("weight_codebook")
+def unpack_rows(buffers: dict[str, Tensor], layout: PackedLayout, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Weight of ``layout.shape``, computed in float32, from the buffers of a packed layer.
+
+    On CPUs a few output channels at a time, so that intermediate values stay in the cache and next to no memory is needed besides the result.
+    """
+    outputs = layout.moved_shape[0]
+    step = max(1, _CHUNK * outputs // layout.num_codes)
+    whole = step >= outputs or layout.rows > 1 and layout.rows % outputs
+    if whole or buffers["weight_codes"].device.type != "cpu" or torch.compiler.is_compiling():
+        values = _unpack_channels(buffers, layout, 0, outputs).view(layout.moved_shape).to(dtype)
+        return values.transpose(0, 1).contiguous() if layout.axis else values
+    weight = torch.empty(layout.shape, dtype=dtype)
+    moved = weight.transpose(0, 1) if layout.axis else weight
+    direct = dtype == torch.float32 and not layout.axis and not layout.splits
+    for start in range(0, outputs, step):
+        part = moved[start : start + step]
+        values = _unpack_channels(buffers, layout, start, start + len(part), part if direct else None)
+        if not direct:
+            part.copy_(values.view(part.shape))
+    return weight
+
+
+def _unpack_channels(
+    buffers: dict[str, Tensor], layout: PackedLayout, start: int, stop: int, out: Tensor | None = None
+) -> Tensor:
+    """Output channels ``start`` to ``stop``, float32; written to ``out``, contiguous, if it is given."""
+    length, bits = layout.num_codes // layout.moved_shape[0], layout.bits
+    codes = unpack(buffers["weight_codes"], bits, layout.num_codes, start * length, stop * length)
+    codebook, offset = buffers.get("weight_codebook"), buffers.get("weight_offset")
     if codebook is None:
-        codes = codes.to(torch.float32).sub_(2 ** (layout.bits - 1))
-    values = to_values(codes, buffers["weight_scale"], layout.level_offset, codebook, buffers.get("weight_offset"))
-    outputs, inputs, *kernel = layout.moved_shape
+        codes = codes.sub_(2 ** (bits - 1)).view(torch.int8)
+    per_channel = layout.rows // layout.moved_shape[0]  # 0: one scale for all, or one for several channels
+    rows = slice(start * per_channel, stop * per_channel) if per_channel else slice(None)
+    scale = buffers["weight_scale"][rows]
+    codes, out = codes.view(len(scale), -1), None if out is None else out.view(len(scale), -1)
+    values = to_values(codes, scale, layout.level_offset, codebook, None if offset is None else offset[rows], out)
     if layout.splits:
-        values = fold_channels(values.view(outputs, inputs + layout.splits, -1), buffers["weight_sources"])
-    values = values.reshape(outputs, inputs, *kernel)
-    return values.transpose(0, 1).contiguous() if layout.axis else values
+        values = fold_channels(
+            values.view(stop - start, layout.moved_shape[1] + layout.splits, -1), buffers["weight_sources"]
+        )
+    return values
 
 
 class PackedWeight(Tensor):
@@ -163,18 +194,21 @@ class PackedWeightMixin:
     packed_layout: PackedLayout
     packed_dtype: torch.dtype
     packed_compute: str
+    packed_requires_grad: bool
 
     @property
     def weight(self) -> Tensor:
         if self.packed_compute == "packed":
-            return self.dequantized_weight().as_subclass(PackedWeight)
-        if self._dequantized is None or self._dequantized.device != self.weight_codes.device:
-            self._dequantized = self.dequantized_weight().as_subclass(PackedWeight)
-        return self._dequantized
+            value = self.dequantized_weight()
+        else:
+            if self._dequantized is None or self._dequantized.device != self.weight_codes.device:
+                self._dequantized = self.dequantized_weight()
+            value = self._dequantized
+        return value if torch.compiler.is_compiling() else value.as_subclass(PackedWeight)
 
     def dequantized_weight(self) -> Tensor:
         """Weight of its original shape in ``packed_dtype``."""
-        return unpack_rows(self.packed_buffers(), self.packed_layout).to(self.packed_dtype)
+        return unpack_rows(self.packed_buffers(), self.packed_layout, self.packed_dtype)
 
     def packed_buffers(self) -> dict[str, Tensor]:
         """The packed buffers by name."""
@@ -195,7 +229,7 @@ class PackedWeightMixin:
 
     def _apply(self, fn, recurse=True):
         # Casting a model casts what it computes with; codes and scales stay exact.
-        exact = self.packed_buffers()
+        exact, self._dequantized = self.packed_buffers(), None
         probe = fn(torch.zeros((), dtype=self.packed_dtype, device=self.weight_scale.device))
         if probe.dtype.itemsize == 1:
             raise RuntimeError(
@@ -203,7 +237,6 @@ class PackedWeightMixin:
                 "weights are smaller already. Leave it out; set_compute_(model, 'packed') saves memory instead."
             )
         super()._apply(fn, recurse)
-        self._dequantized = None
         self.packed_dtype = probe.dtype
         for name, tensor in exact.items():
             if self._buffers[name].dtype != tensor.dtype:
@@ -215,7 +248,7 @@ class PackedWeightMixin:
         self._dequantized = None
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_dequantized": None}
+        return self.__dict__ | {"_buffers": self._buffers | {"_dequantized": None}}
 
     def __reduce_ex__(self, protocol):
         # Dynamic classes have no importable name: deepcopy and pickle go through the original class.
@@ -248,13 +281,13 @@ def pack_module_(
         layout: Storage layout.
         buffers: Tensors of the shapes and dtypes of ``layout.buffers``; on the meta device they are filled later.
         dtype: Floating dtype of the unpacked weight.
-        compute: "dequantized" (unpack once, on first use) or "packed" (unpack in every forward).
+        compute: "packed" (unpack in every forward) or "dequantized" (unpack once, on first use).
     """
-    del module._parameters["weight"]
+    module.packed_requires_grad = module._parameters.pop("weight").requires_grad
     for name, tensor in buffers.items():
         module.register_buffer(name, tensor)
     module.packed_layout, module.packed_dtype, module.packed_compute = layout, dtype, compute
-    module._dequantized = None
+    module.register_buffer("_dequantized", None, persistent=False)  # a buffer, so that whoever counts memory counts it
     module.__class__ = packed_class(type(module))
 
 
@@ -264,14 +297,14 @@ def pack_codes(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpack_module_(module: nn.Module) -> None:
-    """Turn a packed layer back into its original class with an ordinary (frozen) parameter."""
-    weight = module.dequantized_weight()
-    for name in module.packed_buffers():
-        del module._buffers[name]
-    for name in ("packed_layout", "packed_dtype", "packed_compute", "_dequantized"):
+    """Turn a packed layer back into its original class with an ordinary parameter, trainable if the weight was before it was packed."""
+    weight = nn.Parameter(module.dequantized_weight(), requires_grad=module.packed_requires_grad)
+    for name in (*module.packed_buffers(), "_dequantized"):
+        delattr(module, name)
+    for name in ("packed_layout", "packed_dtype", "packed_compute", "packed_requires_grad"):
         del module.__dict__[name]
     module.__class__ = base_class(module)
-    module.weight = nn.Parameter(weight, requires_grad=False)
+    module.weight = weight
 
 
 def packed_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -279,8 +312,17 @@ def packed_modules(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if isinstance(module, PackedWeightMixin)}
 
 
+def packed_parameters(model: nn.Module, embeddings: bool = True) -> int:
+    """Number of parameters that the packed weights of a model unpack to; without those of ``nn.Embedding`` tables if asked."""
+    return sum(
+        math.prod(module.packed_layout.shape)
+        for module in packed_modules(model).values()
+        if embeddings or not isinstance(module, nn.Embedding)
+    )
+
+
 def set_compute_(model: nn.Module, compute: str) -> None:
-    """Choose how packed layers compute: "dequantized" is fast, "packed" keeps only packed weights in memory.
+    """Choose how packed layers compute: "packed" keeps only packed weights in memory, "dequantized" unpacked ones too and is faster.
 
     Raises:
         ValueError: Unknown mode, or the model has no packed layer.

@@ -46,8 +46,8 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     return torch.cat(packed)
 
 
-def unpack(packed: Tensor, bits: int, numel: int) -> Tensor:
-    """Inverse of :func:`pack`: flat uint8 codes (numel,).
+def unpack(packed: Tensor, bits: int, numel: int, start: int = 0, stop: int | None = None) -> Tensor:
+    """Inverse of :func:`pack`: flat uint8 codes ``start`` to ``stop`` (None: ``numel``) of ``numel``.
 
     Raises:
         ValueError: ``packed`` has not :func:`packed_size` bytes.
@@ -56,12 +56,12 @@ def unpack(packed: Tensor, bits: int, numel: int) -> Tensor:
         raise ValueError(
             f"unpack: got {packed.numel()} bytes; {numel} codes of {bits} bits take {packed_size(numel, bits)}."
         )
-    codes, start, shift = None, 0, 0
+    codes, first, shift = None, 0, 0
     for width in _planes(bits):
         size = -(-numel * width // 8)
-        plane = _unpack_plane(packed[start : start + size], width, numel)
-        codes = plane if codes is None else codes | (plane << shift)
-        start, shift = start + size, shift + width
+        plane = _unpack_plane(packed[first : first + size], width, shift, start, numel if stop is None else stop)
+        codes = plane if codes is None else codes.bitwise_or_(plane)
+        first, shift = first + size, shift + width
     return codes
 
 
@@ -83,8 +83,14 @@ def _pack_plane(values: Tensor, width: int) -> Tensor:
     return packed
 
 
-def _unpack_plane(packed: Tensor, width: int, numel: int) -> Tensor:
-    if width == 8:
-        return packed
-    mask = 2**width - 1
-    return torch.cat([(packed >> shift) & mask for shift in range(0, 8, width)])[:numel]
+def _unpack_plane(packed: Tensor, width: int, shift: int, start: int, stop: int) -> Tensor:
+    """Values ``start`` to ``stop`` of a plane, uint8, moved up by ``shift`` bits."""
+    size, mask, pieces = len(packed), (2**width - 1) << shift, []
+    while start < stop:
+        block, first = divmod(start, size)
+        piece = packed[first : first + stop - start]
+        down = width * block - shift
+        moved = piece >> down if down > 0 else piece << -down if down else piece
+        pieces.append(moved & mask)
+        start += len(piece)
+    return torch.cat(pieces) if len(pieces) > 1 else pieces[0] if pieces else packed[:0].clone()

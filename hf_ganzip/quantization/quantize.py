@@ -25,7 +25,8 @@ def quantize_(model: nn.Module, config: QuantizeConfig | None = None) -> Quantiz
     restored with a plain ``from_pretrained``.
 
     Args:
-        model: Any module; its weights are frozen afterwards.
+        model: Any module. Packed weights cannot be trained; :func:`dequantize_` gives back parameters that are trainable if they were before.
+            All other parameters stay as they are, trainable or not.
         config: Options; None means C+Q at 4 bits.
 
     Returns:
@@ -44,7 +45,6 @@ def quantize_(model: nn.Module, config: QuantizeConfig | None = None) -> Quantiz
     config = config or QuantizeConfig()
     plan = plan_quantization(model, config)
     sqnr_db = apply_plan_(model, plan, config.compute)
-    model.requires_grad_(False)
     from ..integration import attach
 
     attach(model, config)
@@ -69,6 +69,8 @@ def apply_plan_(model: nn.Module, plan: QuantizationPlan, compute: str) -> dict[
 
 def dequantize_(model: nn.Module) -> None:
     """Turn packed layers back into ordinary ones, with the weights they computed with; saves as an ordinary folder.
+
+    Parameters are trainable if they were before the model was quantized; those of a loaded model are, as after any ``from_pretrained``.
 
     Raises:
         ValueError: The model has no packed layer.

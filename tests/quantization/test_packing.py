@@ -13,6 +13,11 @@ def test_unpacking_reverses_packing(bits, numel, seed):
     packed = pack(codes, bits)
     assert packed.dtype == torch.uint8 and packed.numel() == packed_size(numel, bits)
     assert torch.equal(unpack(packed, bits, numel), codes)
+    before, (start, stop) = packed.clone(), sorted((seed % (numel + 1), seed // 71 % (numel + 1)))
+    part = unpack(packed, bits, numel, start, stop)
+    assert torch.equal(part, codes[start:stop])
+    part.add_(1)  # a copy, also of 8 bits
+    assert torch.equal(packed, before)
 
 
 @pytest.mark.parametrize("bits", range(2, 9))

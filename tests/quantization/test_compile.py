@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""torch.compile of packed models: called again and again, eager before and after, with and without gradients, other batch sizes."""
+
+import pytest
+import torch
+from torch import nn
+
+import hf_ganzip as gz
+from hf_ganzip.families import example_inputs
+
+from ..conftest import TINY, tiny_generator
+from .test_diffusers_models import MODELS
+
+
+OLD = torch.__version__ < "2.13"  # 2.7 breaks the graph at every packed weight, and cannot compile compute="packed" at all
+COMPUTE = ["dequantized"] if OLD else ["packed", "dequantized"]
+ALL = TINY | MODELS
+
+
+def check(model, inputs, **options):
+    torch._dynamo.reset()
+    compiled = torch.compile(model, **options)
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            for args, kwargs in inputs:
+                expected = model(*args, **kwargs)[0]
+                for _ in range(3):
+                    torch.testing.assert_close(compiled(*args, **kwargs)[0], expected, rtol=1e-4, atol=1e-4)
+                assert torch.equal(model(*args, **kwargs)[0], expected)
+
+
+def of_two_sizes(model):
+    """The example inputs of a model, and a batch of twice the size."""
+    args, kwargs = example_inputs(model)
+    count = len(args[0])
+
+    def twice(value):
+        return torch.cat([value, value]) if isinstance(value, torch.Tensor) and value.shape[:1] == (count,) else value
+
+    kwargs |= {"return_dict": False}
+    return (args, kwargs), (tuple(map(twice, args)), {name: twice(value) for name, value in kwargs.items()})
+
+
+@pytest.mark.parametrize("compute", COMPUTE)
+@pytest.mark.parametrize("method", ["aciq", "codebook", "outlier_splitting"])
+def test_without_graph_breaks(method, compute):
+    model = tiny_generator()
+    gz.quantize_(model, gz.QuantizeConfig(method, bits=4, compute=compute))
+    check(model, of_two_sizes(model)[:1], fullgraph=not OLD, backend="eager")
+
+
+@pytest.mark.parametrize("compute", COMPUTE)
+def test_a_convolution_of_one_pixel(compute):
+    """Once: TypeError: Multiple dispatch failed for aten.convolution, on the second call."""
+    model = nn.Sequential(nn.Conv2d(8, 8, 1)).eval()
+    gz.quantize_(model, gz.QuantizeConfig(compute=compute))
+    check(model, [((torch.randn(2, 8, 4, 4),), {})], backend="aot_eager")
+
+
+@pytest.mark.process
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("compute", COMPUTE)
+@pytest.mark.parametrize("name", ALL)
+def test_every_architecture_with_the_default_backend(name, compute):
+    model = ALL[name]().eval()
+    gz.quantize_(model, gz.QuantizeConfig(bits=4, compute=compute))
+    check(model, of_two_sizes(model))
