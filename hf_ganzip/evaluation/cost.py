@@ -37,6 +37,8 @@ class Cost:
         parameters: Number of parameters; packed weights count as many as they unpack to.
         macs: Multiply-accumulate operations of one forward pass of one sample (convolutions and matrix products).
         bytes_on_disk: Of the saved weights.
+        bytes_in_memory: Of all parameters and buffers after a forward pass, as ``get_memory_footprint`` gives them: unpacked weights count if
+            they are kept (``compute="dequantized"``).
         peak_bytes: Highest memory of a fresh process that loads the model and runs one forward pass, above that of one that has only
             imported the libraries; on an accelerator: the highest memory allocated there. None if not measured.
         latency: Seconds of one forward pass, median.
@@ -45,6 +47,7 @@ class Cost:
     parameters: int
     macs: int
     bytes_on_disk: int
+    bytes_in_memory: int
     peak_bytes: int | None
     latency: float
 
@@ -139,7 +142,8 @@ def _cost(model: ModelMixin, latency: float, memory: bool) -> Cost:
         model.save_pretrained(folder)
         size = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
         peak = _peak(model, folder) if memory else None
-    return Cost(parameters, counter.get_total_flops() // 2 // 2, size, peak, latency)  # 2 flops; 2 samples
+    macs = counter.get_total_flops() // 2 // 2  # 2 flops; 2 samples
+    return Cost(parameters, macs, size, tensor_bytes(model), peak, latency)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ _COSTS = {  # of a CostReport
     "parameters": ("parameters", "{:,}", 1),
     "macs": ("multiply-accumulates of one sample", "{:,}", 1),
     "bytes_on_disk": ("weights on disk", "{:.2f} MiB", 2**20),
+    "bytes_in_memory": ("weights in memory", "{:.2f} MiB", 2**20),
     "peak_bytes": ("peak memory of loading and one pass", "{:.1f} MiB", 2**20),
     "latency": ("time of one pass, 2 samples", "{:.1f} ms", 1e-3),
 }

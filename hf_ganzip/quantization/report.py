@@ -72,6 +72,11 @@ class QuantizeReport:
         return sum(layer.bytes_after for layer in self.layers) + self.other_bytes
 
     @property
+    def unpacked_bytes(self) -> int:
+        """Bytes that the unpacked copies of all quantized weights take besides, with ``compute="dequantized"``."""
+        return sum(layer.bytes_before for layer in self.quantized)
+
+    @property
     def bits_per_weight(self) -> float:
         """Stored bits per quantized weight, scales included."""
         weights = sum(math.prod(layer.shape) for layer in self.quantized)

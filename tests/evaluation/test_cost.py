@@ -20,7 +20,7 @@ def test_a_compressed_model_next_to_its_origin(build):
     assert report.model.macs == report.reference.macs > 0
     assert 1.5 < report.reference.bytes_on_disk / report.model.bytes_on_disk < 8
     assert report.model.latency > 0 and report.model.peak_bytes is None
-    assert json.loads(json.dumps(report.to_dict()))["conditions"]["compute"] == "dequantized"
+    assert json.loads(json.dumps(report.to_dict()))["conditions"]["compute"] == "packed"
     assert "smaller on disk" in str(report)
 
 
@@ -82,7 +82,7 @@ def test_the_reason_of_the_measuring_process(monkeypatch, tmp_path):
     ],
 )
 def test_the_verdict_says_what_did_not_improve(disk, seconds, verdict):
-    reference, model = Cost(1, 1, 1000, None, 1.0), Cost(1, 1, int(1000 / disk), None, seconds)
+    reference, model = Cost(1, 1, 1000, 1000, None, 1.0), Cost(1, 1, int(1000 / disk), 1000, None, seconds)
     assert CostReport(model, reference, {}).verdict == verdict
 
 

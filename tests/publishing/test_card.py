@@ -39,8 +39,8 @@ EVALUATION = EvaluationReport(
     CONDITIONS,
 )
 COST = CostReport(
-    Cost(1000, 2_000_000, 2**20, None, 0.010),
-    Cost(1000, 2_000_000, 4 * 2**20, None, 0.010),
+    Cost(1000, 2_000_000, 2**20, 2**20, None, 0.010),
+    Cost(1000, 2_000_000, 4 * 2**20, 4 * 2**20, None, 0.010),
     {"device": "cpu", "machine": "x86_64, 2 threads"},
 )
 

@@ -59,6 +59,7 @@ def test_a_convolution_of_one_pixel(compute):
 
 @pytest.mark.process
 @pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, when inductor is imported
 @pytest.mark.parametrize("compute", COMPUTE)
 @pytest.mark.parametrize("name", ALL)
 def test_every_architecture_with_the_default_backend(name, compute):

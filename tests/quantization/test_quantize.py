@@ -210,21 +210,6 @@ def test_unpacking_in_parts_is_unpacking_at_once(monkeypatch):
             assert torch.equal(layer.weight, weight) and layer.weight.stride() == weight.stride()
 
 
-def test_memory_that_is_counted_is_memory_that_is_held():
-    model, parameters = tiny_generator(), tiny_generator().num_parameters()
-    report = gz.quantize_(model, gz.QuantizeConfig(bits=4))
-    run(model)
-    assert model.get_memory_footprint() == report.bytes_after  # packed is the default: nothing unpacked stays
-    gz.set_compute_(model, "dequantized")
-    run(model)
-    unpacked = sum(layer.bytes_before for layer in report.quantized)
-    assert model.get_memory_footprint() == report.bytes_after + unpacked
-    assert model.num_parameters() == parameters
-    assert not any("_dequantized" in name for name in model.state_dict())
-    gz.dequantize_(model)
-    assert model.get_memory_footprint() == report.bytes_before and model.num_parameters() == parameters
-
-
 # -- bad input: one error, nothing changed ------------------------------------------------------------------------------
 
 
