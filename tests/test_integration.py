@@ -161,7 +161,7 @@ def test_saving_again_gives_the_same_bytes(packed, tmp_path):
 
 def test_record_says_what_was_done(packed, folder):
     config = json.loads((packed / "config.json").read_text())["quantization_config"]
-    assert (config["quant_method"], config["bits"], config["method"]) == ("ganzip", 4, "aciq")
+    assert (config["quant_method"], config["bits"], config["method"]) == ("hf_ganzip", 4, "aciq")
     (step,) = config["record"]
     assert step["name"] == "quantize" and step["options"]["bits"] == 4 and step["base_model"] == folder.name
     assert set(step["versions"]) >= {"torch", "diffusers"}
@@ -287,7 +287,7 @@ def reshape_layer(config):
         (edit_config, reshape_layer, r"shape \(16, 16, 9\) in the table, \(16, 16, 3, 3\) in the model"),
         (edit_config, lambda c: c["quantization_config"]["layers"][FIRST].pop("bits"), "damaged entry"),
         (edit_config, lambda c: c["quantization_config"].update(layers={}), "no layers table"),
-        (edit_config, lambda c: c["quantization_config"].update(format_version=99), "ganzip format 99"),
+        (edit_config, lambda c: c["quantization_config"].update(format_version=99), "hf_ganzip format 99"),
         (edit_config, lambda c: c["quantization_config"].update(foo=1), "GanzipConfig has no option foo"),
         (edit_config, lambda c: c["quantization_config"].update(bits=77), "allowed are integers from 2 to 8"),
     ],
@@ -324,10 +324,11 @@ def test_disk_offload_is_refused(packed, tmp_path):
         gz.StyleGAN2Generator.from_pretrained(packed, device_map=device_map, offload_folder=tmp_path / "offload")
 
 
+@pytest.mark.process
 def test_without_the_import_diffusers_fails_loudly(tmp_path):
     model = tiny_unet()
     gz.quantize_(model)
     model.save_pretrained(tmp_path)
     code = f"from diffusers import UNet2DModel; UNet2DModel.from_pretrained({str(tmp_path)!r})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert result.returncode != 0 and "Unknown quantization type, got ganzip" in result.stderr
+    assert result.returncode != 0 and "Unknown quantization type, got hf_ganzip" in result.stderr

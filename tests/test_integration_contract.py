@@ -10,20 +10,23 @@ from diffusers.quantizers import DiffusersAutoQuantizer, DiffusersQuantizer, aut
 
 import hf_ganzip as gz
 from hf_ganzip.integration import diffusers as integration
+from hf_ganzip.integration.config import QUANT_METHODS
 
 from .conftest import tiny_generator
 
 
 def test_registries_are_plain_dicts_with_our_entries():
     assert isinstance(auto.AUTO_QUANTIZER_MAPPING, dict) and isinstance(auto.AUTO_QUANTIZATION_CONFIG_MAPPING, dict)
-    assert auto.AUTO_QUANTIZER_MAPPING["ganzip"] is integration.GanzipQuantizer
-    config = DiffusersAutoQuantizer.from_dict({"quant_method": "ganzip", "bits": 3})
-    assert isinstance(config, gz.GanzipConfig) and config.quantize_config.bits == 3
+    assert auto.AUTO_QUANTIZATION_CONFIG_MAPPING["hf_ganzip"] is gz.GanzipConfig
+    for name in QUANT_METHODS:
+        assert auto.AUTO_QUANTIZER_MAPPING[name] is integration.GanzipQuantizer
+        config = DiffusersAutoQuantizer.from_dict({"quant_method": name, "bits": 3})
+        assert isinstance(config, gz.GanzipConfig) and config.quantize_config.bits == 3
 
 
 def test_registration_is_idempotent_and_refuses_a_foreign_entry(monkeypatch):
     integration.register()
-    monkeypatch.setitem(auto.AUTO_QUANTIZER_MAPPING, "ganzip", object)
+    monkeypatch.setitem(auto.AUTO_QUANTIZER_MAPPING, "hf_ganzip", object)
     with pytest.raises(RuntimeError, match="another package"):
         integration.register()
 

@@ -14,12 +14,13 @@ from ..quantization.config import QuantizeConfig, stored_method
 
 
 FORMAT_VERSION = 1
+QUANT_METHODS = ("hf_ganzip", "ganzip")  # in config.json: what is written, and what is read besides
 
 
 class GanzipMethod(str, Enum):
     """``quant_method`` in ``config.json``; diffusers asks for its ``.value``."""
 
-    GANZIP = "ganzip"
+    GANZIP = QUANT_METHODS[0]
 
 
 class GanzipConfig(QuantizationConfigMixin):
@@ -78,7 +79,7 @@ class GanzipConfig(QuantizationConfigMixin):
             raise ValueError(f"GanzipConfig has no option {', '.join(sorted(kwargs))}.")
         if format_version != FORMAT_VERSION:
             raise ValueError(
-                f"This model was saved in ganzip format {format_version!r}; this hf_ganzip reads format {FORMAT_VERSION}. "
+                f"This model was saved in hf_ganzip format {format_version!r}; this hf_ganzip reads format {FORMAT_VERSION}. "
                 f"Install a version of hf_ganzip that reads it."
             )
         self.quant_method = GanzipMethod.GANZIP

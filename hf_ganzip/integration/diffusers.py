@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The quantizer that diffusers calls for ``quant_method: "ganzip"``: the only file that knows diffusers' private hooks.
+"""The quantizer that diffusers calls for ``quant_method: "hf_ganzip"``: the only file that knows diffusers' private hooks.
 
 diffusers has no public way to register a quantizer: :func:`register` writes the two dicts of
 ``diffusers.quantizers.auto``. ``tests/test_integration_contract.py`` fails when a new diffusers moves what is used here.
@@ -32,7 +32,7 @@ from ..quantization.report import QuantizeReport
 from ..quantization.rows import quantize_weight
 from ..record import RECORD, compression_of, origin, origin_of, recorded_steps
 from ..structure import apply_structure_, structure_of
-from .config import GanzipConfig
+from .config import QUANT_METHODS, GanzipConfig
 from .packed_model import allocate_packed_layers_, finish_config, refuse_disk, verify_packed_layers
 
 
@@ -212,17 +212,18 @@ def attach_structure(model: nn.Module) -> None:
 
 
 def register() -> None:
-    """Make diffusers know ``quant_method: "ganzip"``; harmless when repeated.
+    """Make diffusers know ``quant_method: "hf_ganzip"``, and "ganzip" of older folders; harmless when repeated.
 
     Raises:
-        RuntimeError: Another package took the name.
+        RuntimeError: Another package took a name.
     """
     for mapping, value in (
         (auto.AUTO_QUANTIZER_MAPPING, GanzipQuantizer),
         (auto.AUTO_QUANTIZATION_CONFIG_MAPPING, GanzipConfig),
     ):
-        if mapping.setdefault("ganzip", value) is not value:
-            raise RuntimeError("another package has registered the quantization method 'ganzip' with diffusers.")
+        for name in QUANT_METHODS:
+            if mapping.setdefault(name, value) is not value:
+                raise RuntimeError(f"another package has registered the quantization method {name!r} with diffusers.")
 
 
 def build(cls: type, config: dict) -> nn.Module:
@@ -230,7 +231,7 @@ def build(cls: type, config: dict) -> nn.Module:
     model = cls.from_config({name: value for name, value in config.items() if name != "quantization_config"})
     saved = config.get("quantization_config")
     saved = saved.to_dict() if isinstance(saved, GanzipConfig) else saved
-    if saved and saved.get("quant_method") == "ganzip" and saved.get("structure"):
+    if saved and saved.get("quant_method") in QUANT_METHODS and saved.get("structure"):
         apply_structure_(model, saved["structure"])
         # In the order of the model: a set's would change from process to process, and the random numbers with it.
         for name in dict.fromkeys(name.rpartition(".")[0] for name in saved["structure"]["shapes"]):

@@ -35,7 +35,7 @@ def allocate_packed_layers_(model: nn.Module, config: GanzipConfig, dtype_of: Ca
     if config.quantize_config is None:
         return
     if not isinstance(config.layers, dict) or not config.layers:
-        raise ValueError("config.json has quant_method 'ganzip' but no layers table; the folder is damaged.")
+        raise ValueError("config.json has quant_method 'hf_ganzip' but no layers table; the folder is damaged.")
     modules, problems = dict(model.named_modules()), []
     for name, entry in config.layers.items():
         try:

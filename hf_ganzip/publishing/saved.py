@@ -15,8 +15,7 @@ from safetensors import safe_open
 
 from ..assets import ASSETS
 from ..hub import parts_of
-from ..inspection import describe
-from ..quantization.packed import BUFFERS
+from ..inspection import PACKED_TENSORS, describe
 from ..record import origin
 
 
@@ -106,7 +105,7 @@ def _dtype(folder: Path, packed: set[str], class_name: Any) -> str:
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():
                 module, _, tensor = name.rpartition(".")
-                if not (module in packed and tensor in BUFFERS or kept & set(name.split("."))):
+                if not (module in packed and tensor in PACKED_TENSORS or kept & set(name.split("."))):
                     kinds.add(_DTYPES.get(tensors.get_slice(name).get_dtype()))
     found = kinds - {None}
     return "".join(found - {"float32"}) if len(found) == 1 else ""
