@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoModel, DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
+from diffusers import AutoModel, BitsAndBytesConfig, DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
 from safetensors.torch import load_file, save_file
 
 import hf_ganzip as gz
@@ -181,10 +181,44 @@ def test_restored_tensors_are_aligned(packed):
     assert all(tensor.data_ptr() % 64 == 0 for tensor in model.state_dict().values())
 
 
-def test_stored_config_wins_over_the_argument(packed):
-    with pytest.warns(UserWarning, match="already has a `quantization_config`"):
-        model = gz.StyleGAN2Generator.from_pretrained(packed, quantization_config=gz.GanzipConfig(bits=8))
-    assert model.config.quantization_config.quantize_config.bits == 4
+@pytest.mark.parametrize(
+    "config", [gz.GanzipConfig(bits=8), gz.QuantizeConfig(bits=4), BitsAndBytesConfig()], ids=repr
+)
+def test_a_quantized_folder_is_not_quantized_again_while_loading(packed, config):
+    with pytest.raises(ValueError, match=r"quantized already \(aciq, 4 bits\); load it without quantization_config="):
+        gz.StyleGAN2Generator.from_pretrained(packed, quantization_config=config)
+
+
+def test_folders_of_other_libraries_are_not_quantized_again(folder):
+    edit_config(folder, lambda c: c.update(quantization_config={"quant_method": "quanto", "weights_dtype": "int8"}))
+    with pytest.raises(ValueError, match=r"quantized already \(quanto\); load it without quantization_config="):
+        gz.StyleGAN2Generator.from_pretrained(folder, quantization_config=gz.GanzipConfig(bits=8))
+
+
+@pytest.mark.parametrize("method", ["linear", "gptq"])  # tensor by tensor, and in memory after loading
+def test_a_pruned_folder_is_quantized_while_loading(tmp_path, method):
+    in_memory = tiny_unet()
+    gz.prune_(in_memory, gz.PruneConfig("random", 0.5))
+    in_memory.save_pretrained(tmp_path / "pruned")
+    options = {"batches": 2, "batch_size": 1, "progress": False} if method == "gptq" else {}
+    config = gz.GanzipConfig(method, bits=4, method_options=options)
+    loaded = UNet2DModel.from_pretrained(tmp_path / "pruned", quantization_config=config)
+    gz.quantize_(in_memory, config)
+    assert torch.equal(run(loaded), run(in_memory)) and packed_modules(loaded)
+    loaded.save_pretrained(tmp_path / "both")
+    restored = UNet2DModel.from_pretrained(tmp_path / "both")
+    assert torch.equal(run(restored), run(loaded))
+    for each in (loaded, restored):
+        assert [step["name"] for step in recorded_steps(each)] == ["prune", "quantize"]
+    assert recorded_steps(restored)[1]["base_model"] == "pruned" and not config.record and config.structure is None
+
+
+def test_a_pruned_folder_is_not_left_to_another_library(tmp_path):
+    model = tiny_unet()
+    gz.prune_(model, gz.PruneConfig("random", 0.5))
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="pruned by hf_ganzip, .* is of bitsandbytes; allowed is GanzipConfig"):
+        UNet2DModel.from_pretrained(tmp_path, quantization_config=BitsAndBytesConfig())
 
 
 def test_dequantize_method_of_diffusers(packed, tmp_path):

@@ -31,6 +31,28 @@ def test_registration_is_idempotent_and_refuses_a_foreign_entry(monkeypatch):
         integration.register()
 
 
+@pytest.mark.parametrize("library", ["diffusers", "transformers"])
+def test_a_folders_config_and_the_argument_go_through_the_method_that_is_wrapped(library):
+    """Its name, its two parameters and the place that calls it; wrapped once, however often it is registered."""
+    from transformers.quantizers import auto as transformers_auto
+
+    from hf_ganzip.integration import transformers as transformers_integration
+
+    if library == "diffusers":
+        owner, caller, module = DiffusersAutoQuantizer, ModelMixin.from_pretrained, integration
+    else:
+        owner, caller = transformers_auto.AutoHfQuantizer, transformers_auto.get_hf_quantizer
+        module = transformers_integration
+    wrapped = owner.merge_quantization_configs
+    assert list(inspect.signature(wrapped.__wrapped__).parameters) == [
+        "quantization_config",
+        "quantization_config_from_args",
+    ]
+    assert f"{owner.__name__}.merge_quantization_configs(" in inspect.getsource(caller)
+    module.register()
+    assert owner.merge_quantization_configs is wrapped and not hasattr(wrapped.__wrapped__, "__wrapped__")
+
+
 def test_no_new_abstract_methods():
     assert DiffusersQuantizer.__abstractmethods__ <= {
         "_process_model_before_weight_loading",

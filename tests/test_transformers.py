@@ -67,6 +67,12 @@ def test_in_memory_gives_the_same_model_and_can_be_undone(folder, tmp_path):
     assert torch.equal(encode(CLIPTextModel.from_pretrained(tmp_path / "plain")), expected)
 
 
+def test_a_quantized_folder_is_not_quantized_again_while_loading(folder, tmp_path):
+    CLIPTextModel.from_pretrained(folder, quantization_config=gz.QuantizeConfig(bits=4)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"quantized already \(aciq, 4 bits\); load it without quantization_config="):
+        CLIPTextModel.from_pretrained(tmp_path, quantization_config=gz.GanzipConfig(bits=4))
+
+
 def test_changed_codes_are_noticed(folder, tmp_path):
     from safetensors.torch import load_file, save_file
 

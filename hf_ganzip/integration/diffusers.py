@@ -32,7 +32,7 @@ from ..quantization.report import QuantizeReport
 from ..quantization.rows import quantize_weight
 from ..record import RECORD, compression_of, origin, origin_of, recorded_steps
 from ..structure import apply_structure_, structure_of
-from .config import QUANT_METHODS, GanzipConfig
+from .config import QUANT_METHODS, GanzipConfig, as_ganzip, merge_strictly_
 from .packed_model import allocate_packed_layers_, finish_config, refuse_disk, verify_packed_layers
 
 
@@ -41,10 +41,12 @@ class GanzipQuantizer(DiffusersQuantizer):
 
     use_keep_in_fp32_modules = True
 
-    def __init__(self, quantization_config: GanzipConfig, **kwargs):
-        super().__init__(quantization_config, **kwargs)
+    def __init__(self, quantization_config: GanzipConfig | QuantizeConfig, **kwargs):
+        config = as_ganzip(quantization_config)
+        super().__init__(config, **kwargs)
+        self.pre_quantized = self.pre_quantized and not config.pending
         if not self.pre_quantized:
-            self.quantization_config = quantization_config.unused()
+            self.quantization_config = config.unused()
         self.report: QuantizeReport | None = None
         self._plan = None
         self._in_memory = False
@@ -73,9 +75,9 @@ class GanzipQuantizer(DiffusersQuantizer):
         self, model: nn.Module, device_map=None, keep_in_fp32_modules=(), **kwargs
     ) -> None:
         self._keep_in_fp32 = set(keep_in_fp32_modules or ())
+        if self.quantization_config.structure is not None:
+            apply_structure_(model, self.quantization_config.structure)
         if self.pre_quantized:
-            if self.quantization_config.structure is not None:
-                apply_structure_(model, self.quantization_config.structure)
             allocate_packed_layers_(model, self.quantization_config, self._dtype_of)
         else:
             self._plan = plan_quantization(model, self.quantization_config.quantize_config)
@@ -214,6 +216,8 @@ def attach_structure(model: nn.Module) -> None:
 def register() -> None:
     """Make diffusers know ``quant_method: "hf_ganzip"``, and "ganzip" of older folders; harmless when repeated.
 
+    Where a folder has a config and ``from_pretrained`` is given one, diffusers ignores the latter: ours merge or raise.
+
     Raises:
         RuntimeError: Another package took a name.
     """
@@ -224,6 +228,7 @@ def register() -> None:
         for name in QUANT_METHODS:
             if mapping.setdefault(name, value) is not value:
                 raise RuntimeError(f"another package has registered the quantization method {name!r} with diffusers.")
+    merge_strictly_(auto.DiffusersAutoQuantizer)
 
 
 def build(cls: type, config: dict) -> nn.Module:

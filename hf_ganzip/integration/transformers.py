@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.quantizers.auto import (
     AUTO_QUANTIZATION_CONFIG_MAPPING,
+    AutoHfQuantizer,
     register_quantization_config,
     register_quantizer,
 )
@@ -26,7 +27,7 @@ from ..quantization.plan import plan_quantization
 from ..quantization.quantize import apply_plan_, quantization_report
 from ..quantization.report import QuantizeReport
 from ..record import RECORD, origin_of
-from .config import QUANT_METHODS, GanzipConfig
+from .config import QUANT_METHODS, GanzipConfig, as_ganzip, merge_strictly_
 from .packed_model import allocate_packed_layers_, finish_config, refuse_disk, verify_packed_layers
 
 
@@ -37,10 +38,11 @@ class TransformersGanzipConfig(GanzipConfig, QuantizationConfigMixin):
 class GanzipHfQuantizer(HfQuantizer):
     """Quantizes a transformers model after its weights were loaded, or restores packed weights."""
 
-    def __init__(self, quantization_config: GanzipConfig, **kwargs: Any):
-        super().__init__(quantization_config, **kwargs)
+    def __init__(self, quantization_config: GanzipConfig | QuantizeConfig, **kwargs: Any):
+        config = as_ganzip(quantization_config)
+        super().__init__(config, **kwargs)
         if not self.pre_quantized:
-            self.quantization_config = quantization_config.unused()
+            self.quantization_config = config.unused()
         self.report: QuantizeReport | None = None
 
     def validate_environment(self, *args: Any, device_map: Any = None, **kwargs: Any) -> None:
@@ -126,6 +128,7 @@ def register() -> None:
             register_quantizer(name)(GanzipHfQuantizer)
         elif known is not TransformersGanzipConfig:
             raise RuntimeError(f"another package has registered the quantization method {name!r} with transformers.")
+    merge_strictly_(AutoHfQuantizer)
 
 
 register()
