@@ -64,6 +64,32 @@ def test_quantize_takes_a_method_or_options():
         gz.quantize_(tiny_generator(), bit=4)
 
 
+def test_bundled_names_open_classes_and_pipelines():
+    import pytest
+
+    import hf_ganzip as gz
+
+    g = gz.StyleGAN2Generator.from_pretrained("stylegan2-fashion-mnist")
+    assert g.config.resolution == 32
+    pipe = gz.GANPipeline.from_pretrained("stylegan2-fashion-mnist")
+    assert len(pipe(batch_size=2).images) == 2
+    for cls in (gz.StyleGAN2Generator, gz.GANPipeline):
+        with pytest.raises(ValueError, match="Did you mean 'stylegan2-fashion-mnist'?"):
+            cls.from_pretrained("stylegan2-fashion-mnits")
+
+
+def test_a_pipeline_opens_the_folder_of_a_generator(tmp_path):
+    import hf_ganzip as gz
+
+    from .conftest import tiny_generator
+
+    g = tiny_generator()
+    gz.quantize_(g, bits=4)
+    g.save_pretrained(tmp_path)
+    pipe = gz.GANPipeline.from_pretrained(tmp_path, class_names=["shirt", "shoe", "bag"])
+    assert len(pipe(class_labels=["shoe"] * 2, batch_size=2).images) == 2
+
+
 # --- the command line
 
 # --- evaluating

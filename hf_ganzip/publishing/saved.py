@@ -117,12 +117,13 @@ def loading_snippet(saved: Saved, place: str) -> str:
     Raises:
         ValueError: No library has the class.
     """
-    library, bundled = saved.library, place in ASSETS
+    library = saved.library
     own, name = library == "hf_ganzip", "pipe" if saved.is_pipeline else "model"
     dtype = _in_python(_dtype_option(saved))
     lines = ["import hf_ganzip as gz"] if own else ["import hf_ganzip  # opens packed and pruned weights"]
     lines += ["import torch"] * bool(dtype)
     lines += [] if own else [f"from {library} import {saved.class_name}"]
+    bundled = library == "diffusers" and place in ASSETS  # our classes know the names
     lines += ["from hf_ganzip.assets import asset_path"] * bundled
     quoted = json.dumps(place, ensure_ascii=False)
     arguments = (f"asset_path({quoted})" if bundled else quoted) + dtype
