@@ -90,6 +90,47 @@ def test_a_pipeline_opens_the_folder_of_a_generator(tmp_path):
     assert len(pipe(class_labels=["shoe"] * 2, batch_size=2).images) == 2
 
 
+def test_packed_models_are_cast():
+    import torch
+
+    import hf_ganzip as gz
+
+    from .conftest import run, tiny_generator, tiny_unet
+
+    for model in (tiny_unet(), tiny_generator()):
+        gz.quantize_(model)
+        for cast in (
+            lambda model: model.to(torch.bfloat16),
+            lambda model: model.to("cpu", torch.float32),
+            lambda model: model.half(),
+        ):
+            assert run(cast(model)).isfinite().all()
+    pipe = gz.GANPipeline(model.to(torch.float32)).to(torch.bfloat16)
+    assert len(pipe(batch_size=2).images) == 2
+
+
+def test_an_adapter_of_a_packed_model_is_saved(tmp_path):
+    import pytest
+    from diffusers import UNet2DConditionModel
+    from peft import LoraConfig
+
+    import hf_ganzip as gz
+
+    blocks = {"down_block_types": ["CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D"]}
+    unet = UNet2DConditionModel(
+        **blocks, block_out_channels=[8], layers_per_block=1, norm_num_groups=4, attention_head_dim=4
+    )
+    gz.quantize_(unet)
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
+    unet.save_lora_adapter(tmp_path)
+    unet.unload_lora()
+    unet.load_lora_adapter(tmp_path, prefix=None, weight_name="pytorch_lora_weights.safetensors")
+    with pytest.raises(RuntimeError, match=r"Call hf_ganzip.dequantize_\(model\) first"):
+        unet.fuse_lora()
+    gz.dequantize_(unet)
+    unet.fuse_lora()
+
+
 # --- the command line
 
 # --- evaluating

@@ -107,3 +107,21 @@ def test_hooks_are_called_in_order(tmp_path, monkeypatch, pre_quantized):
     loaded = type(model).from_pretrained(tmp_path / "saved", quantization_config=config)
     loaded.save_pretrained(tmp_path / "again")
     assert list(dict.fromkeys(calls)) == list(HOOKS)
+
+
+@pytest.mark.parametrize(
+    "library, names", [("diffusers", ("to", "half", "float")), ("transformers", ("half", "float"))]
+)
+def test_casting_asks_whether_a_model_is_quantized(library, names):
+    """What allow_casting_ wraps; a method that no longer asks need not be."""
+    from transformers import PreTrainedModel
+
+    from hf_ganzip.integration.packed_model import allow_casting_
+
+    cls = ModelMixin if library == "diffusers" else PreTrainedModel
+    allow_casting_(cls, *names)
+    for name in names:
+        wrapped = getattr(cls, name)
+        assert 'getattr(self, "is_quantized", False)' in inspect.getsource(wrapped.__wrapped__.__code__)
+        allow_casting_(cls, name)
+        assert getattr(cls, name) is wrapped

@@ -33,7 +33,7 @@ from ..quantization.rows import quantize_weight
 from ..record import RECORD, compression_of, origin, origin_of, recorded_steps
 from ..structure import apply_structure_, structure_of
 from .config import QUANT_METHODS, GanzipConfig, as_ganzip, merge_strictly_
-from .packed_model import allocate_packed_layers_, finish_config, refuse_disk, verify_packed_layers
+from .packed_model import allocate_packed_layers_, allow_casting_, finish_config, refuse_disk, verify_packed_layers
 
 
 class GanzipQuantizer(DiffusersQuantizer):
@@ -42,8 +42,11 @@ class GanzipQuantizer(DiffusersQuantizer):
     use_keep_in_fp32_modules = True
 
     def __init__(self, quantization_config: GanzipConfig | QuantizeConfig, **kwargs):
+        from diffusers import ModelMixin  # which imports this module
+
         config = as_ganzip(quantization_config)
         super().__init__(config, **kwargs)
+        allow_casting_(ModelMixin, "to", "half", "float")
         self.pre_quantized = self.pre_quantized and not config.pending
         if not self.pre_quantized:
             self.quantization_config = config.unused()
@@ -161,10 +164,14 @@ class GanzipQuantizer(DiffusersQuantizer):
         return model
 
     def get_state_dict_and_metadata(self, state_dict, safe_serialization: bool = False):
-        return (
-            state_dict,
-            {},
-        )  # a second key beside "format" would come in random order: files would differ from save to save
+        lost = [name for name in self.quantization_config.layers or () if f"{name}.weight_codes" not in state_dict]
+        if lost:
+            raise ValueError(
+                f"save_pretrained: packed layers were changed, {lost[0]} first ({len(lost)} in all). Of a model with adapters save the "
+                "adapters with save_lora_adapter, and call unload_lora before save_pretrained."
+            )
+        # A second key beside "format" would come in random order: files would differ from save to save.
+        return state_dict, {}
 
     @property
     def is_serializable(self) -> bool:
@@ -172,7 +179,7 @@ class GanzipQuantizer(DiffusersQuantizer):
 
     @property
     def is_trainable(self) -> bool:
-        return False
+        return True  # adapters beside packed layers
 
     @property
     def is_compileable(self) -> bool:

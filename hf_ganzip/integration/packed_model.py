@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 from ..quantization.folding import remove_parametrization_
 from ..quantization.packed import PackedLayout, pack_module_, packed_modules
 from ..record import Step, recorded_steps
-from .config import GanzipConfig
+from .config import GanzipConfig, GanzipMethod
 
 
 def refuse_disk(device_map: Any) -> None:
@@ -24,6 +25,32 @@ def refuse_disk(device_map: Any) -> None:
     placed = device_map.values() if isinstance(device_map, dict) else [device_map]
     if any(str(device) == "disk" for device in placed):
         raise ValueError("device_map puts packed weights on disk, where they cannot be unpacked; use cpu or a device.")
+
+
+def allow_casting_(cls: type, *names: str) -> None:
+    """Let ``to``, ``half`` and ``float`` of a library's models cast packed ones; harmless when repeated.
+
+    The libraries refuse to cast whatever is quantized. Packed layers take it: they cast what they compute with, and codes and scales stay exact.
+    """
+    for name in names:
+        if not hasattr(getattr(cls, name), "of_hf_ganzip"):
+            setattr(cls, name, _casting(getattr(cls, name)))
+
+
+def _casting(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def cast(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        ours = getattr(model, "quantization_method", None) is GanzipMethod.GANZIP
+        if not (ours and getattr(model, "is_quantized", False)):
+            return method(model, *args, **kwargs)
+        model.is_quantized = False
+        try:
+            return method(model, *args, **kwargs)
+        finally:
+            model.is_quantized = True
+
+    cast.of_hf_ganzip = True
+    return cast
 
 
 def allocate_packed_layers_(model: nn.Module, config: GanzipConfig, dtype_of: Callable[[str], torch.dtype]) -> None:

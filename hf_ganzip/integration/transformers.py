@@ -28,7 +28,7 @@ from ..quantization.quantize import apply_plan_, quantization_report
 from ..quantization.report import QuantizeReport
 from ..record import RECORD, origin_of
 from .config import QUANT_METHODS, GanzipConfig, as_ganzip, merge_strictly_
-from .packed_model import allocate_packed_layers_, finish_config, refuse_disk, verify_packed_layers
+from .packed_model import allocate_packed_layers_, allow_casting_, finish_config, refuse_disk, verify_packed_layers
 
 
 class TransformersGanzipConfig(GanzipConfig, QuantizationConfigMixin):
@@ -39,8 +39,11 @@ class GanzipHfQuantizer(HfQuantizer):
     """Quantizes a transformers model after its weights were loaded, or restores packed weights."""
 
     def __init__(self, quantization_config: GanzipConfig | QuantizeConfig, **kwargs: Any):
+        from transformers.modeling_utils import PreTrainedModel  # which imports this module
+
         config = as_ganzip(quantization_config)
         super().__init__(config, **kwargs)
+        allow_casting_(PreTrainedModel, "half", "float")
         if not self.pre_quantized:
             self.quantization_config = config.unused()
         self.report: QuantizeReport | None = None
@@ -90,7 +93,7 @@ class GanzipHfQuantizer(HfQuantizer):
 
     @property
     def is_trainable(self) -> bool:
-        return False
+        return True  # adapters beside packed layers
 
     @property
     def is_compileable(self) -> bool:
