@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of hf_ganzip that say "ganzip", saved before the name in them became "hf_ganzip", and the outputs that they had then."""
+"""Folders that say "ganzip", saved before the name in them became "hf_ganzip", with the outputs that they had then."""
 
 import json
 from pathlib import Path

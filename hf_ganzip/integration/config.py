@@ -36,7 +36,7 @@ class GanzipConfig(QuantizationConfigMixin):
         granularity: "tensor", "channel" or "group".
         method_options: Options of a method given by name.
         skip: Patterns of module names to leave in full precision.
-        modules_to_not_convert: Names or parts of names of modules to leave in full precision, as other backends have it.
+        modules_to_not_convert: Names or parts of names of modules to leave alone, as other backends have it.
         skip_last_block: Leave the last residual block and the output layer in full precision.
         overrides: Glob pattern -> changed options.
         group_size: Weights per scale, for "group".
@@ -88,8 +88,8 @@ class GanzipConfig(QuantizationConfigMixin):
             raise ValueError(f"GanzipConfig has no option {name}.{near}")
         if format_version != FORMAT_VERSION:
             raise ValueError(
-                f"This model was saved in hf_ganzip format {format_version!r}; this hf_ganzip reads format {FORMAT_VERSION}. "
-                f"Install a version of hf_ganzip that reads it."
+                f"This model was saved in hf_ganzip format {format_version!r}; this hf_ganzip reads format "
+                f"{FORMAT_VERSION}. Install a version of hf_ganzip that reads it."
             )
         self.quant_method = GanzipMethod.GANZIP
         if bits is None and structure is None:
@@ -148,7 +148,7 @@ class GanzipConfig(QuantizationConfigMixin):
 
 
 def as_ganzip(config: Any) -> GanzipConfig | None:
-    """What ``from_pretrained`` is given or finds, if it is ours: one of the two config classes, or a dict of ``config.json``."""
+    """What ``from_pretrained`` is given or finds, if it is ours: a config, or a dict of ``config.json``."""
     if isinstance(config, QuantizeConfig):
         return GanzipConfig.of(config)
     if isinstance(config, dict) and config.get("quant_method") in QUANT_METHODS:
@@ -157,7 +157,7 @@ def as_ganzip(config: Any) -> GanzipConfig | None:
 
 
 def merge_configs(saved: Any, asked: Any) -> GanzipConfig:
-    """The config of a folder and the one given to ``from_pretrained``, of which one at least is ours: a pruned model is quantized.
+    """The config of a folder and the one given to ``from_pretrained``, one at least ours: a pruned model is quantized.
 
     Raises:
         ValueError: The folder is quantized already, or one of them is another library's.
@@ -172,7 +172,8 @@ def merge_configs(saved: Any, asked: Any) -> GanzipConfig:
         )
     if options is None:
         raise ValueError(
-            f"from_pretrained: the model was pruned by hf_ganzip, and quantization_config= is of {_method_of(asked)}; allowed is GanzipConfig."
+            f"from_pretrained: the model was pruned by hf_ganzip, and quantization_config= is of {_method_of(asked)}; "
+            "allowed is GanzipConfig."
         )
     merged = options.unused()
     merged.structure, merged.record, merged.pending = folder.structure, folder.record, True
@@ -180,7 +181,7 @@ def merge_configs(saved: Any, asked: Any) -> GanzipConfig:
 
 
 def merge_strictly_(auto_quantizer: type) -> None:
-    """Let the class of diffusers or transformers that ignores ``quantization_config=`` if a folder has one use :func:`merge_configs`, where it is ours."""
+    """Let the class of a library that ignores the argument use :func:`merge_configs` where a config is ours."""
     merge = auto_quantizer.merge_quantization_configs
     if hasattr(merge, "of_hf_ganzip"):
         return

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The quantizer that diffusers calls for ``quant_method: "hf_ganzip"``: the only file that knows diffusers' private hooks.
+"""The quantizer that diffusers calls for ``quant_method: "hf_ganzip"``: the only file that
+knows diffusers' private hooks.
 
 diffusers has no public way to register a quantizer: :func:`register` writes the two dicts of
 ``diffusers.quantizers.auto``. ``tests/test_integration_contract.py`` fails when a new diffusers moves what is used here.
@@ -167,8 +168,8 @@ class GanzipQuantizer(DiffusersQuantizer):
         lost = [name for name in self.quantization_config.layers or () if f"{name}.weight_codes" not in state_dict]
         if lost:
             raise ValueError(
-                f"save_pretrained: packed layers were changed, {lost[0]} first ({len(lost)} in all). Of a model with adapters save the "
-                "adapters with save_lora_adapter, and call unload_lora before save_pretrained."
+                f"save_pretrained: packed layers were changed, {lost[0]} first ({len(lost)} in all). Of a model with "
+                "adapters save the adapters with save_lora_adapter, and call unload_lora before save_pretrained."
             )
         # A second key beside "format" would come in random order: files would differ from save to save.
         return state_dict, {}
@@ -223,7 +224,7 @@ def attach_structure(model: nn.Module) -> None:
 def register() -> None:
     """Make diffusers know ``quant_method: "hf_ganzip"``, and "ganzip" of older folders; harmless when repeated.
 
-    Where a folder has a config and ``from_pretrained`` is given one, diffusers ignores the latter: ours merge or raise.
+    Where a folder has a config and ``from_pretrained`` is given one, diffusers ignores that: ours merge or raise.
 
     Raises:
         RuntimeError: Another package took a name.

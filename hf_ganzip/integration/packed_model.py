@@ -30,7 +30,8 @@ def refuse_disk(device_map: Any) -> None:
 def allow_casting_(cls: type, *names: str) -> None:
     """Let ``to``, ``half`` and ``float`` of a library's models cast packed ones; harmless when repeated.
 
-    The libraries refuse to cast whatever is quantized. Packed layers take it: they cast what they compute with, and codes and scales stay exact.
+    The libraries refuse to cast whatever is quantized. Packed layers take it: they cast what they compute with, and
+    codes and scales stay exact.
     """
     for name in names:
         if not hasattr(getattr(cls, name), "of_hf_ganzip"):

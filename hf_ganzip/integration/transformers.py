@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The quantizer that transformers calls for ``quant_method: "hf_ganzip"``: for the text encoders of pipelines.
 
-Unlike with diffusers, weights load in full precision first and are quantized together afterwards. Files have codes under
-``NAME.weight``, where a transformers that does not know us looks for the weight: it only warns of an unknown ``quant_method``, but
-raises on the wrong shape, rather than to start from random weights.
+Unlike with diffusers, weights load in full precision first and are quantized together afterwards. Files have codes
+under ``NAME.weight``, where a transformers that does not know us looks for the weight: it only warns of an unknown
+``quant_method``, but raises on the wrong shape, rather than to start from random weights.
 """
 
 from __future__ import annotations

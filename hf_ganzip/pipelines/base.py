@@ -23,8 +23,8 @@ class LocalPipeline(DiffusionPipeline):
 
         Args:
             pretrained_model_name_or_path: Of the pipeline or of its generator.
-            **kwargs: Options of :func:`.model_folder`, and of diffusers' ``from_pretrained`` for the pipeline, or for the generator
-                together with arguments of the pipeline's class.
+            **kwargs: Options of :func:`.model_folder`, and of diffusers' ``from_pretrained`` for the pipeline, or for
+                the generator together with arguments of the pipeline's class.
         """
         options = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         path = model_folder(pretrained_model_name_or_path, patterns=[*MODEL_FILES, "*.md"], **options)

@@ -58,8 +58,8 @@ class ImageTranslationPipeline(LocalPipeline):
         super().__init__()
         if hasattr(generator, "draw_latents"):
             raise ValueError(
-                f"ImageTranslationPipeline: {type(generator).__name__} makes images of latents; allowed are image-to-image networks "
-                "such as UGATITGenerator. For the others use GANPipeline."
+                f"ImageTranslationPipeline: {type(generator).__name__} makes images of latents; allowed are "
+                "image-to-image networks such as UGATITGenerator. For the others use GANPipeline."
             )
         self.register_modules(generator=generator)
         self.image_processor = VaeImageProcessor(vae_scale_factor=_FACTOR, do_convert_rgb=True)

@@ -71,8 +71,8 @@ class QuantizeConfig:
         scale_dtype: "float32" or "float16" (float32 for a tensor with a scale out of float16's range, also the tiny one that
             "codebook" and "mse_clip" give a row of zeros), of scales and offsets.
         method_options: Options of a method given by name, for example ``{"constants": "published"}``.
-        skip: Glob patterns of module names to leave alone, in addition to the last block. A pattern between dots, ".attn.", stands for the
-            modules of that name, wherever they are, and all below them.
+        skip: Glob patterns of module names to leave alone, in addition to the last block. A pattern between dots,
+            ".attn.", stands for the modules of that name, wherever they are, and all below them.
         skip_last_block: Leave the last residual block and the output layer alone (the paper's rule).
         embeddings: Also quantize ``nn.Embedding`` tables.
         overrides: Glob pattern -> changed ``method``, ``method_options``, ``bits``, ``granularity``, ``group_size``, ``symmetric`` or
@@ -80,8 +80,8 @@ class QuantizeConfig:
             ``bits=None`` skips it.
         compute: "dequantized" (unpack once, on first use) or "packed" (unpack in every forward).
         requantize: Accept a model that is already quantized: its packed weights are unpacked and quantized again.
-        modules_to_not_convert: More of ``skip`` under the name and with the meaning that other backends have: names or parts of names of modules
-            ("conv_in", "mid_block", "attn.to_q") between dots.
+        modules_to_not_convert: More of ``skip`` under the name and with the meaning that other backends have: names or
+            parts of names of modules ("conv_in", "mid_block", "attn.to_q"), which ``skip`` has between dots.
 
     Raises:
         TypeError: An unknown option; the nearest is named.
@@ -124,7 +124,7 @@ class QuantizeConfig:
 
     @classmethod
     def of(cls, config: Any = None, **options: Any) -> QuantizeConfig:
-        """What users give for a config: one of these or of :class:`~hf_ganzip.GanzipConfig`, a method by name or object, options, or several of them.
+        """What users give for a config: this or a :class:`~hf_ganzip.GanzipConfig`, a method, options.
 
         Raises:
             TypeError: Something else, or an unknown option.
@@ -143,7 +143,8 @@ class QuantizeConfig:
         if isinstance(config, str) or callable(config):
             return cls(config, **options)
         raise TypeError(
-            f"config is {config!r}; allowed are a QuantizeConfig or GanzipConfig, the name of a method, and options such as bits=4."
+            f"config is {config!r}; allowed are a QuantizeConfig or GanzipConfig, the name of a method, and options "
+            "such as bits=4."
         )
 
     def settings(self, changes: Mapping[str, Any] | None = None) -> LayerSettings | None:

@@ -27,7 +27,7 @@ def quantize_(model: nn.Module, config: Any = None, **options: Any) -> QuantizeR
 
     Args:
         model: Any module; its weights are frozen afterwards.
-        config: A :class:`QuantizeConfig`, a :class:`~hf_ganzip.GanzipConfig`, or the name of a method; None means C+Q at 4 bits.
+        config: A :class:`QuantizeConfig`, a :class:`~hf_ganzip.GanzipConfig`, or a method; default: C+Q, 4 bits.
         **options: Options of :class:`QuantizeConfig`, instead of ``config`` or to change it.
 
     Returns:

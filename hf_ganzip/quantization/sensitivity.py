@@ -131,8 +131,8 @@ def sensitivity(
         bits: Bits to try, each 2 to 8.
         metric: "mse", the squared error of the output relative to its mean square, or a function ``(output, target) -> number``,
             smaller is better.
-        config: Method, granularity, skipped layers, as for :func:`~hf_ganzip.quantize_`; None means "codebook" by channel. Calibrated methods are measured by
-            what they start from.
+        config: Method, granularity, skipped layers, as for :func:`~hf_ganzip.quantize_`; None means "codebook" by
+            channel. Calibrated methods are measured by what they start from.
         num_samples: Samples in the comparison, 1 or more; rounded up to whole batches of at most 16.
         progress: Show a progress bar.
 
