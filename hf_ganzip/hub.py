@@ -23,6 +23,18 @@ _HUB_ERRORS = (*HfHubHTTPError.__bases__, OSError)  # whatever HTTP library hugg
 _BUNDLED = {name: file for name, file in ASSETS.items() if not Path(file).suffix}
 
 
+def named(name: str | Path) -> str | Path:
+    """The folder of a bundled model; a folder or Hub id as it is.
+
+    Raises:
+        ValueError: A name without "/" that is neither bundled nor a folder; suggests the nearest.
+    """
+    path = resolve(name)
+    if len(Path(path).parts) == 1 and not Path(path).exists():
+        lookup(_BUNDLED, str(path), "model folder or bundled name")
+    return path
+
+
 def model_folder(
     name: str | Path, *, patterns: Sequence[str] = MODEL_FILES, subfolder: str | None = None, **hub_options: Any
 ) -> Path:
@@ -43,7 +55,7 @@ def model_folder(
         >>> model_folder("stylegan2-fashion-mnist").name
         'stylegan2-fashion-mnist'
     """
-    folder = Path(resolve(name))
+    folder = Path(named(name))
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{name} is a file; allowed are the folder of a saved model, a bundled name and a Hub id.")
     if not folder.is_dir():
@@ -55,8 +67,6 @@ def model_folder(
 
 
 def _downloaded(name: str, patterns: Sequence[str], subfolder: str | None, options: Mapping[str, Any]) -> Path:
-    if "/" not in name:
-        lookup(_BUNDLED, name, "model folder or bundled name")
     if not _HUB_ID.fullmatch(name):
         raise FileNotFoundError(f"there is no folder {name}, and a Hub id has the form NAMESPACE/NAME.")
     wanted = [f"{subfolder}/{pattern}" for pattern in patterns] if subfolder else list(patterns)

@@ -14,6 +14,9 @@ from .quantization.packed import BUFFERS
 from .record import table
 
 
+PACKED_TENSORS = (*BUFFERS, "weight")  # transformers models have their codes under "weight"
+
+
 def describe(model_or_id: str | Path, **hub_options: Any) -> dict[str, Any]:
     """Class, options, steps and sizes of a saved model, or the parts of a saved pipeline.
 
@@ -66,7 +69,7 @@ def _describe_model(folder: Path) -> dict[str, Any]:
                 "name": name,
                 "bits": entry["bits"],
                 "shape": entry["shape"],
-                "bytes": sum(sizes.get(f"{name}.{buffer}", 0) for buffer in BUFFERS),
+                "bytes": sum(sizes.get(f"{name}.{buffer}", 0) for buffer in PACKED_TENSORS),
             }
             for name, entry in layers.items()
         ],

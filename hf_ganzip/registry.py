@@ -4,8 +4,13 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+
+T = TypeVar("T")
 
 
 def lookup(registry: Mapping[str, Any], name: Any, kind: str) -> Any:
@@ -24,6 +29,34 @@ def lookup(registry: Mapping[str, Any], name: Any, kind: str) -> Any:
     if name in registry:
         return registry[name]
     raise ValueError(f"Unknown {kind} {name!r}.{suggestion(registry, name)} Available: {', '.join(sorted(registry))}.")
+
+
+def named_options(cls: type[T]) -> type[T]:
+    """Class decorator for options: a keyword that the class does not take is answered with the nearest that it takes.
+
+    Example:
+        >>> @named_options
+        ... class Options:
+        ...     def __init__(self, bits=4):
+        ...         self.bits = bits
+        >>> Options(bit=3)
+        Traceback (most recent call last):
+        TypeError: Options has no option 'bit'. Did you mean 'bits'? Available: bits.
+    """
+    initialize = cls.__init__
+    names = [name for name in inspect.signature(initialize).parameters if name != "self"]
+
+    @functools.wraps(initialize)
+    def checked(self: Any, *args: Any, **options: Any) -> None:
+        for name in options:
+            if name not in names:
+                raise TypeError(
+                    f"{cls.__name__} has no option {name!r}.{suggestion(names, name)} Available: {', '.join(names)}."
+                )
+        initialize(self, *args, **options)
+
+    cls.__init__ = checked  # type: ignore[method-assign]
+    return cls
 
 
 def of_class(registry: Mapping[str, Any], cls: type) -> Any:

@@ -72,6 +72,132 @@ def test_one_truth_about_size(compute, call, tmp_path):
 
 # --- loading and saving: from_pretrained, configs, casting, LoRA
 
+
+def test_a_pruned_folder_is_quantized_by_from_pretrained(tmp_path):
+    import pytest
+    import torch
+    from diffusers import UNet2DModel
+
+    import hf_ganzip as gz
+
+    from .conftest import run, tiny_unet
+
+    unet = tiny_unet()
+    gz.prune_(unet, gz.PruneConfig("random", 0.5))
+    unet.save_pretrained(tmp_path / "pruned")
+    unet = UNet2DModel.from_pretrained(tmp_path / "pruned", quantization_config=gz.GanzipConfig(bits=4))
+    assert unet.hf_quantizer.report.quantized
+    unet.save_pretrained(tmp_path / "small")
+    assert torch.equal(run(UNet2DModel.from_pretrained(tmp_path / "small")), run(unet))
+    with pytest.raises(ValueError, match="quantized already .*; load it without quantization_config="):
+        UNet2DModel.from_pretrained(tmp_path / "small", quantization_config=gz.GanzipConfig(bits=2))
+
+
+def test_one_config_serves_both_doors(tmp_path):
+    import torch
+
+    import hf_ganzip as gz
+
+    from .conftest import run, tiny_generator
+
+    tiny_generator().save_pretrained(tmp_path)
+    outputs = []
+    for config in (gz.GanzipConfig(bits=4), gz.QuantizeConfig(bits=4)):
+        loaded = gz.StyleGAN2Generator.from_pretrained(tmp_path, quantization_config=config)
+        in_memory = gz.StyleGAN2Generator.from_pretrained(tmp_path)
+        gz.quantize_(in_memory, config)
+        assert len(loaded.config.quantization_config.layers) == len(in_memory.config.quantization_config.layers) == 13
+        outputs += [run(loaded), run(in_memory)]
+    assert all(torch.equal(outputs[0], other) for other in outputs[1:])
+
+
+def test_quantize_takes_a_method_or_options():
+    import pytest
+
+    import hf_ganzip as gz
+
+    from .conftest import tiny_generator
+
+    for args, options, method, bits in (
+        (("aciq",), {}, "aciq", 4),
+        ((), {"bits": 3}, "aciq", 3),
+        (("linear",), {"bits": 5}, "linear", 5),
+        ((), {"modules_to_not_convert": ["mapping"]}, "aciq", 4),
+    ):
+        report = gz.quantize_(tiny_generator(), *args, **options)
+        assert {(layer.method, layer.bits) for layer in report.quantized} == {(method, bits)}
+    assert not any(layer.name.startswith("mapping") for layer in report.quantized)
+    with pytest.raises(TypeError, match="no option 'bit'. Did you mean 'bits'?"):
+        gz.quantize_(tiny_generator(), bit=4)
+
+
+def test_bundled_names_open_classes_and_pipelines():
+    import pytest
+
+    import hf_ganzip as gz
+
+    g = gz.StyleGAN2Generator.from_pretrained("stylegan2-fashion-mnist")
+    assert g.config.resolution == 32
+    pipe = gz.GANPipeline.from_pretrained("stylegan2-fashion-mnist")
+    assert len(pipe(batch_size=2).images) == 2
+    for cls in (gz.StyleGAN2Generator, gz.GANPipeline):
+        with pytest.raises(ValueError, match="Did you mean 'stylegan2-fashion-mnist'?"):
+            cls.from_pretrained("stylegan2-fashion-mnits")
+
+
+def test_a_pipeline_opens_the_folder_of_a_generator(tmp_path):
+    import hf_ganzip as gz
+
+    from .conftest import tiny_generator
+
+    g = tiny_generator()
+    gz.quantize_(g, bits=4)
+    g.save_pretrained(tmp_path)
+    pipe = gz.GANPipeline.from_pretrained(tmp_path, class_names=["shirt", "shoe", "bag"])
+    assert len(pipe(class_labels=["shoe"] * 2, batch_size=2).images) == 2
+
+
+def test_packed_models_are_cast():
+    import torch
+
+    import hf_ganzip as gz
+
+    from .conftest import run, tiny_generator, tiny_unet
+
+    for model in (tiny_unet(), tiny_generator()):
+        gz.quantize_(model)
+        for cast in (
+            lambda model: model.to(torch.bfloat16),
+            lambda model: model.to("cpu", torch.float32),
+            lambda model: model.half(),
+        ):
+            assert run(cast(model)).isfinite().all()
+    pipe = gz.GANPipeline(model.to(torch.float32)).to(torch.bfloat16)
+    assert len(pipe(batch_size=2).images) == 2
+
+
+def test_an_adapter_of_a_packed_model_is_saved(tmp_path):
+    import pytest
+    from diffusers import UNet2DConditionModel
+    from peft import LoraConfig
+
+    import hf_ganzip as gz
+
+    blocks = {"down_block_types": ["CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D"]}
+    unet = UNet2DConditionModel(
+        **blocks, block_out_channels=[8], layers_per_block=1, norm_num_groups=4, attention_head_dim=4
+    )
+    gz.quantize_(unet)
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
+    unet.save_lora_adapter(tmp_path)
+    unet.unload_lora()
+    unet.load_lora_adapter(tmp_path, prefix=None, weight_name="pytorch_lora_weights.safetensors")
+    with pytest.raises(RuntimeError, match=r"Call hf_ganzip.dequantize_\(model\) first"):
+        unet.fuse_lora()
+    gz.dequantize_(unet)
+    unet.fuse_lora()
+
+
 # --- the command line
 
 # --- evaluating

@@ -11,8 +11,9 @@ import hf_ganzip as gz
 from hf_ganzip.evaluation.sources import open_source
 from hf_ganzip.hub import model_folder
 from hf_ganzip.inspection import describe, format_description
+from hf_ganzip.models.feature_network import FeatureNetwork
 
-from .conftest import run, tiny_generator, tiny_unet
+from .conftest import run, tiny_generator, tiny_ugatit, tiny_unet
 from .hub import TOKEN, LocalHub
 
 
@@ -79,6 +80,31 @@ def test_the_network_of_a_pipeline(saved, hub, tmp_path):
     assert type(pipe.generator).__name__ == "StyleGAN2Generator"
 
 
+def test_a_pipeline_opens_a_generator_alone(saved, hub, tmp_path):
+    """From a folder of it, from a part of a pipeline on the Hub, by name; with options of both."""
+    for name, options in (
+        (saved / "gan" / "generator", {}),
+        ("org/gan", {"subfolder": "generator", "cache_dir": tmp_path / "cache", "token": TOKEN}),
+    ):
+        pipe = gz.GANPipeline.from_pretrained(name, class_names=["a", "b", "c"], torch_dtype=torch.bfloat16, **options)
+        assert pipe.dtype == torch.bfloat16 and pipe.config.class_names == ["a", "b", "c"]
+    tiny_ugatit().save_pretrained(tmp_path / "ugatit")
+    assert gz.ImageTranslationPipeline.from_pretrained(tmp_path / "ugatit").generator.config.resolution == 16
+    with pytest.raises(ValueError, match="UGATITGenerator draws no latents; .* use ImageTranslationPipeline"):
+        gz.GANPipeline.from_pretrained(tmp_path / "ugatit")
+    with pytest.raises(ValueError, match="StyleGAN2Generator makes images of latents; .* use GANPipeline"):
+        gz.ImageTranslationPipeline.from_pretrained("stylegan2-fashion-mnist")
+
+
+@pytest.mark.parametrize("cls", [FeatureNetwork, gz.StyleGAN2Discriminator, gz.BigGANGenerator])
+def test_classes_open_bundled_names(cls):
+    names = {
+        "FeatureNetwork": "fashion-mnist-features",
+        "StyleGAN2Discriminator": "stylegan2-fashion-mnist-discriminator",
+    }
+    assert type(cls.from_pretrained(names.get(cls.__name__, "biggan-fashion-mnist"))) is cls
+
+
 def test_describe_takes_pipelines_and_hub_ids(saved, hub, tmp_path):
     found = describe("org/ddpm", cache_dir=tmp_path / "cache")
     assert found["class_name"] == "DDPMPipeline" and found["parts"]["scheduler"] == "DDPMScheduler"
@@ -102,7 +128,13 @@ def test_bundled_names_and_mistyped_ones(tmp_path, monkeypatch):
         run(gz.load_model("stylegan2-fashion-mnist")), run(gz.load_model(model_folder("stylegan2-fashion-mnist")))
     )
     assert describe("biggan-fashion-mnist")["class_name"] == "BigGANGenerator"
-    for call in (gz.load_model, gz.from_config, describe, gz.GANPipeline.from_pretrained):
+    for call in (
+        gz.load_model,
+        gz.from_config,
+        describe,
+        gz.GANPipeline.from_pretrained,
+        gz.BigGANGenerator.from_pretrained,
+    ):
         with pytest.raises(ValueError, match="'stylegan2-fashion-mnis'. Did you mean 'stylegan2-fashion-mnist'"):
             call("stylegan2-fashion-mnis")
     (tmp_path / "model.pkl").write_text("x")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoModel, DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
+from diffusers import AutoModel, BitsAndBytesConfig, DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
 from safetensors.torch import load_file, save_file
 
 import hf_ganzip as gz
@@ -161,7 +161,7 @@ def test_saving_again_gives_the_same_bytes(packed, tmp_path):
 
 def test_record_says_what_was_done(packed, folder):
     config = json.loads((packed / "config.json").read_text())["quantization_config"]
-    assert (config["quant_method"], config["bits"], config["method"]) == ("ganzip", 4, "aciq")
+    assert (config["quant_method"], config["bits"], config["method"]) == ("hf_ganzip", 4, "aciq")
     (step,) = config["record"]
     assert step["name"] == "quantize" and step["options"]["bits"] == 4 and step["base_model"] == folder.name
     assert set(step["versions"]) >= {"torch", "diffusers"}
@@ -181,10 +181,44 @@ def test_restored_tensors_are_aligned(packed):
     assert all(tensor.data_ptr() % 64 == 0 for tensor in model.state_dict().values())
 
 
-def test_stored_config_wins_over_the_argument(packed):
-    with pytest.warns(UserWarning, match="already has a `quantization_config`"):
-        model = gz.StyleGAN2Generator.from_pretrained(packed, quantization_config=gz.GanzipConfig(bits=8))
-    assert model.config.quantization_config.quantize_config.bits == 4
+@pytest.mark.parametrize(
+    "config", [gz.GanzipConfig(bits=8), gz.QuantizeConfig(bits=4), BitsAndBytesConfig()], ids=repr
+)
+def test_a_quantized_folder_is_not_quantized_again_while_loading(packed, config):
+    with pytest.raises(ValueError, match=r"quantized already \(aciq, 4 bits\); load it without quantization_config="):
+        gz.StyleGAN2Generator.from_pretrained(packed, quantization_config=config)
+
+
+def test_folders_of_other_libraries_are_not_quantized_again(folder):
+    edit_config(folder, lambda c: c.update(quantization_config={"quant_method": "quanto", "weights_dtype": "int8"}))
+    with pytest.raises(ValueError, match=r"quantized already \(quanto\); load it without quantization_config="):
+        gz.StyleGAN2Generator.from_pretrained(folder, quantization_config=gz.GanzipConfig(bits=8))
+
+
+@pytest.mark.parametrize("method", ["linear", "gptq"])  # tensor by tensor, and in memory after loading
+def test_a_pruned_folder_is_quantized_while_loading(tmp_path, method):
+    in_memory = tiny_unet()
+    gz.prune_(in_memory, gz.PruneConfig("random", 0.5))
+    in_memory.save_pretrained(tmp_path / "pruned")
+    options = {"batches": 2, "batch_size": 1, "progress": False} if method == "gptq" else {}
+    config = gz.GanzipConfig(method, bits=4, method_options=options)
+    loaded = UNet2DModel.from_pretrained(tmp_path / "pruned", quantization_config=config)
+    gz.quantize_(in_memory, config)
+    assert torch.equal(run(loaded), run(in_memory)) and packed_modules(loaded)
+    loaded.save_pretrained(tmp_path / "both")
+    restored = UNet2DModel.from_pretrained(tmp_path / "both")
+    assert torch.equal(run(restored), run(loaded))
+    for each in (loaded, restored):
+        assert [step["name"] for step in recorded_steps(each)] == ["prune", "quantize"]
+    assert recorded_steps(restored)[1]["base_model"] == "pruned" and not config.record and config.structure is None
+
+
+def test_a_pruned_folder_is_not_left_to_another_library(tmp_path):
+    model = tiny_unet()
+    gz.prune_(model, gz.PruneConfig("random", 0.5))
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="pruned by hf_ganzip, .* is of bitsandbytes; allowed is GanzipConfig"):
+        UNet2DModel.from_pretrained(tmp_path, quantization_config=BitsAndBytesConfig())
 
 
 def test_dequantize_method_of_diffusers(packed, tmp_path):
@@ -287,7 +321,7 @@ def reshape_layer(config):
         (edit_config, reshape_layer, r"shape \(16, 16, 9\) in the table, \(16, 16, 3, 3\) in the model"),
         (edit_config, lambda c: c["quantization_config"]["layers"][FIRST].pop("bits"), "damaged entry"),
         (edit_config, lambda c: c["quantization_config"].update(layers={}), "no layers table"),
-        (edit_config, lambda c: c["quantization_config"].update(format_version=99), "ganzip format 99"),
+        (edit_config, lambda c: c["quantization_config"].update(format_version=99), "hf_ganzip format 99"),
         (edit_config, lambda c: c["quantization_config"].update(foo=1), "GanzipConfig has no option foo"),
         (edit_config, lambda c: c["quantization_config"].update(bits=77), "allowed are integers from 2 to 8"),
     ],
@@ -324,10 +358,11 @@ def test_disk_offload_is_refused(packed, tmp_path):
         gz.StyleGAN2Generator.from_pretrained(packed, device_map=device_map, offload_folder=tmp_path / "offload")
 
 
+@pytest.mark.process
 def test_without_the_import_diffusers_fails_loudly(tmp_path):
     model = tiny_unet()
     gz.quantize_(model)
     model.save_pretrained(tmp_path)
     code = f"from diffusers import UNet2DModel; UNet2DModel.from_pretrained({str(tmp_path)!r})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert result.returncode != 0 and "Unknown quantization type, got ganzip" in result.stderr
+    assert result.returncode != 0 and "Unknown quantization type, got hf_ganzip" in result.stderr

@@ -10,22 +10,47 @@ from diffusers.quantizers import DiffusersAutoQuantizer, DiffusersQuantizer, aut
 
 import hf_ganzip as gz
 from hf_ganzip.integration import diffusers as integration
+from hf_ganzip.integration.config import QUANT_METHODS
 
 from .conftest import tiny_generator
 
 
 def test_registries_are_plain_dicts_with_our_entries():
     assert isinstance(auto.AUTO_QUANTIZER_MAPPING, dict) and isinstance(auto.AUTO_QUANTIZATION_CONFIG_MAPPING, dict)
-    assert auto.AUTO_QUANTIZER_MAPPING["ganzip"] is integration.GanzipQuantizer
-    config = DiffusersAutoQuantizer.from_dict({"quant_method": "ganzip", "bits": 3})
-    assert isinstance(config, gz.GanzipConfig) and config.quantize_config.bits == 3
+    assert auto.AUTO_QUANTIZATION_CONFIG_MAPPING["hf_ganzip"] is gz.GanzipConfig
+    for name in QUANT_METHODS:
+        assert auto.AUTO_QUANTIZER_MAPPING[name] is integration.GanzipQuantizer
+        config = DiffusersAutoQuantizer.from_dict({"quant_method": name, "bits": 3})
+        assert isinstance(config, gz.GanzipConfig) and config.quantize_config.bits == 3
 
 
 def test_registration_is_idempotent_and_refuses_a_foreign_entry(monkeypatch):
     integration.register()
-    monkeypatch.setitem(auto.AUTO_QUANTIZER_MAPPING, "ganzip", object)
+    monkeypatch.setitem(auto.AUTO_QUANTIZER_MAPPING, "hf_ganzip", object)
     with pytest.raises(RuntimeError, match="another package"):
         integration.register()
+
+
+@pytest.mark.parametrize("library", ["diffusers", "transformers"])
+def test_a_folders_config_and_the_argument_go_through_the_method_that_is_wrapped(library):
+    """Its name, its two parameters and the place that calls it; wrapped once, however often it is registered."""
+    from transformers.quantizers import auto as transformers_auto
+
+    from hf_ganzip.integration import transformers as transformers_integration
+
+    if library == "diffusers":
+        owner, caller, module = DiffusersAutoQuantizer, ModelMixin.from_pretrained, integration
+    else:
+        owner, caller = transformers_auto.AutoHfQuantizer, transformers_auto.get_hf_quantizer
+        module = transformers_integration
+    wrapped = owner.merge_quantization_configs
+    assert list(inspect.signature(wrapped.__wrapped__).parameters) == [
+        "quantization_config",
+        "quantization_config_from_args",
+    ]
+    assert f"{owner.__name__}.merge_quantization_configs(" in inspect.getsource(caller)
+    module.register()
+    assert owner.merge_quantization_configs is wrapped and not hasattr(wrapped.__wrapped__, "__wrapped__")
 
 
 def test_no_new_abstract_methods():
@@ -82,3 +107,21 @@ def test_hooks_are_called_in_order(tmp_path, monkeypatch, pre_quantized):
     loaded = type(model).from_pretrained(tmp_path / "saved", quantization_config=config)
     loaded.save_pretrained(tmp_path / "again")
     assert list(dict.fromkeys(calls)) == list(HOOKS)
+
+
+@pytest.mark.parametrize(
+    "library, names", [("diffusers", ("to", "half", "float")), ("transformers", ("half", "float"))]
+)
+def test_casting_asks_whether_a_model_is_quantized(library, names):
+    """What allow_casting_ wraps; a method that no longer asks need not be."""
+    from transformers import PreTrainedModel
+
+    from hf_ganzip.integration.packed_model import allow_casting_
+
+    cls = ModelMixin if library == "diffusers" else PreTrainedModel
+    allow_casting_(cls, *names)
+    for name in names:
+        wrapped = getattr(cls, name)
+        assert 'getattr(self, "is_quantized", False)' in inspect.getsource(wrapped.__wrapped__.__code__)
+        allow_casting_(cls, name)
+        assert getattr(cls, name) is wrapped

@@ -71,7 +71,7 @@ def test_import_is_cheap():
 )
 def test_quantizer_is_registered_in_any_order(imports):
     result = python(
-        f"{imports}\nfrom diffusers.quantizers import auto\nprint('ganzip' in auto.AUTO_QUANTIZER_MAPPING)"
+        f"{imports}\nfrom diffusers.quantizers import auto\nprint('hf_ganzip' in auto.AUTO_QUANTIZER_MAPPING)"
     )
     assert result.stdout.strip() == "True", result.stderr
 

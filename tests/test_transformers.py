@@ -46,7 +46,7 @@ def test_quantized_while_loading_and_restored(folder, tmp_path, method, granular
     assert len(model.hf_quantizer.report.quantized) == len(packed_modules(model)) == 12
     model.save_pretrained(tmp_path / "packed")
     saved = json.loads((tmp_path / "packed" / "config.json").read_text())["quantization_config"]
-    assert saved["quant_method"] == "ganzip" and len(saved["layers"]) == 12
+    assert saved["quant_method"] == "hf_ganzip" and len(saved["layers"]) == 12
     for cls in (CLIPTextModel, AutoModel):
         restored = cls.from_pretrained(tmp_path / "packed", dtype=dtype)
         assert torch.equal(encode(restored), encode(model))
@@ -67,6 +67,12 @@ def test_in_memory_gives_the_same_model_and_can_be_undone(folder, tmp_path):
     assert torch.equal(encode(CLIPTextModel.from_pretrained(tmp_path / "plain")), expected)
 
 
+def test_a_quantized_folder_is_not_quantized_again_while_loading(folder, tmp_path):
+    CLIPTextModel.from_pretrained(folder, quantization_config=gz.QuantizeConfig(bits=4)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"quantized already \(aciq, 4 bits\); load it without quantization_config="):
+        CLIPTextModel.from_pretrained(tmp_path, quantization_config=gz.GanzipConfig(bits=4))
+
+
 def test_changed_codes_are_noticed(folder, tmp_path):
     from safetensors.torch import load_file, save_file
 
@@ -74,13 +80,48 @@ def test_changed_codes_are_noticed(folder, tmp_path):
     model.save_pretrained(tmp_path / "packed")
     file = tmp_path / "packed" / "model.safetensors"
     tensors = load_file(file)
-    name = next(name for name in tensors if name.endswith("weight_codes"))
+    name = next(name for name in tensors if tensors[name].dtype == torch.uint8)
     tensors[name][0] ^= 1
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match="packed weights differ from their digest"):
         CLIPTextModel.from_pretrained(tmp_path / "packed")
 
 
+@pytest.mark.process
+@pytest.mark.parametrize("loader", ["AutoModel", "CLIPTextModel"])
+def test_a_fresh_process_without_the_import_raises_rather_than_loads_noise(folder, tmp_path, loader):
+    CLIPTextModel.from_pretrained(folder, quantization_config=gz.GanzipConfig(bits=4)).save_pretrained(
+        tmp_path / "packed"
+    )
+    code = (
+        f"import sys; from transformers import {loader} as Model; Model.from_pretrained(sys.argv[1]); print('loaded')"
+    )
+    command = [sys.executable, "-c", code, tmp_path / "packed"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert result.returncode != 0 and "loaded" not in result.stdout
+    assert "Unknown quantization type, got hf_ganzip" in result.stderr and "MISMATCH" in result.stderr
+
+
+def test_codes_of_transformers_have_the_name_of_the_weight_in_another_shape(folder, tmp_path):
+    """What makes a transformers without us raise; in the same process it always knows us."""
+    from safetensors.torch import load_file
+
+    model = CLIPTextModel.from_pretrained(folder, quantization_config=gz.GanzipConfig(bits=4))
+    in_memory = CLIPTextModel.from_pretrained(folder)
+    gz.quantize_(in_memory, gz.QuantizeConfig(bits=4))
+    for name, each in (("loaded", model), ("in memory", in_memory)):
+        each.save_pretrained(tmp_path / name)
+        tensors = load_file(tmp_path / name / "model.safetensors")
+        full = load_file(folder / "model.safetensors")
+        assert full.keys() <= tensors.keys()
+        packed = {key for key in full if tensors[key].shape != full[key].shape}
+        assert packed == {f"{layer}.weight" for layer in packed_modules(model)}
+        CLIPTextModel.from_pretrained(tmp_path / name).save_pretrained(tmp_path / "again")
+        assert load_file(tmp_path / "again" / "model.safetensors").keys() == tensors.keys()
+        assert torch.equal(encode(CLIPTextModel.from_pretrained(tmp_path / "again")), encode(model))
+
+
+@pytest.mark.process
 def test_a_fresh_process_restores_it(folder, tmp_path):
     model = CLIPTextModel.from_pretrained(folder, quantization_config=gz.GanzipConfig(bits=4))
     model.save_pretrained(tmp_path / "packed")
@@ -150,7 +191,7 @@ class TestPipelines:
         else:
             kwargs = {"method": "aciq", "bits": 4}
             config = PipelineQuantizationConfig(
-                quant_backend="ganzip", quant_kwargs=kwargs, components_to_quantize=["unet", "text_encoder", "vae"]
+                quant_backend="hf_ganzip", quant_kwargs=kwargs, components_to_quantize=["unet", "text_encoder", "vae"]
             )
         pipeline = StableDiffusionPipeline.from_pretrained(saved, quantization_config=config, safety_checker=None)
         assert packed_modules(pipeline.unet) and packed_modules(pipeline.text_encoder)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How diffusers and transformers come to know ``quant_method: "ganzip"``."""
+"""How diffusers and transformers come to know ``quant_method: "hf_ganzip"``."""
 
 from typing import Any
 

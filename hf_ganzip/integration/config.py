@@ -5,21 +5,26 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
+import inspect
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
 from diffusers.quantizers.quantization_config import QuantizationConfigMixin
 
 from ..quantization.config import QuantizeConfig, stored_method
+from ..registry import suggestion
 
 
 FORMAT_VERSION = 1
+QUANT_METHODS = ("hf_ganzip", "ganzip")  # in config.json: what is written, and what is read besides
 
 
 class GanzipMethod(str, Enum):
     """``quant_method`` in ``config.json``; diffusers asks for its ``.value``."""
 
-    GANZIP = "ganzip"
+    GANZIP = QUANT_METHODS[0]
 
 
 class GanzipConfig(QuantizationConfigMixin):
@@ -30,7 +35,8 @@ class GanzipConfig(QuantizationConfigMixin):
         bits: 2 to 8; None: not quantized (the config of a model that was only pruned).
         granularity: "tensor", "channel" or "group".
         method_options: Options of a method given by name.
-        skip: Glob patterns of module names to leave in full precision.
+        skip: Patterns of module names to leave in full precision.
+        modules_to_not_convert: Names or parts of names of modules to leave alone, as other backends have it.
         skip_last_block: Leave the last residual block and the output layer in full precision.
         overrides: Glob pattern -> changed options.
         group_size: Weights per scale, for "group".
@@ -53,6 +59,8 @@ class GanzipConfig(QuantizationConfigMixin):
         3
     """
 
+    pending = False  # options for a folder that is not quantized yet, as merge_configs makes them
+
     def __init__(
         self,
         method: Any = "aciq",
@@ -71,15 +79,17 @@ class GanzipConfig(QuantizationConfigMixin):
         scale_dtype: str = "float32",
         embeddings: bool = False,
         structure: dict | None = None,
+        modules_to_not_convert: Sequence[str] | str | None = None,
         **kwargs,
     ):
         kwargs.pop("quant_method", None)
-        if kwargs:
-            raise ValueError(f"GanzipConfig has no option {', '.join(sorted(kwargs))}.")
+        for name in sorted(kwargs):
+            near = suggestion(inspect.signature(GanzipConfig).parameters, name)
+            raise ValueError(f"GanzipConfig has no option {name}.{near}")
         if format_version != FORMAT_VERSION:
             raise ValueError(
-                f"This model was saved in ganzip format {format_version!r}; this hf_ganzip reads format {FORMAT_VERSION}. "
-                f"Install a version of hf_ganzip that reads it."
+                f"This model was saved in hf_ganzip format {format_version!r}; this hf_ganzip reads format "
+                f"{FORMAT_VERSION}. Install a version of hf_ganzip that reads it."
             )
         self.quant_method = GanzipMethod.GANZIP
         if bits is None and structure is None:
@@ -103,6 +113,7 @@ class GanzipConfig(QuantizationConfigMixin):
                 symmetric=symmetric,
                 scale_dtype=scale_dtype,
                 embeddings=embeddings,
+                modules_to_not_convert=modules_to_not_convert,
             )
         self.layers = layers
         self.structure = structure
@@ -117,7 +128,7 @@ class GanzipConfig(QuantizationConfigMixin):
     def unused(self) -> GanzipConfig:
         """A copy without what loading writes into it, so that one config serves several models."""
         copied = copy.copy(self)
-        copied.layers, copied.record = None, []
+        copied.layers, copied.record, copied.pending = None, [], False
         return copied
 
     def to_dict(self) -> dict[str, Any]:
@@ -134,6 +145,61 @@ class GanzipConfig(QuantizationConfigMixin):
     def to_diff_dict(self) -> dict[str, Any]:
         """For ``repr``: :meth:`to_dict` without the long tables."""
         return {name: value for name, value in self.to_dict().items() if name not in ("layers", "structure")}
+
+
+def as_ganzip(config: Any) -> GanzipConfig | None:
+    """What ``from_pretrained`` is given or finds, if it is ours: a config, or a dict of ``config.json``."""
+    if isinstance(config, QuantizeConfig):
+        return GanzipConfig.of(config)
+    if isinstance(config, dict) and config.get("quant_method") in QUANT_METHODS:
+        return GanzipConfig.from_dict(config)
+    return config if isinstance(config, GanzipConfig) else None
+
+
+def merge_configs(saved: Any, asked: Any) -> GanzipConfig:
+    """The config of a folder and the one given to ``from_pretrained``, one at least ours: a pruned model is quantized.
+
+    Raises:
+        ValueError: The folder is quantized already, or one of them is another library's.
+    """
+    folder, options = as_ganzip(saved), as_ganzip(asked)
+    if folder is None or folder.quantize_config is not None:
+        has = saved if folder is None else folder.quantize_config
+        how = f"{has.settings().method_name}, {has.bits} bits" if folder is not None else _method_of(saved)
+        raise ValueError(
+            f"from_pretrained: the model is quantized already ({how}); load it without quantization_config="
+            + (", then quantize_(model, ..., requantize=True) quantizes it again." if folder is not None else ".")
+        )
+    if options is None:
+        raise ValueError(
+            f"from_pretrained: the model was pruned by hf_ganzip, and quantization_config= is of {_method_of(asked)}; "
+            "allowed is GanzipConfig."
+        )
+    merged = options.unused()
+    merged.structure, merged.record, merged.pending = folder.structure, folder.record, True
+    return merged
+
+
+def merge_strictly_(auto_quantizer: type) -> None:
+    """Let the class of a library that ignores the argument use :func:`merge_configs` where a config is ours."""
+    merge = auto_quantizer.merge_quantization_configs
+    if hasattr(merge, "of_hf_ganzip"):
+        return
+
+    @functools.wraps(merge)
+    def merge_ours(quantization_config: Any, quantization_config_from_args: Any) -> Any:
+        asked = quantization_config_from_args
+        if asked is None or as_ganzip(quantization_config) is None and as_ganzip(asked) is None:
+            return merge(quantization_config, asked)
+        return merge_configs(quantization_config, asked)
+
+    merge_ours.of_hf_ganzip = True
+    auto_quantizer.merge_quantization_configs = staticmethod(merge_ours)
+
+
+def _method_of(config: Any) -> str:
+    method = config.get("quant_method") if isinstance(config, dict) else getattr(config, "quant_method", None)
+    return str(getattr(method, "value", method))
 
 
 def _stored_override(changes: dict[str, Any]) -> dict[str, Any]:

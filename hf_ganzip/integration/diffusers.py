@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The quantizer that diffusers calls for ``quant_method: "ganzip"``: the only file that knows diffusers' private hooks.
+"""The quantizer that diffusers calls for ``quant_method: "hf_ganzip"``: the only file that
+knows diffusers' private hooks.
 
 diffusers has no public way to register a quantizer: :func:`register` writes the two dicts of
 ``diffusers.quantizers.auto``. ``tests/test_integration_contract.py`` fails when a new diffusers moves what is used here.
@@ -32,8 +33,8 @@ from ..quantization.report import QuantizeReport
 from ..quantization.rows import quantize_weight
 from ..record import RECORD, compression_of, origin, origin_of, recorded_steps
 from ..structure import apply_structure_, structure_of
-from .config import GanzipConfig
-from .packed_model import allocate_packed_layers_, finish_config, refuse_disk, verify_packed_layers
+from .config import QUANT_METHODS, GanzipConfig, as_ganzip, merge_strictly_
+from .packed_model import allocate_packed_layers_, allow_casting_, finish_config, refuse_disk, verify_packed_layers
 
 
 class GanzipQuantizer(DiffusersQuantizer):
@@ -41,10 +42,15 @@ class GanzipQuantizer(DiffusersQuantizer):
 
     use_keep_in_fp32_modules = True
 
-    def __init__(self, quantization_config: GanzipConfig, **kwargs):
-        super().__init__(quantization_config, **kwargs)
+    def __init__(self, quantization_config: GanzipConfig | QuantizeConfig, **kwargs):
+        from diffusers import ModelMixin  # which imports this module
+
+        config = as_ganzip(quantization_config)
+        super().__init__(config, **kwargs)
+        allow_casting_(ModelMixin, "to", "half", "float")
+        self.pre_quantized = self.pre_quantized and not config.pending
         if not self.pre_quantized:
-            self.quantization_config = quantization_config.unused()
+            self.quantization_config = config.unused()
         self.report: QuantizeReport | None = None
         self._plan = None
         self._in_memory = False
@@ -73,9 +79,9 @@ class GanzipQuantizer(DiffusersQuantizer):
         self, model: nn.Module, device_map=None, keep_in_fp32_modules=(), **kwargs
     ) -> None:
         self._keep_in_fp32 = set(keep_in_fp32_modules or ())
+        if self.quantization_config.structure is not None:
+            apply_structure_(model, self.quantization_config.structure)
         if self.pre_quantized:
-            if self.quantization_config.structure is not None:
-                apply_structure_(model, self.quantization_config.structure)
             allocate_packed_layers_(model, self.quantization_config, self._dtype_of)
         else:
             self._plan = plan_quantization(model, self.quantization_config.quantize_config)
@@ -157,10 +163,14 @@ class GanzipQuantizer(DiffusersQuantizer):
         return model
 
     def get_state_dict_and_metadata(self, state_dict, safe_serialization: bool = False):
-        return (
-            state_dict,
-            {},
-        )  # a second key beside "format" would come in random order: files would differ from save to save
+        lost = [name for name in self.quantization_config.layers or () if f"{name}.weight_codes" not in state_dict]
+        if lost:
+            raise ValueError(
+                f"save_pretrained: packed layers were changed, {lost[0]} first ({len(lost)} in all). Of a model with "
+                "adapters save the adapters with save_lora_adapter, and call unload_lora before save_pretrained."
+            )
+        # A second key beside "format" would come in random order: files would differ from save to save.
+        return state_dict, {}
 
     @property
     def is_serializable(self) -> bool:
@@ -168,7 +178,7 @@ class GanzipQuantizer(DiffusersQuantizer):
 
     @property
     def is_trainable(self) -> bool:
-        return False
+        return True  # adapters beside packed layers
 
     @property
     def is_compileable(self) -> bool:
@@ -210,17 +220,21 @@ def attach_structure(model: nn.Module) -> None:
 
 
 def register() -> None:
-    """Make diffusers know ``quant_method: "ganzip"``; harmless when repeated.
+    """Make diffusers know ``quant_method: "hf_ganzip"``, and "ganzip" of older folders; harmless when repeated.
+
+    Where a folder has a config and ``from_pretrained`` is given one, diffusers ignores that: ours merge or raise.
 
     Raises:
-        RuntimeError: Another package took the name.
+        RuntimeError: Another package took a name.
     """
     for mapping, value in (
         (auto.AUTO_QUANTIZER_MAPPING, GanzipQuantizer),
         (auto.AUTO_QUANTIZATION_CONFIG_MAPPING, GanzipConfig),
     ):
-        if mapping.setdefault("ganzip", value) is not value:
-            raise RuntimeError("another package has registered the quantization method 'ganzip' with diffusers.")
+        for name in QUANT_METHODS:
+            if mapping.setdefault(name, value) is not value:
+                raise RuntimeError(f"another package has registered the quantization method {name!r} with diffusers.")
+    merge_strictly_(auto.DiffusersAutoQuantizer)
 
 
 def build(cls: type, config: dict) -> nn.Module:
@@ -228,7 +242,7 @@ def build(cls: type, config: dict) -> nn.Module:
     model = cls.from_config({name: value for name, value in config.items() if name != "quantization_config"})
     saved = config.get("quantization_config")
     saved = saved.to_dict() if isinstance(saved, GanzipConfig) else saved
-    if saved and saved.get("quant_method") == "ganzip" and saved.get("structure"):
+    if saved and saved.get("quant_method") in QUANT_METHODS and saved.get("structure"):
         apply_structure_(model, saved["structure"])
         # In the order of the model: a set's would change from process to process, and the random numbers with it.
         for name in dict.fromkeys(name.rpartition(".")[0] for name in saved["structure"]["shapes"]):

@@ -13,7 +13,7 @@ from torch import nn
 from ..quantization.folding import remove_parametrization_
 from ..quantization.packed import PackedLayout, pack_module_, packed_modules, packed_parameters
 from ..record import Step, recorded_steps
-from .config import GanzipConfig
+from .config import GanzipConfig, GanzipMethod
 
 
 def refuse_disk(device_map: Any) -> None:
@@ -27,6 +27,33 @@ def refuse_disk(device_map: Any) -> None:
         raise ValueError("device_map puts packed weights on disk, where they cannot be unpacked; use cpu or a device.")
 
 
+def allow_casting_(cls: type, *names: str) -> None:
+    """Let ``to``, ``half`` and ``float`` of a library's models cast packed ones; harmless when repeated.
+
+    The libraries refuse to cast whatever is quantized. Packed layers take it: they cast what they compute with, and
+    codes and scales stay exact.
+    """
+    for name in names:
+        if not hasattr(getattr(cls, name), "of_hf_ganzip"):
+            setattr(cls, name, _casting(getattr(cls, name)))
+
+
+def _casting(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def cast(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        ours = getattr(model, "quantization_method", None) is GanzipMethod.GANZIP
+        if not (ours and getattr(model, "is_quantized", False)):
+            return method(model, *args, **kwargs)
+        model.is_quantized = False
+        try:
+            return method(model, *args, **kwargs)
+        finally:
+            model.is_quantized = True
+
+    cast.of_hf_ganzip = True
+    return cast
+
+
 def allocate_packed_layers_(model: nn.Module, config: GanzipConfig, dtype_of: Callable[[str], torch.dtype]) -> None:
     """Replace the weights named in ``config.layers``, if it is quantized, by empty packed buffers on the meta device.
 
@@ -36,7 +63,7 @@ def allocate_packed_layers_(model: nn.Module, config: GanzipConfig, dtype_of: Ca
     if config.quantize_config is None:
         return
     if not isinstance(config.layers, dict) or not config.layers:
-        raise ValueError("config.json has quant_method 'ganzip' but no layers table; the folder is damaged.")
+        raise ValueError("config.json has quant_method 'hf_ganzip' but no layers table; the folder is damaged.")
     modules, problems = dict(model.named_modules()), []
     for name, entry in config.layers.items():
         try:

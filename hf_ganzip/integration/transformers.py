@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The quantizer that transformers calls for ``quant_method: "ganzip"``: for the text encoders of pipelines.
+"""The quantizer that transformers calls for ``quant_method: "hf_ganzip"``: for the text encoders of pipelines.
 
-Unlike with diffusers, weights load in full precision first and are quantized together afterwards.
+Unlike with diffusers, weights load in full precision first and are quantized together afterwards. Files have codes
+under ``NAME.weight``, where a transformers that does not know us looks for the weight: it only warns of an unknown
+``quant_method``, but raises on the wrong shape, rather than to start from random weights.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers.quantizers.auto import (
     AUTO_QUANTIZATION_CONFIG_MAPPING,
+    AutoHfQuantizer,
     register_quantization_config,
     register_quantizer,
 )
@@ -23,8 +27,8 @@ from ..quantization.plan import plan_quantization
 from ..quantization.quantize import apply_plan_, quantization_report
 from ..quantization.report import QuantizeReport
 from ..record import RECORD, origin_of
-from .config import GanzipConfig
-from .packed_model import allocate_packed_layers_, finish_config, refuse_disk, verify_packed_layers
+from .config import QUANT_METHODS, GanzipConfig, as_ganzip, merge_strictly_
+from .packed_model import allocate_packed_layers_, allow_casting_, finish_config, refuse_disk, verify_packed_layers
 
 
 class TransformersGanzipConfig(GanzipConfig, QuantizationConfigMixin):
@@ -34,10 +38,14 @@ class TransformersGanzipConfig(GanzipConfig, QuantizationConfigMixin):
 class GanzipHfQuantizer(HfQuantizer):
     """Quantizes a transformers model after its weights were loaded, or restores packed weights."""
 
-    def __init__(self, quantization_config: GanzipConfig, **kwargs: Any):
-        super().__init__(quantization_config, **kwargs)
+    def __init__(self, quantization_config: GanzipConfig | QuantizeConfig, **kwargs: Any):
+        from transformers.modeling_utils import PreTrainedModel  # which imports this module
+
+        config = as_ganzip(quantization_config)
+        super().__init__(config, **kwargs)
+        allow_casting_(PreTrainedModel, "half", "float")
         if not self.pre_quantized:
-            self.quantization_config = quantization_config.unused()
+            self.quantization_config = config.unused()
         self.report: QuantizeReport | None = None
 
     def validate_environment(self, *args: Any, device_map: Any = None, **kwargs: Any) -> None:
@@ -67,15 +75,24 @@ class GanzipHfQuantizer(HfQuantizer):
             unpack_module_(module)
         return model
 
-    def get_state_dict_and_metadata(self, model: nn.Module) -> tuple[Any, dict[str, str]]:
-        return None, {}
+    def get_weight_conversions(self) -> list[Any]:
+        from transformers.core_model_loading import WeightRenaming  # its package may still be loading above
+
+        if not self.pre_quantized:
+            return []
+        names = "|".join(map(re.escape, self.quantization_config.layers))
+        return [WeightRenaming(rf"^({names})\.weight$", r"\1.weight_codes")]  # codes of older folders have their name
+
+    def get_state_dict_and_metadata(self, model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+        codes = {f"{name}.weight_codes": f"{name}.weight" for name in packed_modules(model)}
+        return {codes.get(name, name): tensor for name, tensor in model.state_dict().items()}, {}
 
     def is_serializable(self) -> bool:
         return True
 
     @property
     def is_trainable(self) -> bool:
-        return False
+        return True  # adapters beside packed layers
 
     @property
     def is_compileable(self) -> bool:
@@ -101,17 +118,19 @@ def detach(model: nn.Module) -> None:
 
 
 def register() -> None:
-    """Make transformers know ``quant_method: "ganzip"``; harmless when repeated.
+    """Make transformers know ``quant_method: "hf_ganzip"``, and "ganzip" of older folders; harmless when repeated.
 
     Raises:
-        RuntimeError: Another package took the name.
+        RuntimeError: Another package took a name.
     """
-    known = AUTO_QUANTIZATION_CONFIG_MAPPING.get("ganzip")
-    if known is None:
-        register_quantization_config("ganzip")(TransformersGanzipConfig)
-        register_quantizer("ganzip")(GanzipHfQuantizer)
-    elif known is not TransformersGanzipConfig:
-        raise RuntimeError("another package has registered the quantization method 'ganzip' with transformers.")
+    for name in QUANT_METHODS:
+        known = AUTO_QUANTIZATION_CONFIG_MAPPING.get(name)
+        if known is None:
+            register_quantization_config(name)(TransformersGanzipConfig)
+            register_quantizer(name)(GanzipHfQuantizer)
+        elif known is not TransformersGanzipConfig:
+            raise RuntimeError(f"another package has registered the quantization method {name!r} with transformers.")
+    merge_strictly_(AutoHfQuantizer)
 
 
 register()

@@ -11,6 +11,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ..alignment import align_
+from ..hub import named
 from ..registry import lookup
 
 
@@ -19,12 +20,18 @@ RandomSource = torch.Generator | list[torch.Generator] | None
 
 
 class AlignedMixin:
-    """Loading that gives the same bits as the saved model."""
+    """Loading by bundled names, too, that gives the same bits as the saved model."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """diffusers' ``from_pretrained``; tensors are aligned, so that the outputs repeat those of the saved model exactly."""
-        loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        """diffusers' ``from_pretrained`` of a folder, a bundled name or a Hub id.
+
+        Tensors are aligned, so that the outputs repeat those of the saved model exactly.
+
+        Raises:
+            ValueError: A name that is none of these; suggests the nearest.
+        """
+        loaded = super().from_pretrained(named(pretrained_model_name_or_path), **kwargs)
         align_(loaded[0] if isinstance(loaded, tuple) else loaded)
         return loaded
 

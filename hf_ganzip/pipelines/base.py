@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import inspect
+
 from diffusers import DiffusionPipeline
 
 from ..hub import HUB_OPTIONS, MODEL_FILES, model_folder
+from ..recipes import load_model
 
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -16,10 +19,19 @@ class LocalPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """Load from a folder or the Hub, with the options of :func:`.model_folder`."""
+        """Load a pipeline, or a generator alone, from a folder, by a bundled name or from the Hub.
+
+        Args:
+            pretrained_model_name_or_path: Of the pipeline or of its generator.
+            **kwargs: Options of :func:`.model_folder`, and of diffusers' ``from_pretrained`` for the pipeline, or for
+                the generator together with arguments of the pipeline's class.
+        """
         options = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         path = model_folder(pretrained_model_name_or_path, patterns=[*MODEL_FILES, "*.md"], **options)
-        return super().from_pretrained(path, **kwargs)
+        if (path / "model_index.json").is_file() or not (path / "config.json").is_file():
+            return super().from_pretrained(path, **kwargs)
+        own = {name: kwargs.pop(name) for name in inspect.signature(cls).parameters if name in kwargs}
+        return cls(load_model(path, **kwargs), **own)
 
 
 def check_output_type(output_type: str) -> None:

@@ -40,6 +40,9 @@ class ImageTranslationPipeline(LocalPipeline):
     Args:
         generator: A :class:`.UGATITGenerator`.
 
+    Raises:
+        ValueError: A generator of images from latents.
+
     Example:
         >>> from hf_ganzip import UGATITGenerator
         >>> pipe = ImageTranslationPipeline(UGATITGenerator(resolution=16, base_channels=4, num_blocks=1))
@@ -53,6 +56,11 @@ class ImageTranslationPipeline(LocalPipeline):
 
     def __init__(self, generator: ModelMixin):
         super().__init__()
+        if hasattr(generator, "draw_latents"):
+            raise ValueError(
+                f"ImageTranslationPipeline: {type(generator).__name__} makes images of latents; allowed are "
+                "image-to-image networks such as UGATITGenerator. For the others use GANPipeline."
+            )
         self.register_modules(generator=generator)
         self.image_processor = VaeImageProcessor(vae_scale_factor=_FACTOR, do_convert_rgb=True)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..registry import lookup
+from ..registry import lookup, named_options
 from .criteria import CRITERIA
 
 
@@ -17,6 +17,7 @@ INITS = ("keep", "he", "xavier")
 GROUP_RULES = ("blocks", "same_positions", "exact")
 
 
+@named_options
 @dataclass(frozen=True)
 class PruneConfig:
     """Options of :func:`prune_`.

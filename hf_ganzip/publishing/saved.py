@@ -15,8 +15,7 @@ from safetensors import safe_open
 
 from ..assets import ASSETS
 from ..hub import parts_of
-from ..inspection import describe
-from ..quantization.packed import BUFFERS
+from ..inspection import PACKED_TENSORS, describe
 from ..record import origin
 
 
@@ -106,7 +105,7 @@ def _dtype(folder: Path, packed: set[str], class_name: Any) -> str:
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():
                 module, _, tensor = name.rpartition(".")
-                if not (module in packed and tensor in BUFFERS or kept & set(name.split("."))):
+                if not (module in packed and tensor in PACKED_TENSORS or kept & set(name.split("."))):
                     kinds.add(_DTYPES.get(tensors.get_slice(name).get_dtype()))
     found = kinds - {None}
     return "".join(found - {"float32"}) if len(found) == 1 else ""
@@ -118,12 +117,13 @@ def loading_snippet(saved: Saved, place: str) -> str:
     Raises:
         ValueError: No library has the class.
     """
-    library, bundled = saved.library, place in ASSETS
+    library = saved.library
     own, name = library == "hf_ganzip", "pipe" if saved.is_pipeline else "model"
     dtype = _in_python(_dtype_option(saved))
     lines = ["import hf_ganzip as gz"] if own else ["import hf_ganzip  # opens packed and pruned weights"]
     lines += ["import torch"] * bool(dtype)
     lines += [] if own else [f"from {library} import {saved.class_name}"]
+    bundled = library == "diffusers" and place in ASSETS  # our classes know the names
     lines += ["from hf_ganzip.assets import asset_path"] * bundled
     quoted = json.dumps(place, ensure_ascii=False)
     arguments = (f"asset_path({quoted})" if bundled else quoted) + dtype

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import InitVar, dataclass, field
+from typing import Any, ClassVar
 
 import torch
 
-from ..registry import lookup
+from ..registry import lookup, named_options
 from .methods import METHODS
 from .packed import COMPUTE_MODES
 
@@ -56,9 +56,10 @@ class LayerSettings:
         return names[0] if names else getattr(self.method, "__name__", type(self.method).__name__)
 
 
+@named_options
 @dataclass(frozen=True)
 class QuantizeConfig:
-    """Options of :func:`~hf_ganzip.quantize_`.
+    """Options of :func:`~hf_ganzip.quantize_`; ``from_pretrained(..., quantization_config=)`` takes them, too.
 
     Args:
         method: Name in ``METHODS`` or a method object.
@@ -70,7 +71,8 @@ class QuantizeConfig:
         scale_dtype: "float32" or "float16" (float32 for a tensor with a scale out of float16's range, also the tiny one that
             "codebook" and "mse_clip" give a row of zeros), of scales and offsets.
         method_options: Options of a method given by name, for example ``{"constants": "published"}``.
-        skip: Glob patterns of module names to leave alone, in addition to the last block.
+        skip: Glob patterns of module names to leave alone, in addition to the last block. A pattern between dots,
+            ".attn.", stands for the modules of that name, wherever they are, and all below them.
         skip_last_block: Leave the last residual block and the output layer alone (the paper's rule).
         embeddings: Also quantize ``nn.Embedding`` tables.
         overrides: Glob pattern -> changed ``method``, ``method_options``, ``bits``, ``granularity``, ``group_size``, ``symmetric`` or
@@ -79,10 +81,15 @@ class QuantizeConfig:
         compute: "packed" (unpack in every forward: no more memory than packed weights and one unpacked one) or "dequantized" (unpack
             once, on first use, and keep both: faster).
         requantize: Accept a model that is already quantized: its packed weights are unpacked and quantized again.
+        modules_to_not_convert: More of ``skip`` under the name and with the meaning that other backends have: names or
+            parts of names of modules ("conv_in", "mid_block", "attn.to_q"), which ``skip`` has between dots.
 
     Raises:
+        TypeError: An unknown option; the nearest is named.
         ValueError: An unknown name or a value out of range.
     """
+
+    quant_method: ClassVar[str] = "hf_ganzip"  # by which diffusers and transformers find the quantizer
 
     method: Any = "aciq"
     bits: int = 4
@@ -97,13 +104,16 @@ class QuantizeConfig:
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     compute: str = "packed"
     requantize: bool = False
+    modules_to_not_convert: InitVar[Sequence[str] | str | None] = None
 
-    def __post_init__(self):
+    def __post_init__(self, modules_to_not_convert: Sequence[str] | str | None):
         if isinstance(self.skip, str):
             raise ValueError(
                 f"skip is the string {self.skip!r}; it takes a list of patterns, for example [{self.skip!r}]."
             )
-        object.__setattr__(self, "skip", tuple(self.skip))
+        modules = modules_to_not_convert or ()
+        modules = [modules] if isinstance(modules, str) else modules
+        object.__setattr__(self, "skip", (*self.skip, *(f".{name.strip('.')}." for name in modules)))
         if self.compute not in COMPUTE_MODES:
             raise ValueError(f"compute is {self.compute!r}; allowed are {', '.join(COMPUTE_MODES)}.")
         self.settings()
@@ -112,6 +122,31 @@ class QuantizeConfig:
             if unknown:
                 raise ValueError(f"overrides[{pattern!r}] has {unknown}; allowed are {', '.join(_OVERRIDES)}.")
             self.settings(changes)
+
+    @classmethod
+    def of(cls, config: Any = None, **options: Any) -> QuantizeConfig:
+        """What users give for a config: this or a :class:`~hf_ganzip.GanzipConfig`, a method, options.
+
+        Raises:
+            TypeError: Something else, or an unknown option.
+            ValueError: As for the class.
+
+        Example:
+            >>> QuantizeConfig.of("linear", bits=3) == QuantizeConfig.of(QuantizeConfig(bits=3), method="linear")
+            True
+        """
+        config = getattr(config, "quantize_config", config)  # of a GanzipConfig
+        if config is None:
+            return cls(**options)
+        if isinstance(config, cls):
+            changed_method = {"method_options": {}} if "method" in options else {}
+            return dataclasses.replace(config, **changed_method | options)
+        if isinstance(config, str) or callable(config):
+            return cls(config, **options)
+        raise TypeError(
+            f"config is {config!r}; allowed are a QuantizeConfig or GanzipConfig, the name of a method, and options "
+            "such as bits=4."
+        )
 
     def settings(self, changes: Mapping[str, Any] | None = None) -> LayerSettings | None:
         """Settings of a layer with ``changes`` applied; None if they set ``bits`` to None."""

@@ -196,6 +196,10 @@ class PackedWeightMixin:
     packed_compute: str
     packed_requires_grad: bool
 
+    def __new__(cls, *args, **options):
+        # Whoever builds another layer of the class of this one, as peft does for convolutions, gets an ordinary layer.
+        return cls.__mro__[2](*args, **options) if args or options else super().__new__(cls)
+
     @property
     def weight(self) -> Tensor:
         if self.packed_compute == "packed":

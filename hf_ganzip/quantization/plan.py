@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import fnmatch
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ..families import family_of
+from ..registry import suggestion
 from .config import LayerSettings, QuantizeConfig
 from .folding import folded_weight, is_parametrized
 from .packed import PackedWeightMixin, packed_modules
@@ -39,7 +41,7 @@ def plan_quantization(model: nn.Module, config: QuantizeConfig) -> QuantizationP
     family = family_of(model)
     last_block = family.last_block(model) if family and config.skip_last_block else ()
     problems = [
-        f"{kind} {pattern!r} matches no layer"
+        _unmatched(kind, pattern, weights)
         for kind, patterns in (("skip", config.skip), ("overrides", config.overrides))
         for pattern in patterns
         if not any(_matches(name, pattern) for name in weights)
@@ -147,7 +149,17 @@ def _group_problems(weights: dict[str, nn.Module], settings: dict[str, LayerSett
     ]
 
 
+def _unmatched(kind: str, pattern: str, names: Iterable[str]) -> str:
+    if pattern.startswith("."):
+        kind, pattern = f"{kind} or modules_to_not_convert", pattern.strip(".")
+        split = [name.split(".") for name in names]
+        names = {".".join(parts[i:j]) for parts in split for j in range(len(parts) + 1) for i in range(j)}
+    return f"{kind} {pattern!r} matches no layer.{suggestion(sorted(names), pattern)}".removesuffix(".")
+
+
 def _matches(name: str, pattern: str) -> bool:
+    if pattern.startswith("."):  # between dots: the modules of that name, and all below them
+        return fnmatch.fnmatchcase(f".{name}.", f"*{pattern}*")
     return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(f"{name}.weight", pattern)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from .report import LayerReport, QuantizeReport
 from .rows import QuantizedWeight, channels_first_shape, pack_quantized, quantize_rows, weight_rows
 
 
-def quantize_(model: nn.Module, config: QuantizeConfig | None = None) -> QuantizeReport:
+def quantize_(model: nn.Module, config: Any = None, **options: Any) -> QuantizeReport:
     """Quantize the weights of a model in place.
 
     Weights of linear and convolution layers, also transposed and modulated ones, are replaced by packed codes and
@@ -27,22 +28,24 @@ def quantize_(model: nn.Module, config: QuantizeConfig | None = None) -> Quantiz
     Args:
         model: Any module. Packed weights cannot be trained; :func:`dequantize_` gives back parameters that are trainable if they were before.
             All other parameters stay as they are, trainable or not.
-        config: Options; None means C+Q at 4 bits.
+        config: A :class:`QuantizeConfig`, a :class:`~hf_ganzip.GanzipConfig`, or a method; default: C+Q, 4 bits.
+        **options: Options of :class:`QuantizeConfig`, instead of ``config`` or to change it.
 
     Returns:
         Report with every weight: bits, error, bytes before and after, or why it was skipped.
 
     Raises:
+        TypeError: An unknown option.
         ValueError: Nothing to quantize, a pattern that matches no layer, non-finite weights, or an already quantized
             model. All problems are reported at once, and the model is unchanged.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
-        >>> report = quantize_(model, QuantizeConfig(method="linear", bits=4))
+        >>> report = quantize_(model, "linear", bits=4)
         >>> [layer.bits for layer in report.layers], model[0].weight.unique().numel() <= 15
         ([4, 4], True)
     """
-    config = config or QuantizeConfig()
+    config = QuantizeConfig.of(config, **options)
     plan = plan_quantization(model, config)
     sqnr_db = apply_plan_(model, plan, config.compute)
     from ..integration import attach

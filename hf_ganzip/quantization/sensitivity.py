@@ -120,7 +120,7 @@ def sensitivity(
     bits: Sequence[int] = (2, 3, 4, 6, 8),
     metric: str | Callable[[Tensor, Tensor], Any] = "mse",
     *,
-    config: QuantizeConfig | None = None,
+    config: Any = None,
     num_samples: int = 32,
     progress: bool = True,
 ) -> SensitivityReport:
@@ -131,8 +131,8 @@ def sensitivity(
         bits: Bits to try, each 2 to 8.
         metric: "mse", the squared error of the output relative to its mean square, or a function ``(output, target) -> number``,
             smaller is better.
-        config: Method, granularity, skipped layers; None means "codebook" by channel. Calibrated methods are measured by
-            what they start from.
+        config: Method, granularity, skipped layers, as for :func:`~hf_ganzip.quantize_`; None means "codebook" by
+            channel. Calibrated methods are measured by what they start from.
         num_samples: Samples in the comparison, 1 or more; rounded up to whole batches of at most 16.
         progress: Show a progress bar.
 
@@ -144,7 +144,7 @@ def sensitivity(
         raise ValueError(f"metric is {metric!r}; allowed are 'mse' or a function (output, target) -> number.")
     if num_samples < 1:
         raise ValueError(f"sensitivity: num_samples is {num_samples}; allowed are 1 and more.")
-    config = config or QuantizeConfig(method="codebook", granularity="channel")
+    config = QuantizeConfig.of(config or QuantizeConfig(method="codebook", granularity="channel"))
     plan = plan_quantization(model, config)
     require_finite(model, plan, "sensitivity")
     task = CalibrationTask(model, plan.settings, {}, [])

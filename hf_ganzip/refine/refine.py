@@ -15,11 +15,12 @@ from tqdm.auto import tqdm
 from ..families import family_of
 from ..quantization.packed import packed_modules
 from ..record import Step, origin_of, record_step, recorded_steps, table
-from ..registry import lookup
+from ..registry import lookup, named_options
 from .scalings import SCALINGS, Scaling
 from .singular_values import condition_number, scaled
 
 
+@named_options
 @dataclass(frozen=True)
 class RefineConfig:
     """Options of :func:`refine_`.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import copy
 import dataclasses
+import fnmatch
 import json
 
 import pytest
@@ -242,6 +243,76 @@ def test_patterns_without_a_layer_are_all_reported():
     for name in ("'synthesis.b64.*'", "'typo'", "'maping.*'"):
         assert name in str(error.value)
     assert_unchanged(model, before)
+
+
+def left_alone(model, *modules):
+    """Names of the layers that ``modules_to_not_convert`` leaves alone, besides those that stay anyway."""
+    names = []
+    for each, chosen in ((copy.deepcopy(model), []), (model, list(modules))):
+        gz.quantize_(each, bits=4, skip_last_block=False, modules_to_not_convert=chosen)
+        names.append(set(packed_modules(each)))
+    return names[0] - names[1]
+
+
+@pytest.mark.parametrize(
+    "modules, expected",
+    [
+        (("conv_in",), {"conv_in"}),
+        (
+            ("conv",),
+            {"down_blocks.0.downsamplers.0.conv", "up_blocks.0.upsamplers.0.conv"},
+        ),  # no "conv1", no "conv_in"
+        (("to_out.0", "time_embedding"), "*.to_out.0 time_embedding.*"),  # the end of a name, and its beginning
+        (("attentions.0",), "*.attentions.0.*"),  # the middle
+        (("up_blocks.*.resnets", "mid_block."), "up_blocks.?.resnets.* mid_block.*"),
+    ],
+)
+def test_modules_to_not_convert_are_names_or_parts_of_names(modules, expected):
+    model = tiny_unet()
+    if isinstance(expected, str):
+        layers = [name for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+        expected = {name for pattern in expected.split() for name in fnmatch.filter(layers, pattern)}
+    assert left_alone(model, *modules) == expected and expected
+
+
+def test_modules_to_not_convert_without_a_module_name_the_nearest():
+    model = tiny_unet()
+    before = state(model)
+    with pytest.raises(ValueError, match="'atentions' matches no layer. Did you mean 'attentions'?"):
+        gz.quantize_(model, modules_to_not_convert=["conv_in", "atentions"])
+    with pytest.raises(ValueError, match="skip 'conv_im' matches no layer. Did you mean 'conv_in'?"):
+        gz.quantize_(model, skip=["conv_im"])
+    assert_unchanged(model, before)
+
+
+def test_modules_to_not_convert_are_saved_as_what_is_skipped(tmp_path):
+    model = tiny_unet()
+    gz.quantize_(model, modules_to_not_convert="mid_block", skip=["conv_in"])
+    model.save_pretrained(tmp_path)
+    saved = type(model).from_pretrained(tmp_path).config.quantization_config.quantize_config
+    assert saved.skip == ("conv_in", ".mid_block.")
+    assert gz.GanzipConfig(modules_to_not_convert="mid_block", skip=["conv_in"]).quantize_config.skip == saved.skip
+
+
+def test_the_ways_to_say_how_to_quantize_are_one():
+    wanted = gz.QuantizeConfig("linear", bits=3, skip_last_block=False)
+    for args, options in (
+        ((wanted,), {}),
+        ((gz.GanzipConfig("linear", 3, skip_last_block=False),), {}),
+        (("linear",), {"bits": 3, "skip_last_block": False}),
+        ((), {"method": "linear", "bits": 3, "skip_last_block": False}),
+        (
+            (gz.QuantizeConfig(method_options={"sigma": "std"}, skip_last_block=False),),
+            {"method": "linear", "bits": 3},
+        ),
+        ((gz.GanzipConfig("linear", skip_last_block=False),), {"bits": 3}),
+    ):
+        assert gz.QuantizeConfig.of(*args, **options) == wanted
+    for options in ({"bit": 3}, {"modules_to_not_covert": ["conv_in"]}):
+        with pytest.raises(TypeError, match="Did you mean '(bits|modules_to_not_convert)'"):
+            gz.quantize_(tiny_unet(), **options)
+    with pytest.raises(TypeError, match="config is 4; allowed are a QuantizeConfig"):
+        gz.quantize_(tiny_unet(), 4)
 
 
 def test_quantizing_twice_is_refused():
