@@ -6,7 +6,6 @@ from __future__ import annotations
 import gzip
 import io
 import re
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from PIL import ExifTags, Image, ImageOps
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _IDX_UINT8 = 0x08
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)  # of Pillow
 
 
 @dataclass(frozen=True)
@@ -60,9 +58,10 @@ class StoredImages:
         with open_image(data, name) as image:
             try:
                 image.load()
-                ImageOps.exif_transpose(image, in_place=True)
-            except _UNREADABLE as error:
+            except Exception as error:  # a decoder may raise anything on damaged bytes
                 raise ValueError(f"{name} is not a readable image: {error}") from error
+            if _orientation(image) != 1:
+                ImageOps.exif_transpose(image, in_place=True)
             return convert(image, name)
 
     def decode_all(
@@ -107,7 +106,7 @@ def open_image(data: bytes, name: str) -> Image.Image:
         return Image.open(io.BytesIO(data))
     except Image.UnidentifiedImageError:
         raise ValueError(f"{name} is not a readable image: no format that Pillow knows.") from None
-    except _UNREADABLE as error:
+    except Exception as error:  # as above
         raise ValueError(f"{name} is not a readable image: {error}") from error
 
 
@@ -115,10 +114,17 @@ def is_turned(image: Image.Image) -> tuple[bool, bool]:
     """Whether the EXIF data in the head of an image turn or mirror it, and whether that exchanges the height and width that it states."""
     if image.format == "PNG" and "exif" not in image.info:
         return False, False  # or they are behind the pixels, all of which Pillow would decode to find them
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return orientation in range(2, 9), orientation in range(
-        5, 9
-    ) and image.format != "TIFF"  # which states them turned
+    orientation = _orientation(image)
+    stated_turned = image.format == "TIFF"
+    return orientation in range(2, 9), orientation in range(5, 9) and not stated_turned
+
+
+def _orientation(image: Image.Image) -> int:
+    """By EXIF, 1 (upright) to 8; damaged EXIF data say nothing of the pixels: 1."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # as above
+        return 1
 
 
 def find_images(

@@ -41,8 +41,8 @@ class FeatureCache:
         if weights is None:
             return None
         if isinstance(images, ImageStream):
-            which = (images.digest, tuple(images.numbers), images.resolution)
-            return hashlib.sha256(f"2 {extractor.name} {weights} {extractor.resize} {which}".encode()).hexdigest()
+            described = f"2 {extractor.name} {weights} {extractor.resize} {images.digest}"
+            return hashlib.sha256(described.encode()).hexdigest()
         digest = hashlib.sha256(f"1 {extractor.name} {weights} {extractor.resize} {tuple(images.shape)}".encode())
         for block in images.split(max(1, _BLOCK // max(images[0].numel(), 1))):
             digest.update(block.cpu().contiguous().numpy().tobytes())

@@ -30,7 +30,7 @@ class ImageStream:
         numbers: Which of them.
         shapes: (height, width) of each of ``stored``, upright.
         channels: 1 if all of ``stored`` are grey, else 3.
-        digest: sha256 of what is stored.
+        digests: sha256 of each of ``stored``, encoded as it is.
         conversions: What is lost or changed in decoding -> in how many images.
         resolution: Side to which :func:`.square_image` resizes them; None leaves their sizes.
     """
@@ -39,7 +39,7 @@ class ImageStream:
     numbers: Sequence[int]
     shapes: Sequence[tuple[int, int]]
     channels: int
-    digest: str
+    digests: Sequence[bytes]
     conversions: Mapping[str, int]
     resolution: int | None = None
 
@@ -56,6 +56,14 @@ class ImageStream:
     def at(self, resolution: int | None) -> ImageStream:
         """The same images, each cut to its centred square and resized to this side; None leaves their sizes."""
         return dataclasses.replace(self, resolution=resolution)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all that decides the pixels."""
+        digest = hashlib.sha256(f"{self.channels} {self.resolution}".encode())
+        for number in self.numbers:
+            digest.update(self.digests[number])
+        return digest.hexdigest()
 
     def shape(self, place: int) -> tuple[int, int]:
         """Height and width of the image at ``place``, as it is given out."""
@@ -83,7 +91,7 @@ def open_stream(stored: StoredImages, *, progress: bool = True) -> ImageStream:
     Raises:
         ValueError: Names every image that is none or of an unknown format.
     """
-    digest, conversions, shapes, grey = hashlib.sha256(), collections.Counter[str](), [], True
+    digests, conversions, shapes, grey = [], collections.Counter[str](), [], True
     faults: list[str] = []
     for number, name in enumerate(tqdm(stored.names, "read", unit="image", disable=not progress, delay=1)):
         try:
@@ -100,10 +108,10 @@ def open_stream(stored: StoredImages, *, progress: bool = True) -> ImageStream:
         except ValueError as error:
             faults.append(str(error))
             continue
-        digest.update(f"{getattr(data, 'shape', len(data))}".encode() + data)
+        digests.append(hashlib.sha256(f"{getattr(data, 'shape', '')}".encode() + bytes(data)).digest())
     raise_all(faults)
     return ImageStream(
-        stored, range(len(stored)), shapes, 1 if grey else 3, digest.hexdigest(), dict(sorted(conversions.items()))
+        stored, range(len(stored)), shapes, 1 if grey else 3, digests, dict(sorted(conversions.items()))
     )
 
 

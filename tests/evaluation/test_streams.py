@@ -146,6 +146,15 @@ def test_an_orientation_behind_the_pixels_of_a_png_is_seen(tmp_path):
     assert extract_features(stream, Resizing(), progress=False).shape == (2, 27)
 
 
+def test_damaged_exif_data_do_not_matter(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    data = encoded(picture(6, 4), "JPEG", exif=exif)
+    assert data.count(b"MM\x00*") == 1
+    (tmp_path / "0.jpg").write_bytes(data.replace(b"MM\x00*", b"MM\x00Y"))
+    assert [tuple(batch.shape) for _, batch in batches(stream_of(tmp_path), 9)] == [(1, 3, 4, 6)]
+
+
 def test_grey_images_stay_grey(tmp_path):
     for i, side in enumerate((5, 6)):
         picture(side, side).convert("L").save(tmp_path / f"{i}.png")
