@@ -22,9 +22,8 @@ from torch import Tensor, cat, empty
 from hf_ganzip.evaluation.cache import FeatureCache
 from hf_ganzip.evaluation.extractors import load_extractor
 from hf_ganzip.evaluation.extractors.weights import weights_digest
-from hf_ganzip.evaluation.reference import load_reference
 from hf_ganzip.evaluation.sharded import extract_features_sharded, sample_features_sharded
-from hf_ganzip.evaluation.sources import write_features
+from hf_ganzip.evaluation.sources import open_source, write_features
 from hf_ganzip.recipes import load_model
 
 
@@ -41,7 +40,9 @@ def parse_args(input_args=None) -> argparse.Namespace:
         default="test",
         help="of a `datasets` id or of a folder with such a subfolder (default: %(default)s)",
     )
-    add("--resolution", type=int, help="crop and resize all images to this side; by default they must have one size")
+    add(
+        "--resolution", type=int, help="crop and resize all images to this side; by default the extractor resizes each"
+    )
     add("--extractor", default="fashion_mnist", help="NAME or NAME:WEIGHTS (default: %(default)s)")
     add("--output", type=Path, required=True, help=".safetensors file")
     add("--batch_size", type=int, default=256, help="images per call (default: %(default)s)")
@@ -57,7 +58,8 @@ def parse_args(input_args=None) -> argparse.Namespace:
 
 
 def features_of_images(args: argparse.Namespace, extractor, accelerator: Accelerator, cache: FeatureCache) -> Tensor:
-    images = load_reference(args.images, split=args.split, resolution=args.resolution)[0]
+    found = open_source(args.images, split=args.split, resolution=args.resolution, streamed=args.resolution is None)
+    images = found.images if found.stream is None else found.stream
     if args.smoke:
         images, args.chunk, args.batch_size = images[:600], 256, 64
     chunks = [

@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-import re
 from pathlib import Path
 
 import numpy as np
@@ -13,31 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch.utils.data import TensorDataset
 
-
-_IDX_UINT8 = 0x08
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-
-
-def read_idx(path: Path) -> np.ndarray:
-    """Read an unsigned-byte idx file (the format of MNIST), gzipped or not.
-
-    Raises:
-        ValueError: Not an idx file of unsigned bytes, damaged, or shorter than its header says.
-    """
-    opened = gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
-    try:
-        with opened as file:
-            data = file.read()
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is a damaged gzip file ({error}); download it again.") from error
-    if len(data) < 4 or data[:2] != b"\0\0" or data[2] != _IDX_UINT8 or len(data) < 4 + 4 * data[3]:
-        raise ValueError(f"{path} is not an idx file of unsigned bytes.")
-    ndim = data[3]
-    shape = np.frombuffer(data, ">i4", count=ndim, offset=4)
-    expected = 4 + 4 * ndim + int(np.prod(shape, dtype=np.int64))
-    if len(data) != expected:
-        raise ValueError(f"{path} has {len(data)} bytes; its header asks for {expected}.")
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * ndim).reshape(shape)
+from .image_files import find_images
 
 
 def fit_images(images: np.ndarray, resolution: int) -> np.ndarray:
@@ -62,7 +35,8 @@ def read_images(
     Args:
         source: One of
             a folder with ``{train,t10k}-images-idx3-ubyte[.gz]`` files;
-            a folder of PNG or JPEG files, in the order of their sorted paths, below ``split`` if it has such a folder;
+            a folder of PNG, JPEG, WebP, BMP or TIFF files at any depth, in the order of their sorted paths, below ``split`` if it has such
+            a folder; names that start with a dot are left out;
             the folder right above each file is its class, unless all lie in ``source`` or ``split`` itself;
             a parquet file with encoded images (a file is one split);
             a `datasets` id.
@@ -71,32 +45,15 @@ def read_images(
         label_column: Column of the class ids (parquet, `datasets`).
 
     Returns:
-        Images, each uint8 (H, W, C) with C = 1 or 3, and class ids (N,) int64, or None where there are none.
+        Images, each uint8 (H, W, C) with C = 1 or 3, turned upright by their EXIF orientation, and class ids (N,) int64, or None
+        where there are none.
 
     Raises:
         FileNotFoundError: ``source`` is no file or folder and cannot be a `datasets` id.
-        ValueError: No images, an unreadable file, or a missing column.
+        ValueError: No images, a missing column, or images that cannot be read without loss, all of which are named.
     """
-    path = Path(source)
-    if path.is_dir():
-        prefix = "train" if split == "train" else "t10k"
-        idx_file = next(path.glob(f"{prefix}-images-idx3-ubyte*"), None)
-        images, labels = _read_idx_pair(idx_file) if idx_file else _read_folder(path, split)
-    elif path.suffix == ".parquet":
-        if not path.is_file():
-            raise FileNotFoundError(f"read_images: no parquet file {path}.")
-        images, labels = _read_parquet(path, image_column, label_column)
-    elif re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)):
-        images, labels = _read_datasets(str(source), split, image_column, label_column)
-    else:
-        raise FileNotFoundError(
-            f"read_images: {source} is no file or folder; allowed are a folder, a .parquet file and a `datasets` id."
-        )
-    if not images:
-        raise ValueError(
-            f"read_images: {source} has no images; images in a folder end in {', '.join(_IMAGE_SUFFIXES)}."
-        )
-    return images, labels
+    stored = find_images(source, split=split, image_column=image_column, label_column=label_column)
+    return stored.decode_all(pil_to_array), stored.labels
 
 
 def stack_images(images: list[np.ndarray]) -> torch.Tensor:
@@ -121,9 +78,17 @@ def resize_image(image: np.ndarray, resolution: int) -> np.ndarray:
         ValueError: The image is smaller than ``resolution`` and not square.
     """
     if min(image.shape[:2]) > resolution:
-        squeezed = image[..., 0] if image.shape[2] == 1 else image
-        image = pil_to_array(ImageOps.fit(Image.fromarray(squeezed), (resolution, resolution)), "image")
+        image = square_image(image, resolution)
     return fit_images(image[None], resolution)[0]
+
+
+def square_image(image: np.ndarray, resolution: int) -> np.ndarray:
+    """Image uint8 (H, W, C) of any size to (resolution, resolution, C): the largest square in the centre, resized up or down by Pillow's
+    bicubic filter, which antialiases.
+    """
+    squeezed = image[..., 0] if image.shape[2] == 1 else image
+    fitted = ImageOps.fit(Image.fromarray(squeezed), (resolution, resolution), Image.Resampling.BICUBIC)
+    return pil_to_array(fitted, "image")
 
 
 def load_images(
@@ -150,9 +115,9 @@ def load_images(
         FileNotFoundError: As :func:`read_images`.
         ValueError: As :func:`read_images` and :func:`fit_images`.
     """
-    images, labels = read_images(source, split=split, image_column=image_column, label_column=label_column)
-    pixels = stack_images([resize_image(image, resolution) for image in images])
-    ids = torch.zeros(len(images), dtype=torch.int64) if labels is None else torch.from_numpy(labels)
+    stored = find_images(source, split=split, image_column=image_column, label_column=label_column)
+    pixels = stack_images(stored.decode_all(pil_to_array, lambda image: resize_image(image, resolution)))
+    ids = torch.zeros(len(stored), dtype=torch.int64) if stored.labels is None else torch.from_numpy(stored.labels)
     return TensorDataset(pixels, ids)
 
 
@@ -172,96 +137,42 @@ def pil_to_array(image: Image.Image, where: str) -> np.ndarray:
     return array[..., None] if array.ndim == 2 else array
 
 
-def _decode(data: bytes | Path, where: str) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
-            image.load()
-            return pil_to_array(image, where)
-    except OSError as error:
-        raise ValueError(f"{where} is not a readable image: {error}") from error
+def loss_of(image: Image.Image) -> str | None:
+    """What :func:`photograph_to_array` would drop of a Pillow image, None if nothing; only its head is looked at.
+
+    Example:
+        >>> loss_of(Image.new("RGBA", (4, 4))), loss_of(Image.new("L", (4, 4)))
+        ('transparency dropped', None)
+    """
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or (image.mode == "P" and "transparency" in image.info):
+        return "transparency dropped"
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return "16 bits reduced to 8"
+    return f"{image.mode} converted to RGB" if image.mode in ("CMYK", "YCbCr", "LAB", "HSV") else None
 
 
-def _read_idx_pair(images_file: Path) -> tuple[list[np.ndarray], np.ndarray | None]:
-    images = read_idx(images_file)[..., None]
-    pattern = images_file.name.split("-")[0] + "-labels-idx1-ubyte*"
-    labels_file = next(images_file.parent.glob(pattern), None)
-    labels = read_idx(labels_file).astype(np.int64) if labels_file else None
-    if labels is not None and len(labels) != len(images):
-        raise ValueError(
-            f"{images_file.parent} has {len(images)} images in {images_file.name} but {len(labels)} labels."
-        )
-    return list(images), labels
+def is_grey(image: Image.Image) -> bool:
+    """Whether :func:`photograph_to_array` makes one channel of a Pillow image."""
+    return image.mode in ("1", "L", "LA", "La", "I") or image.mode.startswith("I;16")
 
 
-def _read_folder(folder: Path, split: str) -> tuple[list[np.ndarray], np.ndarray | None]:
-    root = folder / split if (folder / split).is_dir() else folder
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in _IMAGE_SUFFIXES)
-    classes = sorted({path.parent for path in files})
-    labels = None if classes in ([], [root]) else np.array([classes.index(path.parent) for path in files], np.int64)
-    return [_decode(path, str(path)) for path in files], labels
+def photograph_to_array(image: Image.Image, where: str) -> np.ndarray:
+    """Pillow image to uint8 (H, W, C), C = 1 or 3, as the tools for FID read it: transparency is dropped, CMYK becomes RGB; of 16 bits the
+    upper 8 stay, as Pillow reads 16-bit colour.
 
-
-def _read_parquet(
-    path: Path, image_column: str | None, label_column: str
-) -> tuple[list[np.ndarray], np.ndarray | None]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError('Reading parquet files needs pyarrow: pip install "hf_ganzip[metrics]".') from error
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a readable parquet file: {error}") from error
-    of_images = [
-        field.name
-        for field in table.schema
-        if pyarrow.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0
-    ]
-    image_column = _find_column(str(path), image_column, table.column_names, of_images)
-    images = []
-    for row, cell in enumerate(table[image_column].to_pylist()):
-        data = cell.get("bytes") if isinstance(cell, dict) else cell
-        if not isinstance(data, bytes):
-            raise ValueError(f"{path}, row {row}: column {image_column!r} holds no encoded image. Embed the images.")
-        images.append(_decode(data, f"{path}, row {row}"))
-    labels = table[label_column].to_numpy().astype(np.int64) if label_column in table.column_names else None
-    return images, labels
-
-
-def _read_datasets(
-    source: str, split: str, image_column: str | None, label_column: str
-) -> tuple[list[np.ndarray], np.ndarray | None]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError('Loading a `datasets` id needs datasets: pip install "hf_ganzip[metrics]".') from error
-    data = datasets.load_dataset(source, split=split)
-    of_images = [
-        name
-        for name, feature in data.features.items()
-        if isinstance(feature, datasets.Image) or (isinstance(feature, dict) and "bytes" in feature)
-    ]
-    image_column = _find_column(source, image_column, data.column_names, of_images)
-    data = data.cast_column(image_column, datasets.Image())
-    images = [pil_to_array(image, f"{source}, row {row}") for row, image in enumerate(data[image_column])]
-    labels = np.asarray(data[label_column], np.int64) if label_column in data.column_names else None
-    return images, labels
-
-
-def _find_column(source: str, wanted: str | None, found: list[str], of_images: list[str]) -> str:
-    """The column that is wanted, or without a wish "image" or the only one that holds images."""
-    if wanted is None and "image" not in found:
-        if len(of_images) != 1:
-            raise ValueError(
-                f"{source} has no column 'image' and as columns that hold images: {', '.join(of_images) or 'none'}; "
-                f"it has {', '.join(found)}. Set image_column."
-            )
-        return of_images[0]
-    column = wanted or "image"
-    if column not in found:
-        raise ValueError(f"{source} has no column {column!r}; it has {', '.join(found)}. Set image_column.")
-    return column
+    Raises:
+        ValueError: Pixels are floating point numbers or integers of more than 16 bits; ``where`` names the image.
+    """
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"{where} has integers outside 0 to 65535; allowed are images of 8 or 16 bits.")
+        return (values >> 8).astype(np.uint8)[..., None]
+    if loss_of(image):
+        if image.mode == "P":
+            image = image.convert("RGBA")  # Pillow warns on the direct way
+        image = image.convert("L" if is_grey(image) else "RGB")
+    return pil_to_array(image, where)
 
 
 def to_model_range(images: torch.Tensor) -> torch.Tensor:

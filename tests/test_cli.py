@@ -255,7 +255,7 @@ def hf_ganzip(*arguments, environment=None, **options):
         ("prune MODEL OUT --criterion d", ["dcp", "diff_prune"]),
         ("refine MODEL OUT --scaling s", ["sqrt", "spectral", "square"]),
         ("evaluate A B --extractor v", ["vgg16"]),
-        ("evaluate A B --metric k", ["knn_precision_recall", "kernel_distance"]),
+        ("evaluate A B --metric k", ["knn_precision_recall", "kernel_distance", "kid", "knn"]),
         ("evaluate fashion-mnist-t", ["fashion-mnist-test-5000"]),
         ("info big", ["biggan-fashion-mnist"]),
         ("transl", ["translate"]),
@@ -280,7 +280,7 @@ def test_completed_values_are_those_of_the_registries():
     from hf_ganzip.cli import completion
     from hf_ganzip.evaluation.compression_study import VARIANTS
     from hf_ganzip.evaluation.extractors import EXTRACTORS
-    from hf_ganzip.metrics import METRICS
+    from hf_ganzip.metrics import ALIASES, METRICS, OF_LOGITS
     from hf_ganzip.pruning import CRITERIA
     from hf_ganzip.quantization.methods import METHODS
     from hf_ganzip.refine.scalings import SCALINGS
@@ -288,6 +288,7 @@ def test_completed_values_are_those_of_the_registries():
     registries = {"methods": METHODS, "studied": VARIANTS, "criteria": CRITERIA, "scalings": SCALINGS}
     for name, registry in (registries | {"extractors": EXTRACTORS, "metrics": METRICS}).items():
         assert getattr(completion, name)("") == list(registry)
+    assert completion.measured("") == [*METRICS, *OF_LOGITS, *ALIASES]
 
 
 def test_a_closed_pipe_is_silent():

@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
+from hf_ganzip.image_files import read_idx
 from hf_ganzip.images import (
     fit_images,
     load_images,
-    read_idx,
     read_images,
     resize_image,
     stack_images,

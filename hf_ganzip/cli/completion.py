@@ -40,6 +40,14 @@ extractors = _of("evaluation/extractors/__init__.py", "EXTRACTORS")
 metrics = _of("metrics/__init__.py", "METRICS")
 
 
+def measured(incomplete: str) -> list[str]:
+    """Metrics that can be asked for, by every name that they have."""
+    names = (
+        name for registry in ("METRICS", "OF_LOGITS", "ALIASES") for name in names_in("metrics/__init__.py", registry)
+    )
+    return [name for name in names if name.startswith(incomplete)]
+
+
 def models(incomplete: str) -> list[str]:
     """Bundled models."""
     return [name for name, file in ASSETS.items() if not Path(file).suffix and name.startswith(incomplete)]

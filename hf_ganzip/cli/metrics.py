@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 from . import completion
-from .shared import Extractor, Json, Seed, app, parse_options, print_json
+from .shared import Json, Seed, app, parse_options, print_json
 
 
 @app.command()
@@ -30,11 +31,27 @@ def evaluate(
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            help="Metric name; repeatable; default: precision and recall by LSH and KNN, Frechet distance.",
-            autocompletion=completion.metrics,
+            help="Metric name, or fid, kid, is, prdc ...; repeatable; default: precision and recall by LSH and KNN, Frechet distance.",
+            autocompletion=completion.measured,
         ),
     ] = None,
-    extractor: Extractor = "fashion_mnist",
+    extractor: Annotated[
+        str | None,
+        typer.Option(
+            help="fashion_mnist, vgg16, inception_v3, dinov2, clip, or NAME:WEIGHTS; default: fashion_mnist for grey squares of at most 32 "
+            "pixels, else inception_v3.",
+            autocompletion=completion.extractors,
+        ),
+    ] = None,
+    resolution: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Cut the images of both sides to their centred square and resize it to this side (bicubic, antialiased) first; default: each "
+            "image as it is, resized by the extractor.",
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of a datasets id, or of a folder that has one of this name.")] = "test",
     num_samples: Annotated[int, typer.Option(min=2, help="Images that a model is asked for.")] = 5000,
     seed: Seed = 0,
     truncation_psi: Annotated[float | None, typer.Option(help="Of a GAN; default: 1, no truncation.")] = None,
@@ -50,13 +67,23 @@ def evaluate(
     option: Annotated[
         list[str] | None,
         typer.Option(
-            help="Option of the metrics, NAME=VALUE, or of one, METRIC.NAME=VALUE; repeatable. For example subset_size=100."
+            help="Option of the metrics, NAME=VALUE, or of one, METRIC.NAME=VALUE; repeatable. For example knn.k=5."
         ),
     ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images per forward pass; default: 100 of a model, 256 of the extractor.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Of the extractor and of a model: cpu, cuda, cuda:1 ...; default: cpu.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
     cache: Annotated[bool, typer.Option(help="Keep features of images on disk (HF_GANZIP_CACHE).")] = True,
     as_json: Json = False,
 ) -> None:
-    """Compare generated images, features or a generator with real ones."""
+    """Compare generated images, features or a generator with real ones.
+
+    A metric that cannot be computed leaves the others; the exit code is 1 if it was asked for by --metric.
+    """
     from ..evaluation.cache import FeatureCache
     from ..evaluation.evaluate import DEFAULT_METRICS
     from ..evaluation.evaluate import evaluate as run
@@ -68,11 +95,16 @@ def evaluate(
         "truncation_psi": truncation_psi,
         "steps": steps,
     }
-    given |= {"clip_sample": clip_sample or None}
+    given |= {"clip_sample": clip_sample or None, "device": device, "resolution": resolution, "split": split}
+    given |= {"cache": FeatureCache() if cache else None, "progress": not quiet, "batch_size": batch_size}
     chosen = {name: value for name, value in given.items() if value is not None}
     of_metrics = parse_options(option or ())
     if twice := sorted(chosen.keys() & of_metrics.keys()):
         raise typer.BadParameter(f"{', '.join(twice)} is given both as an option of its own and by --option.")
+    if quiet:
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()  # of downloads, and of transformers
     report = run(
         generated,
         real,
@@ -80,9 +112,12 @@ def evaluate(
         num_samples=num_samples,
         seed=seed,
         extractor=extractor,
-        options=chosen | of_metrics | {"cache": FeatureCache() if cache else None},
+        options=chosen | of_metrics,
     )
     print_json(report.to_dict()) if as_json else print(report)
+    if metric and report.failures:
+        print(f"hf-ganzip: not computed: {', '.join(report.failures)}", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 metrics_app = typer.Typer(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measuring models: what is compared with what, and under which conditions.
 
-Images and features: `sources`, `reference`, `sampling`, `diffusion_sampling`, `extractors`, `cache`, `sharded`. One model: `evaluate`,
+Images and features: `sources`, `streams`, `reference`, `sampling`, `diffusion_sampling`, `extractors`, `cache`, `sharded`. One model: `evaluate`,
 `validation` (during training), `cost`, `perceptual` (image pairs), `codebooks`. Many: `compression_study`, `study_report`, `correlation`,
 `runs`, `user_study`. For `evaluate` of Hugging Face: `evaluate_module`, `install_metrics`.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Features on disk under what they depend on: the pixels, the weights and the resizing."""
+"""Features on disk under what they depend on: the images, the weights and the resizing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from .streams import ImageStream
 
 
 _BLOCK = 2**24  # bytes that are hashed at once
@@ -33,11 +35,14 @@ class FeatureCache:
     def __init__(self, folder: str | Path | None = None):
         self.folder = Path(folder) if folder is not None else default_cache_folder()
 
-    def key(self, images: Tensor, extractor: Callable[[Tensor], Tensor]) -> str | None:
-        """Digest of images uint8 (N, C, H, W) and of the extractor; None for a callable without ``digest``."""
+    def key(self, images: Tensor | ImageStream, extractor: Callable[[Tensor], Tensor]) -> str | None:
+        """Digest of images uint8 (N, C, H, W), or of the files of a stream, and of the extractor; None for a callable without ``digest``."""
         weights = getattr(extractor, "digest", None)
         if weights is None:
             return None
+        if isinstance(images, ImageStream):
+            described = f"2 {extractor.name} {weights} {extractor.resize} {images.digest}"
+            return hashlib.sha256(described.encode()).hexdigest()
         digest = hashlib.sha256(f"1 {extractor.name} {weights} {extractor.resize} {tuple(images.shape)}".encode())
         for block in images.split(max(1, _BLOCK // max(images[0].numel(), 1))):
             digest.update(block.cpu().contiguous().numpy().tobytes())

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from ..images import to_uint8
 from ..modes import evaluating
+from ..quantization.packed import computing
 from ..seeding import sample_generators
 
 
@@ -66,7 +67,7 @@ def sample_diffusion(
     """Sample by deterministic DDIM (eta 0). Image i depends on the model and ``(seed, i)`` only.
 
     Args:
-        model: Network that predicts noise.
+        model: Network that predicts noise. Packed layers compute with unpacked weights meanwhile.
         num_samples: Number of images.
         seed: Image i starts from the noise of ``(seed, i)``; the same noise for every model.
         first: Index of the first image.
@@ -94,7 +95,8 @@ def sample_diffusion(
     labels = labels_of(model.config.get("num_class_embeds"), num_samples, first, class_label)
     size, device = model.config.sample_size, model.device
     images = []
-    with evaluating(model), tqdm(total=num_samples, desc="sample", unit="image", disable=not progress) as bar:
+    bar = tqdm(total=num_samples, desc="sample", unit="image", disable=not progress)
+    with evaluating(model), computing(model, "dequantized"), bar:
         for start in range(0, num_samples, batch_size):
             count = min(batch_size, num_samples - start)
             state = torch.cat(

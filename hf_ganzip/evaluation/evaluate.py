@@ -5,21 +5,26 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
+from diffusers import ModelMixin
 from torch import Tensor
 
-from ..metrics import METRICS
+from ..metrics import OF_LOGITS, find_metrics
 from ..record import versions
-from ..registry import lookup
-from .extractors import extract_features, load_extractor
+from .extractors import check_extractor, default_extractor, extract_features, load_extractor, load_logits
 from .sampling import sample_images, sampling_conditions
 from .sources import Source, open_source
+from .streams import ImageStream, conditions_of_images, squares
 
 
 DEFAULT_METRICS = ("lsh_precision_recall", "knn_precision_recall", "frechet_distance")
 _SAMPLING = {"truncation_psi": 1.0, "steps": 50, "clip_sample": False}  # what only a generator can be told
+_RUN = {"batch_size": None, "progress": True, "cache": None, "resolution": None, "device": None, "split": "test"}
+_FAULTS = (ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError, OSError, ImportError)  # of one metric
+_INPUTS = {"real", "generated", "logits"}
 
 
 @dataclass(frozen=True)
@@ -29,10 +34,12 @@ class EvaluationReport:
     Args:
         metrics: Metric name -> what that metric returns.
         conditions: Number of images, seed, extractor and its digest, resize path, how the model was sampled, versions.
+        failures: Metric that could not be computed -> why.
     """
 
     metrics: dict[str, dict[str, float]]
     conditions: dict[str, Any]
+    failures: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dict for JSON."""
@@ -46,8 +53,24 @@ class EvaluationReport:
                 f"  {name:22} {f'{value:.4f}' if isinstance(value, float) else value}"
                 for name, value in values.items()
             ]
-        lines += ["conditions:"] + [f"  {name:22} {value}" for name, value in self.conditions.items()]
+        lines += [f"{metric}: not computed: {reason}" for metric, reason in self.failures.items()]
+        known = {name: value for name, value in self.conditions.items() if value is not None}
+        lines += ["conditions:"] + [f"  {name:22} {value}" for name, value in known.items()]
         return "\n".join(lines)
+
+
+def metrics_of_features(metrics: Sequence[str | Callable]) -> dict[str, Callable]:
+    """:func:`.find_metrics` without those of logits.
+
+    Raises:
+        ValueError: An unknown metric, or one of logits.
+    """
+    found = find_metrics(metrics)
+    if of_logits := sorted(found.keys() & OF_LOGITS.keys()):
+        raise ValueError(
+            f"{', '.join(of_logits)} is no metric of features but of the logits of images; gz.evaluate computes it."
+        )
+    return found
 
 
 def measure(
@@ -63,39 +86,33 @@ def measure(
     Args:
         real: Features of real images.
         generated: Features of generated images.
-        metrics: Names in ``METRICS`` or functions ``(real=, generated=) -> dict``.
+        metrics: Names as for :func:`.find_metrics` or functions ``(real=, generated=) -> dict``.
         seed: For the metrics that draw hyperplanes.
         metric_options: Option name -> value, such as ``k`` or ``draws``; every metric gets those that it knows. "METRIC.NAME" is for one metric only.
 
     Raises:
-        ValueError: An unknown metric, or an option that none of the metrics has.
+        ValueError: An unknown metric, one of logits, or an option that none of the metrics has.
     """
-    found = _named(metrics)
+    found = metrics_of_features(metrics)
     chosen = _options_by_metric(found, metric_options or {}, seed)
     return {name: metric(real=real, generated=generated, **chosen[name]) for name, metric in found.items()}
-
-
-def _named(metrics: Sequence[str | Callable]) -> dict[str, Callable]:
-    return {
-        metric if isinstance(metric, str) else metric.__name__: lookup(METRICS, metric, "metric") for metric in metrics
-    }
 
 
 def _options_by_metric(
     metrics: Mapping[str, Callable], options: Mapping[str, Any], seed: int
 ) -> dict[str, dict[str, Any]]:
     """What each metric gets of the options, and of the seed; every option must be known to one."""
-    chosen: dict[str, dict[str, Any]] = {}
-    used = set()
-    for name, metric in metrics.items():
-        known = inspect.signature(metric).parameters.keys() - {"real", "generated"}
-        general = {option: option for option in options if option in known}
-        own = {f"{name}.{option}": option for option in known if f"{name}.{option}" in options}
-        chosen[name] = {option: options[key] for key, option in (general | own).items()}
-        used |= general.keys() | own.keys()
-    unused = sorted(set(options) - used)
-    if unused:
-        raise ValueError(f"none of the metrics {', '.join(metrics)} has the option {', '.join(unused)}.")
+    known = {name: inspect.signature(metric).parameters.keys() - _INPUTS for name, metric in metrics.items()}
+    chosen: dict[str, dict[str, Any]] = {name: {} for name in metrics}
+    for key in sorted(options, key=lambda key: "." in key):  # those of one metric come last and win
+        owner, dot, option = key.rpartition(".")
+        owners = [owner] if owner in metrics else find_metrics([owner]) if dot else metrics
+        takers = [name for name in owners if option in known.get(name, ())]
+        if not takers:
+            listed = "; ".join(f"{name}: {', '.join(sorted(known[name])) or 'none'}" for name in metrics)
+            raise ValueError(f"none of the metrics {', '.join(metrics)} has the option {key}; allowed are {listed}.")
+        for name in takers:
+            chosen[name][option] = options[key]
     if "lsh_precision_recall" in chosen:
         chosen["lsh_precision_recall"] = {"seed": seed} | chosen["lsh_precision_recall"]
     return chosen
@@ -107,76 +124,145 @@ def _effective(metric: Callable, chosen: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in (defaults | dict(chosen)).items() if isinstance(value, (str, int, float))}
 
 
+def _compute(
+    metrics: Mapping[str, Callable],
+    chosen: Mapping[str, Mapping[str, Any]],
+    inputs: Callable[[str], Mapping[str, Any]],
+) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    """Results of the metrics that can be computed, and why the others cannot.
+
+    Raises:
+        ValueError: None can be; of a single metric, or a fault of all, the fault itself.
+    """
+    results: dict[str, dict[str, float]] = {}
+    faults: dict[str, Exception] = {}
+    for name, metric in metrics.items():
+        try:
+            results[name] = metric(**inputs(name), **chosen[name])
+        except _FAULTS as error:
+            faults[name] = error
+    reasons = {name: " ".join(str(error).split()).removeprefix(f"{name}: ") for name, error in faults.items()}
+    if faults and not results:
+        if len(set(reasons.values())) == 1:
+            raise next(iter(faults.values()))
+        raise ValueError("no metric could be computed. " + " ".join(f"{name}: {why}" for name, why in reasons.items()))
+    return results, reasons
+
+
 def evaluate(
     generated: Any,
     reference: Any,
     *,
-    metrics: Sequence[str | Callable] = DEFAULT_METRICS,
+    metrics: str | Sequence[str | Callable] = DEFAULT_METRICS,
     num_samples: int = 5000,
     seed: int = 0,
-    extractor: Any = "fashion_mnist",
+    extractor: Any = None,
     options: Mapping[str, Any] | None = None,
 ) -> EvaluationReport:
     """Compare generated images, or those of a generator, with reference images.
 
+    Images of files may have any sizes: the extractor resizes each by its own path, the report's ``resize``.
+
     Args:
         generated: GAN generator or diffusion UNet, which is sampled, or images or features as :func:`.open_source` finds them.
         reference: Real images or features, as :func:`.open_source` finds them.
-        metrics: Names in ``METRICS`` or functions ``(real=, generated=) -> dict``.
+        metrics: Names as for :func:`.find_metrics` ("fid", "kid", "is", ...) or functions ``(real=, generated=) -> dict``.
         num_samples: Number of images that a generator is asked for.
         seed: Seed of the images and of the hyperplanes.
-        extractor: As for :func:`.load_extractor`; not used where both sides are features.
-        options: For :func:`.sample_images`: ``truncation_psi``, ``steps``, ``clip_sample``, ``batch_size``, ``progress``; ``cache``, a
-            :class:`.FeatureCache` (None: features are not kept); all others, such as ``k``, ``draws`` or ``num_hyperplanes``, go to the metrics
-            that know them, "METRIC.NAME" to one metric.
+        extractor: As for :func:`.load_extractor`; not used where both sides are features. None: that of :func:`.default_extractor`.
+        options: Of :func:`.sample_images`: ``truncation_psi``, ``steps``, ``clip_sample``. ``batch_size`` (None: 100 in sampling, 256 in
+            extraction); ``progress``; ``device`` of the extractor and of a model that is loaded here (None: CPU); ``split`` of `datasets`
+            ids and of folders that have one ("test"); ``resolution``, to which :func:`.square_image` resizes the images of both sides;
+            ``cache``, a :class:`.FeatureCache` (None: features are not kept). All others, such as ``k``, ``draws`` or ``num_hyperplanes``,
+            go to the metrics that know them, "METRIC.NAME" to one metric.
 
     Returns:
-        Report with metrics and conditions.
+        Report with metrics and conditions, and why metrics are missing that could not be computed.
 
     Raises:
         TypeError: A side is no model, tensor, array or name.
-        ValueError: An unknown metric, extractor or option, an option of models for what is none, images that the extractor refuses, features of
-            another extractor.
+        ValueError: An unknown metric, extractor or option, an option of models for what is none, images that cannot be read or that the extractor refuses,
+            features of another extractor, or none of the metrics can be computed.
     """
-    given = {"batch_size": 100, "progress": True, "cache": None} | _SAMPLING | dict(options or {})
-    batch_size, progress, cache = (given.pop(name) for name in ("batch_size", "progress", "cache"))
-    sampling = {name: given.pop(name) for name in _SAMPLING}
-    chosen = _options_by_metric(_named(metrics), given, seed)  # before the long work
-    sides = {"real": open_source(reference), "generated": open_source(generated)}
+    given = _RUN | _SAMPLING | dict(options or {})
+    run, sampling = ({name: given.pop(name) for name in names} for names in (_RUN, _SAMPLING))
+    found = find_metrics([metrics] if isinstance(metrics, str) else metrics)
+    chosen = _options_by_metric(found, given, seed)  # before the long work
+    check_extractor(extractor)
+    sides = _open_sides(generated, reference, run, sampling)
+    images = {where: _images(side, run["resolution"]) for where, side in sides.items()}
+    extract = None
+    if found.keys() - OF_LOGITS.keys() and any(side.features is None for side in sides.values()):
+        extractor = default_extractor(images.values()) if extractor is None else extractor
+        extract = load_extractor(extractor, run["device"])
+    digest = _common_digest(sides, getattr(extract, "digest", None))
+    model = sides["generated"].model
+    if model is not None:
+        drawing = {"seed": seed, "batch_size": run["batch_size"] or 100, "progress": run["progress"]}
+        drawn, _ = sample_images(model, num_samples, **drawing, **sampling)
+        images["generated"] = squares(drawn, run["resolution"])
+    extracting = {"batch_size": run["batch_size"] or 256, "progress": run["progress"], "cache": run["cache"]}
+    features = {where: side.features for where, side in sides.items()}
+    for where in sides:
+        if extract is not None and features[where] is None:
+            features[where] = extract_features(images[where], extract, **extracting)
+
+    def inputs(metric: str) -> dict[str, Any]:
+        if metric not in OF_LOGITS:
+            return features
+        if images["generated"] is None:
+            raise ValueError(f"logits of images are needed; {sides['generated'].name} holds features.")
+        return {"logits": extract_features(images["generated"], load_logits(extractor, run["device"]), **extracting)}
+
+    results, failures = _compute(found, chosen, inputs)
+    counts = {where: len(images[where] if features[where] is None else features[where]) for where in sides}
+    conditions = {
+        "reference": sides["real"].name,
+        "generated": sides["generated"].name,
+        "n_real": counts["real"],
+        "n_generated": counts["generated"],
+        "seed": seed,
+        **({} if model is None else sampling_conditions(model, **sampling)),
+        "extractor": getattr(extract, "name", type(extract).__name__) if extract else _no_extractor(features),
+        "extractor_digest": digest,
+        "resize": getattr(extract, "resize", None),
+        **conditions_of_images(images, run["resolution"]),
+        "metric_options": {name: _effective(metric, chosen[name]) for name, metric in found.items()},
+        "versions": versions(),
+    }
+    return EvaluationReport(results, conditions, failures)
+
+
+def _open_sides(generated: Any, reference: Any, run: dict[str, Any], sampling: Mapping[str, Any]) -> dict[str, Source]:
+    """Both sides, checked; a model that is loaded here is moved to the device."""
+    try:
+        run["device"] = torch.empty(0, device=run["device"] or "cpu").device
+    except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without the kind of device
+        raise ValueError(f"device is {run['device']!r}, which torch does not have here: {error}") from error
+    opening = {"split": run["split"], "streamed": True, "progress": run["progress"]}
+    sides = {"real": open_source(reference, **opening), "generated": open_source(generated, **opening)}
     if sides["real"].model is not None:
         raise ValueError(f"reference {sides['real'].name} is a model; allowed are images and features of real images.")
     model = sides["generated"].model
     for name, value in sampling.items():
         if model is None and value != _SAMPLING[name]:
             raise ValueError(f"{name} is for models; {sides['generated'].name} is none.")
-    extract = None
-    if any(side.features is None for side in sides.values()):
-        extract = load_extractor(extractor)
-    digest = _common_digest(sides, getattr(extract, "digest", None))
-    features = {}
-    for where, side in sides.items():
-        images = side.images
-        if side.model is not None:
-            images, _ = sample_images(
-                side.model, num_samples, seed=seed, batch_size=batch_size, progress=progress, **sampling
-            )
-        features[where] = side.features
-        if images is not None:
-            features[where] = extract_features(images, extract, progress=progress, cache=cache)
-    conditions = {
-        "reference": sides["real"].name,
-        "generated": sides["generated"].name,
-        "n_real": len(features["real"]),
-        "n_generated": len(features["generated"]),
-        "seed": seed,
-        **({} if model is None else sampling_conditions(model, **sampling)),
-        "extractor": getattr(extract, "name", type(extract).__name__) if extract else "features as given",
-        "extractor_digest": digest,
-        "resize": getattr(extract, "resize", None),
-        "metric_options": {name: _effective(metric, chosen[name]) for name, metric in _named(metrics).items()},
-        "versions": versions(),
-    }
-    return EvaluationReport(measure(**features, metrics=metrics, seed=seed, metric_options=given), conditions)
+    for side in sides.values():
+        if run["resolution"] is not None and side.features is not None:
+            raise ValueError(f"resolution is for images; {side.name} holds features.")
+    if model is not None and not isinstance(generated, ModelMixin):
+        model.to(run["device"])
+    return sides
+
+
+def _images(side: Source, resolution: int | None) -> Tensor | ImageStream | None:
+    if side.stream is not None:
+        return side.stream.at(resolution)
+    return None if side.images is None else squares(side.images, resolution)
+
+
+def _no_extractor(features: Mapping[str, Tensor | None]) -> str | None:
+    return None if any(each is None for each in features.values()) else "features as given"
 
 
 def _common_digest(sides: Mapping[str, Source], digest: str | None) -> str | None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..assets import ASSETS, resolve
-from ..images import read_images, resize_image, stack_images
+from ..image_files import StoredImages, find_images
+from ..images import pil_to_array, resize_image, stack_images
 from ..registry import suggestion
 
 
@@ -22,7 +23,7 @@ def load_reference(
     """Load real images.
 
     Args:
-        source: "fashion-mnist-test-5000" (bundled), or a parquet file, a folder of PNG or JPEG images (sorted),
+        source: "fashion-mnist-test-5000" (bundled), or a parquet file, a folder of image files (sorted),
             a folder of MNIST-type idx files, or a `datasets` id; see :func:`hf_ganzip.images.read_images`.
         split: "train" or "test"; a parquet file is one split.
         resolution: Side of the result: smaller images are centred on black, larger ones cropped and resized.
@@ -35,12 +36,28 @@ def load_reference(
 
     Raises:
         FileNotFoundError: ``source`` is no file or folder, and no `datasets` id that can be reached.
-        ValueError: No images, an unreadable file, a missing column or split, or images of different sizes.
+        ValueError: No images, unreadable ones, a missing column or split, or images of different sizes.
 
     Example:
         >>> images, labels = load_reference("fashion-mnist-test-5000")
         >>> images.shape, labels.bincount().tolist()
         (torch.Size([5000, 1, 28, 28]), [500, 500, 500, 500, 500, 500, 500, 500, 500, 500])
+    """
+    stored = find_reference(source, split=split)
+    to_size = None if resolution is None else lambda image: resize_image(image, resolution)
+    try:
+        pixels = stack_images(stored.decode_all(pil_to_array, to_size))
+    except ValueError as error:
+        raise ValueError(f"{source}, split {split!r}: {error}") from error
+    return pixels, None if stored.labels is None else torch.from_numpy(stored.labels)
+
+
+def find_reference(source: str | Path, *, split: str = "test") -> StoredImages:
+    """Where the images of :func:`load_reference` are, before one is read.
+
+    Raises:
+        FileNotFoundError: As :func:`load_reference`.
+        ValueError: No images, or a missing column or split.
     """
     path = resolve(source)
     if Path(path).is_file() and Path(path).suffix != ".parquet":
@@ -48,7 +65,7 @@ def load_reference(
             f"{source} is a file of no known kind; allowed are .parquet, .npy and .safetensors files and folders."
         )
     try:
-        images, labels = read_images(path, split=split)
+        return find_images(path, split=split)
     except OSError as error:
         if Path(path).exists():
             raise
@@ -56,8 +73,6 @@ def load_reference(
         raise FileNotFoundError(f"{source}: neither here nor on the Hub, or no connection.{hint} {error}") from error
     except ValueError as error:
         raise ValueError(f"{source}, split {split!r}: {error}") from error
-    pixels = stack_images(images if resolution is None else [resize_image(image, resolution) for image in images])
-    return pixels, None if labels is None else torch.from_numpy(labels)
 
 
 def resize(images: Tensor, resolution: int) -> Tensor:

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from ..images import to_uint8
 from ..modes import evaluating
 from ..pipelines.gan import GANPipeline
+from ..quantization.packed import computing
 from ..seeding import sample_generators
 from .diffusion_sampling import ddim_timesteps, labels_of, sample_diffusion
 
@@ -33,7 +34,7 @@ def sample_images(
     """Sample images of a GAN generator, or of a diffusion UNet by :func:`.sample_diffusion`.
 
     Args:
-        model: Generator with a ``z_dim`` in its config, or ``UNet2DModel``.
+        model: Generator with a ``z_dim`` in its config, or ``UNet2DModel``. Packed layers compute with unpacked weights meanwhile.
         num_samples: Number of images.
         seed: Image i is drawn from ``(seed, i)``.
         first: Index of the first image, so that several calls, or processes, can share the work.
@@ -67,7 +68,8 @@ def sample_images(
     pipeline.set_progress_bar_config(disable=True)
     labels = labels_of(model.config.num_classes, num_samples, first, class_label)
     images = []
-    with evaluating(model), tqdm(total=num_samples, desc="sample", unit="image", disable=not progress) as bar:
+    bar = tqdm(total=num_samples, desc="sample", unit="image", disable=not progress)
+    with evaluating(model), computing(model, "dequantized"), bar:
         for start in range(0, num_samples, batch_size):
             count = min(batch_size, num_samples - start)
             sample = pipeline(

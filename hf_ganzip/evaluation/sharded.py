@@ -14,10 +14,11 @@ from torch import Tensor
 from ..metrics.accumulate import gather_states
 from .extractors import extract_features, load_extractor
 from .sampling import sample_images
+from .streams import ImageStream
 
 
 def extract_features_sharded(
-    images: Tensor,
+    images: Tensor | ImageStream,
     extractor: str | Callable[[Tensor], Tensor],
     accelerator: Accelerator,
     *,
@@ -30,7 +31,7 @@ def extract_features_sharded(
     processes of equal devices and threads.
 
     Args:
-        images: uint8 (N, C, H, W), the same on every process; all of them must call this.
+        images: As for :func:`.extract_features`, the same on every process; all of them must call this.
         extractor: As for :func:`.load_extractor`; a name is loaded on the device of the process.
         accelerator: Of the processes that share the work.
         batch_size: Images per call, >= 1.

@@ -17,28 +17,33 @@ from torch import Tensor
 
 from ..assets import resolve
 from ..recipes import load_model
-from .reference import load_reference, resize
+from .reference import find_reference, load_reference, resize
+from .streams import ImageStream, open_stream
 
 
 @dataclass(frozen=True)
 class Source:
-    """Exactly one of ``images`` uint8 (N, C, H, W), ``features`` (N, d) and ``model``.
+    """Exactly one of ``images`` uint8 (N, C, H, W), ``stream``, ``features`` (N, d) and ``model``.
 
     Args:
         name: How it was called.
+        stream: Images of files or `datasets`, in place of ``images``, where streaming was asked for.
         labels: Class ids int64 (N,) of images, where they are known.
         extractor_digest: Of the extractor that made the features, where their file says so.
     """
 
     name: str
     images: Tensor | None = None
+    stream: ImageStream | None = None
     labels: Tensor | None = None
     features: Tensor | None = None
     model: ModelMixin | None = None
     extractor_digest: str | None = None
 
 
-def open_source(source: Any, *, split: str = "test", resolution: int | None = None) -> Source:
+def open_source(
+    source: Any, *, split: str = "test", resolution: int | None = None, streamed: bool = False, progress: bool = False
+) -> Source:
     """Find out what ``source`` is.
 
     Args:
@@ -50,6 +55,8 @@ def open_source(source: Any, *, split: str = "test", resolution: int | None = No
             a `datasets` id.
         split: Of a `datasets` id, or of a folder that has one of this name: "train" or "test".
         resolution: Side of images, as for :func:`.load_reference`; None keeps theirs.
+        streamed: Leave images of files and `datasets` where they are, at their sizes: ``stream`` instead of ``images``.
+        progress: Show how many of them were looked at, where it takes long.
 
     Raises:
         FileNotFoundError: There is no such file or folder, and it can be no id.
@@ -77,6 +84,8 @@ def open_source(source: Any, *, split: str = "test", resolution: int | None = No
         features = _read_feature_column(path)
         if features is not None:
             return _of_tensor(name, features)
+    if streamed:
+        return Source(name, stream=open_stream(find_reference(source, split=split), progress=progress))
     images, labels = load_reference(source, split=split, resolution=resolution)
     return Source(name, images=images, labels=labels)
 

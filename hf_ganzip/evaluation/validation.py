@@ -10,9 +10,7 @@ from typing import Any
 
 from diffusers import ModelMixin
 
-from ..metrics import METRICS
-from ..registry import lookup
-from .evaluate import measure
+from .evaluate import measure, metrics_of_features
 from .extractors import extract_features, load_extractor
 from .perceptual import structural_similarity
 from .sampling import sample_images
@@ -28,7 +26,7 @@ class Validator:
 
     Args:
         reference: Real images, as :func:`.open_source` finds them.
-        metrics: Names in ``METRICS`` or functions ``(real=, generated=) -> dict``.
+        metrics: Names as for :func:`.find_metrics` or functions ``(real=, generated=) -> dict``, of features.
         num_samples: Images that the model is asked for, the same latents each time.
         seed: Of latents and hyperplanes.
         extractor: As for :func:`.load_extractor`.
@@ -56,19 +54,18 @@ class Validator:
         dense: ModelMixin | None = None,
     ):
         self._conditions = {
-            getattr(metric, "__name__", metric): _CONDITIONS.union(
-                inspect.signature(lookup(METRICS, metric, "metric")).parameters
-            )
-            for metric in metrics
+            name: _CONDITIONS.union(inspect.signature(metric).parameters)
+            for name, metric in metrics_of_features(metrics).items()
         }
-        source = open_source(reference)
-        if source.images is None:
+        source = open_source(reference, streamed=True)
+        images = source.images if source.stream is None else source.stream
+        if images is None:
             raise ValueError(f"validation: {source.name} holds no images.")
         self.extract: Callable = load_extractor(extractor)
         self.metrics, self.options = metrics, options or {}
         self.sampling = {"num_samples": num_samples, "seed": seed, "steps": steps, "clip_sample": clip_sample}
         self.sampling["progress"] = False
-        self.real = extract_features(source.images, self.extract, progress=False)
+        self.real = extract_features(images, self.extract, progress=False)
         self.dense = None
         if dense is not None:
             self.dense, _ = sample_images(dense, **self.sampling)

@@ -9,10 +9,12 @@ unchanged, and ``isinstance`` stays true.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -338,3 +340,17 @@ def set_compute_(model: nn.Module, compute: str) -> None:
         raise ValueError("set_compute_: the model has no packed layer; quantize it first.")
     for module in modules.values():
         module.packed_compute, module._dequantized = compute, None
+
+
+@contextlib.contextmanager
+def computing(model: nn.Module, compute: str) -> Iterator[None]:
+    """:func:`set_compute_` within the context; afterwards every packed layer computes as it did before. Without packed layers, nothing."""
+    before = {module: module.packed_compute for module in packed_modules(model).values()}
+    changed = [module for module, mode in before.items() if mode != compute]
+    for module in changed:
+        module.packed_compute, module._dequantized = compute, None
+    try:
+        yield
+    finally:
+        for module in changed:
+            module.packed_compute, module._dequantized = before[module], None

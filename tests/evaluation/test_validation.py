@@ -51,8 +51,10 @@ def test_metrics_whose_figures_would_be_lost_are_refused():
         validator([mute])(tiny_generator())
     with pytest.raises(ValueError, match="twin gave precision as another metric did"):
         validator(["knn_precision_recall", twin])(tiny_generator())
-    with pytest.raises(ValueError, match="Unknown metric 'kid'"):
-        validator(["kid"])
+    with pytest.raises(ValueError, match="Unknown metric 'kidd'. Did you mean 'kid'"):
+        validator(["kidd"])
+    with pytest.raises(ValueError, match="inception_score is no metric of features"):
+        validator(["is"])
 
 
 def test_likeness_to_the_dense_model():

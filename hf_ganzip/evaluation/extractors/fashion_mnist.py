@@ -51,7 +51,7 @@ class FashionMNISTExtractor:
         if channels != self.network.config.image_channels:
             raise ValueError(
                 f"extractor 'fashion_mnist': images have {channels} channels; allowed is 1 (grey). "
-                "Use an extractor for colour images."
+                "Use one for colour images: inception_v3, vgg16, dinov2 or clip."
             )
         if height != width or height > side:
             raise ValueError(

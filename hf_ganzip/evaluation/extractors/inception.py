@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .weights import read_weights, rgb, weights_digest
+from .weights import downloading, read_weights, rgb, weights_digest
 
 
 class InceptionExtractor:
@@ -22,6 +22,7 @@ class InceptionExtractor:
 
     Raises:
         ImportError: torch-fidelity is missing.
+        ConnectionError: The weights cannot be downloaded.
         ValueError: The weights are not those of this network.
     """
 
@@ -37,7 +38,8 @@ class InceptionExtractor:
                 'The inception_v3 extractor needs torch-fidelity: pip install "hf_ganzip[features]".'
             ) from error
         if source is None:
-            weights = torch.hub.load_state_dict_from_url(URL_INCEPTION_V3, map_location="cpu", weights_only=True)
+            with downloading("inception_v3"):
+                weights = torch.hub.load_state_dict_from_url(URL_INCEPTION_V3, map_location="cpu", weights_only=True)
         else:
             weights = read_weights(source)
         buffer = io.BytesIO()  # the class unpickles what it is given: it gets our own bytes

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .weights import imagenet_input, read_weights, rgb, weights_digest
+from .weights import downloading, imagenet_input, read_weights, rgb, weights_digest
 
 
 class VGG16Extractor:
@@ -20,6 +20,7 @@ class VGG16Extractor:
 
     Raises:
         ImportError: torchvision is missing.
+        ConnectionError: The weights cannot be downloaded.
         ValueError: The weights are not those of a VGG-16.
 
     Source:
@@ -36,7 +37,8 @@ class VGG16Extractor:
         except ImportError as error:
             raise ImportError('The vgg16 extractor needs torchvision: pip install "hf_ganzip[features]".') from error
         if source is None:
-            network = vgg16(weights=VGG16_Weights.IMAGENET1K_V1, progress=True)
+            with downloading("vgg16"):
+                network = vgg16(weights=VGG16_Weights.IMAGENET1K_V1, progress=True)
         else:
             with torch.device("meta"):
                 network = vgg16()

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -22,6 +24,21 @@ def weights_digest(network: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def downloading(extractor: str) -> Iterator[None]:
+    """Say what to do where the weights of an extractor cannot be downloaded.
+
+    Raises:
+        ConnectionError: In place of another OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ConnectionError(
+            f"the weights of {extractor} cannot be downloaded ({error}); name a file of them: {extractor}:FILE."
+        ) from error
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
