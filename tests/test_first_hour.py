@@ -7,6 +7,19 @@
 
 # --- the command line
 
+
+def test_quantize_takes_a_pipeline():
+    from diffusers import DDPMPipeline, DDPMScheduler
+
+    import hf_ganzip as gz
+
+    from .conftest import tiny_unet
+
+    pipe = DDPMPipeline(tiny_unet(), DDPMScheduler())
+    report = gz.quantize_(pipe)
+    assert list(report) == ["unet"] and pipe.unet.is_quantized and "smaller" in str(report)
+
+
 # --- evaluating
 
 # --- training and fine-tuning

@@ -4,36 +4,43 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..components import all_networks, is_pipeline
 from .calibration import CalibrationTask
 from .config import QuantizeConfig
 from .folding import fold_rest_, remove_parametrization_
 from .packed import base_class, pack_module_, packed_modules, unpack_module_
+from .pipeline import PipelineReport, quantize_pipeline_
 from .plan import QuantizationPlan, plan_quantization, require_finite, weighted_modules
 from .report import LayerReport, QuantizeReport
 from .rows import QuantizedWeight, channels_first_shape, pack_quantized, quantize_rows, weight_rows
 
 
-def quantize_(model: nn.Module, config: QuantizeConfig | None = None) -> QuantizeReport:
-    """Quantize the weights of a model in place.
+def quantize_(
+    model: nn.Module | Any, config: QuantizeConfig | None = None, *, components: Iterable[str] | None = None
+) -> QuantizeReport | PipelineReport:
+    """Quantize the weights of a model, or of networks of a pipeline, in place.
 
     Weights of linear and convolution layers, also transposed and modulated ones, are replaced by packed codes and
     scales; biases, norms, noise and constants stay. diffusers models can then be saved with ``save_pretrained`` and
     restored with a plain ``from_pretrained``.
 
     Args:
-        model: Any module; its weights are frozen afterwards.
+        model: Any module; its weights are frozen afterwards. Or a pipeline of diffusers.
         config: Options; None means C+Q at 4 bits.
+        components: Of a pipeline: names of the networks to quantize; None: its denoiser (``unet``, ``transformer``, ``generator``).
 
     Returns:
-        Report with every weight: bits, error, bytes before and after, or why it was skipped.
+        Report with every weight: bits, error, bytes before and after, or why it was skipped. Of a pipeline: component -> report.
 
     Raises:
         ValueError: Nothing to quantize, a pattern that matches no layer, non-finite weights, or an already quantized
-            model. All problems are reported at once, and the model is unchanged.
+            model. All problems are reported at once, and the model is unchanged. Components that a pipeline has not, or of a model.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
@@ -42,6 +49,10 @@ def quantize_(model: nn.Module, config: QuantizeConfig | None = None) -> Quantiz
         ([4, 4], True)
     """
     config = config or QuantizeConfig()
+    if is_pipeline(model):
+        return quantize_pipeline_(model, config, components)
+    if components is not None:
+        raise ValueError(f"quantize_: components are those of a pipeline; a {type(model).__name__} has none.")
     plan = plan_quantization(model, config)
     sqnr_db = apply_plan_(model, plan, config.compute)
     model.requires_grad_(False)
@@ -67,8 +78,8 @@ def apply_plan_(model: nn.Module, plan: QuantizationPlan, compute: str) -> dict[
     return {name: weight.sqnr_db for name, weight in quantized.items()}
 
 
-def dequantize_(model: nn.Module) -> None:
-    """Turn packed layers back into ordinary ones, with the weights they computed with; saves as an ordinary folder.
+def dequantize_(model: nn.Module | Any) -> None:
+    """Turn packed layers of a model, or of all networks of a pipeline, back into ordinary ones, with the weights they computed with; saves as an ordinary folder.
 
     Raises:
         ValueError: The model has no packed layer.
@@ -76,6 +87,11 @@ def dequantize_(model: nn.Module) -> None:
     modules = packed_modules(model)
     if not modules:
         raise ValueError("dequantize_: the model has no packed layer.")
+    if is_pipeline(model):
+        for network in all_networks(model).values():
+            if packed_modules(network):
+                dequantize_(network)
+        return
     for module in modules.values():
         unpack_module_(module)
     if fold_rest_(model):
