@@ -43,13 +43,13 @@ def choose_components(found: Sequence[str], chosen: Iterable[str] | None, where:
     if chosen is None:
         denoisers = [name for name in found if name.rstrip("_0123456789") in DENOISERS]
         if not denoisers and len(found) != 1:
-            raise ValueError(f"{where} has no denoiser among its networks {_list(found)}; choose components.")
+            raise ValueError(f"{where} has no denoiser among its networks {_list(found)}. Set components.")
         return denoisers or list(found)
     names = [chosen] if isinstance(chosen, str) else list(dict.fromkeys(chosen))
     unknown = [name for name in names if name not in found]
     if unknown or not names:
         near = suggestion(found, unknown[0]) if unknown else ""
-        raise ValueError(f"{where} has no network {_list(unknown)}.{near} Allowed as components: {_list(found)}.")
+        raise ValueError(f"{where} has no network {_list(unknown)}.{near} Set components to some of {_list(found)}.")
     return names
 
 
@@ -64,7 +64,7 @@ def networks_of(pipeline: Any, components: Iterable[str] | None = None) -> dict[
     return {name: networks[name] for name in choose_components(list(networks), components, type(pipeline).__name__)}
 
 
-def network_of(model: Any) -> nn.Module:
+def network_of(model: Any) -> Any:
     """The denoiser of a pipeline, anything else as it is.
 
     Raises:

@@ -20,6 +20,29 @@ def test_quantize_takes_a_pipeline():
     assert list(report) == ["unet"] and pipe.unet.is_quantized and "smaller" in str(report)
 
 
+def test_compress_keeps_a_pipeline_a_pipeline(call, tmp_path):
+    from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline
+
+    from .conftest import tiny_unet
+
+    DDPMPipeline(tiny_unet(), DDPMScheduler()).save_pretrained(tmp_path / "pipe")
+    assert call("compress", tmp_path / "pipe", tmp_path / "small", "--component", "unet", "--quiet")[:2] == (0, "")
+    pipe = DiffusionPipeline.from_pretrained(tmp_path / "small")
+    assert type(pipe) is DDPMPipeline and pipe.unet.is_quantized
+
+
+def test_errors_name_what_was_typed(call, tmp_path):
+    code, _, err = call(
+        "compress", "stylegan2-fashion-mnist", tmp_path / "x", "--granularity", "group", "--group-size", 0
+    )
+    assert code == 1 and "--group-size is 0" in err and "group_size" not in err
+
+
+def test_a_grid_is_no_text_file(call, tmp_path):
+    code, _, err = call("sample", "stylegan2-fashion-mnist", tmp_path / "out.txt")
+    assert code == 2 and ".png, .jpg, .jpeg, .webp" in " ".join(err.split()) and not list(tmp_path.glob("out*"))
+
+
 # --- evaluating
 
 # --- training and fine-tuning

@@ -2,6 +2,8 @@
 """A name is a folder, a bundled name or a Hub id; what the Hub is asked for is asked for with the options that were given."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from .hub import TOKEN, LocalHub
 
 @pytest.fixture
 def saved(tmp_path):
-    """A model, a pipeline with one network and one with two."""
+    """A model, pipelines with one network, with two of which one is a denoiser, and with two others."""
     folder = tmp_path / "saved"
     tiny_generator().save_pretrained(folder / "model")
     gz.GANPipeline(tiny_generator()).save_pretrained(folder / "gan")
@@ -27,12 +29,16 @@ def saved(tmp_path):
     tiny_unet().save_pretrained(folder / "two" / "second")
     index = folder / "two" / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"second": ["diffusers", "UNet2DModel"]}))
+    shutil.copytree(folder / "two", folder / "others")
+    (folder / "others" / "unet").rename(folder / "others" / "first")
+    entries = {"first": ["diffusers", "UNet2DModel"], "second": ["diffusers", "UNet2DModel"]}
+    (folder / "others" / "model_index.json").write_text(json.dumps({"_class_name": "Own"} | entries))
     return folder
 
 
 @pytest.fixture
 def hub(saved, monkeypatch):
-    with LocalHub({f"org/{name}": saved / name for name in ("model", "gan", "ddpm", "two")}) as hub:
+    with LocalHub({f"org/{name}": saved / name for name in ("model", "gan", "ddpm", "two", "others")}) as hub:
         hub.use(monkeypatch)
         yield hub
 
@@ -62,7 +68,7 @@ def test_a_subfolder_is_all_that_is_downloaded(hub, tmp_path):
     assert not list((tmp_path / "other").rglob("*.safetensors"))
     gz.quantize_(model)
     assert model.config.quantization_config.record[-1]["base_model"].startswith("org/two@")
-    with pytest.raises(FileNotFoundError, match="org/two has no folder 'third'"):
+    with pytest.raises(FileNotFoundError, match="subfolder is 'third', but org/two has no such folder"):
         model_folder("org/two", subfolder="third", cache_dir=tmp_path / "cache")
 
 
@@ -71,7 +77,8 @@ def test_the_network_of_a_pipeline(saved, hub, tmp_path):
         here, there = gz.load_model(saved / name), gz.load_model(f"org/{name}", cache_dir=tmp_path / "cache")
         assert type(here).__name__ == cls and torch.equal(run(here), run(there))
         assert type(open_source(saved / name).model).__name__ == cls
-    for name in (saved / "two", "org/two"):
+    assert Path(gz.load_model("org/two", cache_dir=tmp_path / "cache").config["_name_or_path"]).name == "unet"
+    for name in (saved / "others", "org/others"):
         with pytest.raises(ValueError, match="is a pipeline with 2 networks .*second.* one is needed"):
             gz.load_model(name)
     assert type(gz.load_model(saved / "two", subfolder="second")).__name__ == "UNet2DModel"
