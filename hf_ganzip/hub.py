@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import get_session
 
 from .assets import ASSETS, resolve
 from .components import choose_components
@@ -70,14 +71,31 @@ def _downloaded(name: str, patterns: Sequence[str], subfolder: str | None, optio
         lookup(_BUNDLED, name, "model folder or bundled name")
     if not _HUB_ID.fullmatch(name):
         raise FileNotFoundError(f"there is no folder {name}, and a Hub id has the form NAMESPACE/NAME.")
+    problem = unreachable()
+    if problem:
+        options = {**options, "local_files_only": True}
     wanted = [f"{subfolder}/{pattern}" for pattern in patterns] if subfolder else list(patterns)
     try:
         return Path(snapshot_download(name, allow_patterns=wanted, **options))
     except _HUB_ERRORS as error:
-        said = str(error).partition("\n")[0]
+        said = problem or str(error).partition("\n")[0]
         raise ConnectionError(
             f"{name}: no such folder here, and not on the Hub, or no connection or permission ({said})"
         ) from error
+
+
+def unreachable() -> str:
+    """Why there is no connection to the Hub, found by one attempt; "" if there is one, or if it is merely slow.
+
+    The Hub's clients try a file that is not in the cache six times, over half a minute. What is in the cache loads without a connection, with
+    ``local_files_only``.
+    """
+    try:
+        get_session().head(constants.ENDPOINT, timeout=constants.DEFAULT_REQUEST_TIMEOUT)
+    except _HUB_ERRORS as error:
+        slow = "Timeout" in type(error).__name__ and type(error).__name__ != "ConnectTimeout"
+        return "" if slow else str(error).partition("\n")[0]
+    return ""
 
 
 def network_folder(

@@ -13,6 +13,8 @@ import torch
 from PIL import Image, ImageOps
 from torch.utils.data import TensorDataset
 
+from .hub import unreachable
+
 
 _IDX_UINT8 = 0x08
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -236,7 +238,14 @@ def _read_datasets(
         import datasets
     except ImportError as error:
         raise ImportError('Loading a `datasets` id needs datasets: pip install "hf_ganzip[metrics]".') from error
-    data = datasets.load_dataset(source, split=split)
+    offline = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = offline or bool(
+        unreachable()
+    )  # it would try for half a minute, then look into its cache
+    try:
+        data = datasets.load_dataset(source, split=split)
+    finally:
+        datasets.config.HF_HUB_OFFLINE = offline
     of_images = [
         name
         for name, feature in data.features.items()

@@ -352,7 +352,7 @@ def test_help_of_every_command():
     commands = ["demo", "compress", "sample", "evaluate", "info", "cost", "sensitivity", "study", "metrics install"]
     commands += ["convert", "translate", "prune", "refine", "card", "push", "env", "metrics push", "metrics list"]
     for command in ([], *(command.split() for command in commands)):
-        code = ["-m", "hf_ganzip.cli", *command, "--help"]
+        code = ["-m", "hf_ganzip", *command, "--help"]
         result = subprocess.run([sys.executable, *code], capture_output=True, text=True, timeout=60)
         assert result.returncode == 0 and "Usage" in result.stdout
         assert "torch" not in result.stderr

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The first hour of a newcomer: what they type, line by line, and what they get. Every line here once failed."""
 
+import pytest
+
+
 # --- models: quantize_, dequantize_, compile, memory
 
 # --- loading and saving: from_pretrained, configs, casting, LoRA
@@ -41,6 +44,30 @@ def test_errors_name_what_was_typed(call, tmp_path):
 def test_a_grid_is_no_text_file(call, tmp_path):
     code, _, err = call("sample", "stylegan2-fashion-mnist", tmp_path / "out.txt")
     assert code == 2 and ".png, .jpg, .jpeg, .webp" in " ".join(err.split()) and not list(tmp_path.glob("out*"))
+
+
+def test_python_m(monkeypatch, capsys):
+    import runpy
+
+    import hf_ganzip as gz
+
+    monkeypatch.setattr("sys.argv", ["hf_ganzip", "--version"])
+    with pytest.raises(SystemExit):
+        runpy.run_module("hf_ganzip", run_name="__main__")
+    assert capsys.readouterr().out.strip() == gz.__version__
+
+
+def test_a_typo_without_a_connection_fails_at_once(call, monkeypatch):
+    import datasets
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail(f"waits {seconds} s"))
+    for arguments in (("info", "no-such/model"), ("evaluate", "no-such/images", "stylegan2-fashion-mnist")):
+        code, _, err = call(*arguments)
+        assert code == 1 and "no-such" in err and "no connection" in err
 
 
 # --- evaluating

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
+from huggingface_hub.errors import HfHubHTTPError
 
 import hf_ganzip as gz
 from hf_ganzip.evaluation.sources import open_source
-from hf_ganzip.hub import model_folder
+from hf_ganzip.hub import model_folder, unreachable
 from hf_ganzip.inspection import describe, format_description
 
 from .conftest import run, tiny_generator, tiny_unet
@@ -56,6 +57,40 @@ def test_options_reach_the_hub(hub, tmp_path, monkeypatch):
     with pytest.raises(ConnectionError, match="org/model"):
         gz.load_model("org/model", token=TOKEN, revision="no-such-branch", **where)
     assert not (tmp_path / "empty" / "models--org--model" / "snapshots").exists()
+
+
+@pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks` argument")  # diffusers gives it
+def test_without_a_connection_one_attempt_decides(saved, hub, tmp_path, monkeypatch):
+    """No retries; what is in the cache loads."""
+    from huggingface_hub import constants
+
+    expected = run(gz.load_model("org/model"))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert unreachable() and torch.equal(run(gz.load_model("org/model")), expected)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: pytest.fail("a retry"))
+    calls = (
+        gz.load_model,
+        describe,
+        gz.GANPipeline.from_pretrained,
+        gz.StyleGAN2Generator.from_pretrained,
+        gz.convert,
+    )
+    for call in calls:
+        with pytest.raises(OSError, match="org/typo"):
+            call("org/typo")
+    with pytest.raises(OSError, match="org/typo"):
+        gz.load_model("org/typo", revision="0" * 40)
+
+
+def test_a_slow_connection_is_one(hub, monkeypatch):
+    assert unreachable() == ""
+
+    class Slow:
+        def head(self, *args, **kwargs):
+            raise type("ReadTimeout", HfHubHTTPError.__bases__[:1], {})("slow")
+
+    monkeypatch.setattr("hf_ganzip.hub.get_session", Slow)
+    assert unreachable() == ""
 
 
 def test_a_subfolder_is_all_that_is_downloaded(hub, tmp_path):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +12,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ..alignment import align_
+from ..hub import unreachable
 from ..registry import lookup
 
 
@@ -24,6 +26,8 @@ class AlignedMixin:
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """diffusers' ``from_pretrained``; tensors are aligned, so that the outputs repeat those of the saved model exactly."""
+        if not Path(pretrained_model_name_or_path).exists() and unreachable():
+            kwargs["local_files_only"] = True  # what is not in the cache fails at once
         loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         align_(loaded[0] if isinstance(loaded, tuple) else loaded)
         return loaded
