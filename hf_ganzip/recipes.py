@@ -24,6 +24,7 @@ from .quantization import QuantizeConfig, quantize_
 from .quantization.report import QuantizeReport
 from .refine import RefineConfig, RefineReport, refine_
 from .registry import lookup
+from .shipped import recipes
 
 
 Report = PruneReport | RefineReport | QuantizeReport
@@ -111,15 +112,21 @@ def from_config(config: str | Path | Mapping[str, Any] | ModelMixin, **hub_optio
 
 
 def read_recipe(path: str | Path) -> list[dict[str, Any]]:
-    """Steps of a YAML file: a list, or a mapping with a list ``steps``.
+    """Steps of a YAML file, or of a bundled recipe by name: a list, or a mapping with a list ``steps``.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: It is no such list.
+        ValueError: It is no such list; a name that is neither a file nor bundled.
+
+    Example:
+        >>> [step["step"] for step in read_recipe("svs-ddpm")]
+        ['prune', 'refine']
     """
     import yaml
 
     path = Path(path)
+    if path.name == str(path) and not (path.suffix or path.exists()):
+        path = lookup(recipes(), str(path), "recipe")
     if not path.is_file():
         raise FileNotFoundError(f"recipe is {path}; there is no such file.")
     try:

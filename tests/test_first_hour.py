@@ -70,6 +70,13 @@ def test_a_typo_without_a_connection_fails_at_once(call, monkeypatch):
         assert code == 1 and "no-such" in err and "no connection" in err
 
 
+def test_a_pip_install_has_the_scripts_and_recipes(call, tmp_path):
+    code, out, _ = call("train", "stylegan2", "--help")
+    assert code == 0 and "--max_train_steps" in out
+    arguments = ("--recipe", "small-and-quantized", "--quiet")
+    assert call("compress", "stylegan2-fashion-mnist", tmp_path / "small", *arguments)[:2] == (0, "")
+
+
 # --- evaluating
 
 # --- training and fine-tuning

@@ -38,6 +38,9 @@ def test_the_wheel_has_what_it_needs_and_no_more(built):
     for folder in ASSETS.values():
         assert any(name.startswith(f"hf_ganzip/assets/{folder}") for name in names), folder
     assert "hf_ganzip/metrics_hub/lsh_precision_recall/lsh_precision_recall.py" in names
+    of_examples = {"train_stylegan2.py", "extract_features.py", "recipes/svs-ddpm.yaml", "space_compress/app.py"}
+    assert {f"hf_ganzip/examples/{name}" for name in of_examples} <= set(names)
+    assert not any("__pycache__" in name for name in names)
     assert "hf_ganzip/py.typed" in names and any(name.endswith("licenses/LICENSE") for name in names)
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"hf_ganzip"}
     assert wheel.stat().st_size < WHEEL_MIB * 2**20
@@ -68,6 +71,9 @@ def test_installed_into_an_empty_environment(built, tmp_path):
     for arguments, expected in (
         (["info", "biggan-fashion-mnist"], "BigGANGenerator in"),
         (["metrics", "list"], "lsh_precision_recall"),
+        (["compress", "biggan-fashion-mnist", tmp_path / "small", "--recipe", "small-and-quantized"], "saved to"),
+        (["train", "biggan", "--smoke", "--output_dir", tmp_path / "run"], str(tmp_path)),
+        (["examples", tmp_path / "copied"], "svs-stylegan2"),
     ):
         command = [bin_folder / "hf-ganzip", *arguments]
         found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=packages)

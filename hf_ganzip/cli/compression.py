@@ -70,7 +70,10 @@ def compress(
     ] = False,
     recipe: Annotated[
         Path | None,
-        typer.Option(help="YAML file with steps (prune, refine, quantize), instead of all options above."),
+        typer.Option(
+            help="YAML file with steps (prune, refine, quantize), or a bundled recipe such as svs-stylegan2, instead of all options above.",
+            autocompletion=completion.bundled_recipes,
+        ),
     ] = None,
     components: Components = None,
     subfolder: Subfolder = None,
