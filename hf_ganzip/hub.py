@@ -9,15 +9,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import get_session
 
 from .assets import ASSETS, resolve
+from .components import choose_components
 from .registry import lookup
 
 
 HUB_OPTIONS = ("revision", "cache_dir", "token", "force_download", "local_files_only", "subfolder")
 MODEL_FILES = ("*.json", "*.safetensors")
+_WEIGHTS = ("model.safetensors", "model-?????-of-?????.safetensors")
+# Of a pipeline only what from_pretrained opens: repositories hold variants and the same weights in one file, too.
+PIPELINE_FILES = (
+    *("*.json", "*.txt", "*.model", "README.md"),
+    *(
+        f"{prefix}{weights}"
+        for prefix in ("", "*/", "diffusion_pytorch_", "*/diffusion_pytorch_")
+        for weights in _WEIGHTS
+    ),
+)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_ERRORS = (*HfHubHTTPError.__bases__, OSError)  # whatever HTTP library huggingface_hub uses
 _BUNDLED = {name: file for name, file in ASSETS.items() if not Path(file).suffix}
@@ -62,42 +74,61 @@ def model_folder(
         folder = _downloaded(str(name), patterns, subfolder, hub_options)
     found = folder / subfolder if subfolder else folder
     if not found.is_dir():
-        raise FileNotFoundError(f"{name} has no folder {subfolder!r}.")
+        raise FileNotFoundError(f"subfolder is {subfolder!r}, but {name} has no such folder.")
     return found
 
 
 def _downloaded(name: str, patterns: Sequence[str], subfolder: str | None, options: Mapping[str, Any]) -> Path:
     if not _HUB_ID.fullmatch(name):
         raise FileNotFoundError(f"there is no folder {name}, and a Hub id has the form NAMESPACE/NAME.")
+    problem = unreachable()
+    if problem:
+        options = {**options, "local_files_only": True}
     wanted = [f"{subfolder}/{pattern}" for pattern in patterns] if subfolder else list(patterns)
     try:
         return Path(snapshot_download(name, allow_patterns=wanted, **options))
     except _HUB_ERRORS as error:
-        said = str(error).partition("\n")[0]
+        said = problem or str(error).partition("\n")[0]
         raise ConnectionError(
             f"{name}: no such folder here, and not on the Hub, or no connection or permission ({said})"
         ) from error
 
 
+def unreachable() -> str:
+    """Why there is no connection to the Hub, found by one attempt; "" if there is one, or if it is merely slow.
+
+    The Hub's clients try a file that is not in the cache six times, over half a minute. What is in the cache loads without a connection, with
+    ``local_files_only``.
+    """
+    try:
+        get_session().head(constants.ENDPOINT, timeout=constants.DEFAULT_REQUEST_TIMEOUT)
+    except _HUB_ERRORS as error:
+        slow = "Timeout" in type(error).__name__ and type(error).__name__ != "ConnectTimeout"
+        return "" if slow else str(error).partition("\n")[0]
+    return ""
+
+
 def network_folder(
     name: str | Path, *, patterns: Sequence[str] = MODEL_FILES, subfolder: str | None = None, **hub_options: Any
 ) -> Path:
-    """The folder of one network: as :func:`model_folder`, and for a pipeline the folder of its only network.
+    """The folder of one network: as :func:`model_folder`, and for a pipeline the folder of its denoiser or only network.
 
     Raises:
         FileNotFoundError: No ``config.json``, besides what :func:`model_folder` raises.
-        ValueError: A pipeline of several networks.
+        ValueError: A pipeline of several networks, of which none or more than one is a denoiser.
     """
     options = {"subfolder": subfolder, **hub_options}
     folder = model_folder(name, patterns=["*.json"], **options)
     if not (folder / "config.json").is_file() and (folder / "model_index.json").is_file():
         networks = [part for part in parts_of(folder) if (folder / part / "config.json").is_file()]
-        if len(networks) != 1:
+        try:
+            (network,) = choose_components(networks, None, str(name))
+        except ValueError as error:
             raise ValueError(
                 f"{name} is a pipeline with {len(networks)} networks ({', '.join(networks) or 'none'}); one is needed. Give the "
                 "folder of one of them, or subfolder=."
-            )
-        options["subfolder"] = "/".join(filter(None, (subfolder, *networks)))
+            ) from error
+        options["subfolder"] = "/".join(filter(None, (subfolder, network)))
     elif not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} has no config.json; a model folder is one that save_pretrained wrote.")
     return model_folder(name, patterns=patterns, **options)

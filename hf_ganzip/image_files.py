@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from .hub import unreachable
+
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _IDX_UINT8 = 0x08
@@ -240,7 +242,13 @@ def _of_datasets(source: str, split: str, image_column: str | None, label_column
         import datasets
     except ImportError as error:
         raise ImportError('Loading a `datasets` id needs datasets: pip install "hf_ganzip[metrics]".') from error
-    data = datasets.load_dataset(source, split=split)
+    offline = datasets.config.HF_HUB_OFFLINE
+    # It would try for half a minute, then look into its cache.
+    datasets.config.HF_HUB_OFFLINE = offline or bool(unreachable())
+    try:
+        data = datasets.load_dataset(source, split=split)
+    finally:
+        datasets.config.HF_HUB_OFFLINE = offline
     of_images = [
         name
         for name, feature in data.features.items()

@@ -15,6 +15,7 @@ from diffusers import ModelMixin
 
 from . import models
 from .alignment import align_
+from .components import network_of
 from .hub import HUB_OPTIONS, network_folder
 from .images import to_model_range
 from .pruning import PruneConfig, PruneReport, prune_
@@ -23,6 +24,7 @@ from .quantization import QuantizeConfig, quantize_
 from .quantization.report import QuantizeReport
 from .refine import RefineConfig, RefineReport, refine_
 from .registry import lookup
+from .shipped import recipes
 
 
 Report = PruneReport | RefineReport | QuantizeReport
@@ -33,7 +35,7 @@ class RecipeStep:
     """One kind of step: its options, and what it does."""
 
     config: type
-    run: Callable[..., Report]
+    run: Callable[..., Any]
 
 
 STEPS: dict[str, RecipeStep] = {
@@ -47,14 +49,14 @@ def load_model(model_or_id: str | Path, **kwargs: Any) -> ModelMixin:
     """Load a model of hf_ganzip or diffusers by the class named in its ``config.json``.
 
     Args:
-        model_or_id: Folder with ``config.json`` and safetensors, bundled name or Hub id; of a pipeline with one network, that network.
+        model_or_id: Folder with ``config.json`` and safetensors, bundled name or Hub id; of a pipeline its denoiser, or only network.
         **kwargs: ``revision``, ``cache_dir``, ``token``, ``force_download``, ``local_files_only``, ``subfolder``, which say where the files are; all others are for
             the class's ``from_pretrained`` (``torch_dtype``, ``quantization_config``, ...).
 
     Raises:
         FileNotFoundError: No such folder, or one without ``config.json``.
         ConnectionError: As :func:`.model_folder`.
-        ValueError: An unknown name, ``config.json`` is damaged or names a class that neither library has, or a pipeline has several networks.
+        ValueError: An unknown name, ``config.json`` is damaged or names a class that neither library has, or a pipeline has several networks of which none, or more than one, is a denoiser.
     """
     where = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
     config_file = network_folder(model_or_id, **where) / "config.json"
@@ -110,17 +112,23 @@ def from_config(config: str | Path | Mapping[str, Any] | ModelMixin, **hub_optio
 
 
 def read_recipe(path: str | Path) -> list[dict[str, Any]]:
-    """Steps of a YAML file: a list, or a mapping with a list ``steps``.
+    """Steps of a YAML file, or of a bundled recipe by name: a list, or a mapping with a list ``steps``.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: It is no such list.
+        ValueError: It is no such list; a name that is neither a file nor bundled.
+
+    Example:
+        >>> [step["step"] for step in read_recipe("svs-ddpm")]
+        ['prune', 'refine']
     """
     import yaml
 
     path = Path(path)
+    if path.name == str(path) and not (path.suffix or path.exists()):
+        path = lookup(recipes(), str(path), "recipe")
     if not path.is_file():
-        raise FileNotFoundError(f"there is no recipe {path}.")
+        raise FileNotFoundError(f"recipe is {path}; there is no such file.")
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -131,20 +139,11 @@ def read_recipe(path: str | Path) -> list[dict[str, Any]]:
     return steps
 
 
-def compress(
-    model_or_id: ModelMixin | str | Path, recipe: Sequence[Mapping[str, Any]]
-) -> tuple[ModelMixin, list[Report]]:
-    """Run the steps of a recipe, one after the other.
-
-    Args:
-        model_or_id: A model (changed in place), or a name as for :func:`load_model`.
-        recipe: Steps, each ``{"step": NAME, **options}``: "prune" with options of PruneConfig, "refine" with options of RefineConfig, "quantize" with those of QuantizeConfig.
-
-    Returns:
-        The model and one report per step.
+def steps_of(recipe: Sequence[Mapping[str, Any]]) -> list[tuple[RecipeStep, Any]]:
+    """The steps of a recipe, each with its config.
 
     Raises:
-        ValueError: An empty recipe, an unknown step or a wrong option; nothing is changed then.
+        ValueError: An empty recipe, an unknown step or a wrong option.
     """
     if not recipe:
         raise ValueError("compress: the recipe has no steps; allowed are " + ", ".join(sorted(STEPS)) + ".")
@@ -156,11 +155,29 @@ def compress(
             steps.append((step, step.config(**options)))
         except TypeError as error:
             raise ValueError(f"compress: {entry.get('step')}: {error}") from error
-    model = model_or_id if isinstance(model_or_id, ModelMixin) else load_model(model_or_id)
+    return steps
+
+
+def compress(model_or_id: Any, recipe: Sequence[Mapping[str, Any]]) -> tuple[Any, list[Report]]:
+    """Run the steps of a recipe, one after the other.
+
+    Args:
+        model_or_id: A model, or a pipeline, whose denoiser is meant (changed in place), or a name as for :func:`load_model`.
+        recipe: Steps, each ``{"step": NAME, **options}``: "prune" with options of PruneConfig, "refine" with options of RefineConfig, "quantize" with those of QuantizeConfig.
+
+    Returns:
+        The model or pipeline and one report per step.
+
+    Raises:
+        ValueError: An empty recipe, an unknown step or a wrong option; nothing is changed then.
+    """
+    steps = steps_of(recipe)
+    model = load_model(model_or_id) if isinstance(model_or_id, (str, Path)) else model_or_id
+    network = network_of(model)
     steps = [
-        (step, with_images(config, model) if isinstance(config, PruneConfig) else config) for step, config in steps
+        (step, with_images(config, network) if isinstance(config, PruneConfig) else config) for step, config in steps
     ]
-    return model, [step.run(model, config) for step, config in steps]
+    return model, [step.run(network, config) for step, config in steps]
 
 
 def with_images(config: PruneConfig, model: ModelMixin) -> PruneConfig:

@@ -2,14 +2,17 @@
 """A name is a folder, a bundled name or a Hub id; what the Hub is asked for is asked for with the options that were given."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
+from huggingface_hub.errors import HfHubHTTPError
 
 import hf_ganzip as gz
 from hf_ganzip.evaluation.sources import open_source
-from hf_ganzip.hub import model_folder
+from hf_ganzip.hub import model_folder, unreachable
 from hf_ganzip.inspection import describe, format_description
 from hf_ganzip.models.feature_network import FeatureNetwork
 
@@ -19,7 +22,7 @@ from .hub import TOKEN, LocalHub
 
 @pytest.fixture
 def saved(tmp_path):
-    """A model, a pipeline with one network and one with two."""
+    """A model, pipelines with one network, with two of which one is a denoiser, and with two others."""
     folder = tmp_path / "saved"
     tiny_generator().save_pretrained(folder / "model")
     gz.GANPipeline(tiny_generator()).save_pretrained(folder / "gan")
@@ -28,12 +31,16 @@ def saved(tmp_path):
     tiny_unet().save_pretrained(folder / "two" / "second")
     index = folder / "two" / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"second": ["diffusers", "UNet2DModel"]}))
+    shutil.copytree(folder / "two", folder / "others")
+    (folder / "others" / "unet").rename(folder / "others" / "first")
+    entries = {"first": ["diffusers", "UNet2DModel"], "second": ["diffusers", "UNet2DModel"]}
+    (folder / "others" / "model_index.json").write_text(json.dumps({"_class_name": "Own"} | entries))
     return folder
 
 
 @pytest.fixture
 def hub(saved, monkeypatch):
-    with LocalHub({f"org/{name}": saved / name for name in ("model", "gan", "ddpm", "two")}) as hub:
+    with LocalHub({f"org/{name}": saved / name for name in ("model", "gan", "ddpm", "two", "others")}) as hub:
         hub.use(monkeypatch)
         yield hub
 
@@ -53,6 +60,40 @@ def test_options_reach_the_hub(hub, tmp_path, monkeypatch):
     assert not (tmp_path / "empty" / "models--org--model" / "snapshots").exists()
 
 
+@pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks` argument")  # diffusers gives it
+def test_without_a_connection_one_attempt_decides(saved, hub, tmp_path, monkeypatch):
+    """No retries; what is in the cache loads."""
+    from huggingface_hub import constants
+
+    expected = run(gz.load_model("org/model"))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert unreachable() and torch.equal(run(gz.load_model("org/model")), expected)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: pytest.fail("a retry"))
+    calls = (
+        gz.load_model,
+        describe,
+        gz.GANPipeline.from_pretrained,
+        gz.StyleGAN2Generator.from_pretrained,
+        gz.convert,
+    )
+    for call in calls:
+        with pytest.raises(OSError, match="org/typo"):
+            call("org/typo")
+    with pytest.raises(OSError, match="org/typo"):
+        gz.load_model("org/typo", revision="0" * 40)
+
+
+def test_a_slow_connection_is_one(hub, monkeypatch):
+    assert unreachable() == ""
+
+    class Slow:
+        def head(self, *args, **kwargs):
+            raise type("ReadTimeout", HfHubHTTPError.__bases__[:1], {})("slow")
+
+    monkeypatch.setattr("hf_ganzip.hub.get_session", Slow)
+    assert unreachable() == ""
+
+
 def test_a_subfolder_is_all_that_is_downloaded(hub, tmp_path):
     folder = model_folder("org/two", subfolder="second", cache_dir=tmp_path / "cache")
     assert [path.name for path in folder.parent.iterdir()] == ["second"]
@@ -63,7 +104,7 @@ def test_a_subfolder_is_all_that_is_downloaded(hub, tmp_path):
     assert not list((tmp_path / "other").rglob("*.safetensors"))
     gz.quantize_(model)
     assert model.config.quantization_config.record[-1]["base_model"].startswith("org/two@")
-    with pytest.raises(FileNotFoundError, match="org/two has no folder 'third'"):
+    with pytest.raises(FileNotFoundError, match="subfolder is 'third', but org/two has no such folder"):
         model_folder("org/two", subfolder="third", cache_dir=tmp_path / "cache")
 
 
@@ -72,7 +113,8 @@ def test_the_network_of_a_pipeline(saved, hub, tmp_path):
         here, there = gz.load_model(saved / name), gz.load_model(f"org/{name}", cache_dir=tmp_path / "cache")
         assert type(here).__name__ == cls and torch.equal(run(here), run(there))
         assert type(open_source(saved / name).model).__name__ == cls
-    for name in (saved / "two", "org/two"):
+    assert Path(gz.load_model("org/two", cache_dir=tmp_path / "cache").config["_name_or_path"]).name == "unet"
+    for name in (saved / "others", "org/others"):
         with pytest.raises(ValueError, match="is a pipeline with 2 networks .*second.* one is needed"):
             gz.load_model(name)
     assert type(gz.load_model(saved / "two", subfolder="second")).__name__ == "UNet2DModel"

@@ -32,17 +32,22 @@ def built(tmp_path_factory):
     return folder
 
 
+@pytest.mark.process
 def test_the_wheel_has_what_it_needs_and_no_more(built):
     (wheel,) = built.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     for folder in ASSETS.values():
         assert any(name.startswith(f"hf_ganzip/assets/{folder}") for name in names), folder
     assert "hf_ganzip/metrics_hub/lsh_precision_recall/lsh_precision_recall.py" in names
+    of_examples = {"train_stylegan2.py", "extract_features.py", "recipes/svs-ddpm.yaml", "space_compress/app.py"}
+    assert {f"hf_ganzip/examples/{name}" for name in of_examples} <= set(names)
+    assert not any("__pycache__" in name for name in names)
     assert "hf_ganzip/py.typed" in names and any(name.endswith("licenses/LICENSE") for name in names)
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"hf_ganzip"}
     assert wheel.stat().st_size < WHEEL_MIB * 2**20
 
 
+@pytest.mark.process
 def test_the_sdist_can_be_tested(built):
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
@@ -52,6 +57,7 @@ def test_the_sdist_can_be_tested(built):
     assert not any(name.startswith(".venv") for name in names)
 
 
+@pytest.mark.process
 def test_installed_into_an_empty_environment(built, tmp_path):
     (wheel,) = built.glob("*.whl")
     venv.create(tmp_path / "venv", with_pip=True)
@@ -59,20 +65,25 @@ def test_installed_into_an_empty_environment(built, tmp_path):
     install = [bin_folder / "python", "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel]
     subprocess.run(install, check=True, capture_output=True)
     code = "import hf_ganzip; print(hf_ganzip.__file__)"
+    packages = {"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     found = subprocess.run(
-        [bin_folder / "python", "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path
+        [bin_folder / "python", "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path, env=packages
     )
     assert Path(found.stdout.strip()).is_relative_to(tmp_path)
     # Dependencies come from this environment: PYTHONPATH brings its packages, but not its editable installation.
-    packages = {"PYTHONPATH": str(Path(yaml.__file__).parents[1]), "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"}
+    packages["PYTHONPATH"] = str(Path(yaml.__file__).parents[1])
     for arguments, expected in (
         (["info", "biggan-fashion-mnist"], "BigGANGenerator in"),
         (["metrics", "list"], "lsh_precision_recall"),
+        (["compress", "biggan-fashion-mnist", tmp_path / "small", "--recipe", "small-and-quantized"], "saved to"),
+        (["train", "biggan", "--smoke", "--output_dir", tmp_path / "run"], "2 classes"),
+        (["examples", tmp_path / "copied"], "svs-stylegan2"),
     ):
         command = [bin_folder / "hf-ganzip", *arguments]
         found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=packages)
         assert found.returncode == 0 and expected in found.stdout, found.stderr
-        assert str(tmp_path) in found.stdout
+        assert str(tmp_path) in found.stdout or arguments[0] == "train"
+    assert (tmp_path / "run" / "generator" / "config.json").is_file()
 
 
 def test_release_files_agree():

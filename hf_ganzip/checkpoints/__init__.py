@@ -14,6 +14,7 @@ from typing import Any
 
 from diffusers import ModelMixin
 
+from ..hub import model_folder
 from . import biggan, biggan_deep, rosinality, stylegan_tensorflow, stylegan_torch, ugatit
 from .errors import CheckpointError, DamagedCheckpointError, UnsafeCheckpointError
 from .source import Source, card
@@ -140,11 +141,8 @@ def _local(path: str | Path, revision: str | None, url: str) -> tuple[Path, str]
     if local.exists():
         return local, url
     if isinstance(path, str) and _HUB_ID.fullmatch(path) and local.suffix not in _SUFFIXES:
-        from huggingface_hub import snapshot_download
-
-        patterns = ["config.json", *_WEIGHTS]
-        return Path(
-            snapshot_download(path, revision=revision, allow_patterns=patterns)
+        return model_folder(
+            path, patterns=["config.json", *_WEIGHTS], revision=revision
         ), url or f"https://hf.co/{path}"
     raise FileNotFoundError(f"there is no file or folder {path}.")
 

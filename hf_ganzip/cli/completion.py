@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..assets import ASSETS
+from ..shipped import recipes, scripts
 
 
 def names_in(file: str, registry: str) -> list[str]:
@@ -56,3 +57,18 @@ def models(incomplete: str) -> list[str]:
 def sources(incomplete: str) -> list[str]:
     """Bundled models and images."""
     return [name for name in ASSETS if name.startswith(incomplete)]
+
+
+def trained(incomplete: str) -> list[str]:
+    """Scripts that train."""
+    return [name for name in scripts("train_") if name.startswith(incomplete)]
+
+
+def finetuned(incomplete: str) -> list[str]:
+    """Scripts that fine-tune."""
+    return [name for name in scripts("finetune_") if name.startswith(incomplete)]
+
+
+def bundled_recipes(incomplete: str) -> list[str]:
+    """Recipes by name."""
+    return [name for name in recipes() if name.startswith(incomplete)]

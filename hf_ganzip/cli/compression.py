@@ -1,27 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands that compress and say what it cost: compress, prune, refine, cost, sensitivity, study."""
+"""Commands that compress and say what it cost: compress, prune, refine, cost, sensitivity."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from . import completion
+from .opening import Place, hushed, open_model, open_whole, without_bars
 from .shared import (
-    Extractor,
+    Components,
+    Device,
     Json,
+    LoadedDtype,
     Model,
-    Seed,
+    Quiet,
+    Revision,
+    SavedDtype,
+    Subfolder,
     app,
-    open_model,
     parse_options,
     print_json,
     refuse_full,
     refuse_together,
     refuse_unwritable,
+    say,
+    settings,
 )
 
 
@@ -62,43 +70,76 @@ def compress(
     ] = False,
     recipe: Annotated[
         Path | None,
-        typer.Option(help="YAML file with steps (prune, refine, quantize), instead of all options above."),
+        typer.Option(
+            help="YAML file with steps (prune, refine, quantize), or a bundled recipe such as svs-stylegan2, instead of all options above.",
+            autocompletion=completion.bundled_recipes,
+        ),
     ] = None,
+    components: Components = None,
+    subfolder: Subfolder = None,
+    revision: Revision = None,
+    device: Device = None,
+    dtype: SavedDtype = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Quantize a model, or run the steps of a recipe, and save it; plain from_pretrained restores it once hf_ganzip is imported."""
     from ..recipes import compress as run
-    from ..recipes import read_recipe
+    from ..recipes import read_recipe, steps_of
 
     refuse_together(context, "recipe", _OF_QUANTIZATION)
     refuse_together(context, "mean_bits", ["bits"])
     refuse_full(output_dir)
+    place = Place(subfolder, revision, device, dtype)
     if recipe is not None:
-        steps = read_recipe(recipe)
-        compressed, reports = run(open_model(model), steps)
-        compressed.save_pretrained(output_dir)
-        if as_json:
-            return print_json([{"step": step["step"], **report.to_dict()} for step, report in zip(steps, reports)])
-        for step, report in zip(steps, reports):
-            print(f"--- {step['step']}\n{report}\n")
-        print(f"saved to {output_dir}")
-        return
+        steps = [hushed(step) for step in read_recipe(recipe)]
+        steps_of(steps)  # wrong options are found before anything is loaded
+        whole, networks = open_whole(model, components, place)
+        found = [
+            (_labels(name) | {"step": step["step"]}, report)
+            for name, network in networks.items()
+            for step, report in zip(steps, run(network, steps)[1])
+        ]
+        return _finish(whole, output_dir, found, as_json)
     options = {"step": "quantize", "method": method, "bits": bits, "granularity": granularity}
     options |= {"group_size": group_size, "scale_dtype": scale_dtype, "method_options": parse_options(option or ())}
     options |= {"skip": tuple(skip or ()), "skip_last_block": not last_block, "requantize": requantize}
-    opened = open_model(model)
-    if mean_bits is not None:
-        from ..quantization import QuantizeConfig
-        from ..quantization import sensitivity as measure
+    options = hushed(options)
+    steps_of([options])
+    whole, networks = open_whole(model, components, place)
+    found = []
+    for name, network in networks.items():
+        if mean_bits is not None:
+            options["overrides"] = _within(mean_bits, network, options)
+        found.append((_labels(name), run(network, [options])[1][0]))
+    _finish(whole, output_dir, found, as_json)
 
-        config = QuantizeConfig(**{name: value for name, value in options.items() if name != "step"})
-        options["overrides"] = measure(opened, range(2, 9), config=config).allocate(mean_bits=mean_bits)
-    compressed, (report,) = run(opened, [options])
-    compressed.save_pretrained(output_dir)
+
+def _within(mean_bits: float, network: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides that give each layer its own bits."""
+    from ..quantization import QuantizeConfig, sensitivity
+
+    config = QuantizeConfig(**{name: value for name, value in options.items() if name not in ("step", "overrides")})
+    measured = sensitivity(network, range(2, 9), config=config, progress=not settings.quiet)
+    try:
+        return measured.allocate(mean_bits=mean_bits)
+    except ValueError as error:
+        raise ValueError(f"mean_bits is {mean_bits}: {error}") from error
+
+
+def _labels(component: str) -> dict[str, str]:
+    return {"component": component} if component else {}
+
+
+def _finish(whole: Any, output_dir: Path, found: Sequence[tuple[dict[str, str], Any]], as_json: bool) -> None:
+    """Save, and print the reports: that of a model alone as it is, others in a list, each with its component and step."""
+    whole.save_pretrained(output_dir)
     if as_json:
-        return print_json(report.to_dict())
-    print(report)
-    print(f"saved to {output_dir}")
+        dicts = [labels | report.to_dict() for labels, report in found]
+        return print_json(dicts[0] if not found[0][0] else dicts)
+    for labels, report in found:
+        say(f"--- {' '.join(labels.values())}\n{report}\n" if labels else report)
+    say(f"saved to {output_dir}")
 
 
 @app.command()
@@ -136,10 +177,17 @@ def prune(
     option: Annotated[
         list[str] | None, typer.Option(help="Option of the criterion, NAME=VALUE (JSON); repeatable.")
     ] = None,
+    components: Components = None,
+    subfolder: Subfolder = None,
+    revision: Revision = None,
+    device: Device = None,
+    dtype: SavedDtype = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Remove channels of a generator or diffusion UNet; refine and fine-tune it afterwards."""
     from ..pruning import PruneConfig, prune_
+    from ..pruning.criteria import CRITERIA
     from ..recipes import with_images
 
     refuse_together(context, "max_params", ["ratio", "max_macs"])
@@ -148,14 +196,11 @@ def prune(
     options = {"ratio": ratio, "max_params": max_params, "max_macs": max_macs, "multiple_of": multiple_of}
     options |= {"inherit": inherit, "init": init, "group_rule": group_rule}
     of_criterion = parse_options(option or ()) | ({"images": data} if data is not None else {})
-    config = PruneConfig(criterion, criterion_options=of_criterion, **options)
-    opened = open_model(model)
-    report = prune_(opened, with_images(config, opened))
-    opened.save_pretrained(output_dir)
-    if as_json:
-        return print_json(report.to_dict())
-    print(report)
-    print(f"saved to {output_dir}")
+    options |= {"criterion": criterion, "criterion_options": of_criterion}
+    config = PruneConfig(**without_bars(options, "criterion", CRITERIA))
+    whole, networks = open_whole(model, components, Place(subfolder, revision, device, dtype))
+    found = [(_labels(name), prune_(each, with_images(config, each))) for name, each in networks.items()]
+    _finish(whole, output_dir, found, as_json)
 
 
 @app.command()
@@ -177,6 +222,12 @@ def refine(
     skip: Annotated[list[str] | None, typer.Option(help="Pattern of tensors to leave alone; repeatable.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Accept a model that was refined before.")] = False,
     plot: Plot = None,
+    components: Components = None,
+    subfolder: Subfolder = None,
+    revision: Revision = None,
+    device: Device = None,
+    dtype: SavedDtype = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Scale the singular values of a pruned model's weights, once, before fine-tuning (Singular Value Scaling)."""
@@ -185,19 +236,24 @@ def refine(
     refuse_full(output_dir)
     if plot is not None:
         refuse_unwritable(plot.parent)
-    opened = open_model(model)
-    options = {"rtol": rtol, "to_rgb": to_rgb, "reset_norms": reset_norms, "skip": tuple(skip or ()), "again": again}
-    report = refine_(opened, RefineConfig(scaling=scaling, **options))
-    opened.save_pretrained(output_dir)
+    whole, networks = open_whole(model, components, Place(subfolder, revision, device, dtype))
+    options = {
+        "rtol": rtol,
+        "progress": not quiet,
+        "to_rgb": to_rgb,
+        "reset_norms": reset_norms,
+        "skip": tuple(skip or ()),
+        "again": again,
+    }
+    found = [
+        (_labels(name), refine_(each, RefineConfig(scaling=scaling, **options))) for name, each in networks.items()
+    ]
     if plot is not None:
         from ..plotting import save_spectra_plot
 
         plot.parent.mkdir(parents=True, exist_ok=True)
-        save_spectra_plot(report, plot)
-    if as_json:
-        return print_json(report.to_dict())
-    print(report)
-    print(f"saved to {output_dir}")
+        save_spectra_plot(found[0][1], plot)
+    _finish(whole, output_dir, found, as_json)
 
 
 @app.command()
@@ -211,14 +267,20 @@ def cost(
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Timed forward passes of each.")] = 7,
     memory: Annotated[bool, typer.Option(help="Also measure the peak memory, in fresh processes.")] = True,
+    subfolder: Subfolder = None,
+    revision: Revision = None,
+    device: Device = None,
+    dtype: LoadedDtype = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Measure parameters, MACs, bytes on disk, peak memory and latency on this machine."""
     from ..evaluation.cost import measure_cost
 
-    other = None if base is None else open_model(base)
-    report = measure_cost(open_model(model), other, repeats=repeats, memory=memory)
-    print_json(report.to_dict()) if as_json else print(report)
+    place = Place(subfolder, revision, device, dtype)
+    other = None if base is None else open_model(base, Place(device=device, dtype=dtype))
+    report = measure_cost(open_model(model, place), other, repeats=repeats, memory=memory)
+    print_json(report.to_dict()) if as_json else say(report)
 
 
 @app.command()
@@ -240,6 +302,11 @@ def sensitivity(
     ] = None,
     num_samples: Annotated[int, typer.Option(min=1, help="Samples in the comparison.")] = 32,
     plot: Plot = None,
+    subfolder: Subfolder = None,
+    revision: Revision = None,
+    device: Device = None,
+    dtype: LoadedDtype = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Quantize one layer at a time and measure how far the output moves, without data."""
@@ -249,7 +316,9 @@ def sensitivity(
     if plot is not None:
         refuse_unwritable(plot.parent)
     config = QuantizeConfig(method=method, granularity=granularity)
-    report = run(open_model(model), tuple(bits or (2, 3, 4, 6, 8)), config=config, num_samples=num_samples)
+    opened = open_model(model, Place(subfolder, revision, device, dtype))
+    options = {"config": config, "num_samples": num_samples, "progress": not quiet}
+    report = run(opened, tuple(bits or (2, 3, 4, 6, 8)), **options)
     overrides = report.allocate(mean_bits=mean_bits) if mean_bits is not None else None
     if plot is not None:
         from ..plotting import save_sensitivity_plot
@@ -258,62 +327,6 @@ def sensitivity(
         save_sensitivity_plot(report, plot)
     if as_json:
         return print_json(report.to_dict() | {"overrides": overrides})
-    print(report)
+    say(report)
     if overrides is not None:
-        print(f"overrides for a mean of {mean_bits} bits:")
-        print(json.dumps(overrides, indent=1))
-
-
-@app.command()
-def study(
-    model: Model,
-    reference: Annotated[
-        str,
-        typer.Option(
-            help="Real images: bundled name, folder, parquet, .npy, datasets id.", autocompletion=completion.sources
-        ),
-    ],
-    output_dir: Annotated[
-        Path, typer.Option(help="Report, figures and pieces; a study that was stopped goes on here.")
-    ] = Path("study_output"),
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            help='Method, or "gptq mixed" and the like; repeatable; default: all.', autocompletion=completion.studied
-        ),
-    ] = None,
-    bits: Annotated[list[int] | None, typer.Option(min=2, max=8, help="Bits; repeatable; default 6 5 4 3 2.")] = None,
-    num_samples: Annotated[int, typer.Option(min=2, help="Generated images per draw.")] = 5000,
-    draws: Annotated[int, typer.Option(min=1, help="Repetitions with other latents and hyperplanes.")] = 3,
-    seed: Seed = 0,
-    k: Annotated[int, typer.Option(min=1, help="Neighbour that sets the radius.")] = 3,
-    extractor: Extractor = "fashion_mnist",
-    option: Annotated[
-        list[str] | None, typer.Option(help="Option of a method, METHOD.NAME=VALUE; repeatable.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Compress by many methods at many bits, measure each, and write a report with tables and figures."""
-    from ..evaluation.compression_study import StudyConfig, run_study
-    from ..evaluation.study_report import write_report
-
-    refuse_unwritable(output_dir)
-    method_options: dict[str, dict[str, Any]] = {}
-    for name, value in parse_options(option or ()).items():
-        owner, dot, setting = name.partition(".")
-        if not dot:
-            raise typer.BadParameter(f"option {name!r} does not say of which method; write METHOD.{name}=VALUE.")
-        method_options.setdefault(owner, {})[setting] = value
-    chosen = {"methods": tuple(method) if method else None, "bits": tuple(bits) if bits else None}
-    config = StudyConfig(
-        **{name: value for name, value in chosen.items() if value is not None},
-        num_samples=num_samples,
-        draws=draws,
-        seed=seed,
-        k=k,
-        extractor=extractor,
-        method_options=method_options,
-    )
-    result = run_study(model, reference, output_dir, config)
-    file = write_report(result, output_dir)
-    print_json(result) if as_json else print(f"{file}\n{file.read_text(encoding='utf-8')}")
+        say(f"overrides for a mean of {mean_bits} bits:\n{json.dumps(overrides, indent=1)}")

@@ -3,12 +3,30 @@
 
 from __future__ import annotations
 
+import difflib
+import mimetypes
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .shared import Json, Model, Seed, app, open_model, print_json, refuse_full, refuse_unwritable
+from .opening import Place, open_model
+from .shared import (
+    BatchSize,
+    Device,
+    Json,
+    LoadedDtype,
+    Model,
+    Quiet,
+    Revision,
+    Seed,
+    Subfolder,
+    app,
+    print_json,
+    refuse_full,
+    refuse_unwritable,
+    say,
+)
 
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp")
@@ -86,7 +104,12 @@ def translate(
     images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files, or folders of them.")],
     output_dir: Annotated[Path, typer.Option(help="Translated images and heatmaps go here.")] = Path("translated"),
     heatmaps: Annotated[bool, typer.Option(help="Also write where the network looked.")] = True,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
+    batch_size: BatchSize = 8,
+    subfolder: Subfolder = None,
+    revision: Revision = None,
+    device: Device = None,
+    dtype: LoadedDtype = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Translate images with a U-GAT-IT generator."""
@@ -96,13 +119,13 @@ def translate(
 
     files = _image_files(images, output_dir)
     refuse_unwritable(output_dir)
-    opened = open_model(model)
+    opened = open_model(model, Place(subfolder, revision, device, dtype))
     if type(opened).__name__ != "UGATITGenerator":
         raise ValueError(f"{model} is a {type(opened).__name__}; translate needs a UGATITGenerator.")
     pipeline = ImageTranslationPipeline(opened)
     pipeline.set_progress_bar_config(disable=True)
     output_dir.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(files), desc="translate", unit="image") as bar:
+    with tqdm(total=len(files), desc="translate", unit="image", disable=quiet) as bar:
         for start in range(0, len(files), batch_size):
             chunk = files[start : start + batch_size]
             output = pipeline([_read_image(file) for file in chunk], max_batch_size=batch_size)
@@ -113,7 +136,7 @@ def translate(
             bar.update(len(chunk))
     if as_json:
         return print_json({"output": str(output_dir), "num_images": len(files), "heatmaps": heatmaps})
-    print(f"{len(files)} images written to {output_dir}")
+    say(f"{len(files)} images written to {output_dir}")
 
 
 def _image_files(paths: list[Path], output_dir: Path) -> list[Path]:
@@ -155,11 +178,11 @@ def _read_image(file: Path) -> Any:
 
 
 @app.command()
-def info(model: Model, as_json: Json = False) -> None:
+def info(model: Model, subfolder: Subfolder = None, revision: Revision = None, as_json: Json = False) -> None:
     """Show the config of a model, or of each in a pipeline, what was done to it, and the bytes of every packed layer."""
     from ..inspection import describe, format_description
 
-    description = describe(model)
+    description = describe(model, **Place(subfolder, revision).hub_options(model))
     print_json(description) if as_json else print(format_description(description))
 
 
@@ -178,21 +201,27 @@ def sample(
         bool,
         typer.Option(help="For diffusion models: clip predicted images in every step (the figures of cards do not)."),
     ] = False,
+    batch_size: BatchSize = 100,
+    subfolder: Subfolder = None,
+    revision: Revision = None,
+    device: Device = None,
+    dtype: LoadedDtype = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Sample images from a GAN generator or a diffusion UNet."""
-    from PIL import Image
-
     from ..evaluation.sampling import sample_images
     from ..plotting import image_grid, save_image_grid
 
     grid = output.suffix.lower() in _IMAGES
-    if not grid and output.suffix.lower() in Image.registered_extensions():
+    if not grid and _is_file_ending(output.suffix.lower()):
         raise typer.BadParameter(f"{output} is no folder; files of grids end in {', '.join(_IMAGES)}.")
     refuse_unwritable(output.parent) if grid else refuse_full(output)
     options: dict[str, Any] = {"truncation_psi": truncation_psi, "class_label": class_label}
     options |= {"steps": steps, "clip_sample": clip_sample}
-    images, _ = sample_images(open_model(model), num_samples, seed=seed, **options)
+    options |= {"batch_size": batch_size, "progress": not quiet}
+    opened = open_model(model, Place(subfolder, revision, device, dtype))
+    images, _ = sample_images(opened, num_samples, seed=seed, **options)
     if grid:
         output.parent.mkdir(parents=True, exist_ok=True)
         save_image_grid(images, output, columns=min(10, num_samples))
@@ -202,4 +231,12 @@ def sample(
             image_grid(image[None], 1, padding=0, scale=1).save(output / f"{i:06d}.png")
     if as_json:
         return print_json({"output": str(output), "num_samples": num_samples, "seed": seed})
-    print(f"{num_samples} images written to {output}")
+    say(f"{num_samples} images written to {output}")
+
+
+def _is_file_ending(suffix: str) -> bool:
+    """Whether it names a kind of file, or is a slip of an ending for grids; folders may be called run-0.5."""
+    from PIL import Image
+
+    kinds = {*Image.registered_extensions(), *mimetypes.types_map}
+    return suffix in kinds or bool(difflib.get_close_matches(suffix, _IMAGES))

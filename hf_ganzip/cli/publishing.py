@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .shared import Json, Model, app, open_model, print_json
+from .opening import open_model
+from .shared import Json, Model, app, print_json
 
 
 Reports = Annotated[

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +19,7 @@ from . import completion
 
 
 _ORDER = (
-    "demo convert info sample compress prune refine sensitivity cost evaluate study translate card push metrics env"
+    "demo convert info sample compress prune refine sensitivity cost evaluate study translate train finetune examples card push metrics env"
 ).split()
 
 
@@ -36,9 +39,11 @@ app = typer.Typer(
 
 
 class Settings:
-    """What was said before the name of the command."""
+    """What holds for all of a command."""
 
     debug = False
+    quiet = False
+    flags: Mapping[str, str] = {}  # parameter -> option, of the command that runs
 
 
 settings = Settings()
@@ -54,6 +59,7 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def options_of_all(
+    context: typer.Context,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show where an error came from; stands before the command.")
     ] = False,
@@ -63,13 +69,36 @@ def options_of_all(
 ) -> None:
     """Make image generators small, and say what that cost."""
     settings.debug = debug
+    command = context.command.commands.get(context.invoked_subcommand)  # type: ignore[attr-defined]
+    options = [each for each in getattr(command, "params", ()) if each.param_type_name == "option"]
+    settings.flags = {each.name: max(each.opts, key=len) for each in options}
 
 
 def describe_error(error: Exception) -> str:
     """One line for the user: the message of an error that is explained, or that it is a bug."""
     if isinstance(error, (ValueError, TypeError, OSError, RuntimeError, ImportError)):
-        return " ".join(str(error).splitlines())
+        return in_options(" ".join(str(error).splitlines()), settings.flags)
     return f"unexpected {type(error).__name__}: {error}. This is a bug; hf-ganzip --debug shows where."
+
+
+def in_options(message: str, flags: Mapping[str, str]) -> str:
+    """A message of the library in the words of the command: its arguments by the options that set them, its functions not at all.
+
+    Example:
+        >>> in_options("quantize_: group_size is 7; or set requantize=True.", {"group_size": "--group-size", "requantize": "--requantize"})
+        '--group-size is 7; or set --requantize.'
+    """
+    unknown = re.match(r"Unknown (?:\w+ )*?(\w+) '", message)
+    if unknown and unknown[1] in flags:
+        return f"{flags[unknown[1]]}: {message}"
+    message = re.sub(r"^\w+_: |^[A-Z]\w+Config: ", "", message)
+    message = re.sub(r"\b(method|criterion)_options\b", "option", message)
+    for name, flag in flags.items():
+        word = rf"(?<![\w./-]){name}(?![\w./-])"
+        message = re.sub(rf"{word}=(?:True|(?=\W|$))", flag, message)
+        message = re.sub(rf"{word}=", f"{flag} ", message)
+        message = re.sub(word if "_" in name else rf"(?<=[Ss]et ){word}|{word}(?= is | ')", flag, message)
+    return message
 
 
 Model = Annotated[
@@ -79,6 +108,42 @@ Model = Annotated[
         autocompletion=completion.models,
     ),
 ]
+Components = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--component",
+        help="Network of a pipeline to work on, such as unet; repeatable; default: the denoiser. The whole pipeline is saved again.",
+    ),
+]
+Subfolder = Annotated[str | None, typer.Option(help="Of the folder or Hub id, where the model is.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the Hub id.")]
+Device = Annotated[str | None, typer.Option(help="Such as cuda, cuda:1 or mps; default: cpu.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
+
+
+class Dtype(str, Enum):
+    """Data types of weights."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+SavedDtype = Annotated[Dtype | None, typer.Option("--dtype", help="Of the weights; default: as they were saved.")]
+LoadedDtype = Annotated[Dtype | None, typer.Option("--dtype", help="Of the weights; default: float32.")]
+
+
+def _hush(quiet: bool) -> bool:
+    settings.quiet = quiet
+    if quiet:  # bars of others; before they are imported, which is when they look
+        os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    return quiet
+
+
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="No progress bars, and no report but with --json.", callback=_hush),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else to standard output.")]
 Seed = Annotated[int, typer.Option(help="Image i is drawn from (seed, i).")]
 Extractor = Annotated[
@@ -87,13 +152,6 @@ Extractor = Annotated[
         help="fashion_mnist, vgg16, inception_v3, dinov2, clip, or NAME:WEIGHTS.", autocompletion=completion.extractors
     ),
 ]
-
-
-def open_model(model: str) -> Any:
-    """The model of an argument."""
-    from ..recipes import load_model
-
-    return load_model(model)
 
 
 def refuse_full(folder: Path) -> None:
@@ -140,6 +198,12 @@ def parse_options(entries: Sequence[str]) -> dict[str, Any]:
         except ValueError:
             found[name] = {"True": True, "False": False, "None": None}.get(value, value)
     return found
+
+
+def say(text: Any = "") -> None:
+    """A line for people, unless they asked for quiet."""
+    if not settings.quiet:
+        print(text)
 
 
 def print_json(value: Any) -> None:

@@ -20,6 +20,7 @@ from diffusers import ModelMixin
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..components import network_of
 from ..families import example_inputs, family_of
 from ..modes import evaluating
 from ..quantization.packed import packed_modules, packed_parameters
@@ -98,7 +99,7 @@ def measure_cost(
     """Measure what a model costs here and now, in evaluation mode, on the example inputs of its family; the models stay as they are.
 
     Args:
-        model: A model of a known family, on any device.
+        model: A model of a known family, on any device, or a pipeline, whose denoiser is measured.
         reference: What it was compressed from, on the same device; both are timed in turn.
         repeats: Timed forward passes of each.
         memory: Also measure the peak memory; on CPUs, this starts a process for each model.
@@ -107,6 +108,7 @@ def measure_cost(
         ValueError: A model of no family, or two models on different devices.
         RuntimeError: The process that measures the memory failed.
     """
+    model, reference = network_of(model), network_of(reference)
     models = {"model": model} | ({"reference": reference} if reference is not None else {})
     for name, each in models.items():
         if family_of(each) is None:

@@ -9,17 +9,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from ..shipped import shipped
+
 
 def metric_folders() -> dict[str, Path]:
     """Name -> folder of every module, in the wheel or in a source checkout."""
-    package = Path(__file__).parents[1]
-    for root in (package / "metrics_hub", package.parent / "metrics_hub"):
-        found = {
-            path.parent.name: path.parent for path in sorted(root.glob("*/*.py")) if path.stem == path.parent.name
-        }
-        if found:
-            return found
-    raise FileNotFoundError(f"no metrics_hub folder in {package} or beside it; reinstall hf_ganzip.")
+    files = sorted(shipped("metrics_hub").glob("*/*.py"))
+    return {path.parent.name: path.parent for path in files if path.stem == path.parent.name}
 
 
 def install_metrics() -> dict[str, Path]:

@@ -62,7 +62,8 @@ def sample_images(
         return sample_diffusion(model, num_samples, seed=seed, steps=steps, clip_sample=clip_sample, **options)
     if "z_dim" not in model.config:
         raise ValueError(
-            f"sample_images: {type(model).__name__} is no GAN generator (its config has no z_dim) and no UNet2DModel."
+            f"sample_images: {type(model).__name__} is no GAN generator (its config has no z_dim) and no UNet2DModel. Networks that "
+            "are told what to draw need their pipeline: `DiffusionPipeline.from_pretrained(FOLDER)(PROMPT)` after `import hf_ganzip`."
         )
     pipeline = GANPipeline(model)
     pipeline.set_progress_bar_config(disable=True)

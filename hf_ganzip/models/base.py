@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ..alignment import align_
-from ..hub import named
+from ..hub import named, unreachable
 from ..registry import lookup
 
 
@@ -31,7 +32,10 @@ class AlignedMixin:
         Raises:
             ValueError: A name that is none of these; suggests the nearest.
         """
-        loaded = super().from_pretrained(named(pretrained_model_name_or_path), **kwargs)
+        folder = named(pretrained_model_name_or_path)
+        if not Path(folder).exists() and unreachable():
+            kwargs["local_files_only"] = True  # what is not in the cache fails at once
+        loaded = super().from_pretrained(folder, **kwargs)
         align_(loaded[0] if isinstance(loaded, tuple) else loaded)
         return loaded
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..components import network_of
 from ..families import example_inputs
 from ..macs import macs_of_shapes, weight_uses
 from ..modes import evaluating
@@ -27,7 +28,7 @@ def prune_(model: nn.Module, config: PruneConfig | None = None) -> PruneReport:
 
     Args:
         model: Model in full precision of a class with a rule: StyleGAN2, StyleGAN3, BigGAN without attention, diffusers' ``UNet2DModel`` and
-            ``UNet2DConditionModel``.
+            ``UNet2DConditionModel``; or a pipeline, whose denoiser is pruned.
         config: Options.
 
     Returns:
@@ -40,7 +41,7 @@ def prune_(model: nn.Module, config: PruneConfig | None = None) -> PruneReport:
     Source:
         DCP-GAN, CAGAN, StyleKD, Diff-Pruning and Singular Value Scaling, in the rules of their published code.
     """
-    config = config or PruneConfig()
+    config, model = config or PruneConfig(), network_of(model)
     rule = rule_of(model)
     if packed_modules(model):
         raise ValueError("prune_: the model is quantized; prune before quantizing, or dequantize_ first.")

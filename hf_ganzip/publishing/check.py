@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
+from ..components import all_networks, is_pipeline
 from ..families import example_inputs, family_of
 
 
@@ -24,10 +24,7 @@ _MARK = "fingerprint "
 
 def networks_of(model_or_pipeline: Any) -> dict[str, nn.Module]:
     """The networks of a pipeline by their names; a model alone is "model"."""
-    if not isinstance(model_or_pipeline, DiffusionPipeline):
-        return {"model": model_or_pipeline}
-    components = model_or_pipeline.components
-    return {name: each for name, each in components.items() if isinstance(each, nn.Module)}
+    return all_networks(model_or_pipeline) if is_pipeline(model_or_pipeline) else {"model": model_or_pipeline}
 
 
 def fingerprint(model_or_pipeline: Any) -> dict[str, dict[str, str | None]]:

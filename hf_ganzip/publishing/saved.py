@@ -136,8 +136,12 @@ def loading_snippet(saved: Saved, place: str) -> str:
     return "\n".join(lines)
 
 
-def open_saved(folder: str | Path) -> Any:
-    """The model or pipeline of a folder, in the dtype of its weights; what the loading snippet does.
+def open_saved(folder: str | Path, dtype: Any = None) -> Any:
+    """The model or pipeline of a folder; what the loading snippet does.
+
+    Args:
+        folder: Of ``save_pretrained``.
+        dtype: Of torch, for all weights in full precision; None: as they were saved.
 
     Raises:
         FileNotFoundError: As :func:`read_saved`.
@@ -147,9 +151,10 @@ def open_saved(folder: str | Path) -> Any:
 
     saved = read_saved(folder)
     option = _dtype_option(saved)
-    dtypes: Any = {name: getattr(torch, dtype) for name, dtype in option.items()} if isinstance(option, dict) else None
+    dtypes: Any = {name: getattr(torch, each) for name, each in option.items()} if isinstance(option, dict) else None
     if isinstance(option, str):
         dtypes = getattr(torch, option)
+    dtypes = dtypes if dtype is None else dtype
     cls = getattr(importlib.import_module(saved.library), saved.class_name)
     return cls.from_pretrained(folder, **({} if dtypes is None else {"torch_dtype": dtypes}))
 

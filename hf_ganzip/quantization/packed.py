@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..components import all_networks, is_pipeline
 from .grid import QuantizedRows, fold_channels, to_values
 from .packing import pack, packed_size, unpack
 
@@ -314,7 +315,10 @@ def unpack_module_(module: nn.Module) -> None:
 
 
 def packed_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Packed layers of a model by module name."""
+    """Packed layers of a model by module name; of a pipeline, behind the names of its networks."""
+    if is_pipeline(model):
+        found = {part: packed_modules(network) for part, network in all_networks(model).items()}
+        return {f"{part}.{name}": module for part, modules in found.items() for name, module in modules.items()}
     return {name: module for name, module in model.named_modules() if isinstance(module, PackedWeightMixin)}
 
 

@@ -4,40 +4,46 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..components import all_networks, is_pipeline
 from .calibration import CalibrationTask
 from .config import QuantizeConfig
 from .folding import fold_rest_, remove_parametrization_
 from .packed import base_class, pack_module_, packed_modules, unpack_module_
+from .pipeline import PipelineReport, quantize_pipeline_
 from .plan import QuantizationPlan, plan_quantization, require_finite, weighted_modules
 from .report import LayerReport, QuantizeReport
 from .rows import QuantizedWeight, channels_first_shape, pack_quantized, quantize_rows, weight_rows
 
 
-def quantize_(model: nn.Module, config: Any = None, **options: Any) -> QuantizeReport:
-    """Quantize the weights of a model in place.
+def quantize_(
+    model: nn.Module | Any, config: Any = None, *, components: Iterable[str] | None = None, **options: Any
+) -> QuantizeReport | PipelineReport:
+    """Quantize the weights of a model, or of networks of a pipeline, in place.
 
     Weights of linear and convolution layers, also transposed and modulated ones, are replaced by packed codes and
     scales; biases, norms, noise and constants stay. diffusers models can then be saved with ``save_pretrained`` and
     restored with a plain ``from_pretrained``.
 
     Args:
-        model: Any module. Packed weights cannot be trained; :func:`dequantize_` gives back parameters that are trainable if they were before.
+        model: Any module, or a pipeline of diffusers. Packed weights cannot be trained; :func:`dequantize_` gives back parameters that are trainable if they were before.
             All other parameters stay as they are, trainable or not.
         config: A :class:`QuantizeConfig`, a :class:`~hf_ganzip.GanzipConfig`, or a method; default: C+Q, 4 bits.
+        components: Of a pipeline: names of the networks to quantize; None: its denoiser (``unet``, ``transformer``, ``generator``).
         **options: Options of :class:`QuantizeConfig`, instead of ``config`` or to change it.
 
     Returns:
-        Report with every weight: bits, error, bytes before and after, or why it was skipped.
+        Report with every weight: bits, error, bytes before and after, or why it was skipped. Of a pipeline: component -> report.
 
     Raises:
         TypeError: An unknown option.
         ValueError: Nothing to quantize, a pattern that matches no layer, non-finite weights, or an already quantized
-            model. All problems are reported at once, and the model is unchanged.
+            model. All problems are reported at once, and the model is unchanged. Components that a pipeline has not, or of a model.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
@@ -46,6 +52,10 @@ def quantize_(model: nn.Module, config: Any = None, **options: Any) -> QuantizeR
         ([4, 4], True)
     """
     config = QuantizeConfig.of(config, **options)
+    if is_pipeline(model):
+        return quantize_pipeline_(model, config, components)
+    if components is not None:
+        raise ValueError(f"quantize_: components are those of a pipeline; a {type(model).__name__} has none.")
     plan = plan_quantization(model, config)
     sqnr_db = apply_plan_(model, plan, config.compute)
     from ..integration import attach
@@ -70,8 +80,8 @@ def apply_plan_(model: nn.Module, plan: QuantizationPlan, compute: str) -> dict[
     return {name: weight.sqnr_db for name, weight in quantized.items()}
 
 
-def dequantize_(model: nn.Module) -> None:
-    """Turn packed layers back into ordinary ones, with the weights they computed with; saves as an ordinary folder.
+def dequantize_(model: nn.Module | Any) -> None:
+    """Turn packed layers of a model, or of all networks of a pipeline, back into ordinary ones, with the weights they computed with; saves as an ordinary folder.
 
     Parameters are trainable if they were before the model was quantized; those of a loaded model are, as after any ``from_pretrained``.
 
@@ -81,6 +91,11 @@ def dequantize_(model: nn.Module) -> None:
     modules = packed_modules(model)
     if not modules:
         raise ValueError("dequantize_: the model has no packed layer.")
+    if is_pipeline(model):
+        for network in all_networks(model).values():
+            if packed_modules(network):
+                dequantize_(network)
+        return
     for module in modules.values():
         unpack_module_(module)
     if fold_rest_(model):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ..components import network_of
 from ..modes import evaluating
 from ..record import table
 from .calibration import CalibrationTask, expanded, substituted
@@ -127,7 +128,8 @@ def sensitivity(
     """Quantize one weight at a time and measure how far the model's output moves; the model is not changed.
 
     Args:
-        model: A model of a family with inputs of its own (GAN generators: latents; UNets: their noisy trajectories).
+        model: A model of a family with inputs of its own (GAN generators: latents; UNets: their noisy trajectories), or a pipeline with
+            one as its denoiser.
         bits: Bits to try, each 2 to 8.
         metric: "mse", the squared error of the output relative to its mean square, or a function ``(output, target) -> number``,
             smaller is better.
@@ -139,6 +141,7 @@ def sensitivity(
     Raises:
         ValueError: As :func:`~hf_ganzip.quantize_`; unknown metric; no samples; a model without inputs of its own.
     """
+    model = network_of(model)
     measure = _relative_error if metric == "mse" else metric
     if not callable(measure):
         raise ValueError(f"metric is {metric!r}; allowed are 'mse' or a function (output, target) -> number.")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ..components import network_of
 from ..families import family_of
 from ..quantization.packed import packed_modules
 from ..record import Step, origin_of, record_step, recorded_steps, table
@@ -141,7 +142,7 @@ def refine_(model: nn.Module, config: RefineConfig | None = None) -> RefineRepor
     dimensions and every bias outside norms. Nothing changes if anything fails.
 
     Args:
-        model: Model in full precision.
+        model: Model in full precision; or a pipeline, whose denoiser is refined.
         config: Options.
 
     Returns:
@@ -153,7 +154,7 @@ def refine_(model: nn.Module, config: RefineConfig | None = None) -> RefineRepor
     Source:
         Singular Value Scaling, section 3; selection and bias rule of the published code.
     """
-    config = config or RefineConfig()
+    config, model = config or RefineConfig(), network_of(model)
     if packed_modules(model):
         raise ValueError("refine_: the model is quantized; refine before quantizing, or dequantize_ first.")
     if any(step["name"] == "refine" for step in recorded_steps(model)) and not config.again:

@@ -35,6 +35,7 @@ SHORTER = {
 }
 # Of these only the flags are read: tests/examples runs the scripts.
 _SCRIPT = re.compile(r"(?:python|accelerate launch.*?) (examples/(?:train|finetune|study|prepare)_\w+\.py) (.*)")
+_DOOR = re.compile(r"hf-ganzip (train|finetune) (\w+)(?: --launch \"[^\"]*\")? (.*)")
 # Commands that have tests of their own.
 ELSEWHERE = {
     "make demo": "tests/test_demo.py",
@@ -64,7 +65,8 @@ def shortened(code: str) -> str:
 
 def run(command: str) -> str:
     """Standard output of a command; our own run in this process, which saves their imports."""
-    if script := _SCRIPT.fullmatch(command.partition("  #")[0].strip()):
+    command_alone = _DOOR.sub(r"python examples/\1_\2.py \3", command.partition("  #")[0].strip())
+    if script := _SCRIPT.fullmatch(command_alone):
         runpy.run_path(script[1])["parse_args"](shlex.split(script[2]))
         return ""
     program, *arguments = shlex.split(command, comments=True)

@@ -220,7 +220,7 @@ def test_bare_names_work_after_installing(tmp_path, empty_hub):
         return result.stdout
 
     for _ in range(2):  # again changes nothing
-        found = json.loads(run("-m", "hf_ganzip.cli", "metrics", "install", "--json"))
+        found = json.loads(run("-m", "hf_ganzip", "metrics", "install", "--json"))
         assert sorted(found) == NAMES and all(Path(folder).is_relative_to(tmp_path) for folder in found.values())
     assert len(list(tmp_path.rglob("lsh_precision_recall.py"))) == 1
     code = (

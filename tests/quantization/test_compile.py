@@ -12,7 +12,9 @@ from ..conftest import TINY, tiny_generator
 from .test_diffusers_models import MODELS
 
 
-OLD = torch.__version__ < "2.13"  # 2.7 breaks the graph at every packed weight, and cannot compile compute="packed" at all
+OLD = (
+    torch.__version__ < "2.13"
+)  # 2.7 breaks the graph at every packed weight, and cannot compile compute="packed" at all
 COMPUTE = ["dequantized"] if OLD else ["packed", "dequantized"]
 ALL = TINY | MODELS
 

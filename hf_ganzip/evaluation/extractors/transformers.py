@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...hub import unreachable
 from .weights import rgb, weights_digest
 
 
@@ -35,8 +36,9 @@ class DINOv2Extractor:
                 f'The {self.name} extractor needs transformers: pip install "hf_ganzip[transformers]".'
             ) from error
         self.source = str(source or self.default)
-        self.processor = AutoImageProcessor.from_pretrained(self.source)
-        self.network = AutoModel.from_pretrained(self.source).eval().requires_grad_(False).to(device)
+        where = {} if Path(self.source).is_dir() else {"local_files_only": bool(unreachable())}
+        self.processor = AutoImageProcessor.from_pretrained(self.source, **where)
+        self.network = AutoModel.from_pretrained(self.source, **where).eval().requires_grad_(False).to(device)
         self.device, self.digest = torch.device(device), weights_digest(self.network)
         self.dim = self._dim(self.network.config)
         settings = self.processor.to_dict()

@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
+
+from ...hub import unreachable
 
 
 _SIZE = 512  # pixels that the parser sees
@@ -28,7 +32,8 @@ class FaceParser:
             from transformers import AutoModelForSemanticSegmentation
         except ImportError as error:
             raise ImportError("A face parser needs transformers: pip install 'hf_ganzip[transformers]'.") from error
-        self.model = AutoModelForSemanticSegmentation.from_pretrained(model_id).eval()
+        where = {} if Path(model_id).is_dir() else {"local_files_only": bool(unreachable())}
+        self.model = AutoModelForSemanticSegmentation.from_pretrained(model_id, **where).eval()
         names = {int(index): name.lower() for index, name in self.model.config.id2label.items()}
         named = {index for index, name in names.items() if name in _NO_CONTENT}
         self.no_content = torch.tensor(sorted(named or set(_NO_CONTENT_IDS)))

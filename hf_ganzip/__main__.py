@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m hf_ganzip.cli``."""
+"""``python -m hf_ganzip``."""
 
-from . import main
+from .cli import main
 
 
 if __name__ == "__main__":

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands on pipelines, in other dtypes and quietly; and errors in the words of the command."""
+
+import json
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from safetensors.torch import load_file
+
+import hf_ganzip as gz
+from hf_ganzip.quantization.packed import packed_modules
+
+from .conftest import tiny_generator, tiny_unet
+from .hub import LocalHub
+from .test_transformers import generate, text_encoder, tiny_pipeline
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    """Folder of a Stable Diffusion pipeline, whose denoiser is also there in half precision."""
+    folder = tmp_path_factory.mktemp("pipelines")
+    tiny_pipeline(folder / "tokenizer").save_pretrained(folder / "pipeline")
+    return folder / "pipeline"
+
+
+def test_compress_saves_the_whole_pipeline_again(call, pipeline, tmp_path):
+    code, out, _ = call("compress", pipeline, tmp_path / "small", "--bits", 4)
+    assert code == 0 and out.startswith("--- unet\n") and "smaller" in out
+    small = DiffusionPipeline.from_pretrained(tmp_path / "small")
+    assert type(small).__name__ == "StableDiffusionPipeline" and small.scheduler.config.clip_sample is False
+    assert packed_modules(small.unet) and not packed_modules(small.text_encoder)
+    assert small.unet.config.quantization_config.record[-1]["base_model"] == "unet"
+    full = DiffusionPipeline.from_pretrained(pipeline)
+    gz.quantize_(full, gz.QuantizeConfig(bits=4))
+    assert (generate(small) == generate(full)).all()
+
+
+def test_components_of_a_hub_id(call, pipeline, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    with LocalHub({"org/model": pipeline}) as hub:
+        hub.use(monkeypatch)
+        files = hub.repositories["org/model"].files
+        weights = files["unet/diffusion_pytorch_model.safetensors"]
+        others = (
+            "unet/diffusion_pytorch_model.fp16.safetensors",
+            "model-pruned-emaonly.safetensors",
+            "unet/model.bin",
+        )
+        hub.repositories["org/model"].commit(files | dict.fromkeys(others, weights))
+        arguments = ("--component", "unet", "--component", "text_encoder", "--revision", "main", "--json")
+        code, out, err = call("compress", "org/model", tmp_path / "small", *arguments)
+        asked = " ".join(hub.requests)
+    assert code == 0, err
+    assert [report["component"] for report in json.loads(out)] == ["unet", "text_encoder"]
+    assert "fp16" not in asked and "emaonly" not in asked and ".bin" not in asked
+    small = DiffusionPipeline.from_pretrained(tmp_path / "small")
+    assert (
+        packed_modules(small.unet) and packed_modules(small.text_encoder) and generate(small).shape == (1, 16, 16, 3)
+    )
+
+
+def test_a_recipe_prunes_refines_and_quantizes_the_denoiser(call, pipeline, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(
+        "- {step: prune, ratio: 0.5}\n- {step: refine}\n- {step: quantize, bits: 4}\n"
+    )
+    code, out, err = call("compress", pipeline, tmp_path / "small", "--recipe", tmp_path / "recipe.yaml", "--json")
+    assert code == 0, err
+    assert [(each["component"], each["step"]) for each in json.loads(out)] == [
+        ("unet", "prune"),
+        ("unet", "refine"),
+        ("unet", "quantize"),
+    ]
+    small = DiffusionPipeline.from_pretrained(tmp_path / "small")
+    assert [step["name"] for step in small.unet.config.quantization_config.record] == ["prune", "refine", "quantize"]
+    assert generate(small).shape == (1, 16, 16, 3)
+
+
+def test_prune_and_refine_keep_a_gan_pipeline(call, tmp_path):
+    gz.GANPipeline(tiny_generator(), class_names=["a", "b", "c"]).save_pretrained(tmp_path / "pipe")
+    assert call("prune", tmp_path / "pipe", tmp_path / "pruned", "--ratio", 0.5, "--quiet")[:2] == (0, "")
+    assert call("refine", tmp_path / "pruned", tmp_path / "refined", "-q")[:2] == (0, "")
+    pipe = gz.GANPipeline.from_pretrained(tmp_path / "refined")
+    assert pipe.config.class_names == ["a", "b", "c"]
+    assert pipe.generator.num_parameters() < tiny_generator().num_parameters()
+    assert call("compress", tmp_path / "refined", tmp_path / "small", "-q")[:2] == (0, "")
+    assert packed_modules(gz.GANPipeline.from_pretrained(tmp_path / "small").generator)
+
+
+def test_the_denoiser_is_measured(call, pipeline):
+    for arguments in (("cost", "--repeats", 1, "--no-memory"), ("sensitivity", "--bits", 4, "--num-samples", 1, "-q")):
+        code, out, err = call(arguments[0], pipeline, *arguments[1:], "--json")
+        assert code == 0, err
+    code, out, _ = call("cost", pipeline, "--subfolder", "vae", "--repeats", 1, "--no-memory", "--json")
+    vae = DiffusionPipeline.from_pretrained(pipeline).vae
+    assert code == 0 and json.loads(out)["model"]["parameters"] == vae.num_parameters()
+
+
+@pytest.mark.parametrize("command", ["compress", "prune", "refine"])
+def test_half_precision_stays_and_can_be_chosen(call, tmp_path, command):
+    tiny_unet().half().save_pretrained(tmp_path / "half")
+    for name, arguments, expected in (("same", (), "float16"), ("full", ("--dtype", "float32"), "float32")):
+        code, _, err = call(command, tmp_path / "half", tmp_path / name, "--device", "cpu", *arguments)
+        assert code == 0, err
+        biases = load_file(tmp_path / name / "diffusion_pytorch_model.safetensors")["conv_in.bias"]
+        assert biases.dtype == getattr(torch, expected)
+
+
+def test_a_text_encoder_alone(call, tmp_path):
+    text_encoder().save_pretrained(tmp_path / "full")
+    code, out, err = call("compress", tmp_path / "full", tmp_path / "small")
+    assert code == 0 and "smaller" in out, err
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("--method", "acik"), "--method: Unknown quantization method 'acik'. Did you mean 'aciq'"),
+        (("--bits", "9"), "Invalid value for '--bits'"),
+        (("--mean-bits", "2.0"), "--mean-bits is 2.0: "),
+        (("--granularity", "rows"), "--granularity is 'rows'; allowed are"),
+        (("--granularity", "group", "--group-size", "1"), "--group-size is 1; allowed are"),
+        (("--granularity", "group", "--group-size", "7"), "--group-size 7)"),
+        (("--scale-dtype", "int8"), "--scale-dtype is 'int8'; allowed are"),
+        (("--option", "seed"), "--option 'seed' is not NAME=VALUE"),
+        (("--option", "sed=1"), "--method 'aciq' has no option sed"),
+        (("--skip", "nothing.*"), "--skip 'nothing.*' matches no layer"),
+        (("--requantize", "--recipe", "x.yaml"), "--recipe takes the place of --requantize"),
+        (("--recipe", "x.yaml"), "--recipe is x.yaml"),
+        (("--component", "unett"), "Did you mean 'unet'? Set --component to some of"),
+        (("--subfolder", "none"), "--subfolder is 'none', but"),
+        (("--revision", "main"), "--revision is 'main', but"),
+        (("--device", "tpu"), "--device is tpu; allowed are"),
+        (("--dtype", "int8"), "Invalid value for '--dtype'"),
+    ],
+)
+def test_errors_of_compress_name_its_options(call, pipeline, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.setenv("COLUMNS", "300")
+    code, out, err = call("compress", pipeline, tmp_path / "small", *arguments)
+    assert code and out == "" and message in " ".join(err.split()) and not (tmp_path / "small").exists()
+
+
+def test_a_quantized_model_leads_to_its_option(call, tmp_path):
+    model = tiny_unet()
+    gz.quantize_(model)
+    model.save_pretrained(tmp_path / "small")
+    code, _, err = call("compress", tmp_path / "small", tmp_path / "smaller")
+    assert code == 1 and "or set --requantize to quantize" in err and not err.startswith("hf-ganzip: quantize_")
+    assert call("compress", tmp_path / "small", tmp_path / "smaller", "--requantize")[0] == 0
