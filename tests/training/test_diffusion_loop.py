@@ -70,10 +70,10 @@ def test_antithetic_timesteps():
         assert all(int(found[i] + found[half + i]) == 999 for i in range(count - half))
 
 
-@pytest.mark.parametrize("options", [{}, {"dropout": 0.1, "lr_schedule": "cosine"}])
+@pytest.mark.parametrize("options", [{}, {"dropout": 0.1, "lr_scheduler": "cosine"}])
 def test_a_resumed_run_is_an_uninterrupted_run(tmp_path, options):
     whole = weights(train(tmp_path / "whole", 8, **options))  # crosses an epoch of 5 steps
-    if "lr_schedule" in options:
+    if "lr_scheduler" in options:
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path / "parts", 8, validation_steps=5, validate=interrupt, **options)
     else:
@@ -111,9 +111,9 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path):
 def test_the_average_follows_and_grids_are_written(tmp_path):
     model, average = train(tmp_path, 2, ema_decay=0.5, validation_steps=2, validate=lambda average: {"x": 1.0})
     assert not torch.equal(average.conv_in.weight, model.conv_in.weight)
-    assert (tmp_path / "samples" / "step-0000002.png").is_file()
+    assert (tmp_path / "samples" / "step-0000002-average.png").is_file()
     rows = [json.loads(line) for line in (tmp_path / "figures.jsonl").read_text().splitlines()]
-    assert {"step": 2, "images": 16, "x": 1.0} in rows
+    assert {"step": 2, "images": 16, "average_x": 1.0, "trained_x": 1.0} in rows
 
 
 def test_a_pruned_network_keeps_its_structure(tmp_path):
@@ -158,7 +158,7 @@ class TestBadInput:
             train(tmp_path, 1, train_batch_size=64)
 
     @pytest.mark.parametrize(
-        "options", [{"mixed_precision": "fp16"}, {"lr_schedule": "x"}, {"distillation_weight": 2}, {"ema_decay": 1}]
+        "options", [{"mixed_precision": "fp16"}, {"lr_scheduler": "x"}, {"distillation_weight": 2}, {"ema_decay": 1}]
     )
     def test_options(self, options):
         with pytest.raises(ValueError, match="allowed are"):

@@ -15,10 +15,12 @@ from PIL import Image
 from torch.utils.data import TensorDataset
 
 from hf_ganzip.models import StyleGAN2Generator
+from hf_ganzip.training import average as averaging
 from hf_ganzip.training import gan_loop
 from hf_ganzip.training.feature_quantization import FQConfig, add_feature_quantizers
 from hf_ganzip.training.gan_loop import GANTrainingConfig, lazy_adam, train_gan
-from hf_ganzip.training.run import TrainingRun, read_log, update_ema_
+from hf_ganzip.training.logs import read_log
+from hf_ganzip.training.run import TrainingRun
 
 from ..conftest import tiny_discriminator, tiny_generator
 from ..processes import run_processes
@@ -86,8 +88,8 @@ def test_accumulated_micro_steps_are_one_step(tmp_path, monkeypatch):
     steps, step = [], torch.optim.Adam.step
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure=None: steps.append(self) or step(self, closure))
     averages = []
-    monkeypatch.setattr(gan_loop, "update_ema_", lambda average, model, decay, buffers: averages.append(decay))
-    train(tmp_path, 4, accumulation=2, r1_every=2, ema_images=32, ema_rampup=1e9)
+    monkeypatch.setattr(averaging, "update_ema_", lambda average, model, decay, buffers: averages.append(decay))
+    train(tmp_path, 4, accumulation=2, r1_every=2, ema_images=32, ema_rampup=0)
     assert len(steps) == 2 * 4  # one of each network
     assert len(averages) == 4 and averages == pytest.approx([0.5 ** (16 / 32)] * 4)  # 16 images a step
     assert len(penalties) == 2 * 2  # steps 0 and 2, both micro-steps
@@ -123,9 +125,9 @@ class TestUsedFolders:
         train(tmp_path, 8, checkpointing_steps=2, checkpoints_total_limit=9, **figures)
         with open(tmp_path / "log.jsonl", "a") as log:
             log.write('{"step": 8, "los')  # killed while it wrote
-        train(tmp_path, 6, resume_from_checkpoint=str(tmp_path / "checkpoint-4"), **figures)
+        train(tmp_path, 6, resume_from_checkpoint=str(tmp_path / "checkpoint-4"), checkpoints_total_limit=2, **figures)
         assert [row["step"] for row in read_log(tmp_path / "figures.jsonl")] == [2, 4, 6]
-        assert [row["step"] for row in read_log(tmp_path / "log.jsonl")] == [1]
+        assert [row["step"] for row in read_log(tmp_path / "log.jsonl")] == [1, 6]
         assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
 
 
@@ -233,25 +235,6 @@ def test_a_broken_loss_ends_the_run_and_spares_the_checkpoint(tmp_path, monkeypa
     assert sorted(path.name for path in tmp_path.glob("checkpoint*")) == ["checkpoint-4"]
 
 
-def test_average_moves_by_its_decay_and_copies_buffers():
-    model, average = torch.nn.BatchNorm1d(3), torch.nn.BatchNorm1d(3)
-    with torch.no_grad():
-        model.weight.fill_(2.0)
-        model.running_mean.fill_(5.0)
-    update_ema_(average, model, 0.75)
-    assert torch.equal(average.weight, torch.full((3,), 1.25)) and torch.equal(
-        average.running_mean, model.running_mean
-    )
-
-
-def test_average_of_buffers():
-    model, average = torch.nn.BatchNorm1d(3), torch.nn.BatchNorm1d(3)
-    model.running_mean.fill_(5.0)
-    model.num_batches_tracked.fill_(7)
-    update_ema_(average, model, 0.75, buffers=True)
-    assert torch.equal(average.running_mean, torch.full((3,), 1.25)) and average.num_batches_tracked == 7
-
-
 def test_discriminator_steps_see_images_of_their_own(tmp_path, monkeypatch):
     seen = []
 
@@ -283,7 +266,7 @@ def test_wrong_options_of_the_losses(wrong):
 
 def test_half_life_of_the_average_ramps_up(tmp_path, monkeypatch):
     decays = []
-    monkeypatch.setattr(gan_loop, "update_ema_", lambda average, model, decay, buffers: decays.append(decay))
+    monkeypatch.setattr(averaging, "update_ema_", lambda average, model, decay, buffers: decays.append(decay))
     train(tmp_path, 3, ema_images=20, ema_rampup=0.5)
     assert decays == pytest.approx([0.5 ** (8 / min(20, 0.5 * seen)) for seen in (8, 16, 24)])
 
@@ -324,16 +307,18 @@ def test_log_figures_and_sample_grids(tmp_path):
     plain = weights(train(tmp_path / "plain", 4))
     generator, discriminator, average = train(tmp_path, 4, validation_steps=2, validate=validate)
     assert same(plain, weights((generator, discriminator, average)))
-    assert seen[0] is average and not average.training
+    assert seen == [average, generator] * 2 and generator.training and not average.training
     assert read_log(tmp_path / "figures.jsonl") == [
-        {"step": 2, "images": 16, "quality": 0.5},
-        {"step": 4, "images": 32, "quality": 0.5},
+        {"step": 2, "images": 16, "average_quality": 0.5, "trained_quality": 0.5},
+        {"step": 4, "images": 32, "average_quality": 0.5, "trained_quality": 0.5},
     ]
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines[0]["step"] == 1 and lines[0]["images"] == 8
     assert {"loss_d", "loss_g", "r1", "images_per_second"} <= lines[0].keys()
     grids = sorted((tmp_path / "samples").iterdir())
-    assert [path.name for path in grids] == ["step-0000002.png", "step-0000004.png"]
+    assert [path.name for path in grids] == [
+        f"step-000000{step}-{weights}.png" for step in (2, 4) for weights in ("average", "trained")
+    ]
     with Image.open(grids[0]) as grid:
         assert grid.size[0] > grid.size[1] > 0  # 10 columns, one row a class
 

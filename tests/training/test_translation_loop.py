@@ -139,7 +139,7 @@ def test_grids_log_and_learning(tmp_path):
     after = train(tmp_path, 2, validation_steps=2)
     changed = [name for name in before if not torch.equal(before[name], after[f"0.{name}"])]
     assert any(name.startswith("a_to_b") for name in changed) and any(name.startswith("b_to_a") for name in changed)
-    assert (tmp_path / "samples" / "step-0000002.png").is_file()
+    assert (tmp_path / "samples" / "step-0000002-trained.png").is_file()
     log = (tmp_path / "log.jsonl").read_text()
     assert all(f'"{term}"' in log for term in ("adversarial", "cycle", "identity", "cam", "loss_d_a", "loss_d_b"))
 
