@@ -64,8 +64,8 @@ def distillation_parser(description: str, preset: str) -> argparse.ArgumentParse
         "--perceptual",
         choices=["lpips", "features", "none"],
         default="lpips",
-        help="features: the bundled network, for grey images; in place of an lpips that is not installed or cannot be downloaded, "
-        "features for grey images and none for others",
+        help="features: the bundled network, for grey images of 32 pixels; an lpips that is not installed or cannot be downloaded falls "
+        "back to features for these and to none for others",
     )
     add("--lpips_weights", help="file with the state dict of lpips.LPIPS(net='vgg'); default: downloaded")
     add("--mask", help="Hub id of a face parser: compare student and teacher on content only")
@@ -92,7 +92,7 @@ def main(args: argparse.Namespace, smoke=smoke_generator) -> None:
         discriminator = gz.StyleGAN2Discriminator(**shared, **base, mbstd_group_size=group)
     if args.smoke:
         args.perceptual, args.relation_batch = "none", 2
-    perceptual = perceptual_distance(args, run, shared["image_channels"])
+    perceptual = perceptual_distance(args, run, teacher)
     config = run.config(DistillationConfig, DISTILLATION_PRESETS[args.preset])
     run.accelerator.print(
         f"{len(dataset)} images; student {student.num_parameters():,}, teacher {teacher.num_parameters():,}, "
@@ -114,21 +114,27 @@ def main(args: argparse.Namespace, smoke=smoke_generator) -> None:
     run.finish(average, "generator", config, preset=args.preset, perceptual=args.perceptual)
 
 
-def perceptual_distance(args: argparse.Namespace, run: Finetuning, channels: int):
-    """By the flags, which then say what it is; a missing LPIPS falls back with a message."""
+def perceptual_distance(args: argparse.Namespace, run: Finetuning, generator):
+    """By the flags, which then say what it is; in place of an LPIPS that cannot be had, with a message, what fits the generator's images."""
+    if args.perceptual_weight == 0:
+        args.perceptual = "none"
     distance = None
-    if args.perceptual == "lpips" and args.perceptual_weight != 0:
+    features = FeatureNetwork.from_pretrained(gz.assets.asset_path("fashion-mnist-features"))
+    if args.perceptual == "lpips":
         try:
             distance = LPIPSDistance(args.lpips_weights)
         except (ImportError, OSError) as error:
             if args.lpips_weights:
                 raise
-            args.perceptual = "features" if channels == 1 else "none"
+            shapes = [
+                (c.image_channels, c.get("image_size") or c.resolution) for c in (features.config, generator.config)
+            ]
+            args.perceptual = "features" if shapes[0] == shapes[1] else "none"
             run.accelerator.print(f"--perceptual lpips: {error} Going on with --perceptual {args.perceptual}.")
-    if args.perceptual == "features" and args.perceptual_weight != 0:
-        distance = FeatureDistance(FeatureNetwork.from_pretrained(gz.assets.asset_path("fashion-mnist-features")))
-    if distance is None:
-        args.perceptual, args.perceptual_weight = "none", 0.0
+    if args.perceptual == "features":
+        distance = FeatureDistance(features)
+    if args.perceptual == "none":
+        args.perceptual_weight = 0.0
         return None
     return distance.to(run.accelerator.device)
 

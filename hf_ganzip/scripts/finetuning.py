@@ -162,15 +162,16 @@ class Finetuning:
                 f"a model does not learn from itself, and {named} is not pruned: give --recipe or --teacher."
             )
         base, _, revision = bases[0].partition("@")
-        beside = Path(named).parent / base
-        if base and (beside / "config.json").is_file():
-            return load_model(beside)
-        if not base or not (Path(base).is_dir() or base in ASSETS or "/" in base):
+        folders = [Path(named).parent / base, Path(base)] if base else []
+        found = [
+            each for each in folders if (each / "config.json").is_file() and each.resolve() != Path(named).resolve()
+        ]
+        if not (found or base in ASSETS or "/" in base):
             raise ValueError(
-                f"--teacher: the record of {named} says that it was pruned from {base or 'a model without a name'!r}, which is no folder here "
-                "or beside it, no bundled name and no Hub id; give --teacher."
+                f"--teacher: the record of {named} says that it was pruned from {base or 'a model without a name'!r}, which is no other folder "
+                "here or beside it, no bundled name and no Hub id; give --teacher."
             )
-        return load_model(base, revision=revision or None)
+        return load_model(found[0]) if found else load_model(base, revision=revision or None)
 
     def images(self, resolution: int, channels: int) -> TensorDataset:
         """Training images of the model's size."""

@@ -155,4 +155,4 @@ def hub_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--push_to_hub", action="store_true", help="upload the final model")
     add("--hub_model_id", help="repository for --push_to_hub; default: the name of --output_dir")
-    add("--hub_token", help="for --push_to_hub; default: the one that is logged in, which no list of processes shows")
+    add("--hub_token", help="for --push_to_hub, not logged; default: that of the login")

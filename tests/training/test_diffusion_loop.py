@@ -96,13 +96,27 @@ def test_micro_batches_do_not_matter(tmp_path, monkeypatch):
     close(whole, parts, 2e-4)
 
 
+RUN_OPTIONS = {"lr_scheduler": "cosine", "lr_warmup_steps": 1, "max_grad_norm": 0.5}
+
+
+def test_recomputed_activations_change_nothing(tmp_path):
+    options = {"dropout": 0.1}
+    kept = weights(train(tmp_path / "kept", 2, **options))
+    torch.manual_seed(1)
+    model = tiny_unet()
+    torch.manual_seed(1)
+    recomputed = weights(train(tmp_path / "recomputed", 2, model=model, gradient_checkpointing=True, **options))
+    assert model.is_gradient_checkpointing
+    assert all(torch.equal(recomputed[name], value) for name, value in kept.items())
+
+
 def train_in_a_group(rank, count, folder):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1")
-    return weights(train(f"{folder}/group", 3, train_batch_size=4))
+    return weights(train(f"{folder}/group", 3, train_batch_size=4, dataloader_num_workers=1, **RUN_OPTIONS))
 
 
 def test_two_processes_are_one_with_twice_the_batch(tmp_path):
-    alone = weights(train(tmp_path / "alone", 3))
+    alone = weights(train(tmp_path / "alone", 3, **RUN_OPTIONS))
     first, second = run_processes(train_in_a_group, 2, tmp_path, str(tmp_path))
     assert all(torch.equal(first[name], second[name]) for name in first)
     close(alone, first, 2e-4)

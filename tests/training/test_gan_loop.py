@@ -80,6 +80,65 @@ def test_a_resumed_run_is_an_uninterrupted_run(tmp_path, class_group_size):
         assert all(torch.equal(left[i][key], right[i][key]) for i in left for key in ("exp_avg_sq", "step"))
 
 
+def interrupt(network):
+    raise KeyboardInterrupt
+
+
+def test_a_resumed_run_goes_on_with_its_learning_rates(tmp_path):
+    options = {"lr_scheduler": "linear", "lr_warmup_steps": 2, "max_grad_norm": 0.1, "logging_steps": 1}
+    whole = weights(train(tmp_path / "whole", 8, **options))
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", 8, validation_steps=5, validate=interrupt, **options)
+    parts = train(tmp_path / "parts", 8, dataloader_num_workers=1, resume_from_checkpoint="latest", **options)
+    assert same(whole, weights(parts))
+    for name, base in (("lr_g", 0.0025), ("lr_d", 0.0025 * 2 / 3)):  # of the discriminator: R1 every 2 steps
+        wanted = [base * factor for factor in (0, 1 / 2, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6)]
+        for folder in ("whole", "parts"):
+            assert [row[name] for row in read_log(tmp_path / folder / "log.jsonl")] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_gradients_are_clipped_before_each_step_of_an_optimizer(tmp_path, monkeypatch, accumulation):
+    norms, step = [], torch.optim.Adam.step
+
+    def record(self, closure=None):
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(float(torch.stack([each.norm() for each in gradients]).norm()))
+        return step(self, closure)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", record)
+    train(tmp_path / "free", 2, accumulation)
+    assert min(norms) > 0.02
+    norms.clear()
+    train(tmp_path / "clipped", 2, accumulation, max_grad_norm=0.01)
+    assert norms == pytest.approx([0.01] * 4, rel=1e-3)
+
+
+@pytest.mark.parametrize("accumulation, steps", [(1, 10), (2, 4)])
+def test_epochs_are_so_many_steps(tmp_path, accumulation, steps):
+    train(tmp_path, 1000, accumulation, num_train_epochs=2)  # 40 images in batches of 8
+    assert [path.name for path in tmp_path.glob("checkpoint-*") if path.name.endswith(f"-{steps}")]
+    rows = read_log(tmp_path / "log.jsonl")
+    assert [row["step"] for row in rows] == [1, steps] and rows[-1]["images"] == steps * 8 * accumulation
+
+
+def test_the_log_has_a_line_every_so_many_steps_and_the_bar_every_loss(tmp_path, capsys):
+    train(tmp_path, 5, logging_steps=2)
+    assert [row["step"] for row in read_log(tmp_path / "log.jsonl")] == [1, 2, 4, 5]
+    assert "loss_d=" in capsys.readouterr().err.split("\r")[-1]
+
+
+def test_networks_that_cannot_recompute_activations(tmp_path):
+    with pytest.raises(ValueError, match="StyleGAN2Discriminator cannot recompute activations"):
+        train(tmp_path, 1, gradient_checkpointing=True)
+
+
+def test_only_the_weights_that_were_asked_for_are_measured(tmp_path):
+    train(tmp_path, 2, validation_steps=2, validate=lambda network: {"x": 1.0}, validation_weights=("trained",))
+    assert read_log(tmp_path / "figures.jsonl") == [{"step": 2, "images": 16, "trained_x": 1.0}]
+    assert [path.name for path in (tmp_path / "samples").iterdir()] == ["step-0000002-trained.png"]
+
+
 def test_accumulated_micro_steps_are_one_step(tmp_path, monkeypatch):
     penalties = []
     monkeypatch.setattr(
@@ -213,8 +272,11 @@ def test_a_stop_request_saves_a_whole_checkpoint(tmp_path):
 def test_torsos_are_ignored_and_old_checkpoints_go(tmp_path):
     (tmp_path / "checkpoint.partial").mkdir()
     (tmp_path / "checkpoint.partial" / "model.safetensors").write_bytes(b"torso")
-    train(tmp_path, 6, checkpointing_steps=2, checkpoints_total_limit=2, resume_from_checkpoint="latest")
-    assert sorted(path.name for path in tmp_path.glob("checkpoint*")) == ["checkpoint-4", "checkpoint-6"]
+    train(tmp_path, 6, checkpointing_steps=2, resume_from_checkpoint="latest")
+    assert sorted(path.name for path in tmp_path.glob("checkpoint*")) == [f"checkpoint-{step}" for step in (2, 4, 6)]
+    options = {"checkpointing_steps": 2, "checkpoints_total_limit": 2, "resume_from_checkpoint": "latest"}
+    train(tmp_path, 8, **options)
+    assert sorted(path.name for path in tmp_path.glob("checkpoint*")) == ["checkpoint-6", "checkpoint-8"]
     restored = StyleGAN2Generator.from_pretrained(tmp_path / "checkpoint-6" / "generator_ema")
     assert restored.config.resolution == 8
 
@@ -257,10 +319,11 @@ def test_discriminator_steps_do_not_accumulate(tmp_path):
 @pytest.mark.parametrize(
     "wrong",
     [{"loss": "wgan"}, *({name: 0} for name in ("discriminator_steps", "validation_steps", "checkpointing_steps"))]
-    + [{"checkpoints_total_limit": 0}, {"max_train_steps": 0}],
+    + [{"checkpoints_total_limit": 0}, {"max_train_steps": 0}, {"num_train_epochs": 0}, {"logging_steps": 0}]
+    + [{"max_grad_norm": -1}, {"lr_scheduler": "x"}, {"lr_warmup_steps": 2}, {"validation_weights": ("best",)}],
 )
 def test_wrong_options_of_the_losses(wrong):
-    with pytest.raises(ValueError, match="allowed are"):
+    with pytest.raises(ValueError, match="allowed (is|are)"):
         GANTrainingConfig(output_dir="x", **wrong)
 
 

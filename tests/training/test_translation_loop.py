@@ -153,6 +153,13 @@ def test_the_learning_rate_falls_to_zero_in_the_second_half(tmp_path, monkeypatc
     assert rates[::2] == pytest.approx([1e-4, 1e-4, 1e-4, 0.5e-4])
 
 
+def test_options_that_this_loop_has_not(tmp_path):
+    with pytest.raises(ValueError, match="dataloader_num_workers is 2; allowed is 0"):
+        TranslationConfig("x", dataloader_num_workers=2)
+    with pytest.raises(ValueError, match="UGATITGenerator cannot recompute activations"):
+        train(tmp_path, 1, gradient_checkpointing=True)
+
+
 def test_enlarged_images_have_no_borders():
     ramp = torch.arange(0, 256, 8, dtype=torch.uint8).expand(2, 3, SIZE, SIZE)
     found = enlarge_images(ramp)
