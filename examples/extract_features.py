@@ -25,29 +25,30 @@ from hf_ganzip.evaluation.extractors.weights import weights_digest
 from hf_ganzip.evaluation.sharded import extract_features_sharded, sample_features_sharded
 from hf_ganzip.evaluation.sources import open_source, write_features
 from hf_ganzip.recipes import load_model
+from hf_ganzip.scripts.flags import make_parser
 
 
 def parse_args(input_args=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add("--images", help="folder, parquet file, `datasets` id or bundled name")
     add("--model", help="instead of --images: a GAN generator or diffusion UNet, sampled by all processes together")
-    add("--num_samples", type=int, default=50_000, help="of the model (default: %(default)s)")
-    add("--seed", type=int, default=0, help="sample i depends on (seed, i) (default: %(default)s)")
-    add("--steps", type=int, default=50, help="of DDIM, for diffusion models (default: %(default)s)")
+    add("--num_samples", type=int, default=50_000, help="of the model")
+    add("--seed", type=int, default=0, help="sample i depends on (seed, i)")
+    add("--steps", type=int, default=50, help="of DDIM, for diffusion models")
     add(
         "--split",
         default="test",
-        help="of a `datasets` id or of a folder with such a subfolder (default: %(default)s)",
+        help="of a `datasets` id or of a folder with such a subfolder",
     )
     add(
         "--resolution", type=int, help="crop and resize all images to this side; by default the extractor resizes each"
     )
-    add("--extractor", default="fashion_mnist", help="NAME or NAME:WEIGHTS (default: %(default)s)")
+    add("--extractor", default="fashion_mnist", help="NAME or NAME:WEIGHTS")
     add("--output", type=Path, required=True, help=".safetensors file")
-    add("--batch_size", type=int, default=256, help="images per call (default: %(default)s)")
-    add("--chunk", type=int, default=8192, help="images between two savings (default: %(default)s)")
-    add("--cache_dir", type=Path, help="where chunks are kept (default: HF_GANZIP_CACHE)")
+    add("--batch_size", type=int, default=256, help="images per call")
+    add("--chunk", type=int, default=8192, help="images between two savings")
+    add("--cache_dir", type=Path, help="where chunks are kept; default: HF_GANZIP_CACHE")
     add("--smoke", action="store_true", help="600 bundled images; no data needed")
     args = parser.parse_args(input_args)
     if args.smoke:

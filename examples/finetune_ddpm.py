@@ -13,36 +13,47 @@ import argparse
 from diffusers import UNet2DModel
 
 from hf_ganzip.scripts.finetuning import Finetuning, finetune_parser, parse_finetune_args
-from hf_ganzip.training.diffusion_loop import LR_SCHEDULES, DiffusionTrainingConfig, save_pipeline, train_diffusion
+from hf_ganzip.scripts.flags import config_flags
+from hf_ganzip.training.average import RAMPUP
+from hf_ganzip.training.diffusion_loop import DiffusionTrainingConfig, save_pipeline, train_diffusion
 
 
 PRESETS = {  # values of Diff-Pruning and Singular Value Scaling
-    "cifar10": {"train_batch_size": 128, "dropout": 0.1},
-    "celeba": {"train_batch_size": 96, "dropout": 0.1},
+    "cifar10": {"train_batch_size": 128, "dropout": 0.1, "ema_rampup": 0.0},
+    "celeba": {"train_batch_size": 96, "dropout": 0.1, "ema_rampup": 0.0},
 }
+PRESETS["ddpm"] = PRESETS["cifar10"] | {"ema_rampup": RAMPUP}
 
 
 def parse_args(input_args=None) -> argparse.Namespace:
-    parser = finetune_parser(__doc__)
-    diffusion_flags(parser)
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="cifar10", help="values of a published run")
-    parser.add_argument("--teacher", help="folder or Hub id; default: the model before the recipe")
+    parser = finetune_parser(__doc__, DiffusionTrainingConfig, PRESETS.values())
+    diffusion_flags(parser, PRESETS.values())
     parser.add_argument(
-        "--distillation_weight", type=float, help="of the teacher's prediction; 0.7 in Diff-Pruning's variant"
+        "--preset",
+        choices=sorted(PRESETS),
+        default="ddpm",
+        help="values of a published run, which flags change; ddpm: those of cifar10, but that the average ramps up",
     )
+    parser.add_argument(
+        "--teacher",
+        help="folder, bundled name or Hub id; default: the model before the recipe or before it was pruned",
+    )
+    weight = {"distillation_weight": "of the teacher's prediction; 0.7 in Diff-Pruning's variant"}
+    config_flags(parser, DiffusionTrainingConfig, weight)
     args = parse_finetune_args(parser, input_args)
     if args.teacher and not args.distillation_weight:
         parser.error("--teacher teaches nothing without --distillation_weight")
     return args
 
 
-def diffusion_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--lr_schedule", choices=LR_SCHEDULES)
-    add("--ema_decay", type=float)
-    add("--ema_rampup", action="store_true", default=None, help="shorter averages in the first steps")
-    add("--dropout", type=float)
-    add("--timesteps", type=int)
+def diffusion_flags(parser: argparse.ArgumentParser, presets=()) -> None:
+    helps = {
+        "ema_decay": "of the averaged network, per step",
+        "ema_rampup": "the average's half-life is at most this share of the images seen; 0 = no ramp-up",
+        "dropout": "share of activations; none: the model's",
+        "timesteps": "of the noise schedule",
+    }
+    config_flags(parser, DiffusionTrainingConfig, helps, presets)
 
 
 def smoke_unet() -> UNet2DModel:
@@ -68,8 +79,10 @@ def main(args: argparse.Namespace) -> None:
 def finetune(args: argparse.Namespace, run: Finetuning, unet: UNet2DModel, preset: dict, step: str) -> None:
     dataset = run.images(unet.config.sample_size, unet.config.in_channels)
     config = run.config(DiffusionTrainingConfig, preset)
-    dense = run.full_model(args.teacher) if args.teacher or args.pretrained_model_name_or_path else None
-    teacher = dense if config.distillation_weight else None
+    if config.distillation_weight:
+        dense = teacher = run.teacher(unet)
+    else:
+        dense, teacher = run.full_model() if args.pretrained_model_name_or_path else None, None
     run.accelerator.print(f"{len(dataset)} images; network {unet.num_parameters():,} parameters")
     average = train_diffusion(unet, dataset, config, run.accelerator, teacher, run.validator(dense))
     if run.accelerator.is_main_process:

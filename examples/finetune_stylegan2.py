@@ -5,7 +5,7 @@
         --dataset_name org/images --preset svs-stylegan2-small --output_dir out
     accelerate launch ... --resume_from_checkpoint latest
 
-The teacher is the full model, or --teacher where the model is already pruned. Writes checkpoints, sample grids, log.jsonl, curves.png, and at the end `generator`
+The teacher is the full model; where the model is already pruned, --teacher, or what its record names. Writes checkpoints, sample grids, log.jsonl, curves.png, and at the end `generator`
 (averaged) and `discriminator`. CPU smoke run: --smoke.
 """
 
@@ -15,57 +15,60 @@ import hf_ganzip as gz
 from hf_ganzip.models.feature_network import FeatureNetwork
 from hf_ganzip.pruning.criteria.face_parser import FaceParser
 from hf_ganzip.scripts.finetuning import Finetuning, finetune_parser, parse_finetune_args
+from hf_ganzip.scripts.flags import config_flags
 from hf_ganzip.training.distillation_config import DISTILLATION_PRESETS, DistillationConfig
 from hf_ganzip.training.distillation_loop import train_distilled
 from hf_ganzip.training.perceptual import FeatureDistance, LPIPSDistance
 
 
+HELP = {
+    "discr_learning_rate": "of the discriminator",
+    "adversarial_weight": "of the discriminator's judgement",
+    "rgb_weight": "of the distance of images",
+    "perceptual_weight": "of the perceptual distance of images",
+    "relation_weight": "of the latent-direction relation loss",
+    "relation_batch": "samples compared with each other",
+    "r1_gamma": "weight of the R1 penalty",
+    "path_every": "steps between path length penalties; 0 = none",
+    "mixing_probability": "of styles from two latents",
+    "ema_images": "half-life of the average in images",
+    "ema_rampup": "the half-life is at most this share of the images seen; 0 = no ramp-up",
+    "ada_target": "adaptive augmentation with this mean sign of D(real)",
+    "spectral_norm": "ablation: spectral norms on the student",
+    "svs_every": "ablation: scale singular values again every so many steps; 0 = never",
+}
 MBSTD_GROUPS = {"svs-stylegan2-small": 8}  # of the published discriminators; 4 in the others
 
 
 def parse_args(input_args=None) -> argparse.Namespace:
-    return parse_distillation_args(distillation_parser(__doc__, "svs-stylegan2-base"), input_args)
-
-
-def parse_distillation_args(parser: argparse.ArgumentParser, input_args=None) -> argparse.Namespace:
-    args = parse_finetune_args(parser, input_args)
-    if not (args.smoke or args.recipe or args.teacher):
-        parser.error("a model does not learn from itself: give --recipe, or --teacher where it is already pruned")
-    return args
+    return parse_finetune_args(distillation_parser(__doc__, "stylegan2"), input_args)
 
 
 def distillation_parser(description: str, preset: str) -> argparse.ArgumentParser:
-    parser = finetune_parser(description)
+    presets = DISTILLATION_PRESETS.values()
+    parser = finetune_parser(description, DistillationConfig, presets)
+    config_flags(parser, DistillationConfig, HELP, presets)
     add = parser.add_argument
     add(
         "--preset",
         choices=sorted(DISTILLATION_PRESETS),
         default=preset,
-        help="values of a published run; flags change them",
+        help="values of a published run, which flags change; stylegan2: svs-stylegan2-base, but that the average ramps up",
     )
-    add("--teacher", help="folder or Hub id; default: the model before the recipe")
+    add(
+        "--teacher",
+        help="folder, bundled name or Hub id; default: the model before the recipe or before it was pruned",
+    )
     add("--discriminator", help="folder or Hub id to start from; default: a fresh one, as published")
-    add("--discr_learning_rate", type=float)
-    add("--adversarial_weight", type=float)
-    add("--rgb_weight", type=float)
-    add("--perceptual_weight", type=float)
     add(
         "--perceptual",
         choices=["lpips", "features", "none"],
         default="lpips",
-        help="features: the bundled network, for grey images",
+        help="features: the bundled network, for grey images of 32 pixels; an lpips that is not installed or cannot be downloaded falls "
+        "back to features for these and to none for others",
     )
-    add("--lpips_weights", help="file with the state dict of lpips.LPIPS(net='vgg')")
-    add("--relation_weight", type=float, help="of the latent-direction relation loss")
-    add("--relation_batch", type=int, help="samples compared with each other")
+    add("--lpips_weights", help="file with the state dict of lpips.LPIPS(net='vgg'); default: downloaded")
     add("--mask", help="Hub id of a face parser: compare student and teacher on content only")
-    add("--r1_gamma", type=float)
-    add("--path_every", type=int, help="steps between path length penalties; 0 = none")
-    add("--mixing_probability", type=float)
-    add("--ema_images", type=float, help="half-life of the average in images")
-    add("--ada_target", type=float, help="adaptive augmentation with this mean sign of D(real)")
-    add("--spectral_norm", action="store_true", default=None, help="ablation: spectral norms on the student")
-    add("--svs_every", type=int, help="ablation: scale singular values again every so many steps")
     return parser
 
 
@@ -78,7 +81,7 @@ def smoke_generator():
 def main(args: argparse.Namespace, smoke=smoke_generator) -> None:
     run = Finetuning(args, "finetune_stylegan", smoke)
     student = run.student()
-    teacher = run.full_model(args.teacher)
+    teacher = run.teacher(student)
     shared = {name: teacher.config[name] for name in ("resolution", "image_channels", "num_classes")}
     dataset = run.images(shared["resolution"], shared["image_channels"])
     if args.discriminator:
@@ -89,17 +92,7 @@ def main(args: argparse.Namespace, smoke=smoke_generator) -> None:
         discriminator = gz.StyleGAN2Discriminator(**shared, **base, mbstd_group_size=group)
     if args.smoke:
         args.perceptual, args.relation_batch = "none", 2
-    if args.perceptual == "none":
-        args.perceptual_weight = 0.0
-    perceptual = None
-    if args.perceptual_weight != 0:
-        if args.perceptual == "lpips":
-            perceptual = LPIPSDistance(args.lpips_weights)
-        else:
-            perceptual = FeatureDistance(
-                FeatureNetwork.from_pretrained(gz.assets.asset_path("fashion-mnist-features"))
-            )
-        perceptual.to(run.accelerator.device)
+    perceptual = perceptual_distance(args, run, teacher)
     config = run.config(DistillationConfig, DISTILLATION_PRESETS[args.preset])
     run.accelerator.print(
         f"{len(dataset)} images; student {student.num_parameters():,}, teacher {teacher.num_parameters():,}, "
@@ -118,7 +111,32 @@ def main(args: argparse.Namespace, smoke=smoke_generator) -> None:
     )
     if run.accelerator.is_main_process:
         run.accelerator.unwrap_model(discriminator).save_pretrained(run.output / "discriminator")
-    run.finish(average, "generator", config, preset=args.preset)
+    run.finish(average, "generator", config, preset=args.preset, perceptual=args.perceptual)
+
+
+def perceptual_distance(args: argparse.Namespace, run: Finetuning, generator):
+    """By the flags, which then say what it is; in place of an LPIPS that cannot be had, with a message, what fits the generator's images."""
+    if args.perceptual_weight == 0:
+        args.perceptual = "none"
+    distance = None
+    features = FeatureNetwork.from_pretrained(gz.assets.asset_path("fashion-mnist-features"))
+    if args.perceptual == "lpips":
+        try:
+            distance = LPIPSDistance(args.lpips_weights)
+        except (ImportError, OSError) as error:
+            if args.lpips_weights:
+                raise
+            shapes = [
+                (c.image_channels, c.get("image_size") or c.resolution) for c in (features.config, generator.config)
+            ]
+            args.perceptual = "features" if shapes[0] == shapes[1] else "none"
+            run.accelerator.print(f"--perceptual lpips: {error} Going on with --perceptual {args.perceptual}.")
+    if args.perceptual == "features":
+        distance = FeatureDistance(features)
+    if args.perceptual == "none":
+        args.perceptual_weight = 0.0
+        return None
+    return distance.to(run.accelerator.device)
 
 
 def discriminator_widths(generator) -> dict:

@@ -12,15 +12,16 @@ import sys
 from pathlib import Path
 
 import hf_ganzip as gz
+from hf_ganzip.scripts.finetuning import parse_finetune_args
 
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from finetune_stylegan2 import distillation_parser, main, parse_distillation_args
+from finetune_stylegan2 import distillation_parser, main
 
 
 def parse_args(input_args=None) -> argparse.Namespace:
-    return parse_distillation_args(distillation_parser(__doc__, "svs-stylegan3-t"), input_args)
+    return parse_finetune_args(distillation_parser(__doc__, "svs-stylegan3-t"), input_args)
 
 
 def smoke_generator():

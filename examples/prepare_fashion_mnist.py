@@ -20,6 +20,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from hf_ganzip.images import read_images
+from hf_ganzip.scripts.flags import make_parser
 
 
 CLASS_NAMES = [
@@ -37,12 +38,12 @@ CLASS_NAMES = [
 
 
 def parse_args(input_args=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--dataset_name", help="`datasets` id with image and label columns")
     source.add_argument("--data_dir", help="folder of Fashion-MNIST idx files")
     parser.add_argument("--output", required=True, help="parquet file to write")
-    parser.add_argument("--images_per_class", type=int, default=500)
+    parser.add_argument("--images_per_class", type=int, default=500, help="the first of each class")
     return parser.parse_args(input_args)
 
 

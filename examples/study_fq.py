@@ -35,9 +35,10 @@ from hf_ganzip.metrics import inception_score
 from hf_ganzip.models.feature_network import FeatureNetwork
 from hf_ganzip.plotting import new_figure, save_image_grid, save_run_curves
 from hf_ganzip.record import versions
+from hf_ganzip.scripts.flags import make_parser
 from hf_ganzip.scripts.studies import check_conditions
 from hf_ganzip.training.gan_loop import GANTrainingConfig, train_gan
-from hf_ganzip.training.run import read_log
+from hf_ganzip.training.logs import figures_of, read_log
 
 
 SHARED = {"num_codes": 64, "decay": 0.9, "weight": 1.0, "accumulate": "step"}
@@ -61,12 +62,12 @@ FIGURES = ("frechet_distance", "precision", "recall", "lsh_precision", "lsh_reca
 
 
 def parse_args(input_args=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     add = parser.add_argument
-    add("--output_dir", required=True)
+    add("--output_dir", required=True, help="report, pictures and runs")
     add("--images", required=True, help="labelled images: `datasets` id, parquet, folder of classes or idx files")
     add("--reference", default="fashion-mnist-test-5000", help="real images of the figures")
-    add("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    add("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="what is compared")
     add(
         "--grid",
         nargs="+",
@@ -75,14 +76,19 @@ def parse_args(input_args=None) -> argparse.Namespace:
         help="ablation: variants are the combinations of these options of FQConfig, and `places`=0+1,3 (blocks), beside the plain BigGAN and "
         "--grid_base; may be repeated, each time with its own combinations",
     )
-    add("--grid_base", choices=[name for name in VARIANTS if VARIANTS[name]], default="FQ, continuous")
+    add(
+        "--grid_base",
+        choices=[name for name in VARIANTS if VARIANTS[name]],
+        default="FQ, continuous",
+        help="variant whose options --grid changes",
+    )
     add("--places", nargs="+", type=int, default=[0, 1, 2, 3], help="discriminator blocks whose outputs are quantized")
-    add("--seeds", type=int, default=3)
+    add("--seeds", type=int, default=3, help="runs of each variant")
     add("--max_train_steps", type=int, default=1500, help="of the generator, each with two of the discriminator")
-    add("--train_batch_size", type=int, default=32)
-    add("--validation_steps", type=int, default=250)
-    add("--num_samples", type=int, default=2500)
-    add("--mixed_precision", choices=["no", "bf16"], default="bf16")
+    add("--train_batch_size", type=int, default=32, help="images per step of a network")
+    add("--validation_steps", type=int, default=250, help="steps between figures")
+    add("--num_samples", type=int, default=2500, help="generated images that are measured")
+    add("--mixed_precision", choices=["no", "bf16"], default="bf16", help="of networks; penalties stay float32")
     add("--smoke", action="store_true", help="tiny networks, 4 steps, 150 samples, 1 seed")
     args = parser.parse_args(input_args)
     if args.smoke:
@@ -188,7 +194,9 @@ def train(args: argparse.Namespace, places, options, seed: int, dataset, figures
         seed=seed,
         checkpointing_steps=args.validation_steps,
         checkpoints_total_limit=1,
+        logging_steps=50,
         validation_steps=args.validation_steps,
+        validation_weights=("average",),
         resume_from_checkpoint="latest",
     )
     accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True))
@@ -203,10 +211,10 @@ def train(args: argparse.Namespace, places, options, seed: int, dataset, figures
     resumed, begun = any(folder.glob("checkpoint-*")), time.process_time()
     average = train_gan(generator, discriminator, dataset, config, accelerator, validate)
     seconds = (time.process_time() - begun - sum(spent)) / args.max_train_steps
-    curve, rows = read_log(folder / "figures.jsonl"), read_log(folder / "log.jsonl")
+    rows = read_log(folder / "log.jsonl")
     average.save_pretrained(folder / "generator")
     found = {
-        "curve": curve,
+        "curve": [figures_of(row) for row in read_log(folder / "figures.jsonl")],
         "per_class": figures.per_class(average),
         "cpu_seconds_per_step": None if resumed else seconds,
         "codes_in_use": {row["step"]: row["codes_in_use"] for row in rows if "codes_in_use" in row},

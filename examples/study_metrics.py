@@ -27,6 +27,7 @@ from hf_ganzip.evaluation.sampling import sample_images
 from hf_ganzip.metrics import knn_precision_recall, lsh_precision_recall
 from hf_ganzip.plotting import new_figure
 from hf_ganzip.recipes import load_model
+from hf_ganzip.scripts.flags import make_parser
 
 
 SHARES = (0.0, 0.01, 0.02, 0.05, 0.1)
@@ -36,13 +37,13 @@ BEGIN, END = "<!-- study: begin -->", "<!-- study: end -->"
 
 
 def parse_args(input_args=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add("--demo", type=Path, help="results.json of `hf-ganzip demo`, for the agreement of LSH+KNN with KNN")
     add("--docs", type=Path, help="Markdown file with the two marks between which the section is written")
-    add("--output_dir", type=Path, default=Path("docs/images"), help="for the pictures (default: %(default)s)")
-    add("--num_samples", type=int, default=5000, help="images of each side, at most 5000 (default: %(default)s)")
-    add("--seeds", type=int, default=3, help="sets of outliers (default: %(default)s)")
+    add("--output_dir", type=Path, default=Path("docs/images"), help="for the pictures")
+    add("--num_samples", type=int, default=5000, help="images of each side, at most 5000")
+    add("--seeds", type=int, default=3, help="sets of outliers")
     add("--smoke", action="store_true", help="300 images, one seed")
     args = parser.parse_args(input_args)
     if args.smoke:

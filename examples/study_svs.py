@@ -28,12 +28,13 @@ from hf_ganzip.plotting import new_figure, save_run_curves
 from hf_ganzip.record import versions
 from hf_ganzip.refine.refine import selection
 from hf_ganzip.refine.singular_values import condition_number
+from hf_ganzip.scripts.flags import make_parser
 from hf_ganzip.scripts.studies import check_conditions
+from hf_ganzip.training import logs
 from hf_ganzip.training.diffusion_loop import DiffusionTrainingConfig, antithetic_timesteps, train_diffusion
 from hf_ganzip.training.distillation_config import DistillationConfig
 from hf_ganzip.training.distillation_loop import train_distilled
 from hf_ganzip.training.perceptual import FeatureDistance
-from hf_ganzip.training.run import read_log
 
 
 VARIANTS = {  # name -> (changes of the pruning, scaling or None)
@@ -64,9 +65,9 @@ SPECTRUM = {f"sigma_{i / 8:.3f}": i / 8 for i in range(9)}  # name -> place amon
 
 
 def parse_args(input_args=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     add = parser.add_argument
-    add("--output_dir", required=True)
+    add("--output_dir", required=True, help="report, pictures and runs")
     add(
         "--model",
         default="stylegan2-fashion-mnist",
@@ -74,14 +75,14 @@ def parse_args(input_args=None) -> argparse.Namespace:
     )
     add("--images", required=True, help="training images: `datasets` id, parquet, folder of images or idx files")
     add("--reference", default="fashion-mnist-test-5000", help="real images of the figures")
-    add("--ratio", type=float, default=0.7)
-    add("--variants", nargs="+", choices=sorted(VARIANTS), default=list(VARIANTS))
-    add("--seeds", type=int, default=3)
-    add("--max_train_steps", type=int, default=600)
-    add("--train_batch_size", type=int, default=32)
+    add("--ratio", type=float, default=0.7, help="share of channels that is pruned")
+    add("--variants", nargs="+", choices=sorted(VARIANTS), default=list(VARIANTS), help="what is compared")
+    add("--seeds", type=int, default=3, help="runs of each variant")
+    add("--max_train_steps", type=int, default=600, help="of each run")
+    add("--train_batch_size", type=int, default=32, help="images per step")
     add("--learning_rate", type=float, help="default: 0.0025 for GANs, 0.001 for diffusion")
-    add("--validation_steps", type=int, default=100)
-    add("--num_samples", type=int, default=2500)
+    add("--validation_steps", type=int, default=100, help="steps between figures")
+    add("--num_samples", type=int, default=2500, help="generated images that are measured")
     add("--sampling_steps", type=int, default=50, help="of DDIM, for a diffusion model")
     add(
         "--clip_sample",
@@ -89,7 +90,7 @@ def parse_args(input_args=None) -> argparse.Namespace:
         default=True,
         help="clip predicted images in DDIM steps",
     )
-    add("--mixed_precision", choices=["no", "bf16"], default="no")
+    add("--mixed_precision", choices=["no", "bf16"], default="no", help="of networks; penalties stay float32")
     add("--smoke", action="store_true", help="4 steps, 150 samples of 4 steps, 1 seed")
     args = parser.parse_args(input_args)
     if args.smoke:
@@ -187,6 +188,7 @@ def train(args: argparse.Namespace, variant: str, seed: int, dataset, held_out, 
         "checkpointing_steps": args.validation_steps,
         "checkpoints_total_limit": 1,
         "validation_steps": args.validation_steps,
+        "validation_weights": ("average",),
         "resume_from_checkpoint": "latest",
     }
     if hasattr(model, "mapping"):
@@ -212,10 +214,10 @@ def train(args: argparse.Namespace, variant: str, seed: int, dataset, held_out, 
     else:
         rate = args.learning_rate or 1e-3
         config = DiffusionTrainingConfig(
-            **shared, learning_rate=rate, ema_decay=0.99, ema_rampup=True, lr_schedule="cosine"
+            **shared, learning_rate=rate, ema_decay=0.99, ema_rampup=0.077, lr_scheduler="cosine"
         )
         train_diffusion(model, dataset, config, accelerator, validate=figures)
-    rows = read_log(folder / "figures.jsonl")
+    rows = [logs.figures_of(row) for row in logs.read_log(folder / "figures.jsonl")]
     return [json.loads((folder / "start.json").read_text()), *rows]
 
 

@@ -11,20 +11,22 @@ generator and the discriminator as diffusers folders. CPU smoke run: --smoke (ab
 import argparse
 
 from hf_ganzip.models import BigGANDiscriminator, BigGANGenerator
+from hf_ganzip.scripts.flags import config_flags
 from hf_ganzip.scripts.gan import gan_parser, parse_gan_args, start, train
+from hf_ganzip.training.gan_loop import GANTrainingConfig
 
 
 def parse_args(input_args=None) -> argparse.Namespace:
     parser = gan_parser(__doc__)
     add = parser.add_argument
     add("--preset", choices=sorted(BigGANGenerator.PRESETS), help="widths and options of a published network")
-    add("--z_dim", type=int, default=128)
+    add("--z_dim", type=int, default=128, help="length of latents")
     add("--shared_dim", type=int, default=0, help="shared class embedding; 0 = one per batch norm")
     add("--hierarchical", action="store_true", help="every block sees a part of z of its own")
     add("--generator_channels", type=int, nargs="+", default=[128, 128, 64, 32], help="at 4 x 4, then of every block")
     add("--discriminator_channels", type=int, nargs="+", default=[32, 64, 128, 128], help="of every block")
     add("--tac", action="store_true", help="twin auxiliary classifiers (TAC-GAN) in place of the projection")
-    add("--twin_weight", type=float, default=1.0)
+    config_flags(parser, GANTrainingConfig, {"twin_weight": "of the classification terms of --tac"})
     add(
         "--standing_statistics",
         type=int,

@@ -14,6 +14,7 @@ from pathlib import Path
 from diffusers import UNet2DModel
 
 from hf_ganzip.scripts.finetuning import Finetuning, finetune_parser, parse_finetune_args
+from hf_ganzip.training.diffusion_loop import DiffusionTrainingConfig
 
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -22,21 +23,21 @@ from finetune_ddpm import diffusion_flags, finetune, smoke_unet
 
 
 def parse_args(input_args=None) -> argparse.Namespace:
-    parser = finetune_parser(__doc__)
+    parser = finetune_parser(__doc__, DiffusionTrainingConfig)
     diffusion_flags(parser)
     add = parser.add_argument
-    add("--resolution", type=int, default=32)
-    add("--image_channels", type=int, default=1)
-    add("--block_out_channels", type=int, nargs="+", default=[32, 64, 64])
-    add("--layers_per_block", type=int, default=1)
-    add("--norm_num_groups", type=int, default=16)
+    add("--resolution", type=int, default=32, help="side in pixels; smaller images are centred on black")
+    add("--image_channels", type=int, default=1, help="1 = grey, 3 = colour")
+    add("--block_out_channels", type=int, nargs="+", default=[32, 64, 64], help="one width per resolution")
+    add("--layers_per_block", type=int, default=1, help="residual layers of a resolution")
+    add("--norm_num_groups", type=int, default=16, help="of group normalization")
     parser.set_defaults(
         max_train_steps=7000,
         train_batch_size=64,
         learning_rate=1e-3,
-        lr_schedule="cosine",
+        lr_scheduler="cosine",
         ema_decay=0.999,
-        ema_rampup=True,
+        ema_rampup=0.077,  # about (1 + n) / (10 + n) after n steps, as in diffusers' scripts
         random_flip=False,
         teacher=None,
     )

@@ -26,25 +26,26 @@ from tqdm.auto import tqdm
 
 from hf_ganzip.images import load_images, to_model_range
 from hf_ganzip.models.feature_network import FeatureNetwork
+from hf_ganzip.scripts.flags import make_parser
 
 
 def parse_args(input_args=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add("--dataset_name", help="`datasets` id with image and label columns")
     add("--train_data_dir", help="folder of images, or of MNIST-type idx files")
     add("--image_column", help="default: image, or else the only column that holds images")
-    add("--label_column", default="label")
+    add("--label_column", default="label", help="column of the labels")
     add("--output_dir", required=True, help="where the network and training.json go")
     add("--resolution", type=int, default=32, help="side in pixels; smaller images are centred on black")
     add("--channels", type=int, nargs="+", default=[32, 64, 96], help="one width per convolution")
-    add("--embedding_dim", type=int, default=128)
-    add("--num_train_epochs", type=int, default=8)
+    add("--embedding_dim", type=int, default=128, help="dimensions of the feature space")
+    add("--num_train_epochs", type=int, default=8, help="passes over the images")
     add("--train_batch_size", type=int, default=128, help="per process")
     add("--learning_rate", type=float, default=4e-3, help="peak of the one-cycle schedule")
-    add("--weight_decay", type=float, default=0.02)
+    add("--weight_decay", type=float, default=0.02, help="of AdamW")
     add("--max_shift", type=int, default=2, help="random shift in pixels, each direction")
-    add("--seed", type=int, default=0)
+    add("--seed", type=int, default=0, help="of the network and the order of images")
     add("--smoke", action="store_true", help="tiny network, random images, 16 steps; no data needed")
     args = parser.parse_args(input_args)
     if not args.smoke and bool(args.dataset_name) == bool(args.train_data_dir):

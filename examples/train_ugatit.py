@@ -16,7 +16,8 @@ import torch
 
 from hf_ganzip.images import load_images
 from hf_ganzip.models import UGATITDiscriminator, UGATITGenerator
-from hf_ganzip.scripts.shared import apply_smoke, given, make_accelerator, run_flags
+from hf_ganzip.scripts.flags import config_flags, image_column_flag, make_parser, run_flags
+from hf_ganzip.scripts.shared import apply_smoke, given, make_accelerator
 from hf_ganzip.training.feature_quantization import add_feature_quantizers
 from hf_ganzip.training.translation_loop import (
     Discriminators,
@@ -29,23 +30,24 @@ from hf_ganzip.training.translation_loop import (
 
 
 def parse_args(input_args=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    run_flags(parser)
+    parser = make_parser(__doc__)
+    run_flags(parser, TranslationConfig)
     add = parser.add_argument
     add("--train_data_dir", help="folder with trainA and trainB")
     add("--dataset_a", help="`datasets` id, parquet file or folder of one side")
     add("--dataset_b", help="of the other side")
-    add("--image_column", help="default: image, or else the only column that holds images")
-    add("--resolution", type=int, default=256)
+    image_column_flag(parser)
+    add("--resolution", type=int, default=256, help="side in pixels")
     add("--light", action="store_true", help="styles from channel means: 11M instead of 279M parameters each")
-    add("--base_channels", type=int, default=64)
+    add("--base_channels", type=int, default=64, help="widths are multiples of it")
     add("--fq", action="store_true", help="feature quantization of the global discriminators, at the published places")
-    add("--max_train_steps", type=int, default=TranslationConfig.max_train_steps)
-    add("--train_batch_size", type=int, default=1, help="images of each side, per process")
-    add("--learning_rate", type=float, default=TranslationConfig.learning_rate)
-    for name in ("adversarial", "cycle", "identity", "cam"):
-        add(f"--{name}_weight", type=float, default=getattr(TranslationConfig, f"{name}_weight"))
-    add("--no_augment", dest="augment", action="store_false", help="neither mirror nor crop")
+    helps = {"learning_rate": "of all networks", "adversarial_weight": "of the discriminators' judgement"}
+    helps |= {
+        "cycle_weight": "of the distance after the way back",
+        "identity_weight": "of that of the target's own images",
+    }
+    config_flags(parser, TranslationConfig, helps | {"cam_weight": "of the class activation maps"})
+    add("--no_augment", dest="augment", action="store_false", help="neither mirror nor crop training images")
     args = parser.parse_args(input_args)
     if args.smoke:
         apply_smoke(args)

@@ -216,19 +216,23 @@ def save_spectra_plot(report: RefineReport, path: str | Path) -> None:
 
 
 def save_training_curves(rows: Sequence[dict], path: str | Path) -> None:
-    """Plot every figure of a training's validations against the images seen.
+    """Plot every figure of a training's validations against the images seen: those of the averaged and of the trained weights in one panel.
 
     Args:
-        rows: In the order of training, each with "images" and figures by name.
+        rows: In the order of training, each with "images" and figures by name, which "average_" or "trained_" comes before.
         path: PNG file.
     """
-    names = [name for name in rows[0] if name not in ("step", "images")]
-    figure = new_figure(4 * min(len(names), 3), 3.2 * -(-len(names) // 3))
-    for index, name in enumerate(names):
-        axis = figure.add_subplot(-(-len(names) // 3), min(len(names), 3), index + 1)
-        axis.plot([row["images"] for row in rows], [row[name] for row in rows], marker="o", markersize=3)
-        axis.set_title(name.replace("_", " "), fontsize=10)
+    lines = {name: name.partition("_")[::2] for row in rows for name in row if name not in ("step", "images")}
+    panels = list(dict.fromkeys(name for _, name in lines.values()))
+    figure = new_figure(4 * min(len(panels), 3), 3.2 * -(-len(panels) // 3))
+    axes = [figure.add_subplot(-(-len(panels) // 3), min(len(panels), 3), i + 1) for i in range(len(panels))]
+    for axis, panel in zip(axes, panels):
+        axis.set_title(panel.replace("_", " "), fontsize=10)
         axis.set_xlabel("images seen", fontsize=8)
+    for key, (weights, panel) in lines.items():
+        points = [(row["images"], row[key]) for row in rows if key in row]
+        axes[panels.index(panel)].plot(*zip(*points), marker="o", markersize=3, label=weights)
+    axes[0].legend(fontsize=8)
     figure.savefig(path, dpi=110)
 
 

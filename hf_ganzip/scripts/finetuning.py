@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +13,22 @@ from diffusers import ModelMixin
 from huggingface_hub import HfApi
 from torch.utils.data import TensorDataset
 
+from ..assets import ASSETS
 from ..evaluation.validation import Validator
 from ..publishing import push_to_hub
 from ..recipes import compress, load_model, read_recipe
-from ..record import Step, record_step
-from ..training.run import RunConfig
+from ..record import Step, record_step, recorded_steps
+from ..training.logs import figures_of
+from ..training.run_config import RunConfig
+from .flags import config_flags, data_flags, hub_flags, loader_flags, make_parser, run_flags, validation_flags
 from .shared import (
     apply_smoke,
     check_data_flags,
-    data_flags,
     given,
     load_data,
     make_accelerator,
     make_validator,
     recorded,
-    run_flags,
-    validation_flags,
     write_report,
 )
 
@@ -36,23 +36,29 @@ from .shared import (
 _START = "start"  # folder of the compressed model before training
 
 
-def finetune_parser(description: str) -> argparse.ArgumentParser:
-    """Parser with the flags that all fine-tuning scripts have."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+def finetune_parser(
+    description: str, config: type[RunConfig], presets: Iterable[Mapping[str, Any]] = ()
+) -> argparse.ArgumentParser:
+    """Parser with the flags that all fine-tuning scripts have; their defaults are those of the presets or of the config."""
+    parser, presets = make_parser(description), list(presets)
     data_flags(parser)
-    run_flags(parser)
+    run_flags(parser, config, presets)
+    loader_flags(parser, config)
+    config_flags(parser, config, {"learning_rate": "of the network that is kept"}, presets)
     add = parser.add_argument
-    add("--pretrained_model_name_or_path", help="folder or Hub id of the model: full, or already compressed")
-    add("--revision", help="of the Hub id")
+    add(
+        "--pretrained_model_name_or_path",
+        help="folder, bundled name or Hub id of the model: full, or already compressed",
+    )
+    add("--revision", help="of the Hub id; default: its main branch")
     add("--recipe", help="YAML file with prune and refine steps that come before training")
-    add("--max_train_steps", type=int, help="optimizer steps of each network")
-    add("--train_batch_size", type=int, help="per process and micro-batch")
-    add("--gradient_accumulation_steps", type=int, default=1)
-    add("--learning_rate", type=float)
-    add("--no_flip", dest="random_flip", action="store_false", default=None, help="do not mirror training images")
+    add("--gradient_accumulation_steps", type=int, default=1, help="micro-batches per optimizer step")
+    flip = add(
+        "--no_flip", dest="random_flip", action="store_false", default=None, help="do not mirror training images"
+    )
+    flip.shown = "the preset's" if any("random_flip" in preset for preset in presets) else False
     validation_flags(parser)
-    add("--push_to_hub", action="store_true", help="upload the final model")
-    add("--hub_model_id", help="repository for --push_to_hub; default: the name of --output_dir")
+    hub_flags(parser)
     return parser
 
 
@@ -140,6 +146,33 @@ class Finetuning:
             raise ValueError("the model is quantized and cannot be trained; fine-tune first, or dequantize_ it.")
         return model
 
+    def teacher(self, student: ModelMixin) -> ModelMixin:
+        """What the student learns from: ``--teacher``, the model before the recipe, or that from which the student's record says it was pruned.
+
+        Raises:
+            ValueError: There is none of these.
+            ConnectionError: The Hub has no model of the recorded name, or cannot be reached.
+        """
+        if self.args.smoke or self.args.teacher or self.args.recipe:
+            return self.full_model(self.args.teacher)
+        named = self.args.pretrained_model_name_or_path
+        bases = [step["base_model"] for step in recorded_steps(student) if step["name"] == "prune"]
+        if not bases:
+            raise ValueError(
+                f"a model does not learn from itself, and {named} is not pruned: give --recipe or --teacher."
+            )
+        base, _, revision = bases[0].partition("@")
+        folders = [Path(named).parent / base, Path(base)] if base else []
+        found = [
+            each for each in folders if (each / "config.json").is_file() and each.resolve() != Path(named).resolve()
+        ]
+        if not (found or base in ASSETS or "/" in base):
+            raise ValueError(
+                f"--teacher: the record of {named} says that it was pruned from {base or 'a model without a name'!r}, which is no other folder "
+                "here or beside it, no bundled name and no Hub id; give --teacher."
+            )
+        return load_model(found[0]) if found else load_model(base, revision=revision or None)
+
     def images(self, resolution: int, channels: int) -> TensorDataset:
         """Training images of the model's size."""
         dataset = load_data(self.args, resolution)
@@ -156,10 +189,10 @@ class Finetuning:
 
     def publish(self, model: ModelMixin) -> None:
         """Upload the final model; without a namespace in ``--hub_model_id`` to that of whoever is logged in."""
-        name = self.args.hub_model_id or self.output.resolve().name
+        name, token = self.args.hub_model_id or self.output.resolve().name, self.args.hub_token
         if "/" not in name:
-            name = f"{HfApi().whoami()['name']}/{name}"
-        found = push_to_hub(model, name, datasets=hub_datasets(self.args.dataset_name))
+            name = f"{HfApi(token=token).whoami()['name']}/{name}"
+        found = push_to_hub(model, name, datasets=hub_datasets(self.args.dataset_name), token=token)
         print(found)
 
     def finish(
@@ -169,7 +202,7 @@ class Finetuning:
         if self.accelerator.is_main_process:
             options = recorded(config) | options
             figures = write_report(self.output, options)
-            last = {"figures": figures[-1]} if figures else {}
+            last = {"figures": figures_of(figures[-1])} if figures else {}
             record_step(model, Step(step, options | last))
             model.save_pretrained(self.output / folder)
             if self.args.push_to_hub:

@@ -13,51 +13,54 @@ from torch.utils.data import TensorDataset
 from ..training.feature_quantization import FQConfig, add_feature_quantizers
 from ..training.feature_quantizer import PRESETS
 from ..training.gan_loop import GANTrainingConfig, train_gan
+from ..training.losses import LOSSES
 from ..training.standing_statistics import set_standing_statistics_
+from .flags import config_flags, data_flags, loader_flags, make_parser, run_flags, validation_flags
 from .shared import (
     apply_smoke,
     check_data_flags,
-    data_flags,
     given,
     load_data,
     make_accelerator,
     make_validator,
     recorded,
-    run_flags,
-    validation_flags,
     write_report,
 )
 
 
+_GAN_HELP = {
+    "class_group_size": "groups of one class in a batch; 1 = mixed (no labels: always)",
+    "learning_rate": "of the generator",
+    "discr_learning_rate": "of the discriminator",
+    "loss": "of both networks",
+    "adam_beta2": "decay of Adam's squared gradients; that of its gradients is 0",
+    "discriminator_steps": "of the discriminator per step of the generator",
+    "r1_gamma": "weight of the R1 penalty",
+    "r1_every": "steps between R1 penalties; 0 = none",
+    "diffaugment": "color,translation,cutout or some of them: DiffAugment",
+    "ema_images": "half-life of the averaged generator in images",
+    "ema_rampup": "the half-life is at most this share of the images seen; 0 = no ramp-up",
+}
+
+
 def gan_parser(description: str) -> argparse.ArgumentParser:
     """Parser with the flags for data and for :class:`.GANTrainingConfig`; defaults are those of the bundled StyleGAN2."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(description)
     data_flags(parser)
-    run_flags(parser)
+    run_flags(parser, GANTrainingConfig)
+    loader_flags(parser, GANTrainingConfig)
     validation_flags(parser)
+    config_flags(parser, GANTrainingConfig, _GAN_HELP, loss=sorted(LOSSES))
     add = parser.add_argument
     add("--resolution", type=int, default=32, help="side in pixels; smaller images are centred on black")
-    add(
-        "--class_group_size", type=int, default=8, help="groups of one class in a batch; 1 = mixed (no labels: always)"
-    )
-    add("--max_train_steps", type=int, default=22_000)
-    add("--train_batch_size", type=int, default=32, help="per process and discriminator step")
-    add("--gradient_accumulation_steps", type=int, default=1)
-    add("--learning_rate", type=float, default=0.0025)
-    add("--discr_learning_rate", type=float, default=0.0025)
-    add("--loss", choices=["logistic", "hinge"], default="logistic")
-    add("--adam_beta2", type=float, default=0.99)
-    add("--discriminator_steps", type=int, default=1, help="of the discriminator per step of the generator")
-    add("--r1_gamma", type=float, default=0.3)
-    add("--r1_every", type=int, default=16, help="steps between R1 penalties; 0 = none")
-    add("--diffaugment", default="", help="color,translation,cutout or some of them: DiffAugment")
-    add("--ema_images", type=float, default=20_000, help="half-life of the averaged generator in images")
+    add("--gradient_accumulation_steps", type=int, default=1, help="micro-batches per optimizer step")
     add("--fq", nargs="+", metavar="MODULE", help="quantize the features that these discriminator modules put out")
     add("--fq_codes", type=int, default=64, help="codes of each (K)")
     add("--fq_preset", choices=sorted(PRESETS), default="official", help="see FeatureQuantizer")
     add("--fq_weight", type=float, help="of its loss; default: the preset's")
     add("--fq_decay", type=float, help="of its averages; default: the preset's")
     add("--fq_feed", choices=["quantized", "continuous"], help="what the next layer gets; default: the preset's")
+    parser.set_defaults(max_train_steps=22_000, class_group_size=8, r1_gamma=0.3)
     return parser
 
 

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all training scripts in ``examples/`` share: flags, the Accelerator, data, reports."""
+"""What all training scripts in ``examples/`` share: the Accelerator, data, validation, reports."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,67 +15,33 @@ from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwa
 from diffusers import ModelMixin
 from torch.utils.data import TensorDataset
 
-from ..evaluation.validation import VALIDATION_METRICS, Validator
+from ..evaluation.validation import Validator
 from ..images import load_images
 from ..plotting import save_training_curves
-from ..training.run import RunConfig, check_unused, read_log
+from ..training.logs import read_log
+from ..training.run import check_unused
+from ..training.run_config import RunConfig
 
 
 _SMOKE_IMAGES = 64
 _RUN_ONLY = (
     "output_dir",
     "resume_from_checkpoint",
+    "logging_steps",
     "checkpointing_steps",
     "checkpoints_total_limit",
     "validation_steps",
+    "validation_weights",
+    "dataloader_num_workers",
+    "gradient_checkpointing",
 )
-
-
-def data_flags(parser: argparse.ArgumentParser) -> None:
-    """Where labelled images come from."""
-    add = parser.add_argument
-    add(
-        "--dataset_name",
-        help="`datasets` id or parquet file with an image column, and a label column where labels matter",
-    )
-    add("--train_data_dir", help="folder of images, or of MNIST-type idx files")
-    add("--image_column", help="default: image, or else the only column that holds images")
-    add("--label_column", default="label")
-
-
-def run_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of every training script: those of :class:`.RunConfig`, whose defaults are the config's, and of trackers."""
-    add = parser.add_argument
-    add("--output_dir", required=True, help="checkpoints, grids, log and final models")
-    add("--mixed_precision", choices=["no", "bf16"], default=os.environ.get("ACCELERATE_MIXED_PRECISION", "no"))
-    add("--seed", type=int, default=0)
-    add("--checkpointing_steps", type=int)
-    add("--checkpoints_total_limit", type=int)
-    add("--validation_steps", type=int, help="steps between sample grids, and figures where there are some")
-    add("--resume_from_checkpoint", help='a checkpoint folder or "latest"')
-    add("--report_to", help="tensorboard, trackio or wandb")
-    add("--smoke", action="store_true", help="tiny model, random images, 4 steps; no data needed")
-
-
-def validation_flags(parser: argparse.ArgumentParser) -> None:
-    """What the samples of a training are measured against, and how."""
-    add = parser.add_argument
-    add("--validation_data", help="real images that samples are measured against; none: sample grids only")
-    add("--num_validation_images", type=int, default=2500)
-    add("--validation_metrics", nargs="+", default=list(VALIDATION_METRICS))
-    add(
-        "--validation_k",
-        type=int,
-        default=3,
-        help="nearest neighbours of precision, recall, density and coverage (5 in the paper's code)",
-    )
-    add("--extractor", default="fashion_mnist", help="feature network: fashion_mnist, inception_v3, vgg16:WEIGHTS ...")
+_UNTRACKED = ("hub_token",)
 
 
 def make_validator(
     args: argparse.Namespace, accelerator: Accelerator, dense: ModelMixin | None = None
 ) -> Validator | None:
-    """Figures during training by the flags of :func:`validation_flags`; None without data, and on all processes but the first."""
+    """Figures during training by the flags of :func:`.validation_flags`; None without data, and on all processes but the first."""
     if not args.validation_data or not accelerator.is_main_process:
         return None
     return Validator(
@@ -99,6 +64,7 @@ def check_data_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) 
 def apply_smoke(args: argparse.Namespace) -> None:
     """The numbers of ``--smoke`` that all training scripts share."""
     args.max_train_steps, args.checkpointing_steps, args.validation_steps = 4, 2, 2
+    args.num_train_epochs = None
 
 
 def given(args: argparse.Namespace, config: type) -> dict[str, Any]:
@@ -108,13 +74,14 @@ def given(args: argparse.Namespace, config: type) -> dict[str, Any]:
 
 
 def recorded(config: RunConfig) -> dict[str, Any]:
-    """All options of a training, JSON types only; without those that only say where and how often it writes."""
-    options = dataclasses.asdict(config)
-    return {name: value for name, value in json.loads(json.dumps(options)).items() if name not in _RUN_ONLY}
+    """All options of a training, JSON types only; without those that change nothing of what is learned, and one of its lengths."""
+    left_out = {*_RUN_ONLY, "num_train_epochs" if config.num_train_epochs is None else "max_train_steps"}
+    options = json.loads(json.dumps(dataclasses.asdict(config)))
+    return {name: value for name, value in options.items() if name not in left_out}
 
 
 def load_data(args: argparse.Namespace, resolution: int) -> TensorDataset:
-    """Images and labels by the flags of :func:`data_flags`; random ones with ``--smoke``."""
+    """Images and labels by the flags of :func:`.data_flags`; random ones with ``--smoke``."""
     if args.smoke:
         return smoke_images(resolution)
     return load_images(
@@ -144,7 +111,8 @@ def make_accelerator(args: argparse.Namespace, name: str, **options) -> Accelera
     )
     set_seed(args.seed)
     if args.report_to:
-        accelerator.init_trackers(name, {k: v for k, v in vars(args).items() if isinstance(v, (int, float, str))})
+        told = {k: v for k, v in vars(args).items() if isinstance(v, (int, float, str)) and k not in _UNTRACKED}
+        accelerator.init_trackers(name, told)
     return accelerator
 
 

@@ -7,9 +7,7 @@ an uninterrupted one, and the number of processes and of micro-batches does not 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -22,10 +20,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from ..images import to_model_range, to_uint8
 from ..plotting import save_image_grid
 from ..seeding import derive_seed
-from .run import RunConfig, TrainingRun, update_ema_
+from .average import RAMPUP, WeightAverage, half_life_of
+from .run import TrainingRun
+from .run_config import RunConfig, enable_gradient_checkpointing_
 
 
-LR_SCHEDULES = ("constant", "cosine")
 _GRID_STEPS = 50  # of DDIM
 
 
@@ -33,15 +32,16 @@ _GRID_STEPS = 50  # of DDIM
 class DiffusionTrainingConfig(RunConfig):
     """Options of :func:`train_diffusion`.
 
-    Defaults are those of Diff-Pruning and Singular Value Scaling.
+    Defaults are those of Diff-Pruning and Singular Value Scaling, but that the average ramps up.
     """
 
     max_train_steps: int = 100_000
     train_batch_size: int = 128  # images per process and micro-step
     learning_rate: float = 2e-4
-    lr_schedule: str = "constant"  # or "cosine", to zero at max_train_steps
-    ema_decay: float = 0.9999
-    ema_rampup: bool = False  # at most (1 + n) / (10 + n) after n steps, as in diffusers' scripts
+    ema_decay: float = 0.9999  # of the averaged network, per step
+    ema_rampup: float = (
+        RAMPUP  # the average's half-life is at most this share of the images seen; 0, as published: no ramp-up
+    )
     max_grad_norm: float = 1.0
     dropout: float | None = None  # 0.1 in the papers; None leaves the model's
     random_flip: bool = True
@@ -52,12 +52,10 @@ class DiffusionTrainingConfig(RunConfig):
     beta_start: float = 1e-4
     beta_end: float = 0.02
     checkpointing_steps: int = 5000
-    validation_steps: int = 5000  # sample grid of the averaged network
+    validation_steps: int = 5000  # sample grids
 
     def __post_init__(self):
         super().__post_init__()
-        if self.lr_schedule not in LR_SCHEDULES:
-            raise ValueError(f"lr_schedule is {self.lr_schedule!r}; allowed are {', '.join(LR_SCHEDULES)}.")
         if not 0 <= self.distillation_weight <= 1 or not 0 <= self.ema_decay < 1:
             raise ValueError(
                 f"distillation_weight is {self.distillation_weight}, ema_decay {self.ema_decay}; allowed are 0 to 1, and 0 to below 1."
@@ -92,7 +90,7 @@ def train_diffusion(
         config: Options.
         accelerator: With ``mixed_precision="no"``; the loop applies ``config.mixed_precision`` itself.
         teacher: Network whose prediction is learned with ``config.distillation_weight``.
-        validate: Averaged network -> figures for the log, every ``validation_steps``.
+        validate: Network -> figures for the log, every ``validation_steps``, of the averaged and of the trained weights.
 
     Raises:
         ValueError: Images do not fit the network or fill no step, or a distillation weight without a teacher.
@@ -105,7 +103,7 @@ def train_diffusion(
 
 class _Training:
     def __init__(self, unet, dataset, config: DiffusionTrainingConfig, accelerator: Accelerator, teacher, validate):
-        self.config, self.accelerator, self.validate = config, accelerator, validate
+        self.accelerator, self.validate = accelerator, validate
         size, channels = unet.config.sample_size, unet.config.in_channels
         if tuple(dataset.tensors[0].shape[1:]) != (channels, size, size):
             raise ValueError(
@@ -119,38 +117,45 @@ class _Training:
             for module in unet.modules():
                 if isinstance(module, nn.Dropout):
                     module.p = config.dropout
-        self.average = copy.deepcopy(unet).eval().requires_grad_(False).to(accelerator.device)
         betas = torch.linspace(config.beta_start, config.beta_end, config.timesteps, dtype=torch.float64)
         self.signal = torch.cumprod(1 - betas, dim=0).float().to(accelerator.device)
         optimizer = torch.optim.Adam(unet.parameters(), lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-8)
-        loader = DataLoader(dataset, batch_size=config.train_batch_size, shuffle=True, drop_last=True)
+        loader = DataLoader(
+            dataset,
+            batch_size=config.train_batch_size,
+            shuffle=True,
+            drop_last=True,
+            num_workers=config.dataloader_num_workers,
+        )
         self.unet, self.optimizer, self.loader = accelerator.prepare(unet.train(), optimizer, loader)
         self.accumulation = accelerator.gradient_accumulation_steps
+        self.config = config = config.in_steps(len(self.loader) // self.accumulation)
+        images_per_step = config.train_batch_size * accelerator.num_processes * self.accumulation
+        half_life = half_life_of(config.ema_decay, images_per_step)
+        self.average = WeightAverage(unet, images_per_step, half_life, config.ema_rampup)
+        enable_gradient_checkpointing_(config, unet)
         self.progress = TrainingRun(
             accelerator,
             config,
-            config.train_batch_size * accelerator.num_processes * self.accumulation,
-            lambda folder: self.average.save_pretrained(folder / "unet_ema"),
+            images_per_step,
+            lambda folder: self.average.model.save_pretrained(folder / "unet_ema"),
         )
-        accelerator.register_for_checkpointing(self.average, self.progress)
+        self.progress.schedule(lr=self.optimizer)
+        accelerator.register_for_checkpointing(self.average.model, self.progress)
 
     def run(self) -> nn.Module:
-        self.progress.resume()
+        self.progress.resume(self.average)
+        trained = self.accelerator.unwrap_model(self.unet)
+        networks = {"average": self.average.model, "trained": trained}
         with self.progress.running() as bar:
             for position, (images, labels) in self.progress.batches(self.loader, self.accumulation):
                 with self.accelerator.accumulate(self.unet):
                     losses = self.train_step(to_model_range(images), labels, position % self.accumulation)
                 if self.accelerator.sync_gradients:
-                    self.progress.step += 1
-                    self.update_average()
-                    self.progress.after_step(losses, bar, self.save_grid, self.validate, self.average)
-        return self.average
-
-    def update_average(self) -> None:
-        step, decay = self.progress.step, self.config.ema_decay
-        if self.config.ema_rampup:
-            decay = min(decay, (1 + step) / (10 + step))
-        update_ema_(self.average, self.accelerator.unwrap_model(self.unet), decay)
+                    self.progress.count_step()
+                    self.average.update_(trained, self.progress.step)
+                    self.progress.after_step(losses, bar, self.save_grid, networks, self.validate)
+        return self.average.model
 
     def train_step(self, images: Tensor, labels: Tensor, micro: int) -> dict[str, Tensor]:
         config, accelerator = self.config, self.accelerator
@@ -181,33 +186,23 @@ class _Training:
         losses["loss"] = loss.detach()
         self.progress.check_finite(losses)
         accelerator.backward(loss)
-        if accelerator.sync_gradients:
-            accelerator.clip_grad_norm_(self.unet.parameters(), config.max_grad_norm)
-            for group in self.optimizer.param_groups:
-                group["lr"] = config.learning_rate * self.schedule()
+        self.progress.clip_gradients(self.unet)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return losses
 
-    def schedule(self) -> float:
-        """Factor of the learning rate."""
-        if self.config.lr_schedule == "constant":
-            return 1.0
-        return 0.5 * (1 + math.cos(math.pi * self.progress.step / self.config.max_train_steps))
-
-    @torch.no_grad()
-    def save_grid(self, path: Path) -> None:
-        """Fifty images of the averaged network, from the same noise in every grid."""
+    def save_grid(self, unet: nn.Module, path: Path) -> None:
+        """Fifty images, from the same noise in every grid."""
         config = self.config
         random = torch.Generator().manual_seed(config.seed)
         scheduler = DDIMScheduler(config.timesteps, config.beta_start, config.beta_end, clip_sample=False)
         scheduler.set_timesteps(_GRID_STEPS)
-        shape = (50, self.average.config.in_channels, *(self.average.config.sample_size,) * 2)
+        shape = (50, unet.config.in_channels, *(unet.config.sample_size,) * 2)
         state = torch.randn(shape, generator=random).to(self.accelerator.device)
-        classes = self.average.config.get("num_class_embeds")
+        classes = unet.config.get("num_class_embeds")
         kwargs = {"class_labels": torch.arange(50, device=state.device) % classes} if self.conditional else {}
         for timestep in scheduler.timesteps:
-            predicted = self.average(state, timestep, return_dict=False, **kwargs)[0]
+            predicted = unet(state, timestep, return_dict=False, **kwargs)[0]
             state = scheduler.step(predicted, timestep, state).prev_sample
         save_image_grid(to_uint8(state), path, columns=10)
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from .run import RunConfig
+from .average import RAMPUP
+from .run_config import RunConfig
 
 
 DISTILLATION_PRESETS: dict[str, dict[str, Any]] = {  # values of the published runs; durations in images / batch
@@ -17,6 +18,7 @@ DISTILLATION_PRESETS: dict[str, dict[str, Any]] = {  # values of the published r
         "discr_learning_rate": 2e-3,
         "r1_gamma": 10.0,
         "ema_images": 10_000.0,
+        "ema_rampup": 0.0,
         "max_train_steps": 468_750,
     },
     "svs-stylegan2-small": {
@@ -26,6 +28,7 @@ DISTILLATION_PRESETS: dict[str, dict[str, Any]] = {  # values of the published r
         "discr_learning_rate": 2.5e-3,
         "r1_gamma": 1.0,
         "ema_images": 20_000.0,
+        "ema_rampup": 0.0,
         "max_train_steps": 390_625,
     },
     "svs-stylegan3-t": {
@@ -49,14 +52,16 @@ DISTILLATION_PRESETS: dict[str, dict[str, Any]] = {  # values of the published r
         "discr_learning_rate": 2e-3,
         "r1_gamma": 10.0,
         "ema_images": 5_000.0,
+        "ema_rampup": 0.0,
         "max_train_steps": 450_001,
     },
 }
+DISTILLATION_PRESETS["stylegan2"] = DISTILLATION_PRESETS["svs-stylegan2-base"] | {"ema_rampup": RAMPUP}
 
 
 @dataclasses.dataclass(frozen=True)
 class DistillationConfig(RunConfig):
-    """Options of :func:`.train_distilled`. Defaults are those of "svs-stylegan2-base"."""
+    """Options of :func:`.train_distilled`. Defaults are those of "svs-stylegan2-base", but that the average ramps up."""
 
     max_train_steps: int = 468_750
     gradient_accumulation_steps: int = 1  # micro-batches per optimizer step
@@ -74,7 +79,7 @@ class DistillationConfig(RunConfig):
     path_every: int = 4  # 0 turns path length off
     path_decay: float = 0.01
     ema_images: float = 10_000.0  # half-life of the averaged generator, in images
-    ema_rampup: float | None = None  # half-life is at most this share of the images seen
+    ema_rampup: float = RAMPUP  # half-life is at most this share of the images seen; 0: no ramp-up
     random_flip: bool = True  # of the real images
     ada_target: float | None = None  # adaptive discriminator augmentation; None: none
     spectral_norm: bool = False  # ablation: weights of the student divided by their norms during training

@@ -9,7 +9,6 @@ processes and of accumulated micro-batches does not change what is learned, as l
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from ..plotting import save_image_grid
 from ..quantization.folding import remove_parametrization_
 from ..refine.refine import RefineConfig, scale_weights_
 from .augment import AdaptiveAugment, twice_differentiable
+from .average import WeightAverage
 from .distillation import latent_directions, relation_loss, rgb_distance, sanitize_gradients_
 from .distillation_config import DistillationConfig
 from .distilled_networks import (
@@ -35,7 +35,8 @@ from .distilled_networks import (
 from .feature_quantizer import FeatureQuantizer
 from .gan_loop import lazy_adam
 from .losses import LOSSES, r1_penalty
-from .run import TrainingRun, update_ema_
+from .run import TrainingRun
+from .run_config import enable_gradient_checkpointing_
 from .step_draws import StepDraws
 
 
@@ -62,7 +63,7 @@ def train_distilled(
         accelerator: With ``mixed_precision="no"`` and no gradient accumulation of its own; the loop applies those of the config.
         perceptual: Distance (images, images) -> (B,) or scalar, for example an LPIPS module; float32.
         mask: Teacher images -> (B, 1, H, W): where both images are compared.
-        validate: Averaged generator -> figures for the log, every ``validation_steps``.
+        validate: Generator -> figures for the log, every ``validation_steps``, of the averaged and of the trained weights.
 
     Raises:
         ValueError: The networks, the images or the accelerator do not fit, a perceptual weight without a distance, a discriminator with feature
@@ -89,7 +90,6 @@ class _Training:
         names = student_layers(student, teacher, layers)
         if config.spectral_norm:
             add_spectral_norms_(student)
-        self.average = copy.deepcopy(student).eval().requires_grad_(False).to(device)
         self.teacher = Tapped(teacher.eval().requires_grad_(False).to(device), layers)
         tapped = Tapped(student.train(), names)
         ratio_g = config.path_every if config.path_weight else 0
@@ -98,10 +98,12 @@ class _Training:
             lazy_adam(discriminator.parameters(), config.discr_learning_rate, config.r1_every),
         )
         self.batch = config.train_batch_size
-        loader = DataLoader(dataset, batch_size=self.batch, shuffle=True, drop_last=True)
+        workers = config.dataloader_num_workers
+        loader = DataLoader(dataset, batch_size=self.batch, shuffle=True, drop_last=True, num_workers=workers)
         self.student, self.discriminator, self.optimizer_g, self.optimizer_d, self.loader = accelerator.prepare(
             tapped, discriminator.train(), *optimizers, loader
         )
+        self.config = config = config.in_steps(len(self.loader) // config.gradient_accumulation_steps)
         self.draws = StepDraws(
             seed=config.seed,
             batch=self.batch,
@@ -116,6 +118,7 @@ class _Training:
             directions=directions,
         )
         self.images_per_step = self.batch * self.draws.parts
+        self.average = WeightAverage(student, self.images_per_step, config.ema_images, config.ema_rampup)
         self.state = PhaseState()
         self.augment = None if config.ada_target is None else AdaptiveAugment(config.ada_target)
         if self.augment is not None:
@@ -124,10 +127,11 @@ class _Training:
             accelerator,
             config,
             self.images_per_step,
-            lambda folder: without_spectral_norms(self.average).save_pretrained(folder / "generator_ema"),
+            lambda folder: without_spectral_norms(self.average.model).save_pretrained(folder / "generator_ema"),
             accumulates=False,
         )
-        accelerator.register_for_checkpointing(self.average, self.progress, self.state)
+        self.progress.schedule(lr_g=self.optimizer_g, lr_d=self.optimizer_d)
+        accelerator.register_for_checkpointing(self.average.model, self.progress, self.state)
         labels = dataset.tensors[1].unique()[:10]
         self.grid_labels = labels.repeat_interleave(10) if self.conditional else torch.zeros(100, dtype=torch.int64)
 
@@ -149,6 +153,7 @@ class _Training:
                 "train_distilled: the discriminator has feature quantizers, whose loss this loop does not use; "
                 "remove_feature_quantizers first."
             )
+        enable_gradient_checkpointing_(self.config, student, discriminator)
         if self.config.ada_target is not None and self.config.r1_every and not twice_differentiable():
             raise ValueError(
                 f"train_distilled: R1 of adaptively augmented images needs torch 2.12 or newer, and this is {torch.__version__}; "
@@ -171,6 +176,7 @@ class _Training:
                 found[name] = found.get(name, 0) + value.detach() / count
         sanitize_gradients_(network.parameters())
         self.progress.check_finite(found)
+        self.progress.clip_gradients(network)
         optimizer.step()
         optimizer.zero_grad()
         return found
@@ -204,7 +210,7 @@ class _Training:
         """Lazily regularized: half as many images as the batch has, times ``path_every``."""
         config = self.config
         draw = self.draws(self.progress.step, 1, micro, batch=max(1, self.batch // 2))
-        size, channels = self.average.config.resolution, self.average.config.image_channels
+        size, channels = self.average.model.config.resolution, self.average.model.config.image_channels
         draw["directions_of_images"] = torch.cat(
             [
                 torch.randn(1, channels, size, size, generator=each, device=self.accelerator.device)
@@ -271,7 +277,7 @@ class _Training:
     # -- the loop -----------------------------------------------------------------------------------------------------
 
     def run(self) -> nn.Module:
-        self.progress.resume()
+        self.progress.resume(self.average)
         count, batches = self.config.gradient_accumulation_steps, []
         with self.progress.running() as bar:
             for _, batch in self.progress.batches(self.loader, count):
@@ -281,27 +287,24 @@ class _Training:
                     batches = []
         for module in self.accelerator.unwrap_model(self.student).modules():
             remove_parametrization_(module)
-        return without_spectral_norms(self.average)
+        return without_spectral_norms(self.average.model)
 
     def advance(self, losses: dict[str, Tensor], bar) -> None:
         config, progress = self.config, self.progress
-        progress.step += 1
+        trained = self.accelerator.unwrap_model(self.student).generator
+        progress.count_step()
         if config.svs_every and progress.step % config.svs_every == 0 and 2 * progress.step <= config.max_train_steps:
-            scale_weights_(self.accelerator.unwrap_model(self.student).generator, RefineConfig(progress=False))
-        half_life = config.ema_images
-        if config.ema_rampup is not None:
-            half_life = min(half_life, progress.images * config.ema_rampup)
-        decay = 0.5 ** (progress.images_per_step / max(half_life, 1e-8))
-        update_ema_(self.average, self.accelerator.unwrap_model(self.student).generator, decay)
-        progress.after_step(losses, bar, self.save_grid, self.validate, self.average)
+            scale_weights_(trained, RefineConfig(progress=False))
+        self.average.update_(trained, progress.step)
+        networks = {"average": self.average.model, "trained": trained}
+        progress.after_step(losses, bar, self.save_grid, networks, self.validate)
 
-    @torch.no_grad()
-    def save_grid(self, path: Path) -> None:
+    def save_grid(self, generator: nn.Module, path: Path) -> None:
         """The same latents in every grid."""
         random = torch.Generator().manual_seed(self.config.seed)
-        z = self.average.draw_latents(len(self.grid_labels), random).to(self.accelerator.device)
+        z = generator.draw_latents(len(self.grid_labels), random).to(self.accelerator.device)
         labels = self.grid_labels.to(self.accelerator.device) if self.conditional else None
-        save_image_grid(to_uint8(self.average(z, labels, noise_mode="const").sample), path, columns=10)
+        save_image_grid(to_uint8(generator(z, labels, noise_mode="const").sample), path, columns=10)
 
 
 def _nothing(output: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ an uninterrupted one.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,9 +21,11 @@ from ..plotting import save_image_grid
 from ..registry import lookup
 from ..seeding import derive_seed
 from .augment import DIFF_AUGMENTATIONS, diff_augment
+from .average import RAMPUP, WeightAverage
 from .feature_quantization import PendingStatistics, effective_codes, phase, update_codebooks_
 from .losses import LOSSES, r1_penalty, twin_discriminator_loss, twin_generator_loss
-from .run import RunConfig, TrainingRun, update_ema_
+from .run import TrainingRun
+from .run_config import RunConfig, enable_gradient_checkpointing_
 from .sampler import ClassGroupedBatchSampler
 
 
@@ -41,7 +42,7 @@ class GANTrainingConfig(RunConfig):
     r1_gamma: float = 0.1
     r1_every: int = 16  # steps between R1 penalties (lazy regularization); 0 turns R1 off
     ema_images: float = 20_000.0  # half-life of the averaged generator, in images
-    ema_rampup: float = 0.05  # half-life is at most this share of the images seen
+    ema_rampup: float = RAMPUP  # half-life is at most this share of the images seen; 0: no ramp-up
     ema_buffers: bool = False  # average buffers (batch statistics), too, instead of copying them
     class_group_size: int = 1  # > 1: batches of one-class groups of this size, see ClassGroupedBatchSampler
     diffaugment: str = ""  # "color,translation,cutout" or some of them, for everything that the discriminator sees
@@ -79,7 +80,7 @@ def train_gan(
         dataset: (image uint8 (C, H, W), label int64) pairs.
         config: Options.
         accelerator: With ``mixed_precision="no"``; the loop applies ``config.mixed_precision`` itself.
-        validate: Averaged generator -> figures for the log, every ``validation_steps``.
+        validate: Generator -> figures for the log, every ``validation_steps``, of the averaged and of the trained weights.
 
     Raises:
         ValueError: Images fill no step, or the accelerator or options do not fit each other.
@@ -94,19 +95,20 @@ class _Training:
     def __init__(
         self, generator, discriminator, dataset, config: GANTrainingConfig, accelerator: Accelerator, validate
     ):
-        self.config, self.accelerator, self.validate = config, accelerator, validate
+        self.accelerator, self.validate = accelerator, validate
+        enable_gradient_checkpointing_(config, generator, discriminator)
         self.conditional = generator.config.num_classes > 0
         self.z_dim = generator.config.z_dim
-        self.average = copy.deepcopy(generator).eval().requires_grad_(False).to(accelerator.device)
         self.discriminator_loss, self.generator_loss = LOSSES[config.loss]
         self.sampler = None
         batch = config.train_batch_size * config.discriminator_steps
         if config.class_group_size > 1:
             labels = dataset.tensors[1]
             self.sampler = ClassGroupedBatchSampler(labels, batch, config.class_group_size, config.seed)
-            loader = DataLoader(dataset, batch_sampler=self.sampler)
+            batches = {"batch_sampler": self.sampler}
         else:
-            loader = DataLoader(dataset, batch_size=batch, shuffle=True, drop_last=True)
+            batches = {"batch_size": batch, "shuffle": True, "drop_last": True}
+        loader = DataLoader(dataset, num_workers=config.dataloader_num_workers, **batches)
         self.generator, self.discriminator, self.optimizer_g, self.optimizer_d, self.loader = accelerator.prepare(
             generator,
             discriminator,
@@ -115,19 +117,24 @@ class _Training:
             loader,
         )
         self.accumulation = accelerator.gradient_accumulation_steps
+        self.config = config = config.in_steps(len(self.loader) // self.accumulation)
         if self.accumulation > 1 and config.discriminator_steps > 1:
             raise ValueError(
                 f"discriminator_steps is {config.discriminator_steps} with gradient_accumulation_steps "
                 f"{self.accumulation}; allowed is one of them above 1."
             )
-        self.images_per_step = config.train_batch_size * accelerator.num_processes * self.accumulation
+        images_per_step = config.train_batch_size * accelerator.num_processes * self.accumulation
+        self.average = WeightAverage(
+            generator, images_per_step, config.ema_images, config.ema_rampup, config.ema_buffers
+        )
         self.progress = TrainingRun(
             accelerator,
             config,
-            self.images_per_step,
-            lambda folder: self.average.save_pretrained(folder / "generator_ema"),
+            images_per_step,
+            lambda folder: self.average.model.save_pretrained(folder / "generator_ema"),
         )
-        accelerator.register_for_checkpointing(self.average, self.progress, PendingStatistics(discriminator))
+        self.progress.schedule(lr_g=self.optimizer_g, lr_d=self.optimizer_d)
+        accelerator.register_for_checkpointing(self.average.model, self.progress, PendingStatistics(discriminator))
         labels = dataset.tensors[1].unique()
         self.grid_labels = labels[:10].repeat_interleave(10)
 
@@ -170,6 +177,7 @@ class _Training:
         self.accelerator.backward(loss)
         if self.accelerator.sync_gradients:
             update_codebooks_(self.discriminator)
+        self.progress.clip_gradients(self.discriminator)
         self.optimizer_d.step()
         self.optimizer_d.zero_grad()
         return losses
@@ -188,28 +196,26 @@ class _Training:
         losses = {"loss_g": loss.detach()}
         self.progress.check_finite(losses)
         self.accelerator.backward(loss)
+        self.progress.clip_gradients(self.generator)
         self.optimizer_g.step()
         self.optimizer_g.zero_grad()
         return losses
 
-    def update_average(self) -> None:
-        half_life = min(self.config.ema_images, max(self.progress.images, 1) * self.config.ema_rampup)
-        decay = 0.5 ** (self.images_per_step / max(half_life, 1e-8))
-        update_ema_(self.average, self.accelerator.unwrap_model(self.generator), decay, self.config.ema_buffers)
-
     # -- the loop -----------------------------------------------------------------------------------------------------
 
     def run(self) -> nn.Module:
-        self.progress.resume()
+        self.progress.resume(self.average)
+        trained = self.accelerator.unwrap_model(self.generator)
+        networks = {"average": self.average.model, "trained": trained}
         with self.progress.running() as bar:
             for position, (images, labels) in self.progress.batches(self.loader, self.accumulation, self.sampler):
                 with self.accelerator.accumulate(self.generator, self.discriminator):
                     losses = self.micro_step(to_model_range(images), labels, self.random(position))
                 if self.accelerator.sync_gradients:
-                    self.progress.step += 1
-                    self.update_average()
-                    self.progress.after_step(losses, bar, self.save_grid, self.validate, self.average)
-        return self.average
+                    self.progress.count_step()
+                    self.average.update_(trained, self.progress.step)
+                    self.progress.after_step(losses, bar, self.save_grid, networks, self.validate)
+        return self.average.model
 
     def micro_step(self, real: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, Tensor]:
         """The discriminator, as often as it is to be trained, then the generator."""
@@ -219,10 +225,9 @@ class _Training:
             losses = self.train_discriminator(images, chosen, random)
         return losses | self.train_generator(chosen, batch, random)
 
-    @torch.no_grad()
-    def save_grid(self, path: Path) -> None:
+    def save_grid(self, generator: nn.Module, path: Path) -> None:
         """Ten latents per class, the same in every grid."""
         random = torch.Generator().manual_seed(self.config.seed)
         z = torch.randn(len(self.grid_labels), self.z_dim, generator=random).to(self.accelerator.device)
         labels = self.grid_labels.to(self.accelerator.device) if self.conditional else None
-        save_image_grid(to_uint8(self.average(z, labels, noise_mode="const").sample), path, columns=10)
+        save_image_grid(to_uint8(generator(z, labels, noise_mode="const").sample), path, columns=10)

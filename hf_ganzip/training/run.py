@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import logging
 import re
@@ -18,35 +17,15 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
+
+from ..modes import evaluating
+from .average import WeightAverage
+from .run_config import RunConfig, make_scheduler
 
 
 logger = logging.getLogger(__name__)
-
-_LOG_EVERY = 50  # steps
-_COUNTS = ("max_train_steps", "train_batch_size", "checkpointing_steps", "checkpoints_total_limit", "validation_steps")
-
-
-@dataclasses.dataclass(frozen=True)
-class RunConfig:
-    """Options that every training loop has; durations in images count those of all processes."""
-
-    output_dir: str
-    max_train_steps: int = 10_000  # optimizer steps of each network
-    train_batch_size: int = 32  # images per process and micro-step
-    mixed_precision: str = "no"  # "no" or "bf16"; penalties and losses are always float32
-    seed: int = 0
-    checkpointing_steps: int = 1000
-    checkpoints_total_limit: int = 2
-    validation_steps: int = 1000  # sample grids, and figures where there is a validator; also at the end
-    resume_from_checkpoint: str | None = None  # folder or "latest"
-
-    def __post_init__(self):
-        if self.mixed_precision not in ("no", "bf16"):
-            raise ValueError(f"mixed_precision is {self.mixed_precision!r}; allowed are 'no' and 'bf16'.")
-        wrong = [f"{name} is {getattr(self, name)}" for name in _COUNTS if getattr(self, name) < 1]
-        if wrong:
-            raise ValueError(f"{', '.join(wrong)}; allowed are 1 and more.")
 
 
 class TrainingRun:
@@ -85,6 +64,8 @@ class TrainingRun:
         self.output, self.images_per_step = Path(config.output_dir), images_per_step
         self.output.mkdir(parents=True, exist_ok=True)
         self.step = 0
+        self.schedulers: dict[str, LambdaLR] = {}
+        self.rates: dict[str, float] = {}
         self.signalled = self.stopped = False
 
     @property
@@ -101,6 +82,25 @@ class TrainingRun:
     def images(self) -> int:
         """Images seen by all processes."""
         return self.step * self.images_per_step
+
+    def schedule(self, **optimizers: Any) -> None:
+        """Learning rates of prepared optimizers by the config, logged under the names given; their state goes to the checkpoint."""
+        self.schedulers = {
+            name: make_scheduler(optimizer.optimizer, self.config) for name, optimizer in optimizers.items()
+        }
+        self.accelerator.register_for_checkpointing(*self.schedulers.values())
+
+    def clip_gradients(self, network: nn.Module) -> None:
+        """Before an optimizer step: scale the network's gradient down to ``max_grad_norm``, if there is one."""
+        if self.config.max_grad_norm and self.accelerator.sync_gradients:
+            self.accelerator.clip_grad_norm_(network.parameters(), self.config.max_grad_norm)
+
+    def count_step(self) -> None:
+        """A step was made, whose learning rates are kept for the log: on to the next."""
+        self.step += 1
+        self.rates = {name: scheduler.get_last_lr()[0] for name, scheduler in self.schedulers.items()}
+        for scheduler in self.schedulers.values():
+            scheduler.step()
 
     def state_dict(self) -> dict:
         """For the checkpoint."""
@@ -191,28 +191,42 @@ class TrainingRun:
         self,
         losses: Mapping[str, Tensor],
         bar: tqdm,
-        save_grid: Callable[[Path], None],
+        save_grid: Callable[[nn.Module, Path], None],
+        networks: Mapping[str, nn.Module],
         validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
-        network: nn.Module | None = None,
     ) -> None:
-        """Sample grid and figures of the network where they are due, then :meth:`advance`."""
+        """Where they are due, sample grids and figures of the networks; then :meth:`advance`.
+
+        Args:
+            losses: Of this step.
+            bar: Of :meth:`running`.
+            save_grid: Network, path of the picture.
+            networks: "average" and "trained" or one of them, unwrapped: the names of grids end with them, those of figures start with them.
+            validate: Network -> figures.
+        """
         if self.validation_due and self.accelerator.is_main_process:
-            path = self.output / "samples" / f"step-{self.step:07d}.png"
-            path.parent.mkdir(exist_ok=True)
-            save_grid(path)
-            if validate is not None:
-                self.log_figures(validate(network))
+            figures = {}
+            for name in (each for each in self.config.validation_weights if each in networks):
+                path = self.output / "samples" / f"step-{self.step:07d}-{name}.png"
+                path.parent.mkdir(exist_ok=True)
+                with evaluating(networks[name]), torch.no_grad():
+                    save_grid(networks[name], path)
+                    found = validate(networks[name]) if validate is not None else {}
+                figures |= {f"{name}_{key}": value for key, value in found.items()}
+            if figures:
+                self.log_figures(figures)
         self.advance(losses, bar)
 
     def advance(self, losses: Mapping[str, Tensor], bar: tqdm) -> None:
-        """Log a step, agree with the other processes whether to stop, and write a checkpoint where one is due."""
+        """Show and log a step, agree with the other processes whether to stop, and write a checkpoint where one is due."""
+        then, start = self.clock
+        rate = (self.step - start) * self.images_per_step / max(time.monotonic() - then, 1e-9)
+        values = {name: float(value) for name, value in losses.items()}
+        shown = {name: f"{value:.3f}" for name, value in values.items()} | {"images/s": f"{rate:.0f}"}
+        bar.set_postfix(shown, refresh=False)
         bar.update()
-        if self.step % _LOG_EVERY == 1:
-            values = {name: float(value) for name, value in losses.items()}
-            then, start = self.clock
-            rate = (self.step - start) * self.images_per_step / max(time.monotonic() - then, 1e-9)
-            bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()} | {"images/s": f"{rate:.0f}"})
-            values["images_per_second"] = rate
+        if self.step == 1 or self.step % self.config.logging_steps == 0 or self.step == self.config.max_train_steps:
+            values |= self.rates | {"images_per_second": rate}
             self.accelerator.log(values, step=self.step)
             self.write_log(values)
         signalled = torch.tensor(float(self.signalled), device=self.accelerator.device)
@@ -255,7 +269,8 @@ class TrainingRun:
             self.extras(partial)
             self._discard(final)
             partial.rename(final)
-            for old in self.checkpoints()[: -self.config.checkpoints_total_limit]:
+            limit = self.config.checkpoints_total_limit
+            for old in self.checkpoints()[:-limit] if limit else ():
                 self._discard(old)
         self.accelerator.wait_for_everyone()
 
@@ -267,8 +282,8 @@ class TrainingRun:
             folder.rename(leftover)
             shutil.rmtree(leftover)
 
-    def resume(self) -> None:
-        """Load the checkpoint folder of the config, or the latest one; what the run wrote after it goes.
+    def resume(self, average: WeightAverage | None = None) -> None:
+        """Load the checkpoint folder of the config, or the latest one; what the run wrote after it goes. Warn of an average that hardly leaves its start.
 
         Raises:
             FileExistsError: The output folder holds a run that is not continued.
@@ -295,6 +310,8 @@ class TrainingRun:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             self._forget_later_steps()
+            if average is not None:
+                average.warn_of_start(self.config.max_train_steps)
         self.accelerator.wait_for_everyone()
 
     def _forget_later_steps(self) -> None:
@@ -323,26 +340,3 @@ def check_unused(output: Path) -> None:
             f"output_dir: {output} holds a run already ({', '.join(found[:3])}); continue it with "
             "resume_from_checkpoint 'latest', or choose another folder."
         )
-
-
-@torch.no_grad()
-def update_ema_(average: nn.Module, model: nn.Module, decay: float, buffers: bool = False) -> None:
-    """Move the parameters of ``average`` towards ``model``: a <- decay * a + (1 - decay) * m.
-
-    Buffers are copied, or with ``buffers=True`` averaged in the same way.
-    """
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-    for target, source in zip(average.buffers(), model.buffers()):
-        if buffers and target.is_floating_point():
-            target.lerp_(source, 1 - decay)
-        else:
-            target.copy_(source)
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Rows of a log, in the order of steps; of those that a resumed run wrote twice, the later. None where there is no file."""
-    if not path.is_file():
-        return []
-    rows = map(json.loads, path.read_text().splitlines())
-    found = {row["step"]: row for row in rows}
-    return [found[step] for step in sorted(found)]

@@ -18,7 +18,8 @@ from ..images import to_model_range, to_uint8
 from ..plotting import save_image_grid
 from ..seeding import derive_seed
 from .feature_quantization import PendingStatistics, phase, update_codebooks_
-from .run import RunConfig, TrainingRun
+from .run import TrainingRun
+from .run_config import SECOND_HALF, RunConfig, enable_gradient_checkpointing_
 
 
 _ENLARGED = 286 / 256  # size before random crops, relative to the training size
@@ -33,11 +34,19 @@ class TranslationConfig(RunConfig):
     train_batch_size: int = 1  # images of each domain, per process
     learning_rate: float = 1e-4
     weight_decay: float = 1e-4
+    lr_scheduler: str = SECOND_HALF  # as published
     adversarial_weight: float = 1.0
     cycle_weight: float = 10.0
     identity_weight: float = 10.0
     cam_weight: float = 1000.0
     augment: bool = True  # mirror, enlarge by 286 / 256, crop
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.dataloader_num_workers:
+            raise ValueError(
+                f"dataloader_num_workers is {self.dataloader_num_workers}; allowed is 0: the images are in memory and cut there."
+            )
 
 
 def enlarged(resolution: int) -> int:
@@ -182,7 +191,8 @@ def train_translation(
 
 class _Training:
     def __init__(self, generators, discriminators, images_a, images_b, config, accelerator):
-        self.config, self.accelerator = config, accelerator
+        self.accelerator = accelerator
+        enable_gradient_checkpointing_(config, *generators.children())
         self.size = generators.a_to_b.config.resolution
         side = enlarged(self.size) if config.augment else self.size
         channels = generators.a_to_b.config.image_channels
@@ -192,6 +202,8 @@ class _Training:
                     f"train_translation: images_{name} are {tuple(images.shape)}; allowed are (N, {channels}, {side}, {side}), N >= 1."
                 )
         self.images = {"a": images_a, "b": images_b}
+        images_per_step = config.train_batch_size * accelerator.num_processes
+        self.config = config = config.in_steps(max(len(images_a), len(images_b)) // images_per_step)
 
         def adam(model: nn.Module) -> torch.optim.Adam:
             return torch.optim.Adam(
@@ -204,10 +216,11 @@ class _Training:
         self.progress = TrainingRun(
             accelerator,
             config,
-            config.train_batch_size * accelerator.num_processes,
+            images_per_step,
             self.save_models,
             accumulates=False,
         )
+        self.progress.schedule(lr_g=self.optimizer_g, lr_d=self.optimizer_d)
         accelerator.register_for_checkpointing(self.progress, PendingStatistics(discriminators))
 
     def save_models(self, folder: Path) -> None:
@@ -234,11 +247,6 @@ class _Training:
 
     def step(self) -> dict[str, Tensor]:
         config, accelerator = self.config, self.accelerator
-        half = config.max_train_steps / 2
-        factor = min(1.0, 2 - self.progress.step / half) if self.progress.step > half else 1.0
-        for optimizer in (self.optimizer_g, self.optimizer_d):
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * factor
         a, b = self.batch("a"), self.batch("b")
         with self.progress.autocast():
             with torch.no_grad():
@@ -248,6 +256,7 @@ class _Training:
             loss = config.adversarial_weight * sum(terms.values())
         accelerator.backward(loss)
         update_codebooks_(self.discriminators)
+        self.progress.clip_gradients(self.discriminators)
         self.optimizer_d.step()
         self.optimizer_d.zero_grad()
 
@@ -260,6 +269,7 @@ class _Training:
             weights["adversarial"] = config.adversarial_weight
             loss = sum(weights.get(name, 1.0) * value for name, value in found.items())
         accelerator.backward(loss)
+        self.progress.clip_gradients(self.generators)
         self.optimizer_g.step()
         self.optimizer_g.zero_grad()
         self.discriminators.requires_grad_(True)
@@ -268,18 +278,18 @@ class _Training:
 
     def run(self) -> Generators:
         self.progress.resume()
+        trained = self.accelerator.unwrap_model(self.generators)
         with self.progress.running() as bar:
             while not self.progress.finished:
                 losses = self.step()
                 self.progress.check_finite(losses)
-                self.progress.step += 1
-                self.progress.after_step(losses, bar, self.save_grid)
-        return self.accelerator.unwrap_model(self.generators)
+                self.progress.count_step()
+                self.progress.after_step(losses, bar, self.save_grid, {"trained": trained})
+        return trained
 
-    @torch.no_grad()
-    def save_grid(self, path: Path) -> None:
+    def save_grid(self, models: Generators, path: Path) -> None:
         """Four images of each domain: original, translation, the way back, identity; the first and later images of each set."""
-        models, rows = self.accelerator.unwrap_model(self.generators), []
+        rows = []
         for domain, there, back in (("a", models.a_to_b, models.b_to_a), ("b", models.b_to_a, models.a_to_b)):
             images, size = self.images[domain], self.size
             every = max(1, len(images) // 4)

@@ -6,7 +6,7 @@ import torch
 
 from hf_ganzip.evaluation.validation import Validator
 from hf_ganzip.plotting import save_training_curves
-from hf_ganzip.training.run import read_log
+from hf_ganzip.training.logs import figures_of, read_log
 
 from ..conftest import tiny_generator
 
@@ -71,14 +71,16 @@ def test_a_reference_of_features_is_refused():
 
 def test_logs_of_resumed_runs_and_their_curves(tmp_path):
     rows = [
-        {"step": 1, "images": 8, "frechet_distance": 4.0, "precision": 0.1},
-        {"step": 2, "images": 16, "frechet_distance": 4.0, "precision": 0.1},
+        {"step": 1, "images": 8, "average_frechet_distance": 4.0, "trained_frechet_distance": 2.0},
+        {"step": 2, "images": 16, "average_frechet_distance": 4.0, "trained_frechet_distance": 2.0},
     ]
     rows += [
-        {"step": 1, "images": 8, "frechet_distance": 3.0, "precision": 0.2},
-        {"step": 2, "images": 16, "frechet_distance": 3.0, "precision": 0.2},
+        {"step": 1, "images": 8, "average_frechet_distance": 3.0, "trained_frechet_distance": 1.0},
+        {"step": 2, "images": 16, "average_frechet_distance": 3.0, "trained_frechet_distance": 1.0},
     ]
     (tmp_path / "figures.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert read_log(tmp_path / "figures.jsonl") == rows[2:] and read_log(tmp_path / "none") == []
+    assert figures_of(rows[3]) == {"step": 2, "images": 16, "frechet_distance": 3.0}
+    assert figures_of(rows[3], "trained") == {"step": 2, "images": 16, "frechet_distance": 1.0}
     save_training_curves(rows[2:], tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 1000

@@ -38,5 +38,7 @@ def test_validation_figures_and_their_curves(tmp_path):
     launch(*flags, "--validation_metrics", "lsh_precision_recall", script=SCRIPT)
     report = json.loads((tmp_path / "report.json").read_text())
     assert [row["step"] for row in report["figures"]] == [2, 4]
-    assert {"lsh_precision", "lsh_recall"} <= set(report["figures"][0]) and report["options"]["loss"] == "hinge"
+    assert {"average_lsh_precision", "trained_lsh_recall"} <= set(report["figures"][0]) and report["options"][
+        "loss"
+    ] == "hinge"
     assert (tmp_path / "curves.png").is_file()

@@ -70,10 +70,10 @@ def test_antithetic_timesteps():
         assert all(int(found[i] + found[half + i]) == 999 for i in range(count - half))
 
 
-@pytest.mark.parametrize("options", [{}, {"dropout": 0.1, "lr_schedule": "cosine"}])
+@pytest.mark.parametrize("options", [{}, {"dropout": 0.1, "lr_scheduler": "cosine"}])
 def test_a_resumed_run_is_an_uninterrupted_run(tmp_path, options):
     whole = weights(train(tmp_path / "whole", 8, **options))  # crosses an epoch of 5 steps
-    if "lr_schedule" in options:
+    if "lr_scheduler" in options:
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path / "parts", 8, validation_steps=5, validate=interrupt, **options)
     else:
@@ -96,13 +96,27 @@ def test_micro_batches_do_not_matter(tmp_path, monkeypatch):
     close(whole, parts, 2e-4)
 
 
+RUN_OPTIONS = {"lr_scheduler": "cosine", "lr_warmup_steps": 1, "max_grad_norm": 0.5}
+
+
+def test_recomputed_activations_change_nothing(tmp_path):
+    options = {"dropout": 0.1}
+    kept = weights(train(tmp_path / "kept", 2, **options))
+    torch.manual_seed(1)
+    model = tiny_unet()
+    torch.manual_seed(1)
+    recomputed = weights(train(tmp_path / "recomputed", 2, model=model, gradient_checkpointing=True, **options))
+    assert model.is_gradient_checkpointing
+    assert all(torch.equal(recomputed[name], value) for name, value in kept.items())
+
+
 def train_in_a_group(rank, count, folder):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1")
-    return weights(train(f"{folder}/group", 3, train_batch_size=4))
+    return weights(train(f"{folder}/group", 3, train_batch_size=4, dataloader_num_workers=1, **RUN_OPTIONS))
 
 
 def test_two_processes_are_one_with_twice_the_batch(tmp_path):
-    alone = weights(train(tmp_path / "alone", 3))
+    alone = weights(train(tmp_path / "alone", 3, **RUN_OPTIONS))
     first, second = run_processes(train_in_a_group, 2, tmp_path, str(tmp_path))
     assert all(torch.equal(first[name], second[name]) for name in first)
     close(alone, first, 2e-4)
@@ -111,9 +125,9 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path):
 def test_the_average_follows_and_grids_are_written(tmp_path):
     model, average = train(tmp_path, 2, ema_decay=0.5, validation_steps=2, validate=lambda average: {"x": 1.0})
     assert not torch.equal(average.conv_in.weight, model.conv_in.weight)
-    assert (tmp_path / "samples" / "step-0000002.png").is_file()
+    assert (tmp_path / "samples" / "step-0000002-average.png").is_file()
     rows = [json.loads(line) for line in (tmp_path / "figures.jsonl").read_text().splitlines()]
-    assert {"step": 2, "images": 16, "x": 1.0} in rows
+    assert {"step": 2, "images": 16, "average_x": 1.0, "trained_x": 1.0} in rows
 
 
 def test_a_pruned_network_keeps_its_structure(tmp_path):
@@ -158,7 +172,7 @@ class TestBadInput:
             train(tmp_path, 1, train_batch_size=64)
 
     @pytest.mark.parametrize(
-        "options", [{"mixed_precision": "fp16"}, {"lr_schedule": "x"}, {"distillation_weight": 2}, {"ema_decay": 1}]
+        "options", [{"mixed_precision": "fp16"}, {"lr_scheduler": "x"}, {"distillation_weight": 2}, {"ema_decay": 1}]
     )
     def test_options(self, options):
         with pytest.raises(ValueError, match="allowed are"):

@@ -209,8 +209,10 @@ def test_ablations_train_and_give_plain_models(tmp_path, options):
 def test_validation_figures_are_logged(tmp_path):
     train(tmp_path, 4, validation_steps=2, validate=lambda model: {"size": model.num_parameters()})
     rows = [json.loads(line) for line in (tmp_path / "figures.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows if "size" in row] == [2, 4]
-    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["step-0000002.png", "step-0000004.png"]
+    assert [row["step"] for row in rows if {"average_size", "trained_size"} <= row.keys()] == [2, 4]
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == [
+        f"step-000000{step}-{weights}.png" for step in (2, 4) for weights in ("average", "trained")
+    ]
 
 
 class TestBadInput:
@@ -323,6 +325,7 @@ def test_presets(name):
     assert (
         images_seen
         == {
+            "stylegan2": 15_000_000,
             "svs-stylegan2-base": 15_000_000,
             "svs-stylegan2-small": 25_000_000,
             "svs-stylegan3-t": 10_000_000,
@@ -330,3 +333,4 @@ def test_presets(name):
         }[name]
     )
     assert 0.5 ** (config.train_batch_size / config.ema_images) == pytest.approx(0.997784, abs=1e-6)
+    assert config.ema_rampup == (0.05 if name in ("stylegan2", "svs-stylegan3-t") else 0)  # as published

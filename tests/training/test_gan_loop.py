@@ -15,10 +15,12 @@ from PIL import Image
 from torch.utils.data import TensorDataset
 
 from hf_ganzip.models import StyleGAN2Generator
+from hf_ganzip.training import average as averaging
 from hf_ganzip.training import gan_loop
 from hf_ganzip.training.feature_quantization import FQConfig, add_feature_quantizers
 from hf_ganzip.training.gan_loop import GANTrainingConfig, lazy_adam, train_gan
-from hf_ganzip.training.run import TrainingRun, read_log, update_ema_
+from hf_ganzip.training.logs import read_log
+from hf_ganzip.training.run import TrainingRun
 
 from ..conftest import tiny_discriminator, tiny_generator
 from ..processes import run_processes
@@ -78,6 +80,65 @@ def test_a_resumed_run_is_an_uninterrupted_run(tmp_path, class_group_size):
         assert all(torch.equal(left[i][key], right[i][key]) for i in left for key in ("exp_avg_sq", "step"))
 
 
+def interrupt(network):
+    raise KeyboardInterrupt
+
+
+def test_a_resumed_run_goes_on_with_its_learning_rates(tmp_path):
+    options = {"lr_scheduler": "linear", "lr_warmup_steps": 2, "max_grad_norm": 0.1, "logging_steps": 1}
+    whole = weights(train(tmp_path / "whole", 8, **options))
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", 8, validation_steps=5, validate=interrupt, **options)
+    parts = train(tmp_path / "parts", 8, dataloader_num_workers=1, resume_from_checkpoint="latest", **options)
+    assert same(whole, weights(parts))
+    for name, base in (("lr_g", 0.0025), ("lr_d", 0.0025 * 2 / 3)):  # of the discriminator: R1 every 2 steps
+        wanted = [base * factor for factor in (0, 1 / 2, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6)]
+        for folder in ("whole", "parts"):
+            assert [row[name] for row in read_log(tmp_path / folder / "log.jsonl")] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_gradients_are_clipped_before_each_step_of_an_optimizer(tmp_path, monkeypatch, accumulation):
+    norms, step = [], torch.optim.Adam.step
+
+    def record(self, closure=None):
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(float(torch.stack([each.norm() for each in gradients]).norm()))
+        return step(self, closure)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", record)
+    train(tmp_path / "free", 2, accumulation)
+    assert min(norms) > 0.02
+    norms.clear()
+    train(tmp_path / "clipped", 2, accumulation, max_grad_norm=0.01)
+    assert norms == pytest.approx([0.01] * 4, rel=1e-3)
+
+
+@pytest.mark.parametrize("accumulation, steps", [(1, 10), (2, 4)])
+def test_epochs_are_so_many_steps(tmp_path, accumulation, steps):
+    train(tmp_path, 1000, accumulation, num_train_epochs=2)  # 40 images in batches of 8
+    assert [path.name for path in tmp_path.glob("checkpoint-*") if path.name.endswith(f"-{steps}")]
+    rows = read_log(tmp_path / "log.jsonl")
+    assert [row["step"] for row in rows] == [1, steps] and rows[-1]["images"] == steps * 8 * accumulation
+
+
+def test_the_log_has_a_line_every_so_many_steps_and_the_bar_every_loss(tmp_path, capsys):
+    train(tmp_path, 5, logging_steps=2)
+    assert [row["step"] for row in read_log(tmp_path / "log.jsonl")] == [1, 2, 4, 5]
+    assert "loss_d=" in capsys.readouterr().err.split("\r")[-1]
+
+
+def test_networks_that_cannot_recompute_activations(tmp_path):
+    with pytest.raises(ValueError, match="StyleGAN2Discriminator cannot recompute activations"):
+        train(tmp_path, 1, gradient_checkpointing=True)
+
+
+def test_only_the_weights_that_were_asked_for_are_measured(tmp_path):
+    train(tmp_path, 2, validation_steps=2, validate=lambda network: {"x": 1.0}, validation_weights=("trained",))
+    assert read_log(tmp_path / "figures.jsonl") == [{"step": 2, "images": 16, "trained_x": 1.0}]
+    assert [path.name for path in (tmp_path / "samples").iterdir()] == ["step-0000002-trained.png"]
+
+
 def test_accumulated_micro_steps_are_one_step(tmp_path, monkeypatch):
     penalties = []
     monkeypatch.setattr(
@@ -86,8 +147,8 @@ def test_accumulated_micro_steps_are_one_step(tmp_path, monkeypatch):
     steps, step = [], torch.optim.Adam.step
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure=None: steps.append(self) or step(self, closure))
     averages = []
-    monkeypatch.setattr(gan_loop, "update_ema_", lambda average, model, decay, buffers: averages.append(decay))
-    train(tmp_path, 4, accumulation=2, r1_every=2, ema_images=32, ema_rampup=1e9)
+    monkeypatch.setattr(averaging, "update_ema_", lambda average, model, decay, buffers: averages.append(decay))
+    train(tmp_path, 4, accumulation=2, r1_every=2, ema_images=32, ema_rampup=0)
     assert len(steps) == 2 * 4  # one of each network
     assert len(averages) == 4 and averages == pytest.approx([0.5 ** (16 / 32)] * 4)  # 16 images a step
     assert len(penalties) == 2 * 2  # steps 0 and 2, both micro-steps
@@ -123,9 +184,9 @@ class TestUsedFolders:
         train(tmp_path, 8, checkpointing_steps=2, checkpoints_total_limit=9, **figures)
         with open(tmp_path / "log.jsonl", "a") as log:
             log.write('{"step": 8, "los')  # killed while it wrote
-        train(tmp_path, 6, resume_from_checkpoint=str(tmp_path / "checkpoint-4"), **figures)
+        train(tmp_path, 6, resume_from_checkpoint=str(tmp_path / "checkpoint-4"), checkpoints_total_limit=2, **figures)
         assert [row["step"] for row in read_log(tmp_path / "figures.jsonl")] == [2, 4, 6]
-        assert [row["step"] for row in read_log(tmp_path / "log.jsonl")] == [1]
+        assert [row["step"] for row in read_log(tmp_path / "log.jsonl")] == [1, 6]
         assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
 
 
@@ -211,8 +272,11 @@ def test_a_stop_request_saves_a_whole_checkpoint(tmp_path):
 def test_torsos_are_ignored_and_old_checkpoints_go(tmp_path):
     (tmp_path / "checkpoint.partial").mkdir()
     (tmp_path / "checkpoint.partial" / "model.safetensors").write_bytes(b"torso")
-    train(tmp_path, 6, checkpointing_steps=2, checkpoints_total_limit=2, resume_from_checkpoint="latest")
-    assert sorted(path.name for path in tmp_path.glob("checkpoint*")) == ["checkpoint-4", "checkpoint-6"]
+    train(tmp_path, 6, checkpointing_steps=2, resume_from_checkpoint="latest")
+    assert sorted(path.name for path in tmp_path.glob("checkpoint*")) == [f"checkpoint-{step}" for step in (2, 4, 6)]
+    options = {"checkpointing_steps": 2, "checkpoints_total_limit": 2, "resume_from_checkpoint": "latest"}
+    train(tmp_path, 8, **options)
+    assert sorted(path.name for path in tmp_path.glob("checkpoint*")) == ["checkpoint-6", "checkpoint-8"]
     restored = StyleGAN2Generator.from_pretrained(tmp_path / "checkpoint-6" / "generator_ema")
     assert restored.config.resolution == 8
 
@@ -231,25 +295,6 @@ def test_a_broken_loss_ends_the_run_and_spares_the_checkpoint(tmp_path, monkeypa
         train(tmp_path, 8, resume_from_checkpoint="latest")
     assert {path: path.read_bytes() for path in files} == files
     assert sorted(path.name for path in tmp_path.glob("checkpoint*")) == ["checkpoint-4"]
-
-
-def test_average_moves_by_its_decay_and_copies_buffers():
-    model, average = torch.nn.BatchNorm1d(3), torch.nn.BatchNorm1d(3)
-    with torch.no_grad():
-        model.weight.fill_(2.0)
-        model.running_mean.fill_(5.0)
-    update_ema_(average, model, 0.75)
-    assert torch.equal(average.weight, torch.full((3,), 1.25)) and torch.equal(
-        average.running_mean, model.running_mean
-    )
-
-
-def test_average_of_buffers():
-    model, average = torch.nn.BatchNorm1d(3), torch.nn.BatchNorm1d(3)
-    model.running_mean.fill_(5.0)
-    model.num_batches_tracked.fill_(7)
-    update_ema_(average, model, 0.75, buffers=True)
-    assert torch.equal(average.running_mean, torch.full((3,), 1.25)) and average.num_batches_tracked == 7
 
 
 def test_discriminator_steps_see_images_of_their_own(tmp_path, monkeypatch):
@@ -274,16 +319,17 @@ def test_discriminator_steps_do_not_accumulate(tmp_path):
 @pytest.mark.parametrize(
     "wrong",
     [{"loss": "wgan"}, *({name: 0} for name in ("discriminator_steps", "validation_steps", "checkpointing_steps"))]
-    + [{"checkpoints_total_limit": 0}, {"max_train_steps": 0}],
+    + [{"checkpoints_total_limit": 0}, {"max_train_steps": 0}, {"num_train_epochs": 0}, {"logging_steps": 0}]
+    + [{"max_grad_norm": -1}, {"lr_scheduler": "x"}, {"lr_warmup_steps": 2}, {"validation_weights": ("best",)}],
 )
 def test_wrong_options_of_the_losses(wrong):
-    with pytest.raises(ValueError, match="allowed are"):
+    with pytest.raises(ValueError, match="allowed (is|are)"):
         GANTrainingConfig(output_dir="x", **wrong)
 
 
 def test_half_life_of_the_average_ramps_up(tmp_path, monkeypatch):
     decays = []
-    monkeypatch.setattr(gan_loop, "update_ema_", lambda average, model, decay, buffers: decays.append(decay))
+    monkeypatch.setattr(averaging, "update_ema_", lambda average, model, decay, buffers: decays.append(decay))
     train(tmp_path, 3, ema_images=20, ema_rampup=0.5)
     assert decays == pytest.approx([0.5 ** (8 / min(20, 0.5 * seen)) for seen in (8, 16, 24)])
 
@@ -324,16 +370,18 @@ def test_log_figures_and_sample_grids(tmp_path):
     plain = weights(train(tmp_path / "plain", 4))
     generator, discriminator, average = train(tmp_path, 4, validation_steps=2, validate=validate)
     assert same(plain, weights((generator, discriminator, average)))
-    assert seen[0] is average and not average.training
+    assert seen == [average, generator] * 2 and generator.training and not average.training
     assert read_log(tmp_path / "figures.jsonl") == [
-        {"step": 2, "images": 16, "quality": 0.5},
-        {"step": 4, "images": 32, "quality": 0.5},
+        {"step": 2, "images": 16, "average_quality": 0.5, "trained_quality": 0.5},
+        {"step": 4, "images": 32, "average_quality": 0.5, "trained_quality": 0.5},
     ]
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines[0]["step"] == 1 and lines[0]["images"] == 8
     assert {"loss_d", "loss_g", "r1", "images_per_second"} <= lines[0].keys()
     grids = sorted((tmp_path / "samples").iterdir())
-    assert [path.name for path in grids] == ["step-0000002.png", "step-0000004.png"]
+    assert [path.name for path in grids] == [
+        f"step-000000{step}-{weights}.png" for step in (2, 4) for weights in ("average", "trained")
+    ]
     with Image.open(grids[0]) as grid:
         assert grid.size[0] > grid.size[1] > 0  # 10 columns, one row a class
 

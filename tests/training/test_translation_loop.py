@@ -139,7 +139,7 @@ def test_grids_log_and_learning(tmp_path):
     after = train(tmp_path, 2, validation_steps=2)
     changed = [name for name in before if not torch.equal(before[name], after[f"0.{name}"])]
     assert any(name.startswith("a_to_b") for name in changed) and any(name.startswith("b_to_a") for name in changed)
-    assert (tmp_path / "samples" / "step-0000002.png").is_file()
+    assert (tmp_path / "samples" / "step-0000002-trained.png").is_file()
     log = (tmp_path / "log.jsonl").read_text()
     assert all(f'"{term}"' in log for term in ("adversarial", "cycle", "identity", "cam", "loss_d_a", "loss_d_b"))
 
@@ -151,6 +151,13 @@ def test_the_learning_rate_falls_to_zero_in_the_second_half(tmp_path, monkeypatc
     )
     train(tmp_path, 4, learning_rate=1.0e-4)
     assert rates[::2] == pytest.approx([1e-4, 1e-4, 1e-4, 0.5e-4])
+
+
+def test_options_that_this_loop_has_not(tmp_path):
+    with pytest.raises(ValueError, match="dataloader_num_workers is 2; allowed is 0"):
+        TranslationConfig("x", dataloader_num_workers=2)
+    with pytest.raises(ValueError, match="UGATITGenerator cannot recompute activations"):
+        train(tmp_path, 1, gradient_checkpointing=True)
 
 
 def test_enlarged_images_have_no_borders():

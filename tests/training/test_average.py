@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The average of the weights: each step counts as much as it should, and a short run leaves its start behind."""
+
+import logging
+import math
+
+import pytest
+import torch
+
+from hf_ganzip.training.average import WeightAverage, half_life_of, update_ema_
+
+
+def shares(average, steps):
+    """What the starting point and each step's weights count in the average, read off unit vectors."""
+    network = torch.nn.Linear(steps + 1, 1, bias=False).double()
+    found = WeightAverage(network, average.images_per_step, average.half_life, average.rampup)
+    for step in range(steps + 1):
+        with torch.no_grad():
+            network.weight.zero_()[0, step] = 1
+        if step == 0:
+            found.model.load_state_dict(network.state_dict())
+        else:
+            found.update_(network, step)
+    return found.model.weight[0].tolist()
+
+
+@pytest.mark.parametrize("half_life, rampup", [(40.0, 0.0), (40.0, 0.05), (40.0, 0.5), (1e9, 0.05), (0.0, 0.0)])
+def test_what_each_step_counts(half_life, rampup):
+    average, steps = WeightAverage(torch.nn.Identity(), 8, half_life, rampup), 30
+
+    def decay(n):  # in closed form: 0.5 ** (images of a step / half-life)
+        now = min(half_life, rampup * 8 * n) if rampup else half_life
+        return 0.5 ** (8 / now) if now else 0.0
+
+    wanted = [math.prod(map(decay, range(1, steps + 1)))]
+    wanted += [(1 - decay(n)) * math.prod(map(decay, range(n + 1, steps + 1))) for n in range(1, steps + 1)]
+    assert shares(average, steps) == pytest.approx(wanted, abs=1e-12) and sum(wanted) == pytest.approx(1)
+    assert average.share_of_start(steps) == pytest.approx(wanted[0], abs=1e-12)
+
+
+def test_a_short_run_leaves_its_start_behind():
+    fixed = WeightAverage(torch.nn.Identity(), 8, 10_000, rampup=0)
+    assert fixed.share_of_start(120) == pytest.approx(0.5 ** (960 / 10_000))  # 94 %: the run that was reported
+    assert WeightAverage(torch.nn.Identity(), 8, 10_000).share_of_start(1) == pytest.approx(0.5**20)
+
+
+def test_decay_as_half_life():
+    for decay in (0.0, 0.5, 0.9999):
+        assert WeightAverage(torch.nn.Identity(), 32, half_life_of(decay, 32), 0).decay(7) == pytest.approx(decay)
+
+
+@pytest.mark.parametrize("steps, warned", [(120, True), (4000, True), (4200, False)])
+def test_an_average_that_is_much_its_start_warns(caplog, steps, warned):
+    with caplog.at_level(logging.WARNING):
+        WeightAverage(torch.nn.Identity(), 8, 10_000, rampup=0).warn_of_start(steps)
+        WeightAverage(torch.nn.Identity(), 8, 10_000).warn_of_start(steps)
+    assert len(caplog.messages) == warned
+    assert not warned or "set ema_rampup to 0.05" in caplog.text and "half-life is 10000 images" in caplog.text
+    assert steps != 120 or "will be 94 % starting point after the 960 images" in caplog.text
+
+
+def test_average_moves_by_its_decay_and_copies_buffers():
+    model, average = torch.nn.BatchNorm1d(3), torch.nn.BatchNorm1d(3)
+    with torch.no_grad():
+        model.weight.fill_(2.0)
+        model.running_mean.fill_(5.0)
+    update_ema_(average, model, 0.75)
+    assert torch.equal(average.weight, torch.full((3,), 1.25)) and torch.equal(
+        average.running_mean, model.running_mean
+    )
+
+
+def test_average_of_buffers():
+    model, average = torch.nn.BatchNorm1d(3), torch.nn.BatchNorm1d(3)
+    model.running_mean.fill_(5.0)
+    model.num_batches_tracked.fill_(7)
+    update_ema_(average, model, 0.75, buffers=True)
+    assert torch.equal(average.running_mean, torch.full((3,), 1.25)) and average.num_batches_tracked == 7
