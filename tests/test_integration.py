@@ -91,8 +91,8 @@ with torch.no_grad():
 
 @pytest.mark.parametrize("name, module, loader", [
     ("generator", "hf_ganzip", "StyleGAN2Generator"),
-    ("unet", "diffusers", "UNet2DModel"),
-    ("unet", "diffusers", "AutoModel"),
+    pytest.param("unet", "diffusers", "UNet2DModel", marks=pytest.mark.process),
+    pytest.param("unet", "diffusers", "AutoModel", marks=pytest.mark.process),
 ])  # fmt: skip
 def test_a_fresh_process_restores_the_same_output(name, module, loader, tmp_path):
     from hf_ganzip.families import family_of
@@ -324,6 +324,7 @@ def test_disk_offload_is_refused(packed, tmp_path):
         gz.StyleGAN2Generator.from_pretrained(packed, device_map=device_map, offload_folder=tmp_path / "offload")
 
 
+@pytest.mark.process
 def test_without_the_import_diffusers_fails_loudly(tmp_path):
     model = tiny_unet()
     gz.quantize_(model)

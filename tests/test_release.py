@@ -32,6 +32,7 @@ def built(tmp_path_factory):
     return folder
 
 
+@pytest.mark.process
 def test_the_wheel_has_what_it_needs_and_no_more(built):
     (wheel,) = built.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
@@ -43,6 +44,7 @@ def test_the_wheel_has_what_it_needs_and_no_more(built):
     assert wheel.stat().st_size < WHEEL_MIB * 2**20
 
 
+@pytest.mark.process
 def test_the_sdist_can_be_tested(built):
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
@@ -52,6 +54,7 @@ def test_the_sdist_can_be_tested(built):
     assert not any(name.startswith(".venv") for name in names)
 
 
+@pytest.mark.process
 def test_installed_into_an_empty_environment(built, tmp_path):
     (wheel,) = built.glob("*.whl")
     venv.create(tmp_path / "venv", with_pip=True)

@@ -81,6 +81,7 @@ def test_changed_codes_are_noticed(folder, tmp_path):
         CLIPTextModel.from_pretrained(tmp_path / "packed")
 
 
+@pytest.mark.process
 def test_a_fresh_process_restores_it(folder, tmp_path):
     model = CLIPTextModel.from_pretrained(folder, quantization_config=gz.GanzipConfig(bits=4))
     model.save_pretrained(tmp_path / "packed")

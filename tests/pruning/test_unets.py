@@ -252,6 +252,7 @@ class TestSavedForm:
         for cls in (DDPMPipeline, DiffusionPipeline):
             assert torch.equal(run(cls.from_pretrained(tmp_path).unet), run(model))
 
+    @pytest.mark.process
     def test_from_a_hub(self, tmp_path):
         model = self.pruned()
         gz.refine_(model, gz.RefineConfig(progress=False))
@@ -274,6 +275,7 @@ class TestSavedForm:
         assert all(torch.equal(each, run(model)) for each in quantized)
         assert torch.equal(pruned, run(DDPMPipeline.from_pretrained(tmp_path / "pipeline").unet))
 
+    @pytest.mark.process
     def test_fresh_weights_depend_on_the_seed_only(self, tmp_path):
         self.pruned().save_pretrained(tmp_path)
         code = (
