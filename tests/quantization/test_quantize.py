@@ -164,6 +164,7 @@ def test_deepcopy_and_pickle_keep_packed_layers():
     assert torch.equal(restored.weight, layer.weight) and type(restored) is type(layer)
 
 
+@pytest.mark.processor
 def test_casting_keeps_codes_and_scales_exact():
     layer = nn.Sequential(nn.Linear(16, 16))
     gz.quantize_(layer, gz.QuantizeConfig(bits=5))
@@ -175,6 +176,7 @@ def test_casting_keeps_codes_and_scales_exact():
     assert torch.equal(layer.float()[0].weight, weight)
 
 
+@pytest.mark.processor
 def test_compute_modes_give_equal_outputs():
     model = tiny_generator()
     gz.quantize_(model, gz.QuantizeConfig(bits=4))
@@ -187,7 +189,9 @@ def test_compute_modes_give_equal_outputs():
 
 
 @pytest.mark.parametrize("compute", ["dequantized", "packed"])
-@pytest.mark.parametrize("method", ["aciq", "codebook", "outlier_splitting"])
+@pytest.mark.parametrize(
+    "method", ["aciq", *(pytest.param(name, marks=pytest.mark.process) for name in ("codebook", "outlier_splitting"))]
+)
 def test_torch_compile_runs_without_graph_breaks(method, compute):
     old = torch.__version__ < "2.13"  # 2.7 breaks the graph at every packed weight
     if old and compute == "packed":

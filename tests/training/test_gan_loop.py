@@ -64,6 +64,7 @@ def same(left, right):
     return all(torch.equal(a[name], b[name]) for a, b in zip(left, right) for name in a)
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("class_group_size", [1, 4])
 def test_a_resumed_run_is_an_uninterrupted_run(tmp_path, class_group_size):
     options = {"class_group_size": class_group_size}
