@@ -128,7 +128,7 @@ def round_trips():
         yield pytest.param(method, bits, name, marks=mark, id=f"{method}-{bits}-{name}")
 
 
-@pytest.mark.parametrize("method, bits, name", round_trips(), indirect=["method"])
+@pytest.mark.parametrize("method, bits, name", list(round_trips()), indirect=["method"])
 def test_architecture_survives_a_quantized_round_trip(method, bits, name, tmp_path):
     model = TINY[name]()
     quantize_(model, QuantizeConfig(method=method, bits=bits))

@@ -12,9 +12,6 @@ from hf_ganzip.metrics import LSHPrecisionRecall, hyperplanes, lsh, lsh_precisio
 from hf_ganzip.metrics.hyperplanes import default_hyperplanes, draw_hyperplanes, hash_keys
 
 
-pytestmark = pytest.mark.processor
-
-
 def float64_keys(features, normals, offsets):
     sides = (features.double() @ normals.t() + offsets) >= 0
     return (sides.long() * 2 ** torch.arange(len(normals))).sum(1)

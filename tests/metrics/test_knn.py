@@ -12,9 +12,6 @@ from safetensors.torch import load_file
 from hf_ganzip.metrics import density_coverage, knn, knn_precision_recall
 
 
-pytestmark = pytest.mark.processor
-
-
 GOLDEN = Path(__file__).parents[1] / "golden"
 REAL = torch.tensor([(1.0, 1), (2, 2), (3, 1), (-1, 1), (-1, -2)])
 GENERATED = torch.tensor([(1.0, 2), (2, 1), (-2, 3), (1, -1)])

@@ -12,9 +12,6 @@ from hf_ganzip.metrics.hyperplanes import default_hyperplanes, hash_keys, hyperp
 from hf_ganzip.metrics.lsh import precision_recall_of_keys
 
 
-pytestmark = pytest.mark.processor
-
-
 REAL = torch.tensor([(1.0, 1), (2, 2), (3, 1), (-1, 1), (-1, -2)])
 GENERATED = torch.tensor([(1.0, 2), (2, 1), (-2, 3), (1, -1)])
 AXES = torch.eye(2), torch.zeros(2)

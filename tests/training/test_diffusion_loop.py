@@ -70,7 +70,6 @@ def test_antithetic_timesteps():
         assert all(int(found[i] + found[half + i]) == 999 for i in range(count - half))
 
 
-@pytest.mark.processor
 @pytest.mark.parametrize("options", [{}, {"dropout": 0.1, "lr_schedule": "cosine"}])
 def test_a_resumed_run_is_an_uninterrupted_run(tmp_path, options):
     whole = weights(train(tmp_path / "whole", 8, **options))  # crosses an epoch of 5 steps
