@@ -63,7 +63,7 @@ def test_installed_into_an_empty_environment(built, tmp_path):
     subprocess.run(install, check=True, capture_output=True)
     code = "import hf_ganzip; print(hf_ganzip.__file__)"
     found = subprocess.run(
-        [bin_folder / "python", "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path
+        [bin_folder / "python", "-I", "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path
     )
     assert Path(found.stdout.strip()).is_relative_to(tmp_path)
     # Dependencies come from this environment: PYTHONPATH brings its packages, but not its editable installation.
