@@ -8,13 +8,29 @@ READY := .venv/ready
 
 MODELS := stylegan2-fashion-mnist stylegan2-fashion-mnist-discriminator biggan-fashion-mnist ddpm-fashion-mnist fashion-mnist-features
 
-.PHONY: demo test test-peers test-versions quality style docs docs-serve benchmark model-cards
+.PHONY: demo test test-all test-peers test-processors test-versions quality style docs docs-serve benchmark model-cards
 
 demo: $(READY)
 	$(BIN)/hf-ganzip demo
 
+# Everything that runs inside pytest's own processes, and one of each kind of what `make test-all` runs: minutes.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --doctest-modules hf_ganzip tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not process" --doctest-modules hf_ganzip tests
+
+# The rest: fresh interpreters, scripts, pages of the documentation, the browser, compilation, wheels.
+test-all: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "process and not slow" tests
+
+# What depends on the processor's kernels, with those of other processors: on one thread, and on two with gradients recorded.
+KERNELS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=SSE41 ONEDNN_MAX_CPU_ISA=AVX2 ONEDNN_MAX_CPU_ISA=AVX512_CORE
+test-processors: $(READY)
+	failed=; for kernels in $(KERNELS); do \
+		for rest in "OMP_NUM_THREADS=1" "OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE TEST_WITH_GRADIENTS=yes"; do \
+			echo "$$kernels $$rest"; \
+			env $$kernels $$rest $(BIN)/python -m pytest -q -m "processor and not process" \
+				$$(grep -rl --include='test_*.py' mark.processor tests) || failed="$$failed ($$kernels $$rest)"; \
+		done; \
+	done; test -z "$$failed" || { echo "failed with$$failed"; exit 1; }
 
 # The tests against torchvision, torch-fidelity and lpips, too: a CUDA build of torch, 6 GB.
 test-peers: .venv-peers/ready

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shared fixtures: tiny models, and an environment without network."""
 
+import copy
+import functools
 import os
 import sys
 
@@ -109,13 +111,20 @@ def tiny_ugatit(**changes):
     return perturbed(UGATITGenerator(**{"resolution": 16, "base_channels": 4, "num_blocks": 2} | changes).eval())
 
 
-def tiny_ugatit_discriminator(**changes):
+def tiny_ugatit_discriminator():
+    return copy.deepcopy(_ugatit_discriminator())
+
+
+@functools.cache
+def _ugatit_discriminator():
     from hf_ganzip.models import UGATITDiscriminator
 
-    model = UGATITDiscriminator(**{"base_channels": 2, "num_layers": 5} | changes).train()
-    with torch.no_grad():
-        for _ in range(20):  # power iterations
-            model(torch.zeros(1, 3, 64, 64))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = UGATITDiscriminator(**{"base_channels": 2, "num_layers": 5}).train()
+        with torch.no_grad():
+            for _ in range(20):  # power iterations
+                model(torch.zeros(1, 3, 64, 64))
     return model.eval()
 
 
@@ -157,7 +166,8 @@ def tiny_model(request):
     return TINY[request.param]()
 
 
-@torch.no_grad()
+# `make test-processors` repeats what depends on kernels with gradients recorded: that chooses other kernels.
+@torch.set_grad_enabled(os.environ.get("TEST_WITH_GRADIENTS") == "yes")
 def run(model):
     """Output tensor of the model's example inputs."""
     from hf_ganzip.families import family_of
@@ -168,4 +178,4 @@ def run(model):
         args = (args[0].to(model.conv_in.bias.dtype), *args[1:])
     elif dtype != torch.float32:
         args = (args[0], *args[1:])
-    return model(*args, return_dict=False, **kwargs)[0]
+    return model(*args, return_dict=False, **kwargs)[0].detach()

@@ -256,6 +256,7 @@ def hf_ganzip(*arguments, environment=None, **options):
     )
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "line, expected",
     [
@@ -300,6 +301,7 @@ def test_completed_values_are_those_of_the_registries():
     assert completion.measured("") == [*METRICS, *OF_LOGITS, *ALIASES]
 
 
+@pytest.mark.process
 def test_a_closed_pipe_is_silent():
     process = hf_ganzip("info", "stylegan2-fashion-mnist")
     process.stdout.close()
@@ -307,6 +309,7 @@ def test_a_closed_pipe_is_silent():
         assert said.read() == "" and process.wait(timeout=60) == 1
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_an_interrupt_is_silent(tmp_path):
     listening = {
@@ -349,6 +352,7 @@ def test_study_prints_its_report(call, tmp_path):
     assert code == 0 and out.splitlines()[0] == str(tmp_path / "study" / "report.md") and "| gptq | 4 |" in out
 
 
+@pytest.mark.process
 def test_help_of_every_command():
     commands = ["demo", "compress", "sample", "evaluate", "info", "cost", "sensitivity", "study", "metrics install"]
     commands += ["convert", "translate", "prune", "refine", "card", "push", "env", "metrics push", "metrics list"]
@@ -532,6 +536,7 @@ def test_example_recipes_run(call, folder, tmp_path, recipe):
     assert call("compress", folder, tmp_path / "out", "--recipe", recipe)[0] == 0
 
 
+@pytest.mark.process
 def test_card_and_push_without_sending(call, folder, tmp_path):
     call("compress", folder, tmp_path / "small", "--bits", "3")
     flags = ("--num-samples", "150", "--metric", "knn_precision_recall", "--json")

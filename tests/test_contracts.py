@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What holds for every entry of a registry: the line that registers a feature also enrols it here."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -117,8 +119,16 @@ def test_method_error_is_reported_as_measured(name, bits, granularity):
     assert reported == report.layers[0].sqnr_db == pytest.approx(measured.item(), abs=1e-4)
 
 
-@pytest.mark.parametrize("name", sorted(TINY))
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def round_trips():
+    """All methods, numbers of bits and architectures; `make test` takes the quarter that has every pair of two of the three."""
+    for (i, method), (j, bits), (k, name) in itertools.product(
+        *map(enumerate, (sorted(METHODS), (2, 3, 4, 8), sorted(TINY)))
+    ):
+        mark = pytest.mark.process if (i + j + k) % 4 else pytest.mark.processor
+        yield pytest.param(method, bits, name, marks=mark, id=f"{method}-{bits}-{name}")
+
+
+@pytest.mark.parametrize("method, bits, name", list(round_trips()), indirect=["method"])
 def test_architecture_survives_a_quantized_round_trip(method, bits, name, tmp_path):
     model = TINY[name]()
     quantize_(model, QuantizeConfig(method=method, bits=bits))
@@ -141,6 +151,7 @@ def test_architecture_every_weight_is_seen(tiny_model):
         assert layer.skipped == "one-dimensional weight (norm)", layer
 
 
+@pytest.mark.processor
 def test_architecture_save_and_load_is_bit_exact(tiny_model, tmp_path):
     tiny_model.save_pretrained(tmp_path)
     assert torch.equal(run(type(tiny_model).from_pretrained(tmp_path)), run(tiny_model))

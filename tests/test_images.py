@@ -177,6 +177,7 @@ def test_the_only_column_of_images_is_found(tmp_path):
     assert len(read_images(path)[0]) == 1
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("column", ["image", "img"])
 def test_datasets_of_the_hub(tmp_path, column):
     cells = [{"bytes": png_bytes(pixels), "path": None} for pixels in PIXELS]

@@ -18,6 +18,9 @@ from hf_ganzip.record import origin, recorded_steps
 from .conftest import TINY, run, tiny_generator, tiny_unet
 
 
+pytestmark = pytest.mark.processor
+
+
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -42,8 +45,9 @@ def packed(folder, tmp_path):
 )
 @pytest.mark.parametrize("name", sorted(TINY))
 def test_round_trip_is_bit_exact(name, method, bits, granularity, dtype, tmp_path):
-    TINY[name]().save_pretrained(tmp_path / "full")
-    cls = type(TINY[name]())
+    full = TINY[name]()
+    full.save_pretrained(tmp_path / "full")
+    cls = type(full)
     config = gz.GanzipConfig(method=method, bits=bits, granularity=granularity)
     model = cls.from_pretrained(tmp_path / "full", quantization_config=config, torch_dtype=dtype)
     expected = run(model)
@@ -91,8 +95,8 @@ with torch.no_grad():
 
 @pytest.mark.parametrize("name, module, loader", [
     ("generator", "hf_ganzip", "StyleGAN2Generator"),
-    ("unet", "diffusers", "UNet2DModel"),
-    ("unet", "diffusers", "AutoModel"),
+    pytest.param("unet", "diffusers", "UNet2DModel", marks=pytest.mark.process),
+    pytest.param("unet", "diffusers", "AutoModel", marks=pytest.mark.process),
 ])  # fmt: skip
 def test_a_fresh_process_restores_the_same_output(name, module, loader, tmp_path):
     from hf_ganzip.families import family_of

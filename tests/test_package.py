@@ -65,8 +65,8 @@ def test_import_is_cheap():
     "imports",
     [
         "import hf_ganzip, diffusers.quantizers.auto",
-        "import diffusers.quantizers.auto, hf_ganzip",
-        "from hf_ganzip import GanzipConfig",
+        pytest.param("import diffusers.quantizers.auto, hf_ganzip", marks=pytest.mark.process),
+        pytest.param("from hf_ganzip import GanzipConfig", marks=pytest.mark.process),
     ],
 )
 def test_quantizer_is_registered_in_any_order(imports):
@@ -76,6 +76,7 @@ def test_quantizer_is_registered_in_any_order(imports):
     assert result.stdout.strip() == "True", result.stderr
 
 
+@pytest.mark.process
 def test_a_model_quantizes_when_the_integration_is_imported_first():
     """`import diffusers...` inside the package must not hide its own module of that name."""
     result = python(

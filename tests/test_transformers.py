@@ -36,6 +36,7 @@ def folder(tmp_path):
     return tmp_path / "full"
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
     "method, granularity", [("aciq", "tensor"), ("codebook", "channel"), ("outlier_splitting", "tensor")]
@@ -53,6 +54,7 @@ def test_quantized_while_loading_and_restored(folder, tmp_path, method, granular
     assert all(parameter.requires_grad for parameter in restored.parameters())  # as after any from_pretrained
 
 
+@pytest.mark.processor
 def test_in_memory_gives_the_same_model_and_can_be_undone(folder, tmp_path):
     loaded = CLIPTextModel.from_pretrained(folder, quantization_config=gz.GanzipConfig(bits=3))
     model = CLIPTextModel.from_pretrained(folder)

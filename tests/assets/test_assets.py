@@ -72,6 +72,7 @@ def test_ddpm_is_what_its_card_says():
     assert 0.2 < dark < 0.95
 
 
+@pytest.mark.process  # nothing is spawned, but 2,000 images are made
 def test_biggan_measures_as_its_card_says():
     found = gz.evaluate("biggan-fashion-mnist", IMAGES, metrics=["frechet_distance"], num_samples=2000, seed=0)
     distance = found.metrics["frechet_distance"]["frechet_distance"]

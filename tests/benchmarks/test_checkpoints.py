@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+import pytest
+
 from . import quick_run
+
+
+pytestmark = pytest.mark.process
 
 
 def test_quick_run_writes_ratios_and_limits(tmp_path):

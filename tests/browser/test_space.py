@@ -12,6 +12,9 @@ from hf_ganzip.space.examples import load_example
 from ..space.serving import served
 
 
+pytestmark = pytest.mark.process
+
+
 PAIRS = ("lsh_precision", "lsh_recall", "lsh_knn_precision", "lsh_knn_recall", "knn_precision", "knn_recall")
 
 

@@ -15,6 +15,9 @@ from ..hub import LocalHub
 from ..space.serving import served
 
 
+pytestmark = pytest.mark.process
+
+
 @pytest.fixture(scope="module")
 def address(browser, tmp_path_factory):
     """The app beside a local Hub with one public generator."""

@@ -12,6 +12,9 @@ import pytest
 from .pages import ROOT, code_blocks
 
 
+pytestmark = pytest.mark.process
+
+
 @pytest.mark.timeout(600)
 def test_every_step(tmp_path):
     ignore = shutil.ignore_patterns("__pycache__")

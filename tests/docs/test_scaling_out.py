@@ -14,6 +14,9 @@ from hf_ganzip.models import StyleGAN2Generator
 from .pages import ROOT, code_blocks
 
 
+pytestmark = pytest.mark.process
+
+
 STAND_INS = {
     "srun": '#!/bin/bash\nfor node in 0 1; do SLURM_NODEID=$node "$@" > node-$node.log 2>&1 & all="$all $!"; done\n'
     'for each in $all; do wait "$each" || exit 1; done\n',

@@ -10,6 +10,9 @@ import pytest
 from .pages import ROOT
 
 
+pytestmark = pytest.mark.process
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     pytest.importorskip("mkdocs")

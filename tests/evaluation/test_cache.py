@@ -71,6 +71,7 @@ def write_often(folder):
         FeatureCache(folder).write("key", torch.ones(500, 40))
 
 
+@pytest.mark.process
 def test_readers_see_whole_files_under_concurrent_writers(tmp_path):
     context = multiprocessing.get_context("forkserver")
     writers = [context.Process(target=write_often, args=(str(tmp_path),)) for _ in range(2)]

@@ -38,6 +38,7 @@ def test_macs_by_hand():
     assert 0 <= attention < 0.1 * per_pass
 
 
+@pytest.mark.process
 def test_peak_memory_of_a_fresh_process():
     report = measure_cost(tiny_generator(), repeats=1)
     assert 10_000 < report.model.peak_bytes < 500e6
@@ -53,6 +54,7 @@ def test_models_in_training_stay_as_they_are():
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.process
 def test_bfloat16():
     report = measure_cost(tiny_unet().to(torch.bfloat16), repeats=1)
     assert report.conditions["dtype"] == "torch.bfloat16" and report.model.peak_bytes > 0

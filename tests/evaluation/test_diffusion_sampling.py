@@ -13,6 +13,9 @@ from hf_ganzip.seeding import sample_generators
 from ..conftest import tiny_generator, tiny_unet
 
 
+pytestmark = pytest.mark.processor
+
+
 def test_timesteps_of_the_papers():
     quad = ddim_timesteps(100, "quad")
     assert len(quad) == 100 and quad[:10] == [0, 0, 0, 0, 1, 2, 2, 3, 5, 6] and quad[-2:] == [783, 800]

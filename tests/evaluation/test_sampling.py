@@ -8,6 +8,9 @@ from hf_ganzip.evaluation.sampling import sample_images
 from ..conftest import tiny_discriminator, tiny_generator, tiny_unet
 
 
+pytestmark = pytest.mark.processor
+
+
 def test_images_depend_on_seed_and_index_only():
     model = tiny_generator()
     images, labels = sample_images(model, 7, seed=3, batch_size=3, progress=False)

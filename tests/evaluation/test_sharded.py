@@ -4,6 +4,7 @@
 import os
 from pathlib import Path
 
+import pytest
 import torch
 from accelerate import Accelerator
 
@@ -13,6 +14,9 @@ from hf_ganzip.evaluation.sources import open_source
 
 from ..conftest import tiny_generator, tiny_unet
 from ..processes import run_processes, run_script
+
+
+pytestmark = pytest.mark.process
 
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "extract_features.py"

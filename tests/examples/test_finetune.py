@@ -28,6 +28,7 @@ RECIPE = """
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name, cls", [("stylegan2", gz.StyleGAN2Generator), ("stylegan3", gz.StyleGAN3Generator)])
 def test_gans(tmp_path, name, cls):
     (tmp_path / "recipe.yaml").write_text(RECIPE)
@@ -47,6 +48,7 @@ def test_gans(tmp_path, name, cls):
     launch(*flags, "--resume_from_checkpoint", "latest", script=script)
 
 
+@pytest.mark.process
 def test_ddpm(tmp_path):
     (tmp_path / "recipe.yaml").write_text(RECIPE.replace("  criterion_options: {samples: 4}\n", ""))
     script, out = ROOT / "examples" / "finetune_ddpm.py", tmp_path / "out"
@@ -57,6 +59,7 @@ def test_ddpm(tmp_path):
     assert json.loads((out / "report.json").read_text())["options"]["dropout"] == 0.1
 
 
+@pytest.mark.process
 def test_ddpm_from_scratch(tmp_path):
     launch("--smoke", "--output_dir", tmp_path, script=ROOT / "examples" / "train_ddpm.py")
     assert (tmp_path / "samples" / "step-0000004-average.png").is_file()
@@ -67,6 +70,7 @@ def test_ddpm_from_scratch(tmp_path):
     assert again.returncode and "holds a run already" in again.stderr
 
 
+@pytest.mark.process
 def test_push_to_hub(tmp_path):
     with LocalHub() as hub:
         environment = hub.environment(tmp_path / "cache")

@@ -4,8 +4,13 @@
 import json
 import shutil
 
+import pytest
+
 from .test_study_svs import folder  # noqa: F401
 from .test_train_stylegan2 import ROOT, launch
+
+
+pytestmark = pytest.mark.process
 
 
 SCRIPT = ROOT / "examples" / "study_fq.py"

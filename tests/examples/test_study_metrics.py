@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 from pathlib import Path
 
+import pytest
+
 from ..processes import run_script
+
+
+pytestmark = pytest.mark.process
 
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "study_metrics.py"

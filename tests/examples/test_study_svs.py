@@ -10,6 +10,9 @@ from PIL import Image
 from .test_train_stylegan2 import ROOT, launch
 
 
+pytestmark = pytest.mark.process
+
+
 @pytest.fixture
 def folder(tmp_path):
     random = numpy.random.default_rng(0)

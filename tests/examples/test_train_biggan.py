@@ -10,6 +10,9 @@ from hf_ganzip.models import BigGANDiscriminator, BigGANGenerator
 from .test_train_stylegan2 import ROOT, launch
 
 
+pytestmark = pytest.mark.process
+
+
 SCRIPT = ROOT / "examples" / "train_biggan.py"
 
 

@@ -15,6 +15,9 @@ from hf_ganzip.models import StyleGAN2Discriminator, StyleGAN2Generator
 from ..processes import run_script
 
 
+pytestmark = pytest.mark.process
+
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples" / "train_stylegan2.py"
 ACCELERATE = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1")

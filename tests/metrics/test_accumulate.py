@@ -3,13 +3,13 @@
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from hf_ganzip.metrics import FrechetDistance, InceptionScore, KernelDistance
+
+from ..processes import run_processes
 
 
 METRICS = {
@@ -148,9 +148,7 @@ def test_reducing_without_a_group_is_a_copy(name):
     assert metric.compute() == before
 
 
-def one_process(rank, world, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+def one_process(rank, world):
     results = {}
     for name, build in METRICS.items():
         metric = build()
@@ -160,13 +158,12 @@ def one_process(rank, world, folder):
                 metric.update(**{side: rows.tensor_split(shares)[rank - (world == 3)]})
         results[name] = metric.reduce().compute()
         assert metric.reduce().compute() == results[name]  # reducing twice counts nothing twice
-    torch.save(results, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return results
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_any_number_of_processes_gives_the_result_of_one(world, tmp_path):
-    mp.start_processes(one_process, args=(world, str(tmp_path)), nprocs=world, start_method="spawn")
-    for rank in range(world):
-        for name, result in torch.load(tmp_path / f"{rank}.pt", weights_only=True).items():
+    for results in run_processes(one_process, world, tmp_path):
+        for name, result in results.items():
             assert_same(name, result, METRICS[name]().update(**samples(name)).compute())

@@ -139,6 +139,7 @@ def shard_and_reduce(rank, count, k, uneven):
     return metric.reduce().compute()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("k", [None, 3])
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_every_process_computes_what_one_computes(count, k, tmp_path):
@@ -156,6 +157,7 @@ def reduce_with_an_idle_process(rank, count):
     return metric.reduce().compute()
 
 
+@pytest.mark.process
 def test_a_process_without_samples_takes_part(tmp_path):
     real, generated = features()
     expected = lsh_precision_recall(real=real, generated=generated, k=None, draws=1)

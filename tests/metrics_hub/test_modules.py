@@ -201,13 +201,14 @@ class NotThere(BaseHTTPRequestHandler):
 def empty_hub():
     with ThreadingHTTPServer(("127.0.0.1", 0), NotThere) as server:
         server.asked = []
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         yield server
         server.shutdown()
         thread.join()
 
 
+@pytest.mark.process
 def test_bare_names_work_after_installing(tmp_path, empty_hub):
     environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[2])}
     environment.pop("HF_MODULES_CACHE", None)

@@ -12,6 +12,9 @@ from ..conftest import tiny_biggan
 from .golden import close, load_golden, part
 
 
+pytestmark = pytest.mark.processor
+
+
 @pytest.fixture(scope="module", params=["biggan32_cifar", "biggan64_hier"])
 def golden(request):
     """Generator and discriminator with the official networks' weights, and their inputs and outputs."""

@@ -12,6 +12,9 @@ from ..conftest import tiny_biggan_deep
 from .golden import close, load_golden
 
 
+pytestmark = pytest.mark.processor
+
+
 @pytest.mark.parametrize("truncation", [0.4, 0.43, 1.0])
 @torch.no_grad()
 def test_official_values(truncation):

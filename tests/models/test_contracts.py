@@ -14,6 +14,9 @@ from ..conftest import TINY, run
 from .golden import close
 
 
+pytestmark = pytest.mark.processor
+
+
 OWN = sorted(name for name, make in TINY.items() if type(make()) in ARCHITECTURES.values())
 GENERATORS = [name for name in OWN if isinstance(TINY[name](), GeneratorMixin)]
 CHECKPOINTED = [name for name in OWN if TINY[name]()._supports_gradient_checkpointing]
@@ -23,7 +26,9 @@ def test_every_architecture_is_enrolled():
     assert {type(TINY[name]()) for name in OWN} == set(ARCHITECTURES.values())
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "generator" else pytest.mark.process) for name in OWN]
+)
 def test_torch_export_repeats_the_model(name):
     model = TINY[name]()
     args, kwargs = family_of(model).example_inputs(model)

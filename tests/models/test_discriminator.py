@@ -10,6 +10,9 @@ from .golden import close, load_golden, part
 from .test_stylegan2 import SETS
 
 
+pytestmark = pytest.mark.processor
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("name", SETS)
 def test_official_logits(name):
@@ -77,14 +80,6 @@ def test_the_class_matters():
 def test_wrong_calls(arguments, message):
     with pytest.raises(ValueError, match=message):
         tiny_discriminator()(*arguments)
-
-
-def test_save_and_load_are_bit_exact(tmp_path):
-    discriminator = tiny_discriminator()
-    discriminator.save_pretrained(tmp_path)
-    images, labels = torch.randn(4, 3, 16, 16), torch.arange(4) % 3
-    restored = StyleGAN2Discriminator.from_pretrained(tmp_path)
-    assert torch.equal(restored(images, labels).logits, discriminator(images, labels).logits)
 
 
 def test_first_and_second_derivatives_agree_with_finite_differences():

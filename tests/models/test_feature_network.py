@@ -15,6 +15,9 @@ from hf_ganzip.assets import asset_path
 from hf_ganzip.models.feature_network import FeatureNetwork
 
 
+pytestmark = pytest.mark.processor
+
+
 SCRIPT = Path(__file__).parents[2] / "examples" / "train_feature_network.py"
 
 

@@ -13,6 +13,9 @@ from ..conftest import tiny_stylegan
 from .golden import close
 
 
+pytestmark = pytest.mark.processor
+
+
 def paper_synthesis(generator, ws, noise=True):
     """Figure 1b of the paper, one operation per line, on stored noise."""
     state = {key.removeprefix("synthesis."): value for key, value in generator.state_dict().items()}

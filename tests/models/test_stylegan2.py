@@ -11,6 +11,9 @@ from ..conftest import tiny_generator
 from .golden import close, load_golden, part
 
 
+pytestmark = pytest.mark.processor
+
+
 SETS = ("stylegan2_small_skip", "stylegan2_cond_clamp")
 
 
@@ -236,6 +239,7 @@ def test_autocast_computes_in_its_dtype():
     assert (image - expected).abs().mean() < 0.02 * expected.abs().mean()
 
 
+@pytest.mark.process
 @torch.no_grad()
 def test_export_traces_it():
     class Sampler(torch.nn.Module):

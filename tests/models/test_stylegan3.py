@@ -15,6 +15,9 @@ from ..conftest import tiny_stylegan3
 from .golden import close, load_golden, part
 
 
+pytestmark = pytest.mark.processor
+
+
 @pytest.fixture(scope="module")
 def golden():
     options, weights, io = load_golden("stylegan3_t")

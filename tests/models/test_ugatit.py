@@ -12,6 +12,9 @@ from ..conftest import tiny_ugatit, tiny_ugatit_discriminator
 from .golden import close, load_golden, part
 
 
+pytestmark = pytest.mark.processor
+
+
 @torch.no_grad()
 def test_official_generator():
     _, weights, io = load_golden("ugatit_light")

@@ -132,6 +132,7 @@ class TestEveryFamily:
         if expected is not None:
             torch.testing.assert_close(run(model), expected, rtol=1e-3, atol=1e-4)
 
+    @pytest.mark.processor
     def test_saves_quantizes_and_restores(self, name, tmp_path):
         model = randomized(MODELS[name]())
         prune_(model, PruneConfig("random", 0.4))

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pruned diffusion UNets: the papers' sizes, which channels go, importance over timesteps, the saved form, refusals."""
 
+import copy
+import functools
 import json
 import os
 import subprocess
@@ -84,6 +86,19 @@ def tiny_unet_of_state(state):
     return model
 
 
+@functools.cache
+def traced(cifar):
+    """Rule, channel sets, tensors on the meta device and uses of the weights of a model of the tables."""
+    options = DDPM | (CIFAR if cifar else CELEBA)
+    with torch.device("meta"):
+        model = UNet2DModel(**options)
+    rule = rule_of(model)
+    sets = rule.sets(model)
+    assert not cifar or len(sets) == 50
+    small = UNet2DModel(**options | {"block_out_channels": tuple(c // 4 for c in options["block_out_channels"])})
+    return rule, sets, model.state_dict(), weight_uses(small)
+
+
 class TestSizes:
     """Tables of Diff-Pruning and Singular Value Scaling, which do not depend on the criterion."""
 
@@ -114,17 +129,9 @@ class TestSizes:
         assert self.sizes(CIFAR, PruneConfig("random", ratio, group_rule="same_positions"))[0] == parameters
 
     def sizes(self, options, config):
-        with torch.device("meta"):
-            model = UNet2DModel(**DDPM | options)
-        rule = rule_of(model)
-        sets = rule.sets(model)
-        assert len(sets) == (50 if options is CIFAR else len(sets))
+        rule, sets, state, uses = traced(options is CIFAR)
         counts = {channels.name: kept_count(channels, rule, config.ratio, config) for channels in sets}
-        shapes = shapes_after(model.state_dict(), sets, counts)
-        small = UNet2DModel(
-            **DDPM | options | {"block_out_channels": tuple(c // 4 for c in options["block_out_channels"])}
-        )
-        uses = weight_uses(small)
+        shapes = shapes_after(state, sets, counts)
         return sum(torch.Size(shape).numel() for shape in shapes.values()), macs_of_shapes(uses, shapes)
 
     @pytest.mark.slow
@@ -151,13 +158,20 @@ class TestSizes:
             assert kept_count(ChannelSet("x", width, (), blocks=32, norm=True), rule, ratio, exact) == free
 
 
+@pytest.mark.processor
+@functools.cache
+def halved(name):
+    """A model with half of its channels, its report, and the tensors and channel sets of before; to be copied, not changed."""
+    model = MODELS[name]()
+    dense = {key: value.clone() for key, value in model.state_dict().items()}
+    sets = rule_of(model).sets(model)
+    return model, prune_(model, PruneConfig("random", 0.5)), dense, sets
+
+
 @pytest.mark.parametrize("name", sorted(MODELS))
 class TestEveryUNet:
     def test_pruned_tensors_are_dense_ones_at_the_kept_indices(self, name):
-        model = MODELS[name]()
-        dense = {key: value.clone() for key, value in model.state_dict().items()}
-        sets = rule_of(model).sets(model)
-        report = prune_(model, PruneConfig("random", 0.5))
+        model, report, dense, sets = halved(name)
         kept = {each.name: torch.tensor(each.kept) for each in report.sets}
         expected = dict(dense)
         for key, value in dense.items():
@@ -170,9 +184,9 @@ class TestEveryUNet:
         assert report.parameters_after < 0.5 * report.parameters_before
 
     def test_every_block_loses_as_many(self, name):
-        model = MODELS[name]()
-        sets = {channels.name: channels for channels in rule_of(model).sets(model)}
-        for each in prune_(model, PruneConfig("random", 0.5)).sets:
+        model, report, _, sets = halved(name)
+        sets = {channels.name: channels for channels in sets}
+        for each in report.sets:
             size = each.before // sets[each.name].blocks
             counts = torch.bincount(torch.tensor(each.kept) // size, minlength=sets[each.name].blocks)
             assert counts.unique().numel() == 1 and int(counts[0]) > 0
@@ -181,8 +195,7 @@ class TestEveryUNet:
                 assert module.num_groups == 4 and module.num_channels == len(module.weight)
 
     def test_saved_form(self, name, tmp_path):
-        model = MODELS[name]()
-        prune_(model, PruneConfig("random", 0.5))
+        model = copy.deepcopy(halved(name)[0])
         expected = run(model)
         model.save_pretrained(tmp_path)
         for restored in (type(model).from_pretrained(tmp_path), AutoModel.from_pretrained(str(tmp_path))):
@@ -198,8 +211,7 @@ class TestEveryUNet:
         assert torch.equal(run(skeleton), expected)
 
     def test_refined_and_quantized_on_top(self, name, tmp_path):
-        model = MODELS[name]()
-        prune_(model, PruneConfig("random", 0.5))
+        model = copy.deepcopy(halved(name)[0])
         gz.refine_(model, gz.RefineConfig(progress=False))
         gz.quantize_(model, gz.QuantizeConfig("aciq", 4))
         expected = run(model)
@@ -214,8 +226,7 @@ class TestEveryUNet:
         assert torch.equal(run(dense), expected)
 
     def test_twice(self, name, tmp_path):
-        model = MODELS[name]()
-        prune_(model, PruneConfig("random", 0.5))
+        model = copy.deepcopy(halved(name)[0])
         prune_(model, PruneConfig("random", 0.5, ratios={"time_embedding.*": 0.25}))
         expected = run(model)
         model.save_pretrained(tmp_path)
@@ -252,6 +263,7 @@ class TestSavedForm:
         for cls in (DDPMPipeline, DiffusionPipeline):
             assert torch.equal(run(cls.from_pretrained(tmp_path).unet), run(model))
 
+    @pytest.mark.process
     def test_from_a_hub(self, tmp_path):
         model = self.pruned()
         gz.refine_(model, gz.RefineConfig(progress=False))
@@ -274,6 +286,7 @@ class TestSavedForm:
         assert all(torch.equal(each, run(model)) for each in quantized)
         assert torch.equal(pruned, run(DDPMPipeline.from_pretrained(tmp_path / "pipeline").unet))
 
+    @pytest.mark.process
     def test_fresh_weights_depend_on_the_seed_only(self, tmp_path):
         self.pruned().save_pretrained(tmp_path)
         code = (

@@ -29,6 +29,7 @@ def folder(tmp_path):
 
 
 class TestPush:
+    @pytest.mark.process
     def test_there_and_back(self, call, hub, folder, tmp_path):
         tiny_generator().save_pretrained(tmp_path / "full")
         flags = ("--report", tmp_path / "quantize.json", "--license", "mit", "--base", tmp_path / "full", "--json")
@@ -85,6 +86,7 @@ class TestCard:
         code, unchecked, _ = call("card", folder, "me/small", "--no-check")
         assert code == 0 and len(snippets) == 1 and unchecked == checked
 
+    @pytest.mark.process
     def test_a_folder_that_does_not_load_gets_no_card(self, call, folder, tmp_path):
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | {"w_dim": 12}))
@@ -108,6 +110,7 @@ print(json.dumps({{name: evaluate.load("me/" + name).compute(**sides) for name i
 
 
 class TestMetrics:
+    @pytest.mark.process
     def test_all_are_pushed_and_load_in_one_process_and_then_offline(self, call, hub, tmp_path):
         pytest.importorskip("evaluate")
         code, out, err = call("metrics", "push", "me", "--json")

@@ -45,6 +45,7 @@ def commits(hub, name="me/small"):
 
 
 class TestWhole:
+    @pytest.mark.process
     def test_a_packed_generator_there_and_back(self, hub, tmp_path):
         model, report = small()
         before = run(model)
@@ -78,6 +79,7 @@ class TestWhole:
         place = text.split('from_pretrained("')[1].split('"')[0]
         assert text.replace(place, "me/small") in found.card
 
+    @pytest.mark.process
     def test_a_pipeline(self, hub, tmp_path):
         unet = UNet2DModel(**TINY_UNET).eval()
         gz.prune_(unet, gz.PruneConfig("random", 0.5))
@@ -127,6 +129,7 @@ class TestWhole:
         assert str(tmp_path).encode() not in everything
         assert json.loads(hub.repositories["me/small"].files["config.json"])["_name_or_path"] == "private-folder"
 
+    @pytest.mark.process
     def test_models_push_to_hub_keeps_the_card(self, hub, tmp_path):
         code = (
             "import hf_ganzip as gz, diffusers\n"
@@ -146,27 +149,32 @@ class TestWhole:
 class TestDtypes:
     """What is published is in the dtype that the model has."""
 
+    @pytest.mark.process
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
     def test_half(self, hub, tmp_path, dtype):
         found = push(in_dtype(dtype, tmp_path), dry_run=True)
         assert f'from_pretrained("me/small", torch_dtype={dtype})' in found.card and "import torch\n" in found.card
         assert f"in {str(dtype)[6:]}." in found.card
 
+    @pytest.mark.process
     def test_half_and_quantized(self, hub, tmp_path):
         model = in_dtype(torch.float16, tmp_path)
         gz.quantize_(model, gz.QuantizeConfig(bits=4))
         assert "torch_dtype=torch.float16" in push(model, dry_run=True).card
 
+    @pytest.mark.process
     def test_modules_that_are_always_loaded_in_float32(self, hub):
         with pytest.raises(
             ValueError, match="keeps mapping of a StyleGAN2Generator in float32: load it with torch_dtype="
         ):
             push(tiny_generator().half(), dry_run=True)
 
+    @pytest.mark.process
     def test_a_pipeline(self, hub):
         found = push(DDPMPipeline(UNet2DModel(**TINY_UNET).half(), DDPMScheduler()), dry_run=True)
         assert "torch_dtype=torch.float16)" in found.card
 
+    @pytest.mark.process
     def test_parts_of_a_pipeline_in_two_dtypes(self, hub):
         unet = UNet2DModel(**TINY_UNET | {"in_channels": 2, "out_channels": 2}).half()
         vqvae = VQModel(block_out_channels=(8,), latent_channels=2, num_vq_embeddings=4, norm_num_groups=4)
@@ -209,6 +217,7 @@ class TestLicence:
         assert ModelCard(push(model).card).data.license == "other"
 
 
+@pytest.mark.process
 class TestTransformers:
     def test_a_text_encoder(self, hub, tmp_path):
         from ..test_transformers import encode, text_encoder
@@ -252,6 +261,7 @@ class TestWhereItGoes:
 
 
 class TestNothingHalf:
+    @pytest.mark.process
     def test_a_model_that_loads_with_other_bits_stays_here(self, hub, monkeypatch):
         original = check.run_snippet
 
@@ -265,6 +275,7 @@ class TestNothingHalf:
             push(small()[0])
         assert hub.requests == []
 
+    @pytest.mark.process
     def test_a_weight_that_is_not_saved_is_found(self, hub):
         model, _ = small()
         model.synthesis.b8.conv0.register_buffer("forgotten", torch.ones(2))  # the class has no such buffer

@@ -36,6 +36,7 @@ def output_error(model, reference):
     return float((own - expected).square().mean() / expected.square().mean())
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("method", sorted(QUICK))
 class TestBoth:
     @pytest.mark.parametrize("build", [tiny_generator, tiny_discriminator, tiny_unet])

@@ -44,7 +44,9 @@ def of_two_sizes(model):
 
 
 @pytest.mark.parametrize("compute", COMPUTE)
-@pytest.mark.parametrize("method", ["aciq", "codebook", "outlier_splitting"])
+@pytest.mark.parametrize(
+    "method", ["aciq", *(pytest.param(name, marks=pytest.mark.process) for name in ("codebook", "outlier_splitting"))]
+)
 def test_without_graph_breaks(method, compute):
     model = tiny_generator()
     gz.quantize_(model, gz.QuantizeConfig(method, bits=4, compute=compute))

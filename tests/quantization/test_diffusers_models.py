@@ -12,6 +12,9 @@ from hf_ganzip.quantization.packed import packed_modules
 from ..conftest import run
 
 
+pytestmark = pytest.mark.processor
+
+
 def conditional_unet():
     return UNet2DConditionModel(
         sample_size=8,

@@ -7,6 +7,9 @@ from hypothesis import strategies as st
 from hf_ganzip.quantization.packing import pack, packed_size, unpack
 
 
+pytestmark = pytest.mark.processor
+
+
 @given(bits=st.integers(2, 8), numel=st.integers(0, 70), seed=st.integers(0, 2**16))
 def test_unpacking_reverses_packing(bits, numel, seed):
     codes = torch.randint(0, 2**bits, (numel,), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))

@@ -165,6 +165,7 @@ def test_deepcopy_and_pickle_keep_packed_layers():
     assert torch.equal(restored.weight, layer.weight) and type(restored) is type(layer)
 
 
+@pytest.mark.processor
 def test_casting_keeps_codes_and_scales_exact():
     layer = nn.Sequential(nn.Linear(16, 16))
     gz.quantize_(layer, gz.QuantizeConfig(bits=5))
@@ -176,6 +177,7 @@ def test_casting_keeps_codes_and_scales_exact():
     assert torch.equal(layer.float()[0].weight, weight)
 
 
+@pytest.mark.processor
 def test_compute_modes_give_equal_outputs():
     model = tiny_generator()
     gz.quantize_(model, gz.QuantizeConfig(bits=4))

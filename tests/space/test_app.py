@@ -148,6 +148,7 @@ def test_toy_picture_describes_itself():
     assert 'alt="Regions and balls on points in the plane. lsh precision 0.69' in on_regions(1, 5, 2)
 
 
+@pytest.mark.process
 def test_every_metric_has_an_app():
     """In a process of its own: gradio leaves event loops behind, whose warnings would hit other tests."""
     pytest.importorskip("gradio_client", reason="gradio is not installed")

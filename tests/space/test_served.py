@@ -15,6 +15,9 @@ from hf_ganzip.space.uploads import LIMITS
 from .serving import ROOT, served
 
 
+pytestmark = pytest.mark.process
+
+
 pytest.importorskip("gradio_client", reason="gradio is not installed")
 
 PAGES = {

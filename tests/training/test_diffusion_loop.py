@@ -115,6 +115,7 @@ def train_in_a_group(rank, count, folder):
     return weights(train(f"{folder}/group", 3, train_batch_size=4, dataloader_num_workers=1, **RUN_OPTIONS))
 
 
+@pytest.mark.process
 def test_two_processes_are_one_with_twice_the_batch(tmp_path):
     alone = weights(train(tmp_path / "alone", 3, **RUN_OPTIONS))
     first, second = run_processes(train_in_a_group, 2, tmp_path, str(tmp_path))

@@ -133,6 +133,7 @@ def train_in_a_group(rank, count, folder):
     return {**{f"whole.{k}": v for k, v in whole.items()}, **{f"parts.{k}": v for k, v in parts.items()}}
 
 
+@pytest.mark.process
 def test_two_processes_are_one_with_twice_the_batch(tmp_path):
     alone = weights(train(tmp_path / "alone", 3, train_batch_size=8))
     first, second = run_processes(train_in_a_group, 2, tmp_path, str(tmp_path))
@@ -297,6 +298,7 @@ def train_until_killed(folder, started):
     train(folder, 10_000, **options)
 
 
+@pytest.mark.process
 def test_killed_at_random_moments_it_always_resumes(tmp_path):
     """Twenty times: a training is killed, also while it writes, and the next one goes on from a whole checkpoint."""
     moments, steps, context = random.Random(0), [], multiprocessing.get_context("forkserver")

@@ -364,7 +364,7 @@ def _train_on_shares(rank, world, mutant=False):
     return layer.state_dict()
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.process)])
 def test_processes_with_shares_equal_one_process_with_all(tmp_path, world):
     states = run_processes(_train_on_shares, world, tmp_path)
     for state in states[1:]:

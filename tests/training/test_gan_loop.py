@@ -66,6 +66,7 @@ def same(left, right):
     return all(torch.equal(a[name], b[name]) for a, b in zip(left, right) for name in a)
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("class_group_size", [1, 4])
 def test_a_resumed_run_is_an_uninterrupted_run(tmp_path, class_group_size):
     options = {"class_group_size": class_group_size}
@@ -208,6 +209,7 @@ def stopped_in_a_group(rank, count, folder):
     return {"steps": torch.tensor(steps)}
 
 
+@pytest.mark.process
 def test_a_signal_to_one_process_stops_all(tmp_path):
     for found in run_processes(stopped_in_a_group, 2, tmp_path, str(tmp_path / "run")):
         assert found["steps"].tolist() == [1, 2, -1]
@@ -448,6 +450,7 @@ def train_quantized(rank, world, folder):
     return discriminator.state_dict()
 
 
+@pytest.mark.process
 def test_two_processes_have_the_same_codebooks(tmp_path):
     states = run_processes(train_quantized, 2, tmp_path, str(tmp_path))
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

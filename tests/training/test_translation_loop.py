@@ -126,6 +126,7 @@ def train_in_a_group(rank, count, folder):
     return train(f"{folder}/group", 2, train_batch_size=1)
 
 
+@pytest.mark.process
 def test_two_processes_are_one_with_twice_the_batch(tmp_path):
     alone = train(tmp_path / "alone", 2, train_batch_size=2)
     first, second = run_processes(train_in_a_group, 2, tmp_path, str(tmp_path))
