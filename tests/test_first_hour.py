@@ -555,3 +555,26 @@ def test_a_token_for_the_hub_is_used_and_told_to_no_tracker(tmp_path, monkeypatc
 
 
 # --- reports and pictures
+
+
+class TestReports:
+    def test_a_bare_quantize_shows_three_lines_and_print_the_table(self):
+        import hf_ganzip as gz
+
+        from .conftest import tiny_generator
+
+        report = gz.quantize_(tiny_generator(), gz.QuantizeConfig("linear", bits=4))
+        assert len(repr(report).splitlines()) <= 3 and len(repr(report)) < 400
+        assert "weights quantized" in repr(report) and "bits per weight" in repr(report)
+        assert all(layer.name in str(report) for layer in report.layers)
+
+    def test_a_notebook_shows_a_short_table_with_the_layers_folded(self):
+        import hf_ganzip as gz
+
+        from .conftest import tiny_generator
+
+        report = gz.prune_(tiny_generator(), gz.PruneConfig(ratio=0.5))
+        head, folded = report._repr_html_().split("<details>")
+        assert "parameters" in head and "synthesis" not in head
+        assert folded.count("<tr>") == len(report.sets) + 1 and report.sets[0].name in folded
+        assert report.to_pandas()["after"].tolist() == [each.after for each in report.sets]

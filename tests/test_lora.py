@@ -132,9 +132,6 @@ def test_adapters_that_read_the_weights_themselves_are_told_what_to_do(folder):
         unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], use_dora=True))
 
 
-@pytest.mark.xfail(
-    raises=AttributeError, strict=True, reason="peft makes the adapter a packed layer, too: type(layer)(...)"
-)
 def test_adapters_of_convolutions(folder):
     unet = UNet2DConditionModel.from_pretrained(folder)
     unet.add_adapter(LoraConfig(r=2, target_modules=["conv1"]))

@@ -25,6 +25,7 @@ from ..families import example_inputs, family_of
 from ..modes import evaluating
 from ..quantization.packed import packed_modules, packed_parameters
 from ..record import machine, versions
+from ..reports import Report, conditions_table
 
 
 _FASTER = 1.05  # ratios of latencies below this are no difference
@@ -53,8 +54,8 @@ class Cost:
     latency: float
 
 
-@dataclass(frozen=True)
-class CostReport:
+@dataclass(frozen=True, repr=False)
+class CostReport(Report):
     """Costs of a model and of the one it is compared with, and their conditions."""
 
     model: Cost
@@ -76,6 +77,21 @@ class CostReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain dict for JSON."""
         return asdict(self) | {"verdict": self.verdict}
+
+    def _compared(self) -> dict[str, Cost]:
+        return {"this model": self.model} | ({"reference": self.reference} if self.reference else {})
+
+    def facts(self) -> dict[str, str]:
+        costs = {name.replace("_", " "): _text(value) for name, value in asdict(self.model).items()}
+        return ({"verdict": self.verdict} if self.reference else {}) | costs
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [{"model": name} | asdict(cost) for name, cost in self._compared().items()]
+
+    def tables(self) -> dict[str, list[tuple[str, ...]]]:
+        compared = self._compared()
+        costs = [(name, *(_text(getattr(cost, name)) for cost in compared.values())) for name in asdict(self.model)]
+        return {"costs": [("", *compared), *costs], "conditions": conditions_table(self.conditions)}
 
     def __str__(self) -> str:
         lines = [f"{'':16}{'this model':>16}" + (f"{'reference':>16}{'ratio':>8}" if self.reference else "")]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..metrics import OF_LOGITS, find_metrics
 from ..record import versions
+from ..reports import Report, conditions_table
 from .extractors import check_extractor, default_extractor, extract_features, load_extractor, load_logits
 from .sampling import sample_images, sampling_conditions
 from .sources import Source, open_source
@@ -27,8 +28,8 @@ _FAULTS = (ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError, OS
 _INPUTS = {"real", "generated", "logits"}
 
 
-@dataclass(frozen=True)
-class EvaluationReport:
+@dataclass(frozen=True, repr=False)
+class EvaluationReport(Report):
     """Metrics of one model.
 
     Args:
@@ -45,6 +46,27 @@ class EvaluationReport:
         """Plain dict for JSON."""
         return asdict(self)
 
+    def facts(self) -> dict[str, str]:
+        measured = {
+            row["figure"]: _digits(row["value"])
+            for row in self.rows()
+            if isinstance(row["value"], float) and not row["figure"].endswith("_std")
+        }
+        compared = {name: self.conditions.get(name) for name in ("generated", "reference", "extractor")}
+        return measured | {name: str(value) for name, value in compared.items() if value is not None}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One for every figure of every metric, among them those that are conditions of the metric, such as ``k``."""
+        return [
+            {"metric": metric, "figure": figure, "value": value}
+            for metric, values in self.metrics.items()
+            for figure, value in values.items()
+        ]
+
+    def tables(self) -> dict[str, list[tuple[str, ...]]]:
+        figures = [(row["metric"], row["figure"], _digits(row["value"])) for row in self.rows()]
+        return {"figures": [("metric", "figure", "value"), *figures], "conditions": conditions_table(self.conditions)}
+
     def __str__(self) -> str:
         lines = []
         for metric, values in self.metrics.items():
@@ -57,6 +79,10 @@ class EvaluationReport:
         known = {name: value for name, value in self.conditions.items() if value is not None}
         lines += ["conditions:"] + [f"  {name:22} {value}" for name, value in known.items()]
         return "\n".join(lines)
+
+
+def _digits(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def metrics_of_features(metrics: Sequence[str | Callable]) -> dict[str, Callable]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..record import table
+from ..reports import Report
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,8 @@ class PrunedSet:
     kept: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class PruneReport:
+@dataclass(frozen=True, repr=False)
+class PruneReport(Report):
     """Result of :func:`prune_`.
 
     Args:
@@ -43,10 +44,22 @@ class PruneReport:
         """JSON types only."""
         return asdict(self)
 
+    def facts(self) -> dict[str, str]:
+        return {
+            "criterion": self.criterion,
+            "parameters": f"{self.parameters_before:,} -> {self.parameters_after:,}",
+            "million operations": f"{self.macs_before / 1e6:,.1f} -> {self.macs_after / 1e6:,.1f}",
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [asdict(each) for each in self.sets]
+
+    def tables(self) -> dict[str, list[tuple[str, ...]]]:
+        rows = [(s.name, f"{s.before}", f"{s.after}", f"{1 - s.after / s.before:.0%}") for s in self.sets]
+        return {"channels": [("channels", "before", "after", "removed"), *rows]}
+
     def __str__(self) -> str:
-        rows = [("channels", "before", "after", "removed")]
-        rows += [(s.name, f"{s.before}", f"{s.after}", f"{1 - s.after / s.before:.0%}") for s in self.sets]
         change = f"{self.parameters_before:,} -> {self.parameters_after:,} parameters"
         change += f", {self.macs_before / 1e6:,.1f} -> {self.macs_after / 1e6:,.1f} million operations"
         note = "; nothing was removed" if self.parameters_before == self.parameters_after else ""
-        return "\n".join(table(rows)) + f"\n{change} by {self.criterion}{note}"
+        return "\n".join(table(self.tables()["channels"])) + f"\n{change} by {self.criterion}{note}"

@@ -16,6 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..record import origin_of, recorded_steps
+from ..reports import Report
 from .card import PICTURE, as_dicts, by_kind, render_card
 from .check import differences, fingerprint, networks_of, run_snippet
 from .metadata import Base, Licence, base_of, find_licence
@@ -39,8 +40,8 @@ _STALE = ("*.safetensors", "*.safetensors.index.json", "config.json", "model_ind
 NETWORK_ERRORS = (*HfHubHTTPError.__bases__, OSError, RuntimeError)
 
 
-@dataclass(frozen=True)
-class PushReport:
+@dataclass(frozen=True, repr=False)
+class PushReport(Report):
     """What :func:`push_to_hub` did.
 
     Args:
@@ -60,6 +61,16 @@ class PushReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain dict for JSON."""
         return asdict(self)
+
+    def facts(self) -> dict[str, str]:
+        where = {"repository": self.repo_id, "url": self.url or "nothing was uploaded"}
+        return where | {"files": f"{len(self.files)}", "bytes": f"{sum(self.files.values()):,}"}
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [{"file": name, "bytes": size} for name, size in self.files.items()]
+
+    def tables(self) -> dict[str, list[tuple[str, ...]]]:
+        return {"files": [("file", "bytes"), *((name, f"{size:,}") for name, size in self.files.items())]}
 
     def __str__(self) -> str:
         lines = [f"{size:>14,}  {name}" for name, size in self.files.items()]

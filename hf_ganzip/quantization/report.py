@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..record import table
+from ..reports import Report
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class LayerReport:
     skipped: str | None = None
 
 
-@dataclass(frozen=True)
-class QuantizeReport:
+@dataclass(frozen=True, repr=False)
+class QuantizeReport(Report):
     """Result of ``quantize_``: one entry per weight, and the bytes of everything else.
 
     Args:
@@ -92,7 +93,17 @@ class QuantizeReport:
         totals = ("bytes_before", "bytes_after", "bits_per_weight", "quantized_share")
         return dataclasses.asdict(self) | {name: getattr(self, name) for name in totals}
 
-    def __str__(self) -> str:
+    def facts(self) -> dict[str, str]:
+        return {
+            "weights quantized": f"{len(self.quantized)} of {len(self.layers)}",
+            "bits per weight": f"{self.bits_per_weight:.3f}",
+            "bytes": f"{self.bytes_before:,} -> {self.bytes_after:,} ({self._ratio} smaller)",
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [dataclasses.asdict(layer) for layer in self.layers]
+
+    def tables(self) -> dict[str, list[tuple[str, ...]]]:
         rows = [("layer", "shape", "bits", "SQNR dB", "bytes before", "bytes after", "")]
         for layer in self.layers:
             sqnr = "" if layer.sqnr_db is None else f"{layer.sqnr_db:.2f}"
@@ -102,8 +113,15 @@ class QuantizeReport:
             rows.append((layer.name, shape, bits, sqnr, f"{layer.bytes_before:,}", after, layer.skipped or ""))
         rows.append(("other tensors", "", "", "", f"{self.other_bytes:,}", f"{self.other_bytes:,}", ""))
         rows.append(("total", "", "", "", f"{self.bytes_before:,}", f"{self.bytes_after:,}", ""))
+        return {"weights": rows}
+
+    @property
+    def _ratio(self) -> str:
+        return f"{self.bytes_before / max(self.bytes_after, 1):.2f}x"
+
+    def __str__(self) -> str:
         summary = (
             f"{len(self.quantized)} of {len(self.layers)} weights quantized, {self.bits_per_weight:.3f} bits per weight; "
-            f"{self.bytes_before / max(self.bytes_after, 1):.2f}x smaller"
+            f"{self._ratio} smaller"
         )
-        return "\n".join([*table(rows), summary])
+        return "\n".join([*table(self.tables()["weights"]), summary])

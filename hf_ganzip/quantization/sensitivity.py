@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from ..components import network_of
 from ..modes import evaluating
 from ..record import table
+from ..reports import Report, conditions_table
 from .calibration import CalibrationTask, expanded, substituted
 from .config import LayerSettings, QuantizeConfig
 from .methods.base import row_method
@@ -40,8 +41,8 @@ class LayerSensitivity:
     bytes: dict[int, int]
 
 
-@dataclass(frozen=True)
-class SensitivityReport:
+@dataclass(frozen=True, repr=False)
+class SensitivityReport(Report):
     """Effect of every weight on the output, from :func:`sensitivity`.
 
     Args:
@@ -107,13 +108,33 @@ class SensitivityReport:
         """Plain dict for JSON."""
         return dataclasses.asdict(self)
 
-    def __str__(self) -> str:
+    def facts(self) -> dict[str, str]:
+        bits = list(self.layers[0].errors)
+        worst = max(self.layers, key=lambda layer: layer.errors[bits[0]])
+        return {
+            "layers": f"{len(self.layers)}",
+            "bits tried": " ".join(map(str, bits)),
+            f"most sensitive at {bits[0]} bits": f"{worst.name} (error {worst.errors[bits[0]]:.2e})",
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One for every layer and number of bits."""
+        return [
+            {"name": layer.name, "weights": layer.weights, "bits": bits, "error": error, "bytes": layer.bytes[bits]}
+            for layer in self.layers
+            for bits, error in layer.errors.items()
+        ]
+
+    def tables(self) -> dict[str, list[tuple[str, ...]]]:
         bits = list(self.layers[0].errors)
         rows = [("layer", "weights", *(f"{b} bits" for b in bits), "")]
         ordered = sorted(self.layers, key=lambda layer: -layer.errors[bits[0]])
         for layer in ordered:
             rows.append((layer.name, f"{layer.weights:,}", *(f"{layer.errors[b]:.2e}" for b in bits), ""))
-        return "\n".join(table(rows))
+        return {"layers": rows, "conditions": conditions_table(self.conditions)}
+
+    def __str__(self) -> str:
+        return "\n".join(table(self.tables()["layers"]))
 
 
 def sensitivity(

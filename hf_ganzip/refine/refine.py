@@ -17,6 +17,7 @@ from ..families import family_of
 from ..quantization.packed import packed_modules
 from ..record import Step, origin_of, record_step, recorded_steps, table
 from ..registry import lookup, named_options
+from ..reports import Report
 from .scalings import SCALINGS, Scaling
 from .singular_values import condition_number, scaled
 
@@ -90,8 +91,8 @@ class RefinedTensor:
         return None if self.singular_values_after is None else _condition(self.singular_values_after)
 
 
-@dataclass(frozen=True)
-class RefineReport:
+@dataclass(frozen=True, repr=False)
+class RefineReport(Report):
     """Result of :func:`refine_`.
 
     Args:
@@ -120,16 +121,37 @@ class RefineReport:
             rows.append({k: None if isinstance(v, float) and math.isinf(v) else v for k, v in row.items()})
         return {"scaling": self.scaling, "tensors": rows, "norms": list(self.norms)}
 
-    def __str__(self) -> str:
+    def facts(self) -> dict[str, str]:
+        return {
+            "scaling": self.scaling,
+            "weights refined": f"{len(self.weights)}",
+            "biases refined": f"{len(self.tensors) - len(self.weights)}",
+            "norms reset": f"{len(self.norms)}",
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One for every tensor, with the largest singular values rather than all."""
+        rows = []
+        for row in self.to_dict()["tensors"]:
+            values = {f"largest_{when}": row.pop(f"singular_values_{when}") for when in ("before", "after")}
+            rows.append(
+                row | {name: max(found, default=0.0) if found is not None else None for name, found in values.items()}
+            )
+        return rows
+
+    def tables(self) -> dict[str, list[tuple[str, ...]]]:
         rows = [("weight", "shape", "s max", "condition", "s max after", "condition after")]
         for tensor in self.weights:
             before, after = tensor.singular_values_before, tensor.singular_values_after
             conditions = f"{tensor.condition_before:.1f}", f"{tensor.condition_after:.1f}"
             shape = "x".join(map(str, tensor.shape))
             rows.append((tensor.name, shape, f"{max(before):.3g}", conditions[0], f"{max(after):.3g}", conditions[1]))
+        return {"weights": rows}
+
+    def __str__(self) -> str:
         biases = len(self.tensors) - len(self.weights)
         return (
-            "\n".join(table(rows))
+            "\n".join(table(self.tables()["weights"]))
             + f"\n{len(self.weights)} weights and {biases} biases refined by {self.scaling}, {len(self.norms)} norms reset"
         )
 

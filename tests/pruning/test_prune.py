@@ -207,6 +207,10 @@ class TestCriteria:
             scores = CRITERIA["dcp"](**QUICK["dcp"] | change)(model, sets)
             assert all(float(score.max()) == 0 for score in scores.values())
 
+    def test_dcp_takes_a_tenth_of_the_papers_samples_by_default(self):
+        """5000 took 155 s on the bundled generator; docs/pruning.md has what the tenth costs in rank."""
+        assert CRITERIA["dcp"]().samples // CRITERIA["dcp"]().batch_size == 100
+
     def test_content_outside_the_mask_does_not_count(self):
         model = randomized(tiny_generator())
         sets = rule_of(model).sets(model)

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How reports show themselves: short in a console, folded in a notebook, rows in pandas; ``str`` is the whole table."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+
+class Report:
+    """Base of what the verbs return. A subclass is a dataclass with ``repr=False``: the generated one would print every field."""
+
+    def facts(self) -> dict[str, str]:
+        """Name -> text: what a console and the head of a notebook's cell show."""
+        raise NotImplementedError
+
+    def tables(self) -> dict[str, list[tuple[str, ...]]]:
+        """Title -> rows of cells, names of columns first: what a notebook folds."""
+        raise NotImplementedError
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict of plain values for every row of :meth:`to_pandas`."""
+        raise NotImplementedError
+
+    def to_pandas(self) -> Any:
+        """:meth:`rows` as a ``pandas.DataFrame``.
+
+        Raises:
+            ImportError: pandas is missing.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("to_pandas needs pandas: pip install pandas. rows() gives the same as dicts.") from error
+        return pandas.DataFrame(self.rows())
+
+    def __repr__(self) -> str:
+        facts = "; ".join(f"{name} {text}" for name, text in self.facts().items())
+        lines = textwrap.TextWrapper(
+            119, subsequent_indent="  ", break_on_hyphens=False, max_lines=2, placeholder=" ..."
+        )
+        return f"{lines.fill(f'{type(self).__name__}: {facts}')}\n  print() shows all of it, .to_pandas() and .to_dict() give it"
+
+    def _repr_html_(self) -> str:
+        folded = (
+            f"<details><summary>{escape(title)} ({len(cells) - 1})</summary>{_html_table(cells, head=True)}</details>"
+            for title, cells in self.tables().items()
+        )
+        return f"<b>{type(self).__name__}</b>{_html_table(list(self.facts().items()))}{''.join(folded)}"
+
+
+def conditions_table(conditions: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Conditions of a measurement as cells."""
+    return [("condition", "value"), *((name, str(value)) for name, value in conditions.items())]
+
+
+def _html_table(cells: Sequence[tuple[str, ...]], head: bool = False) -> str:
+    lines = []
+    for index, row in enumerate(cells):
+        tag = "th" if head and index == 0 else "td"
+        lines.append("<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) + "</tr>")
+    return f"<table>{''.join(lines)}</table>"
