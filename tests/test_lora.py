@@ -133,5 +133,9 @@ def test_adapters_that_read_the_weights_themselves_are_told_what_to_do(folder):
 
 
 def test_adapters_of_convolutions(folder):
+    """peft makes them by the class of the layer beside which they stand: type(layer)(...)."""
     unet = UNet2DConditionModel.from_pretrained(folder)
-    unet.add_adapter(LoraConfig(r=2, target_modules=["conv1"]))
+    before, plain = run(unet), packed_modules(unet)
+    unet.add_adapter(LoraConfig(r=2, target_modules=["conv1"], init_lora_weights=False))
+    assert len(packed_modules(unet)) == len(plain) and not torch.equal(run(unet), before)
+    assert all(p.requires_grad == ("lora" in name) for name, p in unet.named_parameters())

@@ -67,7 +67,12 @@ def test_installed_into_an_empty_environment(built, tmp_path):
     code = "import hf_ganzip; print(hf_ganzip.__file__)"
     packages = {"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     found = subprocess.run(
-        [bin_folder / "python", "-I", "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path, env=packages
+        [bin_folder / "python", "-I", "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=packages,
     )
     assert Path(found.stdout.strip()).is_relative_to(tmp_path)
     # Dependencies come from this environment: PYTHONPATH brings its packages, but not its editable installation.
