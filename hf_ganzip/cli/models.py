@@ -183,8 +183,9 @@ def sample(
     """Sample images from a GAN generator or a diffusion UNet."""
     from PIL import Image
 
+    from ..assets import class_names
     from ..evaluation.sampling import sample_images
-    from ..plotting import image_grid, save_image_grid
+    from ..plotting import class_rows, image_grid, save_image_grid
 
     grid = output.suffix.lower() in _IMAGES
     if not grid and output.suffix.lower() in Image.registered_extensions():
@@ -192,10 +193,16 @@ def sample(
     refuse_unwritable(output.parent) if grid else refuse_full(output)
     options: dict[str, Any] = {"truncation_psi": truncation_psi, "class_label": class_label}
     options |= {"steps": steps, "clip_sample": clip_sample}
-    images, _ = sample_images(open_model(model), num_samples, seed=seed, **options)
+    images, labels = sample_images(open_model(model), num_samples, seed=seed, **options)
     if grid:
         output.parent.mkdir(parents=True, exist_ok=True)
-        save_image_grid(images, output, columns=min(10, num_samples))
+        columns, names = min(10, num_samples), []
+        if labels is not None:
+            columns = min(columns, int(labels.bincount().max()))
+            images, starts = class_rows(images, labels, columns)
+            known = class_names(model)
+            names = ["" if i is None else known[i] if known else f"class {i}" for i in starts]
+        save_image_grid(images, output, columns=columns, row_labels=names)
     else:
         output.mkdir(parents=True, exist_ok=True)
         for i, image in enumerate(images):
