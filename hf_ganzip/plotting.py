@@ -173,9 +173,7 @@ def save_realism_plot(rows: list[dict], path: str | Path, class_names: Sequence[
         for number in range(len(full["realism_per_class"])):
             name = class_names[number] if class_names else str(number)
             axes.plot(bits, [row["realism_per_class"][number] for row in own], marker="o", markersize=3, label=name)
-        axes.set(title=method, xlabel="bits per weight", ylabel="mean realism")
-        axes.label_outer()
-        axes.tick_params(labelbottom=True)
+        axes.set(title=method, xlabel="bits", ylabel="mean realism")
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, title="class", fontsize=7, loc="outside right center")
     figure.savefig(path, dpi=110)
@@ -209,7 +207,7 @@ def save_precision_recall_plot(rows: list[dict], path: str | Path) -> None:
             for method, style in styles.items():
                 points = sorted((row["bits"], row[f"{key}_{kind}"]) for row in compressed if row["method"] == method)
                 axes.plot(*zip(*points), linestyle=dashes, markersize=5, label=f"{method}{name}", **style)
-            axes.set(title=f"{title} {kind}" if many else title, xlabel="bits per weight", ylim=(-0.02, 1.02))
+            axes.set(title=f"{title} {kind}" if many else title, xlabel="bits", ylim=(-0.02, 1.02))
     for axes in grid.flatten():
         axes.set_xticks(sorted({row["bits"] for row in compressed}))
         axes.invert_xaxis()
@@ -236,11 +234,12 @@ def save_spectra_plot(report: RefineReport, path: str | Path) -> None:
             marker = "o" if len(values) == 1 else ""  # a line of one point is invisible
             axes.plot(range(1, len(values) + 1), sorted(values, reverse=True), marker=marker, label=label)
         axes.set_yscale("log")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_xlabel("number", fontsize=6)
+        if len(values) == 1:
+            axes.set_xticks([1])
+        axes.set_xlabel("index", fontsize=6)
         axes.set_ylabel("singular value", fontsize=6)
         axes.set_title(weight.name.removesuffix(".weight"), fontsize=7)
-        axes.tick_params(labelsize=6)
+        axes.tick_params(which="both", labelsize=6)
         if index == 0:
             axes.legend(fontsize=6)
     figure.suptitle(f"singular values, {report.scaling}", fontsize=9)

@@ -33,7 +33,7 @@ def test_precision_and_recall_can_be_told_apart(drawn, tmp_path, count):
     plotting.save_precision_recall_plot(study_rows(methods), tmp_path / "plot.png")
     (figure,) = drawn
     for axes in figure.axes:
-        assert axes.get_xlabel() == "bits per weight" and [float(t) for t in axes.get_xticks()] == [3, 4]
+        assert axes.get_xlabel() == "bits" and [float(t) for t in axes.get_xticks()] == [3, 4]
         assert any(line.get_label().startswith("full precision") for line in axes.lines)
         looks = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in axes.lines}
         assert len(looks) == len(axes.lines)
