@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -19,13 +19,36 @@ if TYPE_CHECKING:
 
 
 _MARKERS = "os^Dv*PX<>"
+_READABLE = 96  # pixels of an image in a grid
+
+
+def class_rows(images: Tensor, labels: Tensor, columns: int) -> tuple[Tensor, list[int | None]]:
+    """Images (N, C, H, W) by class, each on rows of its own that are filled up with white, and the class where one starts."""
+    rows, starts = [], []
+    for label in labels.unique().tolist():
+        for chunk in images[labels == label].split(columns):
+            starts.append(None if label in starts else label)
+            rows += [chunk, torch.full_like(images[:1], 255).expand(columns - len(chunk), -1, -1, -1)]
+    return torch.cat(rows), starts
+
+
+def _styles(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colour and marker of every method, in the order of the first mention."""
+    names = list(dict.fromkeys(methods))
+    colours = [f"C{i}" for i in range(10)]
+    if len(names) > len(colours):
+        import matplotlib
+
+        colours = list(matplotlib.colormaps["tab20"].colors)
+    return {name: {"color": c, "marker": m} for name, c, m in zip(names, cycle(colours), cycle(_MARKERS))}
 
 
 def image_grid(
-    images: Tensor, columns: int, *, padding: int = 1, scale: int = 2, row_labels: Sequence[str] = ()
+    images: Tensor, columns: int, *, padding: int = 1, scale: int | None = None, row_labels: Sequence[str] = ()
 ) -> Image.Image:
-    """Arrange uint8 images (N, C, H, W), C in {1, 3}, row by row; ``scale`` enlarges each pixel."""
+    """Arrange uint8 images (N, C, H, W), C in {1, 3}, row by row; ``scale`` enlarges each pixel, None: small images to about 96."""
     count, channels, height, width = images.shape
+    scale = scale or max(1, round(_READABLE / width))
     rows = -(-count // columns)
     canvas = torch.full((channels, rows * (height + padding) + padding, columns * (width + padding) + padding), 255)
     canvas = canvas.to(torch.uint8)
@@ -88,7 +111,10 @@ def save_sensitivity_plot(report: SensitivityReport, path: str | Path) -> None:
     for bits in report.layers[0].errors:
         axes.plot([layer.errors[bits] for layer in report.layers], names, "o-", label=f"{bits} bits")
     axes.set(
-        xscale="log", xlabel="error of the output, relative to its mean square", title="One layer quantized at a time"
+        xscale="log",
+        xlabel="error of the output, relative to its mean square",
+        ylabel="layer",
+        title="One layer quantized at a time",
     )
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.4)
@@ -109,11 +135,10 @@ def save_pareto_plot(rows: list[dict], front: Sequence[int], path: str | Path) -
     """
     figure = new_figure(7, 6)
     axes = figure.subplots()
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    for method, marker in zip(methods, cycle(_MARKERS)):
+    for method, style in _styles(row["method"] for row in rows).items():
         own = [row for row in rows if row["method"] == method]
         points = [[row[f"knn_{kind}"] for row in own] for kind in ("recall", "precision")]
-        axes.plot(*points, marker, label=method, markersize=6)
+        axes.plot(*points, linestyle="", label=method, markersize=6, **style)
         for row in own:
             axes.annotate(f" {row['bits']}", (row["knn_recall"], row["knn_precision"]), fontsize=7)
     chosen = sorted((rows[i]["knn_recall"], rows[i]["knn_precision"]) for i in front)
@@ -123,12 +148,13 @@ def save_pareto_plot(rows: list[dict], front: Sequence[int], path: str | Path) -
     figure.savefig(path, dpi=110)
 
 
-def save_realism_plot(rows: list[dict], path: str | Path) -> None:
+def save_realism_plot(rows: list[dict], path: str | Path, class_names: Sequence[str] = ()) -> None:
     """Plot the mean realism of every class against bits, one panel per method.
 
     Args:
         rows: Dicts with ``method``, ``bits`` and ``realism_per_class``; the row with 32 bits belongs to every panel.
         path: PNG file.
+        class_names: For the legend; without them, numbers.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -143,11 +169,11 @@ def save_realism_plot(rows: list[dict], path: str | Path) -> None:
         axes.remove()
     for axes, method in zip(panels, methods):
         own = [full, *sorted((row for row in rows if row["method"] == method), key=lambda row: -row["bits"])]
+        bits = [str(row["bits"]) for row in own]
         for number in range(len(full["realism_per_class"])):
-            axes.plot(
-                [str(row["bits"]) for row in own], [row["realism_per_class"][number] for row in own], label=str(number)
-            )
-        axes.set(title=method, xlabel="bits")
+            name = class_names[number] if class_names else str(number)
+            axes.plot(bits, [row["realism_per_class"][number] for row in own], marker="o", markersize=3, label=name)
+        axes.set(title=method, xlabel="bits", ylabel="mean realism")
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, title="class", fontsize=7, loc="outside right center")
     figure.savefig(path, dpi=110)
@@ -157,7 +183,7 @@ def save_precision_recall_plot(rows: list[dict], path: str | Path) -> None:
     """Plot precision and recall against bits, one panel per pair of metrics, one line per method.
 
     Args:
-        rows: Dicts with ``method``, ``bits`` (32 = full precision, drawn as a dashed line) and the six values
+        rows: Dicts with ``method``, ``bits`` (32 = full precision, a thin black line) and the six values
             ``{lsh,lsh_knn,knn}_{precision,recall}``.
         path: PNG file.
 
@@ -165,30 +191,30 @@ def save_precision_recall_plot(rows: list[dict], path: str | Path) -> None:
         ImportError: matplotlib is missing.
     """
     full = next(row for row in rows if row["bits"] == 32)
-    methods = list(dict.fromkeys(row["method"] for row in rows if row["bits"] != 32))
-    many = len(methods) > 3  # then precision and recall get panels of their own
-    figure = new_figure(11, 7 if many else 3.6)
+    compressed = [row for row in rows if row["bits"] != 32]
+    styles = _styles(row["method"] for row in compressed)
+    many = len(styles) > 3  # then precision and recall get panels of their own
+    figure = new_figure(11, 7 if many else 4)
     grid = figure.subplots(2 if many else 1, 3, sharey=True, squeeze=False)
     for column, (key, title) in enumerate([("lsh", "LSH"), ("lsh_knn", "LSH+KNN"), ("knn", "KNN")]):
-        for line, (kind, colour) in enumerate((("precision", "tab:blue"), ("recall", "tab:orange"))):
+        for line, (kind, dashes) in enumerate((("precision", "-"), ("recall", "--"))):
             axes = grid[line if many else 0][column]
-            axes.axhline(full[f"{key}_{kind}"], color="black" if many else colour, linestyle="--", linewidth=1)
-            for number, (method, marker) in enumerate(zip(methods, cycle(_MARKERS))):
-                points = sorted((row["bits"], row[f"{key}_{kind}"]) for row in rows if row["method"] == method)
-                style = (
-                    {"color": f"C{number}", "label": method}
-                    if many
-                    else {"color": colour, "label": f"{kind}, {method}"}
-                )
-                axes.plot(*zip(*points), marker=marker, markersize=5, **style)
+            name = "" if many else f", {kind}"
+            dashes = "-" if many else dashes
+            axes.axhline(
+                full[f"{key}_{kind}"], color="black", linestyle=dashes, linewidth=0.8, label=f"full precision{name}"
+            )
+            for method, style in styles.items():
+                points = sorted((row["bits"], row[f"{key}_{kind}"]) for row in compressed if row["method"] == method)
+                axes.plot(*zip(*points), linestyle=dashes, markersize=5, label=f"{method}{name}", **style)
             axes.set(title=f"{title} {kind}" if many else title, xlabel="bits", ylim=(-0.02, 1.02))
     for axes in grid.flatten():
+        axes.set_xticks(sorted({row["bits"] for row in compressed}))
         axes.invert_xaxis()
-    if many:
-        figure.legend(*axes.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=5)
-    else:
-        axes.legend(fontsize=8)
-    figure.suptitle("Precision and recall against bits (dashed: full precision)")
+    for axes, kind in zip(grid[:, 0], ("precision", "recall") if many else ("precision, recall",)):
+        axes.set_ylabel(kind)
+    figure.legend(*axes.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=5 if many else 3)
+    figure.suptitle("Precision and recall against bits")
     figure.savefig(path, dpi=110)
 
 
@@ -205,10 +231,15 @@ def save_spectra_plot(report: RefineReport, path: str | Path) -> None:
     for index, weight in enumerate(weights):
         axes = figure.add_subplot(rows, columns, index + 1)
         for label, values in (("before", weight.singular_values_before), ("after", weight.singular_values_after)):
-            axes.plot(range(1, len(values) + 1), sorted(values, reverse=True), label=label)
+            marker = "o" if len(values) == 1 else ""  # a line of one point is invisible
+            axes.plot(range(1, len(values) + 1), sorted(values, reverse=True), marker=marker, label=label)
         axes.set_yscale("log")
+        if len(values) == 1:
+            axes.set_xticks([1])
+        axes.set_xlabel("index", fontsize=6)
+        axes.set_ylabel("singular value", fontsize=6)
         axes.set_title(weight.name.removesuffix(".weight"), fontsize=7)
-        axes.tick_params(labelsize=6)
+        axes.tick_params(which="both", labelsize=6)
         if index == 0:
             axes.legend(fontsize=6)
     figure.suptitle(f"singular values, {report.scaling}", fontsize=9)
@@ -229,6 +260,7 @@ def save_training_curves(rows: Sequence[dict], path: str | Path) -> None:
     for axis, panel in zip(axes, panels):
         axis.set_title(panel.replace("_", " "), fontsize=10)
         axis.set_xlabel("images seen", fontsize=8)
+        axis.set_ylabel(panel.replace("_", " "), fontsize=8)
     for key, (weights, panel) in lines.items():
         points = [(row["images"], row[key]) for row in rows if key in row]
         axes[panels.index(panel)].plot(*zip(*points), marker="o", markersize=3, label=weights)
@@ -265,6 +297,6 @@ def save_run_curves(
             axis.fill_between(seen, list(map(min, values)), list(map(max, values)), alpha=0.2, color=line.get_color())
         if baseline is not None:
             axis.axhline(baseline[name], color="grey", linestyle=":", label="dense")
-        axis.set(xlabel="images seen", title=title, yscale="log" if name in logarithmic else "linear")
+        axis.set(xlabel="images seen", ylabel=title, title=title, yscale="log" if name in logarithmic else "linear")
     figure.axes[0].legend()
     figure.savefig(path, dpi=110)

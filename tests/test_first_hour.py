@@ -578,3 +578,16 @@ class TestReports:
         assert "parameters" in head and "synthesis" not in head
         assert folded.count("<tr>") == len(report.sets) + 1 and report.sets[0].name in folded
         assert report.to_pandas()["after"].tolist() == [each.after for each in report.sets]
+
+
+def test_a_grid_of_samples_is_readable_and_its_rows_have_names(tmp_path):
+    from PIL import Image
+    from typer.testing import CliRunner
+
+    from hf_ganzip.cli import app
+
+    output = tmp_path / "grid.png"
+    done = CliRunner().invoke(app, ["sample", "stylegan2-fashion-mnist", str(output), "--num-samples", "20"])
+    assert done.exit_code == 0, done.output
+    with Image.open(output) as grid:
+        assert grid.height >= 10 * 96 and grid.width > 2 * 96 + 50  # ten classes, two of each, beside their names

@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 import hf_ganzip as gz
 from hf_ganzip.quantization.packed import packed_modules
 
+from .conftest import run
 from .test_transformers import encode, text_encoder
 
 

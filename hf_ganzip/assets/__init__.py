@@ -16,6 +16,10 @@ ASSETS = {
     "fashion-mnist-features": "fashion-mnist-features",
     "fashion-mnist-test-5000": "fashion-mnist-test-5000.parquet",
 }
+_FASHION_MNIST = (
+    *("T-shirt", "trouser", "pullover", "dress", "coat"),
+    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+)
 
 
 def asset_path(name: str) -> Path:
@@ -43,3 +47,13 @@ def resolve(name: str | Path) -> str | Path:
         ('fashion-mnist-test-5000.parquet', 'org/model')
     """
     return asset_path(str(name)) if str(name) in ASSETS and not Path(name).exists() else name
+
+
+def class_names(name: str | Path) -> tuple[str, ...]:
+    """Names of the classes of a bundled model or image file, in the order of their numbers; () for anything else.
+
+    Example:
+        >>> class_names("biggan-fashion-mnist")[:2]
+        ('T-shirt', 'trouser')
+    """
+    return _FASHION_MNIST if str(name) in ASSETS and not Path(name).exists() else ()

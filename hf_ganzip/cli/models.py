@@ -210,8 +210,9 @@ def sample(
     as_json: Json = False,
 ) -> None:
     """Sample images from a GAN generator or a diffusion UNet."""
+    from ..assets import class_names
     from ..evaluation.sampling import sample_images
-    from ..plotting import image_grid, save_image_grid
+    from ..plotting import class_rows, image_grid, save_image_grid
 
     grid = output.suffix.lower() in _IMAGES
     if not grid and _is_file_ending(output.suffix.lower()):
@@ -221,10 +222,16 @@ def sample(
     options |= {"steps": steps, "clip_sample": clip_sample}
     options |= {"batch_size": batch_size, "progress": not quiet}
     opened = open_model(model, Place(subfolder, revision, device, dtype))
-    images, _ = sample_images(opened, num_samples, seed=seed, **options)
+    images, labels = sample_images(opened, num_samples, seed=seed, **options)
     if grid:
         output.parent.mkdir(parents=True, exist_ok=True)
-        save_image_grid(images, output, columns=min(10, num_samples))
+        columns, names = min(10, num_samples), []
+        if labels is not None:
+            columns = min(columns, int(labels.bincount().max()))
+            images, starts = class_rows(images, labels, columns)
+            known = class_names(model)
+            names = ["" if i is None else known[i] if known else f"class {i}" for i in starts]
+        save_image_grid(images, output, columns=columns, row_labels=names)
     else:
         output.mkdir(parents=True, exist_ok=True)
         for i, image in enumerate(images):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..assets import class_names
 from ..plotting import (
     save_image_grid,
     save_pareto_plot,
@@ -42,7 +43,7 @@ def write_report(result: dict[str, Any], output_dir: str | Path, title: str = ""
     rows, conditions = result["rows"], result["conditions"]
     correlations = _correlations(rows)
     front = pareto_front([(row["precision"], row["recall"]) for row in rows])
-    _figures(rows, front, output)
+    _figures(rows, front, output, class_names(conditions["reference"]))
     (output / "report.json").write_text(
         json.dumps(result | {"correlations": correlations, "pareto_front": front}, indent=1), encoding="utf-8"
     )
@@ -84,7 +85,7 @@ def label(method: str) -> str:
     return LABELS.get(method, method)
 
 
-def _figures(rows: list[dict[str, Any]], front: list[int], output: Path) -> None:
+def _figures(rows: list[dict[str, Any]], front: list[int], output: Path, classes: tuple[str, ...]) -> None:
     plotted = [
         row | {f"knn_{k}": row[k] for k in ("precision", "recall")} | {"method": label(row["method"])} for row in rows
     ]
@@ -99,7 +100,7 @@ def _figures(rows: list[dict[str, Any]], front: list[int], output: Path) -> None
     means = torch.stack([real, *(each["mean"] for each in found)])
     save_image_grid(means, output / "mean_images.png", columns=1, row_labels=["real images", *names])
     if "realism_per_class" in rows[0]:
-        save_realism_plot(plotted, output / "realism.png")
+        save_realism_plot(plotted, output / "realism.png", classes)
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
