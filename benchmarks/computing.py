@@ -28,7 +28,7 @@ from hf_ganzip.quantization.packed import packed_modules
 SETTINGS = {
     "4 bits": {"bits": 4},
     "4 bits, codebook per channel": {"method": "codebook", "bits": 4, "granularity": "channel"},
-    "3 bits, groups of 9 with offsets": {"bits": 3, "granularity": "group", "group_size": 9, "symmetric": False},
+    "3 bits, channels with offsets": {"bits": 3, "granularity": "channel", "symmetric": False},
 }
 
 

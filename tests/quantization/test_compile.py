@@ -62,11 +62,20 @@ def test_a_convolution_of_one_pixel(compute):
 
 
 @pytest.mark.process
-@pytest.mark.timeout(600)
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, when inductor is imported
 @pytest.mark.parametrize("compute", COMPUTE)
 @pytest.mark.parametrize("name", ALL)
+def test_every_architecture(name, compute):
+    model = ALL[name]().eval()
+    gz.quantize_(model, gz.QuantizeConfig(bits=4, compute=compute))
+    check(model, of_two_sizes(model), backend="aot_eager")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, when inductor is imported
+@pytest.mark.parametrize("compute", COMPUTE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.process if name == "unet" else pytest.mark.slow) for name in ALL]
+)
 def test_every_architecture_with_the_default_backend(name, compute):
     model = ALL[name]().eval()
     gz.quantize_(model, gz.QuantizeConfig(bits=4, compute=compute))
-    check(model, of_two_sizes(model))
+    check(model, of_two_sizes(model)[:1])
