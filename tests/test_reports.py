@@ -19,7 +19,7 @@ from .conftest import tiny_generator
 
 
 NASTY = "<script>alert(1)</script> & co"
-COST = Cost(10, 20, 30, None, 0.5)
+COST = Cost(10, 20, 30, 40, None, 0.5)
 REPORTS = [  # and the rows of their data frames
     (QuantizeReport((LayerReport(NASTY, "Linear", (4, 8), 128, 20, 4, "aciq", 18.5),), 8), 1),
     (PruneReport(NASTY, (PrunedSet(NASTY, 4, 2, (0, 1)), PrunedSet("b", 4, 4, (0, 1, 2, 3))), 9, 5, 90, 50), 2),

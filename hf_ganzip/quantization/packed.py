@@ -46,6 +46,10 @@ class PackedLayout:
         codebook: Levels come from a codebook of the tensor.
         offset: Rows have an offset (asymmetric quantization).
         splits: Number of input channels that were split; their copies follow the others.
+
+    Attributes:
+        moved_shape: Shape with the output channels first, without split channels.
+        num_codes: Number of stored codes: of weights, and of the copies of split channels.
     """
 
     bits: int
@@ -71,18 +75,13 @@ class PackedLayout:
             }.items()
             if not fits
         ]
+        if not problems:  # attributes, not properties: every forward pass reads them
+            first, second, *kernel = self.shape
+            moved = (second, first, *kernel) if self.axis else self.shape
+            object.__setattr__(self, "moved_shape", moved)
+            object.__setattr__(self, "num_codes", math.prod(moved) // moved[1] * (moved[1] + self.splits))
         if problems or self.num_codes % self.rows:
             raise ValueError(f"impossible layout: {'; '.join(problems) or 'the rows do not divide the weight'}")
-
-    @property
-    def num_codes(self) -> int:
-        """Number of stored codes: of weights, and of the copies of split channels."""
-        return torch.Size(self.shape).numel() // self.shape[1 - self.axis] * (self.shape[1 - self.axis] + self.splits)
-
-    @property
-    def moved_shape(self) -> tuple[int, ...]:
-        """Shape with the output channels first, without split channels."""
-        return (self.shape[1], self.shape[0], *self.shape[2:]) if self.axis else self.shape
 
     @property
     def buffers(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:

@@ -91,6 +91,7 @@ def _unpack_plane(packed: Tensor, width: int, shift: int, start: int, stop: int)
         piece = packed[first : first + stop - start]
         down = width * block - shift
         moved = piece >> down if down > 0 else piece << -down if down else piece
-        pieces.append(moved & mask)
+        top = not shift and 0 < down == 8 - width  # nothing above and nothing below it is left
+        pieces.append(moved if top else moved & mask)
         start += len(piece)
     return torch.cat(pieces) if len(pieces) > 1 else pieces[0] if pieces else packed[:0].clone()
