@@ -20,10 +20,10 @@ def upsample_matrix(kernel: Tensor | None, size: int, factor: int, before: int, 
     position = torch.arange(out)[:, None] + torch.arange(len(taps))[None] - before  # in the zero-inserted signal
     valid = (position % factor == 0) & (position >= 0) & (position < size * factor)
     matrix = torch.zeros(out, size)
-    weights = (taps.flip(0) * factor).expand(out, -1)
-    rows = torch.arange(out)[:, None].expand_as(position)
-    matrix.index_put_((rows[valid], position[valid] // factor), weights[valid], accumulate=True)
-    return matrix
+    columns = (position // factor).clamp(
+        0, size - 1
+    )  # where not valid, zeros are added: torch.compile cannot trace boolean indices
+    return matrix.scatter_add_(1, columns, taps.flip(0) * factor * valid)
 
 
 def downsample_matrix(kernel: Tensor | None, size: int, factor: int) -> Tensor:

@@ -62,9 +62,6 @@ def test_a_convolution_of_one_pixel(compute):
 
 
 @pytest.mark.process
-@pytest.mark.filterwarnings(
-    "ignore:Dynamo does not know how to trace"
-)  # StyleGAN3's filters break the graph, packed or not
 @pytest.mark.parametrize("compute", COMPUTE)
 @pytest.mark.parametrize("name", ALL)
 def test_every_architecture(name, compute):
