@@ -10,6 +10,7 @@ import hf_ganzip as gz
 from hf_ganzip.quantization.packed import packed_modules
 
 from .conftest import run
+from .quantization.test_diffusers_models import conditional_unet
 from .test_transformers import encode, text_encoder
 
 
@@ -19,16 +20,7 @@ WEIGHTS = {"prefix": None, "weight_name": "pytorch_lora_weights.safetensors"}
 @pytest.fixture
 def folder(tmp_path):
     """A packed UNet, saved."""
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        norm_num_groups=4,
-        layers_per_block=1,
-        cross_attention_dim=16,
-        attention_head_dim=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )
+    unet = conditional_unet()
     gz.quantize_(unet, bits=4)
     unet.save_pretrained(tmp_path / "small")
     return tmp_path / "small"
@@ -36,7 +28,7 @@ def folder(tmp_path):
 
 def predict(unet):
     generator = torch.Generator().manual_seed(0)
-    sample, states = (torch.randn(size, generator=generator) for size in ((2, 4, 8, 8), (2, 3, 16)))
+    sample, states = (torch.randn(size, generator=generator) for size in ((2, 4, 8, 8), (2, 3, 12)))
     return unet(sample, 7, states).sample
 
 

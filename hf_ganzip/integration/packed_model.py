@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from ..quantization.folding import remove_parametrization_
-from ..quantization.packed import PackedLayout, pack_module_, packed_modules, packed_parameters
+from ..quantization.layout import PackedLayout
+from ..quantization.packed import pack_module_, packed_modules, packed_parameters
 from ..record import Step, recorded_steps
 from .config import GanzipConfig, GanzipMethod
 

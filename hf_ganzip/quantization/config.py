@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 import torch
 
 from ..registry import lookup, named_options
+from .layout import SCALE_DTYPES
 from .methods import METHODS
 from .packed import COMPUTE_MODES
 
 
 GRANULARITIES = ("tensor", "channel", "group")
-SCALE_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 _OVERRIDES = ("method", "method_options", "bits", "granularity", "group_size", "symmetric", "scale_dtype")
 
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from .calibration import TRANSPOSED, channels_first
-from .config import SCALE_DTYPES, LayerSettings
+from .config import LayerSettings
 from .folding import folded_weight, is_parametrized
 from .grid import QuantizedRows
-from .packed import PackedLayout, PackedWeightMixin, pack_rows, unpack_rows
+from .layout import SCALE_DTYPES, PackedLayout
+from .packed import PackedWeightMixin, pack_rows, unpack_rows
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a saved folder says of one packed weight: enough to allocate its buffers before they are loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .packing import packed_size
+
+
+SCALE_DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class PackedLayout:
+    """What is needed to allocate and unpack one packed weight.
+
+    Args:
+        bits: 2 to 8.
+        shape: Shape of the weight.
+        rows: Number of scales: the weight, output channels first, is cut into as many rows of equal length.
+        axis: Axis of the output channels: 0, or 1 for transposed convolutions.
+        scale_dtype: "float32" or "float16", of scales and offsets.
+        level_offset: 0, or 0.5 for levels on both sides of zero.
+        codebook: Levels come from a codebook of the tensor.
+        offset: Rows have an offset (asymmetric quantization).
+        splits: Number of input channels that were split; their copies follow the others.
+
+    Attributes:
+        moved_shape: Shape with the output channels first, without split channels.
+        num_codes: Number of stored codes: of weights, and of the copies of split channels.
+    """
+
+    bits: int
+    shape: tuple[int, ...]
+    rows: int
+    axis: int = 0
+    scale_dtype: str = "float32"
+    level_offset: float = 0.0
+    codebook: bool = False
+    offset: bool = False
+    splits: int = 0
+
+    def __post_init__(self):
+        problems = [
+            f"{name} is {getattr(self, name)!r}"
+            for name, fits in {
+                "shape": len(self.shape) >= 2 and all(type(size) is int and size > 0 for size in self.shape),
+                "axis": self.axis in (0, 1),
+                "rows": type(self.rows) is int and self.rows > 0,
+                "scale_dtype": self.scale_dtype in SCALE_DTYPES,
+                "level_offset": self.level_offset in (0.0, 0.5),
+                "splits": type(self.splits) is int and self.splits >= 0,
+            }.items()
+            if not fits
+        ]
+        if not problems:  # attributes, not properties: every forward pass reads them
+            first, second, *kernel = self.shape
+            moved = (second, first, *kernel) if self.axis else self.shape
+            object.__setattr__(self, "moved_shape", moved)
+            object.__setattr__(self, "num_codes", math.prod(moved) // moved[1] * (moved[1] + self.splits))
+        if problems or self.num_codes % self.rows:
+            raise ValueError(f"impossible layout: {'; '.join(problems) or 'the rows do not divide the weight'}")
+
+    @property
+    def buffers(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Shape and dtype of every buffer."""
+        dtype = SCALE_DTYPES[self.scale_dtype]
+        found = {
+            "weight_codes": ((packed_size(self.num_codes, self.bits),), torch.uint8),
+            "weight_scale": ((self.rows, 1), dtype),
+        }
+        if self.offset:
+            found["weight_offset"] = ((self.rows, 1), dtype)
+        if self.codebook:
+            found["weight_codebook"] = ((2**self.bits,), torch.float16)
+        if self.splits:
+            found["weight_sources"] = ((self.splits,), torch.int16)
+        return found
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of all buffers."""
+        return sum(torch.Size(shape).numel() * dtype.itemsize for shape, dtype in self.buffers.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types, defaults left out."""
+        fields = dataclasses.fields(self)
+        values = {f.name: getattr(self, f.name) for f in fields if getattr(self, f.name) != f.default}
+        return values | {"shape": list(self.shape)}
+
+    @classmethod
+    def from_dict(cls, entry: dict[str, Any]) -> PackedLayout:
+        """Inverse of :meth:`to_dict`; other entries are ignored.
+
+        Raises:
+            KeyError, TypeError, ValueError: A missing or impossible entry.
+        """
+        names = [f.name for f in dataclasses.fields(cls)]
+        known = {name: value for name, value in entry.items() if name in names}
+        return cls(**known | {"shape": tuple(entry["shape"])})
