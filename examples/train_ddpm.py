@@ -30,7 +30,9 @@ def parse_args(input_args=None) -> argparse.Namespace:
     add("--image_channels", type=int, default=1, help="1 = grey, 3 = colour")
     add("--block_out_channels", type=int, nargs="+", default=[32, 64, 64], help="one width per resolution")
     add("--layers_per_block", type=int, default=1, help="residual layers of a resolution")
+    add("--attention_levels", type=int, default=1, help="how many of the lowest resolutions have attention")
     add("--norm_num_groups", type=int, default=16, help="of group normalization")
+    add("--num_classes", type=int, default=None, help="condition on this many classes; default: on none")
     parser.set_defaults(
         max_train_steps=7000,
         train_batch_size=64,
@@ -45,18 +47,20 @@ def parse_args(input_args=None) -> argparse.Namespace:
 
 
 def build(args: argparse.Namespace) -> UNet2DModel:
-    """Attention at the lowest resolution."""
-    levels = len(args.block_out_channels)
+    """Attention at the lowest resolutions."""
+    attention = min(args.attention_levels, len(args.block_out_channels))
+    plain = len(args.block_out_channels) - attention
     return UNet2DModel(
         sample_size=args.resolution,
         in_channels=args.image_channels,
         out_channels=args.image_channels,
         block_out_channels=tuple(args.block_out_channels),
         layers_per_block=args.layers_per_block,
-        down_block_types=(*("DownBlock2D",) * (levels - 1), "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", *("UpBlock2D",) * (levels - 1)),
+        down_block_types=(*("DownBlock2D",) * plain, *("AttnDownBlock2D",) * attention),
+        up_block_types=(*("AttnUpBlock2D",) * attention, *("UpBlock2D",) * plain),
         norm_num_groups=args.norm_num_groups,
         attention_head_dim=None,
+        num_class_embeds=args.num_classes,
     )
 
 
