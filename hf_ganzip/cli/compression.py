@@ -34,7 +34,7 @@ from .shared import (
 
 
 Plot = Annotated[Path | None, typer.Option(help="PNG file for a picture.", dir_okay=False)]
-_OF_QUANTIZATION = "method bits mean_bits granularity group_size scale_dtype option skip last_block requantize".split()
+_OF_QUANTIZATION = "method bits mean_bits preset granularity group_size scale_dtype small_layers option skip last_block requantize".split()
 
 
 @app.command()
@@ -43,28 +43,43 @@ def compress(
     model: Model,
     output_dir: Annotated[Path, typer.Argument(help="Folder for the compressed model.")],
     method: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="linear (Q), monte_carlo (P+Q), outlier_splitting (S+Q), aciq (C+Q), mse_clip, codebook, gptq or latent_distill.",
+            help="auto (the least error without calibration), mse_clip, codebook, gptq or latent_distill (calibrated), or the paper's linear (Q), "
+            "monte_carlo (P+Q), outlier_splitting (S+Q), aciq (C+Q); default: that of the preset, auto or aciq.",
             autocompletion=completion.methods,
         ),
-    ] = "aciq",
-    bits: Annotated[int, typer.Option(min=2, max=8, help="Of every weight.")] = 4,
+    ] = None,
+    bits: Annotated[int, typer.Option(min=2, max=8, help="Of every weight, but for small layers.")] = 4,
     mean_bits: Annotated[
         float | None,
         typer.Option(
             help="Instead of --bits: measure the layers first and give each its own bits, with this mean (scales included)."
         ),
     ] = None,
-    granularity: Annotated[str, typer.Option(help="One scale per tensor, channel or group.")] = "tensor",
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="What options that are not given are. best: auto, by channel, float16, small layers 0.1. paper: aciq, by tensor, float32, the last "
+            "block in full precision. Default: paper for the paper's methods, best for others."
+        ),
+    ] = None,
+    granularity: Annotated[str | None, typer.Option(help="One scale per tensor, channel or group.")] = None,
     group_size: Annotated[int, typer.Option(help="Weights per scale, for granularity group.")] = 128,
-    scale_dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
+    scale_dtype: Annotated[str | None, typer.Option(help="float32 or float16.")] = None,
+    small_layers: Annotated[
+        float | None,
+        typer.Option(help="Share of bytes, on top of --bits, for layers that hold few weights: 0 to 1."),
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(help="Option of the method, NAME=VALUE (JSON); repeatable. For example steps=300."),
     ] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Pattern of layers to leave alone; repeatable.")] = None,
-    last_block: Annotated[bool, typer.Option("--last-block", help="Quantize the last block too.")] = False,
+    last_block: Annotated[
+        bool | None,
+        typer.Option("--last-block/--no-last-block", help="Quantize the last block too; with preset best it is."),
+    ] = None,
     requantize: Annotated[
         bool, typer.Option("--requantize", help="Accept a model that is already quantized.")
     ] = False,
@@ -101,9 +116,10 @@ def compress(
             for step, report in zip(steps, run(network, steps)[1])
         ]
         return _finish(whole, output_dir, found, as_json)
-    options = {"step": "quantize", "method": method, "bits": bits, "granularity": granularity}
+    options = {"step": "quantize", "method": method, "bits": bits, "preset": preset, "granularity": granularity}
     options |= {"group_size": group_size, "scale_dtype": scale_dtype, "method_options": parse_options(option or ())}
-    options |= {"skip": tuple(skip or ()), "skip_last_block": not last_block, "requantize": requantize}
+    options |= {"skip": tuple(skip or ()), "skip_last_block": None if last_block is None else not last_block}
+    options |= {"small_layers": small_layers, "requantize": requantize}
     options = hushed(options)
     steps_of([options])
     whole, networks = open_whole(model, components, place)

@@ -36,8 +36,8 @@ from .sources import open_source
 METRICS = ("lsh_precision_recall", "knn_precision_recall", "frechet_distance", "kernel_distance")
 FULL = ("full", 32)
 LABELS = {"full": "full precision", "linear": "Q", "monte_carlo": "P+Q", "outlier_splitting": "S+Q", "aciq": "C+Q"}
-_BY_TENSOR = {"granularity": "tensor"}
-_BY_CHANNEL = {"granularity": "channel", "scale_dtype": "float16"}
+_BY_TENSOR = {"preset": "paper"}
+_BY_CHANNEL = {"preset": "paper", "granularity": "channel", "scale_dtype": "float16"}
 VARIANTS: dict[
     str, dict[str, Any]
 ] = {  # options of QuantizeConfig, and "mixed": bits by sensitivity within the size of equal bits

@@ -31,7 +31,7 @@ class GanzipConfig(QuantizationConfigMixin):
     """Quantization for ``from_pretrained(..., quantization_config=)``, and what a saved folder says of it.
 
     Args:
-        method: Name in ``METHODS`` ("linear", "aciq") or a method object.
+        method: Name in ``METHODS`` ("linear", "gptq") or a method object.
         bits: 2 to 8; None: not quantized (the config of a model that was only pruned).
         granularity: "tensor", "channel" or "group".
         method_options: Options of a method given by name.
@@ -43,6 +43,8 @@ class GanzipConfig(QuantizationConfigMixin):
         symmetric: False gives every scale an offset.
         scale_dtype: "float32" or "float16".
         embeddings: Also quantize embedding tables.
+        small_layers: Share of bytes on top of ``bits`` for layers that hold few weights.
+        preset: "best" or "paper": what options that are not given are.
         compute: "packed" or "dequantized".
         layers: Written by the library: layout and digest of every packed weight.
         structure: Written by the library: how a pruned model differs from what its class's own config builds.
@@ -63,12 +65,12 @@ class GanzipConfig(QuantizationConfigMixin):
 
     def __init__(
         self,
-        method: Any = "aciq",
+        method: Any = None,
         bits: int | None = 4,
-        granularity: str = "tensor",
+        granularity: str | None = None,
         method_options: dict | None = None,
         skip: tuple[str, ...] = (),
-        skip_last_block: bool = True,
+        skip_last_block: bool | None = None,
         overrides: dict | None = None,
         compute: str = "packed",
         layers: dict | None = None,
@@ -76,9 +78,11 @@ class GanzipConfig(QuantizationConfigMixin):
         format_version: int = FORMAT_VERSION,
         group_size: int = 128,
         symmetric: bool = True,
-        scale_dtype: str = "float32",
+        scale_dtype: str | None = None,
         embeddings: bool = False,
         structure: dict | None = None,
+        small_layers: float | None = None,
+        preset: str | None = None,
         modules_to_not_convert: Sequence[str] | str | None = None,
         **kwargs,
     ):
@@ -100,6 +104,7 @@ class GanzipConfig(QuantizationConfigMixin):
             if layers is not None:
                 method, method_options = stored_method(method, method_options)
                 overrides = {pattern: _stored_override(changes) for pattern, changes in overrides.items()}
+                small_layers = small_layers or 0.0  # folders that are older than the option
             self.quantize_config = QuantizeConfig(
                 method=method,
                 bits=bits,
@@ -113,6 +118,8 @@ class GanzipConfig(QuantizationConfigMixin):
                 symmetric=symmetric,
                 scale_dtype=scale_dtype,
                 embeddings=embeddings,
+                small_layers=small_layers,
+                preset=preset,
                 modules_to_not_convert=modules_to_not_convert,
             )
         self.layers = layers

@@ -17,6 +17,22 @@ from .packed import COMPUTE_MODES
 
 
 GRANULARITIES = ("tensor", "channel", "group")
+PRESETS: dict[str, dict[str, Any]] = {
+    "best": {
+        "method": "auto",
+        "granularity": "channel",
+        "scale_dtype": "float16",
+        "skip_last_block": False,
+        "small_layers": 0.1,
+    },
+    "paper": {
+        "method": "aciq",
+        "granularity": "tensor",
+        "scale_dtype": "float32",
+        "skip_last_block": True,
+        "small_layers": 0.0,
+    },
+}
 _OVERRIDES = ("method", "method_options", "bits", "granularity", "group_size", "symmetric", "scale_dtype")
 
 
@@ -62,18 +78,19 @@ class QuantizeConfig:
     """Options of :func:`~hf_ganzip.quantize_`; ``from_pretrained(..., quantization_config=)`` takes them, too.
 
     Args:
-        method: Name in ``METHODS`` or a method object.
-        bits: 2 to 8.
+        method: Name in ``METHODS`` or a method object; None: that of the preset.
+        bits: 2 to 8; layers that hold few weights get more, see ``small_layers``.
         granularity: One scale per "tensor" (the paper's), per output "channel", or per "group" of ``group_size`` weights of one
-            output channel.
-        group_size: Weights per scale; only for "group".
+            output channel; None: that of the preset.
+        group_size: Weights per scale; only for "group". Where it does not divide the weights of an output channel, the largest
+            size of at least 16 below it that does is taken, or one scale per channel; the report says so.
         symmetric: False: every scale has an offset besides, so that rows far from zero lose less.
         scale_dtype: "float32" or "float16" (float32 for a tensor with a scale out of float16's range, also the tiny one that
-            "codebook" and "mse_clip" give a row of zeros), of scales and offsets.
+            "codebook" and "mse_clip" give a row of zeros), of scales and offsets; None: that of the preset.
         method_options: Options of a method given by name, for example ``{"constants": "published"}``.
         skip: Glob patterns of module names to leave alone, in addition to the last block. A pattern between dots,
             ".attn.", stands for the modules of that name, wherever they are, and all below them.
-        skip_last_block: Leave the last residual block and the output layer alone (the paper's rule).
+        skip_last_block: Leave the last residual block and the output layer alone (the paper's rule); None: that of the preset.
         embeddings: Also quantize ``nn.Embedding`` tables.
         overrides: Glob pattern -> changed ``method``, ``method_options``, ``bits``, ``granularity``, ``group_size``, ``symmetric`` or
             ``scale_dtype``; the first match counts. A match also brings back a layer that ``skip_last_block`` would leave alone;
@@ -81,6 +98,11 @@ class QuantizeConfig:
         compute: "packed" (unpack in every forward: no more memory than packed weights and one unpacked one) or "dequantized" (unpack
             once, on first use, and keep both: faster).
         requantize: Accept a model that is already quantized: its packed weights are unpacked and quantized again.
+        small_layers: Share of bytes on top of ``bits`` for layers that hold few weights, 0 to 1 (:mod:`.spread`); None: that of the preset.
+        preset: What options that are None are: "best", the least error without calibration ("auto", a float16 scale per output
+            channel, a tenth of the bytes more for small layers), or "paper" (C+Q with one float32 scale per tensor, the last block in full
+            precision, all layers in equal bits); None: "paper" for the paper's methods ("linear", "monte_carlo", "outlier_splitting",
+            "aciq"), "best" for all others.
         modules_to_not_convert: More of ``skip`` under the name and with the meaning that other backends have: names or
             parts of names of modules ("conv_in", "mid_block", "attn.to_q"), which ``skip`` has between dots.
 
@@ -91,22 +113,27 @@ class QuantizeConfig:
 
     quant_method: ClassVar[str] = "hf_ganzip"  # by which diffusers and transformers find the quantizer
 
-    method: Any = "aciq"
+    method: Any = None
     bits: int = 4
-    granularity: str = "tensor"
+    granularity: str = None  # type: ignore[assignment]  # of the preset
     group_size: int = 128
     symmetric: bool = True
-    scale_dtype: str = "float32"
+    scale_dtype: str = None  # type: ignore[assignment]
     method_options: Mapping[str, Any] = field(default_factory=dict)
     skip: tuple[str, ...] = ()
-    skip_last_block: bool = True
+    skip_last_block: bool = None  # type: ignore[assignment]
     embeddings: bool = False
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     compute: str = "packed"
     requantize: bool = False
+    small_layers: float = None  # type: ignore[assignment]
+    preset: InitVar[str | None] = None
     modules_to_not_convert: InitVar[Sequence[str] | str | None] = None
 
-    def __post_init__(self, modules_to_not_convert: Sequence[str] | str | None):
+    def __post_init__(self, preset: str | None, modules_to_not_convert: Sequence[str] | str | None):
+        self._fill(preset)
+        if not isinstance(self.small_layers, (int, float)) or not 0 <= self.small_layers <= 1:
+            raise ValueError(f"small_layers is {self.small_layers!r}; allowed are numbers from 0 to 1.")
         if isinstance(self.skip, str):
             raise ValueError(
                 f"skip is the string {self.skip!r}; it takes a list of patterns, for example [{self.skip!r}]."
@@ -122,6 +149,17 @@ class QuantizeConfig:
             if unknown:
                 raise ValueError(f"overrides[{pattern!r}] has {unknown}; allowed are {', '.join(_OVERRIDES)}.")
             self.settings(changes)
+
+    def _fill(self, preset: str | None) -> None:
+        """Options that are None, from the preset; the others are remembered as given."""
+        if preset is None:
+            method = METHODS.get(self.method) if isinstance(self.method, str) else self.method
+            preset = getattr(method, "preset", "best")
+        values = lookup(PRESETS, preset, "preset")
+        object.__setattr__(self, "_preset", preset)
+        object.__setattr__(self, "_chosen", frozenset(name for name in values if getattr(self, name) is not None))
+        for name in values.keys() - self._chosen:
+            object.__setattr__(self, name, values[name])
 
     @classmethod
     def of(cls, config: Any = None, **options: Any) -> QuantizeConfig:
@@ -139,8 +177,12 @@ class QuantizeConfig:
         if config is None:
             return cls(**options)
         if isinstance(config, cls):
-            changed_method = {"method_options": {}} if "method" in options else {}
-            return dataclasses.replace(config, **changed_method | options)
+            fields = [f.name for f in dataclasses.fields(cls)]
+            given = {
+                name: getattr(config, name) for name in fields if name not in PRESETS["best"].keys() - config._chosen
+            }
+            changed = {"method_options": {}} if "method" in options else {"preset": config._preset}
+            return cls(**given | changed | options)
         if isinstance(config, str) or callable(config):
             return cls(config, **options)
         raise TypeError(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import math
 from collections.abc import Iterable
@@ -17,18 +18,21 @@ from .config import LayerSettings, QuantizeConfig
 from .folding import folded_weight, is_parametrized
 from .packed import PackedWeightMixin, packed_modules
 from .rows import channels_first_shape, weight_shape
+from .spread import spread_bits
 
 
 QUANTIZABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_SMALLEST_GROUP = 16  # of those that are taken where the group size does not divide
 OUTPUT_EMBEDDINGS = "output embeddings, or their weight (their library ties it to the input embeddings)"
 
 
 @dataclass(frozen=True)
 class QuantizationPlan:
-    """Which modules are quantized how, and why the others are not; both by module name."""
+    """Which modules are quantized how, what differs from what was asked, and why the others are not; by module name."""
 
     settings: dict[str, LayerSettings]
     skipped: dict[str, str]
+    notes: dict[str, str]
 
 
 def plan_quantization(model: nn.Module, config: QuantizeConfig) -> QuantizationPlan:
@@ -52,7 +56,9 @@ def plan_quantization(model: nn.Module, config: QuantizeConfig) -> QuantizationP
             f"{len(already)} layers are already quantized, the first is {next(iter(already))!r}; dequantize_ first, "
             "or set requantize=True to quantize the unpacked weights again"
         )
-    settings, skipped = {}, {}
+    settings: dict[str, LayerSettings] = {}
+    skipped: dict[str, str] = {}
+    notes: dict[str, str] = {}
     head = _output_weights(model)
     for name, module in weights.items():
         decision = OUTPUT_EMBEDDINGS if name in head else _decide(name, module, config, last_block)
@@ -60,14 +66,15 @@ def plan_quantization(model: nn.Module, config: QuantizeConfig) -> QuantizationP
             skipped[name] = decision
         else:
             settings[name] = decision
-    problems += _group_problems(weights, settings)
+    _spread_over_small_layers(config, weights, settings, skipped, notes)
+    problems += _fit_groups(weights, settings, notes)
     if not settings and not already:
         problems.append(
             f"there is nothing to quantize in {type(model).__name__} ({len(weights)} weights, all skipped)"
         )
     if problems:
         raise ValueError(f"quantize_: {'; '.join(problems)}; nothing was changed. Layers: {_some(list(weights))}.")
-    return QuantizationPlan(settings, skipped)
+    return QuantizationPlan(settings, skipped, notes)
 
 
 def require_finite(model: nn.Module, plan: QuantizationPlan, caller: str) -> None:
@@ -120,7 +127,7 @@ def _decide(name: str, module: nn.Module, config: QuantizeConfig, last_block: tu
     pattern = next((pattern for pattern in config.skip if _matches(name, pattern)), None)
     if pattern is not None:
         return f"skip pattern {pattern!r}"
-    pattern = next((pattern for pattern in config.overrides if _matches(name, pattern)), None)
+    pattern = _override(name, config)
     if pattern is not None:
         return config.settings(config.overrides[pattern]) or f"overrides[{pattern!r}] sets bits to None"
     if any(_matches(name, pattern) for pattern in last_block):
@@ -128,25 +135,59 @@ def _decide(name: str, module: nn.Module, config: QuantizeConfig, last_block: tu
     return config.settings()
 
 
-def _group_problems(weights: dict[str, nn.Module], settings: dict[str, LayerSettings]) -> list[str]:
-    """Layers whose weights per output channel the group size does not divide, with sizes that would."""
-    wrong, lengths = [], []
-    for name, chosen in settings.items():
-        outputs, *rest = channels_first_shape(weights[name])
-        length = torch.Size(rest).numel()
-        if chosen.granularity == "group":
-            lengths.append(length)
-            if length % chosen.group_size:
-                wrong.append(f"{name} ({length} weights per output channel, group_size {chosen.group_size})")
-    if not wrong:
-        return []
-    common = math.gcd(*lengths)
-    fitting = [size for size in range(2, min(common, 1024) + 1) if common % size == 0]
-    return [
-        f"groups do not divide {', '.join(wrong)}; "
-        + (f"for all layers work {', '.join(map(str, fitting))}, or " if fitting else "")
-        + "set granularity 'channel' for these layers in overrides"
-    ]
+def _override(name: str, config: QuantizeConfig) -> str | None:
+    """The first pattern of ``overrides`` that matches."""
+    return next((pattern for pattern in config.overrides if _matches(name, pattern)), None)
+
+
+def _spread_over_small_layers(
+    config: QuantizeConfig,
+    weights: dict[str, nn.Module],
+    settings: dict[str, LayerSettings],
+    skipped: dict[str, str],
+    notes: dict[str, str],
+) -> None:
+    """More bits for small layers, but for those whose bits ``overrides`` chose."""
+    sizes = {
+        name: math.prod(weight_shape(weights[name]))
+        for name in settings
+        if config.small_layers and "bits" not in config.overrides.get(_override(name, config), {})
+    }
+    asked = {name: settings[name].bits for name in sizes}
+    for name, bits in spread_bits(sizes, asked, config.small_layers).items():
+        if bits is None:
+            del settings[name]
+            skipped[name] = "small (small_layers)"
+        elif bits > asked[name]:
+            settings[name] = dataclasses.replace(settings[name], bits=bits)
+            notes[name] = "more bits: small (small_layers)"
+
+
+def _fit_groups(weights: dict[str, nn.Module], settings: dict[str, LayerSettings], notes: dict[str, str]) -> list[str]:
+    """Give layers that groups do not divide smaller ones, or one scale per output channel; problems, if none can have groups."""
+    grouped = {name: chosen for name, chosen in settings.items() if chosen.granularity == "group"}
+    fitted = 0
+    for name, chosen in grouped.items():
+        length = math.prod(channels_first_shape(weights[name])[1:])
+        sizes = [
+            size
+            for size in range(chosen.group_size, min(_SMALLEST_GROUP, chosen.group_size) - 1, -1)
+            if length % size == 0
+        ]
+        fitted += bool(sizes)
+        if sizes[:1] == [chosen.group_size]:
+            continue
+        why = f"{chosen.group_size} does not divide {length}"
+        if sizes:
+            settings[name], note = dataclasses.replace(chosen, group_size=sizes[0]), f"groups of {sizes[0]} ({why})"
+        else:
+            settings[name], note = dataclasses.replace(chosen, granularity="channel"), f"one scale per channel ({why})"
+        notes[name] = f"{notes[name]}; {note}" if name in notes else note
+    if grouped and not fitted:
+        return [
+            f"no layer can have groups of {_SMALLEST_GROUP} or more and at most the group_size; set granularity 'channel'"
+        ]
+    return []
 
 
 def _unmatched(kind: str, pattern: str, names: Iterable[str]) -> str:

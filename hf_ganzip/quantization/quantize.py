@@ -33,7 +33,7 @@ def quantize_(
     Args:
         model: Any module, or a pipeline of diffusers. Packed weights cannot be trained; :func:`dequantize_` gives back parameters that are trainable if they were before.
             All other parameters stay as they are, trainable or not.
-        config: A :class:`QuantizeConfig`, a :class:`~hf_ganzip.GanzipConfig`, or a method; default: C+Q, 4 bits.
+        config: A :class:`QuantizeConfig`, a :class:`~hf_ganzip.GanzipConfig`, or a method; default: the least error at 4 bits without calibration.
         components: Of a pipeline: names of the networks to quantize; None: its denoiser (``unet``, ``transformer``, ``generator``).
         **options: Options of :class:`QuantizeConfig`, instead of ``config`` or to change it.
 
@@ -140,7 +140,7 @@ def quantization_report(model: nn.Module, plan: QuantizationPlan, sqnr_db: dict[
             counted += layout.packed_bytes
             entry |= {"kind": base_class(module).__name__, "shape": layout.shape, "bytes_after": layout.packed_bytes}
             entry |= {"bytes_before": math.prod(layout.shape) * module.packed_dtype.itemsize, "bits": settings.bits}
-            entry |= {"method": settings.method_name, "sqnr_db": sqnr_db[name]}
+            entry |= {"method": settings.method_name, "sqnr_db": sqnr_db[name], "note": plan.notes.get(name)}
         else:
             size = module.weight.nbytes
             counted += size

@@ -26,6 +26,7 @@ class LayerReport:
         method: Name of the method; None if it was not quantized.
         sqnr_db: Signal to quantization noise, 10 log10(sum w^2 / sum (w - q)^2), in decibel; None without error or signal.
         skipped: Why it was not quantized; None if it was.
+        note: What differs from the options, such as more bits or smaller groups, and why; None if nothing does.
     """
 
     name: str
@@ -37,6 +38,7 @@ class LayerReport:
     method: str | None = None
     sqnr_db: float | None = None
     skipped: str | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -110,7 +112,9 @@ class QuantizeReport(Report):
             shape = "x".join(map(str, layer.shape)) or "scalar"
             bits = "" if layer.bits is None else str(layer.bits)
             after = f"{layer.bytes_after:,}"
-            rows.append((layer.name, shape, bits, sqnr, f"{layer.bytes_before:,}", after, layer.skipped or ""))
+            rows.append(
+                (layer.name, shape, bits, sqnr, f"{layer.bytes_before:,}", after, layer.skipped or layer.note or "")
+            )
         rows.append(("other tensors", "", "", "", f"{self.other_bytes:,}", f"{self.other_bytes:,}", ""))
         rows.append(("total", "", "", "", f"{self.bytes_before:,}", f"{self.bytes_after:,}", ""))
         return {"weights": rows}

@@ -7,6 +7,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -63,6 +64,7 @@ class ACIQ:
         Banner et al., "Post training 4-bit quantization" (ACIQ); Zhao et al., "Outlier channel splitting"; used by Mordido et al.
     """
 
+    preset: ClassVar[str] = "paper"
     constants: str = "paper"
     sigma: str = "range"
     selection: str = "histogram"

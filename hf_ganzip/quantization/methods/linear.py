@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ class Linear:
     Source:
         Mordido et al., post-training compression of GANs, equation 12.
     """
+
+    preset: ClassVar[str] = "paper"
 
     def __call__(self, rows: Tensor, bits: int, scale_dtype: torch.dtype = torch.float32) -> QuantizedRows:
         return round_to_codes(rows, rows.abs().amax(dim=1, keepdim=True), bits, scale_dtype=scale_dtype)

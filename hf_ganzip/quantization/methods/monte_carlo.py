@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ class MonteCarlo:
         Mordido et al., "Monte Carlo Gradient Quantization" and section 4.1 of the compression paper, as read in their text: no code was published.
     """
 
+    preset: ClassVar[str] = "paper"
     seed: int = 0
     samples_per_weight: float | None = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ class OutlierSplitting:
         Zhao et al., "Improving neural network quantization without retraining using outlier channel splitting"; used by Mordido et al.
     """
 
+    preset: ClassVar[str] = "paper"
     expand_ratio: float = 0.01
     grid_aware: bool = True
 

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The least error of a weight without calibration: the method that its number of bits asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..grid import QuantizedRows
+from .codebook import Codebook
+from .mse_clip import MSEClip
+
+
+_FEW_BITS = 3
+
+
+@dataclass(frozen=True)
+class Auto:
+    """``codebook`` up to 3 bits, where the place of every level counts; ``mse_clip`` above: evenly spaced levels lose little there,
+    keep the outliers of small layers, and are unpacked faster (docs/quantization.md has the figures).
+
+    Example:
+        >>> rows = torch.randn(4, 100, generator=torch.Generator().manual_seed(0))
+        >>> Auto()(rows, bits=3).codebook is None, Auto()(rows, bits=4).codebook is None
+        (False, True)
+    """
+
+    def __call__(self, rows: Tensor, bits: int, scale_dtype: torch.dtype = torch.float32) -> QuantizedRows:
+        method = Codebook() if bits <= _FEW_BITS else MSEClip()
+        return method(rows, bits, scale_dtype)
