@@ -10,8 +10,8 @@ import hf_ganzip as gz
 from hf_ganzip.quantization.packed import packed_modules
 
 from .conftest import run
-from .quantization.test_diffusers_models import conditional_unet
 from .test_transformers import encode, text_encoder
+from .tiny_diffusion import conditional_unet
 
 
 WEIGHTS = {"prefix": None, "weight_name": "pytorch_lora_weights.safetensors"}

@@ -95,12 +95,11 @@ def substituted(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[Non
         for name, tensor in tensors.items():
             owner, _, leaf = name.rpartition(".")
             module = model.get_submodule(owner)
-            saved[name] = module._parameters.pop(leaf)
-            module._buffers[leaf] = tensor  # a buffer: models ask their tensors for dtype and device
+            saved[name] = module._parameters[leaf]
+            module._parameters[leaf] = tensor  # where models look for their dtype and device
         yield
     finally:
         for name, parameter in saved.items():
             owner, _, leaf = name.rpartition(".")
             module = model.get_submodule(owner)
-            module._buffers.pop(leaf, None)
             module._parameters[leaf] = parameter
