@@ -132,7 +132,7 @@ def family_of(model: nn.Module) -> Family | None:
 def sensitive_layers(model: nn.Module) -> tuple[str, ...]:
     """Glob patterns, as in ``QuantizeConfig.skip``, of the modules of any model that need more bits than the others.
 
-    Of a class of no family: the first and the last weight, and modules that are called like embeddings, modulations and outer projections.
+    Of a class of no family: the first and the last weight, and modules that are called like embeddings and outer projections.
 
     Example:
         >>> sensitive_layers(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)))

@@ -38,7 +38,7 @@ def test_every_pattern_is_of_some_layer_and_most_layers_are_of_none(name):
     missing = {pattern for pattern, count in found.items() if not count}
     shared = {  # patterns for several classes
         "UNet2DModel": {"add_embedding.*", "encoder_hid_proj*"},
-        "SD3Transformer2DModel": {"x_embedder", "*.norm.linear"},
+        "SD3Transformer2DModel": {"x_embedder"},
         "FluxTransformer2DModel": {"pos_embed.proj"},
     }
     assert missing == shared.get(name, set())
@@ -55,7 +55,7 @@ def test_a_model_of_no_family():
     class Block(nn.Module):
         def __init__(self):
             super().__init__()
-            self.to_q, self.adaLN_modulation, self.norm1 = nn.Linear(4, 4), nn.Linear(4, 8), nn.LayerNorm(4)
+            self.to_q, self.caption_projection, self.norm1 = nn.Linear(4, 4), nn.Linear(4, 8), nn.LayerNorm(4)
 
     class Model(nn.Module):
         def __init__(self):
@@ -68,8 +68,8 @@ def test_a_model_of_no_family():
         "entry",
         "t_embedder.0",
         "t_embedder.2",
-        "blocks.0.adaLN_modulation",
-        "blocks.1.adaLN_modulation",
+        "blocks.0.caption_projection",
+        "blocks.1.caption_projection",
         "exit",
     )
     model = Model()
