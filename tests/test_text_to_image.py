@@ -9,6 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 
 import hf_ganzip as gz
 from hf_ganzip.components import all_networks, network_of
+from hf_ganzip.families import recorded_inputs
 from hf_ganzip.quantization.packed import packed_modules
 
 from .tiny_pipelines import PIPELINES, build, generate
@@ -45,6 +46,12 @@ def name(request):
     return request.param
 
 
+def quick(*names):
+    """All pipelines; of these `make test` takes the named ones."""
+    chosen = [pytest.param(name, marks=() if name in names else pytest.mark.process) for name in PIPELINES]
+    return pytest.mark.parametrize("name", chosen, indirect=True)
+
+
 @pytest.fixture
 def full(name, folders):
     return folders[name] / "full"
@@ -72,6 +79,7 @@ def test_the_denoiser_is_packed_saved_and_restored(name, small, tmp_path):
     assert (generate(DiffusionPipeline.from_pretrained(tmp_path)) == expected).all()
 
 
+@quick("flux")
 def test_every_network_is_packed_by_the_command_as_in_python(name, full, tmp_path, call):
     pipe = build(name)
     components = list(all_networks(pipe))
@@ -86,6 +94,7 @@ def test_every_network_is_packed_by_the_command_as_in_python(name, full, tmp_pat
     assert all(packed_modules(network) for network in all_networks(restored).values())
 
 
+@quick("pixart")
 def test_the_command_packs_the_denoiser(name, full, small, tmp_path, call):
     code, out, err = call("compress", full, tmp_path / "out", "--bits", 4)
     assert code == 0, err
@@ -93,6 +102,19 @@ def test_the_command_packs_the_denoiser(name, full, small, tmp_path, call):
     assert (generate(restored) == generate(other)).all()
 
 
+@quick("flux")
+def test_calibrated_by_prompts(name):
+    pipe = build(name)
+    inputs = recorded_inputs(network_of(pipe), lambda: generate(pipe))
+    report = gz.sensitivity(pipe, (3,), num_samples=2, inputs=inputs, progress=False)
+    assert max(layer.errors[3] for layer in report.layers) > 0
+    options = {"batches": 2, "progress": False, "inputs": inputs}
+    plain = generate(pipe)
+    gz.quantize_(pipe, "gptq", bits=8, granularity="channel", method_options=options)
+    assert 0 < abs(generate(pipe) - plain).max() < 0.1
+
+
+@quick("stable diffusion 3", "pixart")
 def test_calibrated_by_its_own_trajectories(name, tmp_path):
     pipe = build(name)
     options = {"batches": 1, "batch_size": 2, "progress": False}
@@ -116,6 +138,7 @@ def test_half_precision(small, tmp_path):
     assert generate(pipe.to(torch.float32)).dtype == expected.dtype and network_of(pipe).dtype == torch.float32
 
 
+@quick("flux", "stable diffusion xl")
 @old_name
 def test_packed_while_loading_in_half_precision(full, tmp_path):
     from diffusers.quantizers import PipelineQuantizationConfig
@@ -131,10 +154,17 @@ def test_packed_while_loading_in_half_precision(full, tmp_path):
     assert (generate(again) == generate(pipe)).all()
 
 
+LEAVES, BLOCKS = {"offload_type": "leaf_level"}, {"offload_type": "block_level", "num_blocks_per_group": 1}
+
+
 @pytest.mark.parametrize(
-    "offload", [{"offload_type": "leaf_level"}, {"offload_type": "block_level", "num_blocks_per_group": 1}]
+    "compute, offload",
+    [
+        pytest.param("packed", LEAVES, id="packed-leaves"),
+        pytest.param("packed", BLOCKS, id="packed-blocks", marks=pytest.mark.process),
+        pytest.param("dequantized", LEAVES, id="dequantized-leaves", marks=pytest.mark.process),
+    ],
 )
-@pytest.mark.parametrize("compute", ["packed", "dequantized"])
 def test_group_offload(small, compute, offload):
     pipe = DiffusionPipeline.from_pretrained(small)
     gz.set_compute_(pipe, compute)

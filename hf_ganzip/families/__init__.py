@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..registry import of_class
 from . import autoencoder, diffusion, flow, gan, sensitive, trajectories
+from .recorded import recorded_inputs  # noqa: F401
 
 
 @dataclass(frozen=True)

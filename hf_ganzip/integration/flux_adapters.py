@@ -16,8 +16,8 @@ def register() -> None:
     """Let ``load_lora_weights`` of Flux pipelines see the shapes of packed weights; harmless when repeated."""
     from diffusers.loaders.lora_pipeline import FluxLoraLoaderMixin
 
-    method = FluxLoraLoaderMixin._maybe_expand_lora_state_dict.__func__
-    if hasattr(method, "of_hf_ganzip"):
+    method = getattr(getattr(FluxLoraLoaderMixin, "_maybe_expand_lora_state_dict", None), "__func__", None)
+    if method is None or hasattr(method, "of_hf_ganzip"):  # None: a diffusers that has no use for it
         return
 
     @functools.wraps(method)

@@ -68,7 +68,8 @@ class CalibrationTask:
         if family is None or family.calibration is None:
             raise ValueError(
                 f"{type(self.model).__name__} has no calibration inputs; give the method `inputs`, a function "
-                "(model, batch_size, seed) -> iterator of functions model -> output tensor."
+                "(model, batch_size, seed) -> iterator of functions model -> output tensor; "
+                "hf_ganzip.families.recorded_inputs(model, run) makes one of what the model is given while run() runs."
             )
         return family.calibration(self.model, batch_size, seed)
 

@@ -9,7 +9,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 import hf_ganzip as gz
-from hf_ganzip.families import family_of
+from hf_ganzip.families import family_of, recorded_inputs
 from hf_ganzip.families.autoencoder import smooth_images
 
 from ..conftest import tiny_unet
@@ -132,6 +132,19 @@ def test_images_of_autoencoders_are_smooth_and_move_encoder_and_decoder():
     report = gz.sensitivity(autoencoder(), (2,), num_samples=2, progress=False)
     errors = {layer.name: layer.errors[2] for layer in report.layers}
     assert errors["encoder.conv_in"] > 1e-6 and errors["decoder.conv_in"] > 1e-6
+
+
+def test_inputs_recorded_while_a_model_runs():
+    model = torch.nn.Linear(6, 3)
+    batches = [torch.randn(2, 6), torch.randn(4, 6)]
+    inputs = recorded_inputs(model, lambda: [model(batch) for batch in batches])
+    outputs = [forward(model) for forward in itertools.islice(inputs(model, 1, 0), 4)]
+    for half in (outputs[:2], outputs[2:]):
+        small, large = sorted(half, key=len)
+        assert torch.equal(small, model(batches[0])) and torch.equal(large, model(batches[1]))
+    assert not model._forward_pre_hooks
+    with pytest.raises(ValueError, match="the Linear was not run"):
+        recorded_inputs(model, lambda: None)
 
 
 def test_sensitivity_takes_inputs_and_those_of_the_method():

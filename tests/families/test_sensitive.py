@@ -26,10 +26,14 @@ def matched(model, patterns):
     return [name for name in layers(model) if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
 
 
+@pytest.fixture(scope="module")
+def tiny_models():
+    return [build() for build in {**TINY, **ALL}.values()]
+
+
 @pytest.mark.parametrize("name", sorted(FAMILIES))
-def test_every_pattern_is_of_some_layer_and_most_layers_are_of_none(name):
-    models = [build() for build in {**TINY, **ALL}.values()]
-    models = [model for model in models if FAMILIES[name] is family_of(model)]
+def test_every_pattern_is_of_some_layer_and_most_layers_are_of_none(name, tiny_models):
+    models = [model for model in tiny_models if FAMILIES[name] is family_of(model)]
     if name == "UNet2DConditionModel":
         models += [conditional_unet(num_class_embeds=4)]
     found = {
@@ -87,7 +91,7 @@ def test_what_is_sensitive_in_the_bundled_models_is_so():
         report = gz.sensitivity(
             model,
             (bits,),
-            num_samples=8,
+            num_samples=2,
             config=gz.QuantizeConfig("codebook", granularity="channel", skip_last_block=False),
             progress=False,
         )
