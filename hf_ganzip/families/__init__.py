@@ -159,13 +159,22 @@ def example_inputs(model: nn.Module) -> tuple[tuple, dict[str, Any]]:
     device, dtype = tensors[0].device, getattr(model, "dtype", tensors[0].dtype)
     args, kwargs = family.example_inputs(model)
 
-    def moved(value: Any) -> Any:
-        if isinstance(value, (tuple, list)):
-            return type(value)(map(moved, value))
-        if isinstance(value, dict):
-            return {name: moved(each) for name, each in value.items()}
-        if not isinstance(value, Tensor):
-            return value
-        return value.to(device, dtype) if value.is_floating_point() else value.to(device)
+    def moved(tensor: Tensor) -> Tensor:
+        return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
 
-    return moved(args), moved(kwargs)
+    return map_tensors(moved, args), map_tensors(moved, kwargs)
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """``value`` with every tensor in it, within tuples, lists and dicts, replaced by ``function`` of it.
+
+    Example:
+        >>> import torch
+        >>> map_tensors(torch.neg, ([torch.tensor(1)], {"a": torch.tensor(2), "b": None}))
+        ([tensor(-1)], {'a': tensor(-2), 'b': None})
+    """
+    if isinstance(value, (tuple, list)):
+        return type(value)(map_tensors(function, each) for each in value)
+    if isinstance(value, dict):
+        return {name: map_tensors(function, each) for name, each in value.items()}
+    return function(value) if isinstance(value, Tensor) else value
