@@ -208,6 +208,7 @@ def _name(settings: LayerSettings) -> str:
 
 
 def _relative_error(output: Tensor, target: Tensor) -> Tensor:
+    output, target = output.float(), target.float()  # small errors are lost in half precision
     return (output - target).square().mean() / target.square().mean().clamp_min(1e-12)
 
 
