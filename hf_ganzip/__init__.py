@@ -100,3 +100,7 @@ def __dir__() -> list[str]:
 # The integration registers itself when it is imported.
 when_imported("diffusers.quantizers.auto", lambda: importlib.import_module(".integration.diffusers", __name__))
 when_imported("transformers.quantizers.auto", lambda: importlib.import_module(".integration.transformers", __name__))
+when_imported(
+    "diffusers.loaders.lora_pipeline",
+    lambda: importlib.import_module(".integration.flux_adapters", __name__).register(),
+)

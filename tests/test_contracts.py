@@ -8,16 +8,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_ganzip.families import family_of
+from hf_ganzip.families import FAMILIES, family_of, sensitive_layers
 from hf_ganzip.metrics import METRICS
 from hf_ganzip.models import ARCHITECTURES
-from hf_ganzip.quantization import METHODS, QuantizeConfig, quantize_
+from hf_ganzip.quantization import METHODS, QuantizeConfig, quantize_, sensitivity
 from hf_ganzip.quantization.grid import QuantizedRows, fold_channels, nearest_codes
 from hf_ganzip.quantization.packed import pack_codes
 from hf_ganzip.quantization.packing import unpack
+from hf_ganzip.quantization.plan import _matches, weighted_modules
 from hf_ganzip.quantization.rows import quantize_weight
 
 from .conftest import TINY, run
+from .tiny_diffusion import FAMILIES as TINY_DIFFUSION
+from .tiny_diffusion import output
 
 
 BITS = (2, 3, 4, 5, 6, 7, 8)
@@ -155,6 +158,45 @@ def test_architecture_every_weight_is_seen(tiny_model):
 def test_architecture_save_and_load_is_bit_exact(tiny_model, tmp_path):
     tiny_model.save_pretrained(tmp_path)
     assert torch.equal(run(type(tiny_model).from_pretrained(tmp_path)), run(tiny_model))
+
+
+def test_every_family_has_a_tiny_model():
+    assert {family_of(build()) for build in {**TINY, **TINY_DIFFUSION}.values()} == set(FAMILIES.values())
+
+
+@pytest.mark.parametrize("name", sorted(TINY_DIFFUSION))
+class TestFamily:
+    """Everything calibrated takes inputs that the model itself provides."""
+
+    @pytest.mark.parametrize("method", sorted(QUICK))
+    def test_calibrated_methods(self, name, method, tmp_path):
+        model = TINY_DIFFUSION[name]()
+        report = quantize_(model, QuantizeConfig(METHODS[method](**QUICK[method]), bits=3, granularity="channel"))
+        assert report.quantized and torch.isfinite(output(model)).all()
+        model.save_pretrained(tmp_path)
+        assert torch.equal(output(type(model).from_pretrained(tmp_path)), output(model))
+
+    def test_bits_by_sensitivity(self, name):
+        model = TINY_DIFFUSION[name]()
+        report = sensitivity(model, (3, 8), num_samples=2, progress=False)
+        dead = [layer.name for layer in report.layers if not layer.errors[3] > layer.errors[8] >= 0]
+        assert not dead
+        mixed = QuantizeConfig("codebook", granularity="channel", overrides=report.allocate(mean_bits=6.5))
+        quantized = quantize_(model, mixed)
+        assert quantized.bits_per_weight <= 6.5 and {layer.bits for layer in quantized.quantized} == {3, 8}
+
+    def test_half_precision(self, name):
+        model = TINY_DIFFUSION[name]().to(torch.bfloat16)
+        quantize_(model, QuantizeConfig(METHODS["gptq"](**QUICK["gptq"]), bits=4, granularity="channel"))
+        assert output(model).dtype == torch.bfloat16 and torch.isfinite(output(model)).all()
+
+    def test_sensitive_layers_take_other_bits(self, name):
+        model = TINY_DIFFUSION[name]()
+        patterns = [p for p in sensitive_layers(model) if any(_matches(layer, p) for layer in weighted_modules(model))]
+        report = quantize_(
+            model, QuantizeConfig(bits=4, skip_last_block=False, overrides={p: {"bits": 8} for p in patterns})
+        )
+        assert {layer.bits for layer in report.quantized} == {4, 8}
 
 
 METRIC_OPTIONS = {"kernel_distance": {"subset_size": None}}  # its subsets are larger than the toy sets, and random

@@ -125,3 +125,17 @@ def test_casting_asks_whether_a_model_is_quantized(library, names):
         assert 'getattr(self, "is_quantized", False)' in inspect.getsource(wrapped.__wrapped__.__code__)
         allow_casting_(cls, name)
         assert getattr(cls, name) is wrapped
+
+
+def test_the_loader_of_flux_looks_up_weights_in_the_state_dict():
+    """What flux_adapters wraps; once, however often it is registered."""
+    from diffusers.loaders.lora_pipeline import FluxLoraLoaderMixin
+
+    from hf_ganzip.integration import flux_adapters
+
+    wrapped = FluxLoraLoaderMixin._maybe_expand_lora_state_dict
+    flux_adapters.register()
+    assert FluxLoraLoaderMixin._maybe_expand_lora_state_dict == wrapped
+    source = inspect.getsource(wrapped.__func__.__wrapped__)
+    assert "transformer.state_dict()" in source and "[base_param_name]" in source
+    assert "self._maybe_expand_lora_state_dict(" in inspect.getsource(FluxLoraLoaderMixin)

@@ -10,8 +10,8 @@ import hf_ganzip as gz
 from hf_ganzip.quantization.packed import packed_modules
 
 from .conftest import run
-from .quantization.test_diffusers_models import conditional_unet
 from .test_transformers import encode, text_encoder
+from .tiny_diffusion import conditional_unet
 
 
 WEIGHTS = {"prefix": None, "weight_name": "pytorch_lora_weights.safetensors"}
@@ -119,10 +119,36 @@ def test_a_trainer_takes_a_packed_model_with_adapters_only():
     trainer_utils.validate_quantization_for_training(get_peft_model(model, LoraConfig(target_modules=["q_proj"])))
 
 
-def test_adapters_that_read_the_weights_themselves_are_told_what_to_do(folder):
+@pytest.mark.parametrize("compute", ["dequantized", "packed"])
+def test_adapters_that_read_the_weights_compute_as_on_unpacked_ones(folder, compute):
+    """DoRA divides by the norms of weight and adapter."""
+    unet, unpacked = (UNet2DConditionModel.from_pretrained(folder) for _ in range(2))
+    gz.set_compute_(unet, compute)
+    gz.dequantize_(unpacked)
+    plain = run(unet)
+    for each in (unet, unpacked):
+        torch.manual_seed(1)
+        each.add_adapter(LoraConfig(r=2, target_modules=["to_q", "conv1"], use_dora=True, init_lora_weights=False))
+    assert torch.equal(run(unet), run(unpacked)) and not torch.equal(run(unet), plain)
+
+
+def test_packed_weights_are_read_and_not_written(folder):
     unet = UNet2DConditionModel.from_pretrained(folder)
-    with pytest.raises(RuntimeError, match=r"read-only.* Call hf_ganzip.dequantize_\(model\) first"):
-        unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], use_dora=True))
+    layer = next(iter(packed_modules(unet).values()))
+    before = layer.weight.clone()
+    assert torch.equal(layer.weight.data.clone(), before) and (layer.weight.data + 1).add_(1).shape == before.shape
+    writes = (
+        lambda: layer.weight.data.add_(1),
+        lambda: layer.weight.data.copy_(before),
+        lambda: layer.weight.data.__setitem__(0, 1.0),
+        lambda: torch.nn.init.zeros_(layer.weight.data),
+        lambda: setattr(layer.weight, "data", before),
+        lambda: setattr(layer.weight.data, "data", before),
+    )
+    for write in writes:
+        with pytest.raises(RuntimeError, match=r"read-only.* Call hf_ganzip.dequantize_\(model\) first"):
+            write()
+    assert torch.equal(layer.weight, before)
 
 
 def test_adapters_of_convolutions(folder):

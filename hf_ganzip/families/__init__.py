@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..registry import of_class
-from . import diffusion, gan
+from . import autoencoder, diffusion, flow, gan, sensitive, trajectories
+from .recorded import recorded_inputs  # noqa: F401
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Family:
         refine_prefix: Only tensors whose names begin so are refined (Singular Value Scaling, published selection).
         counts_vectors: Biases and norms count as operations in the papers' tables.
         calibration: (model, batch size, seed) -> endless repeatable forward passes ``model -> output`` on inputs that need no data.
+        sensitive: Model -> glob patterns, as in ``QuantizeConfig.skip``, of modules that need more bits than the others: few weights
+            that all others depend on. A pattern may match nothing, where a model has no such part.
     """
 
     last_block: Callable[[nn.Module], tuple[str, ...]]
@@ -34,35 +38,89 @@ class Family:
     calibration: Callable[[nn.Module, int, int], Iterator[Callable[[nn.Module], Tensor]]] | None = None
     refine_prefix: str = ""
     counts_vectors: bool = False
+    sensitive: Callable[[nn.Module], tuple[str, ...]] = sensitive.sensitive_by_name
 
 
 FAMILIES = {
     "StyleGAN2Generator": Family(
-        gan.stylegan_last_block, gan.latent_inputs, gan.latent_calibration, refine_prefix="synthesis."
+        gan.stylegan_last_block,
+        gan.latent_inputs,
+        gan.latent_calibration,
+        refine_prefix="synthesis.",
+        sensitive=sensitive.stylegan_sensitive,
     ),
     "StyleGAN2Discriminator": Family(gan.discriminator_last_block, gan.image_inputs, gan.image_calibration),
     "StyleGANGenerator": Family(
-        gan.stylegan1_last_block, gan.latent_inputs, gan.latent_calibration, refine_prefix="synthesis."
+        gan.stylegan1_last_block,
+        gan.latent_inputs,
+        gan.latent_calibration,
+        refine_prefix="synthesis.",
+        sensitive=sensitive.stylegan_sensitive,
     ),
     "StyleGAN3Generator": Family(
-        gan.stylegan3_last_block, gan.latent_inputs, gan.latent_calibration, refine_prefix="synthesis."
+        gan.stylegan3_last_block,
+        gan.latent_inputs,
+        gan.latent_calibration,
+        refine_prefix="synthesis.",
+        sensitive=sensitive.stylegan3_sensitive,
     ),
     "BigGANDeepGenerator": Family(gan.biggan_deep_last_block, gan.latent_inputs, gan.latent_calibration),
     "UGATITGenerator": Family(gan.translation_last_block, gan.image_inputs, gan.image_calibration),
     "UGATITDiscriminator": Family(gan.patch_discriminator_last_block, gan.image_inputs, gan.image_calibration),
-    "BigGANGenerator": Family(gan.biggan_last_block, gan.latent_inputs, gan.latent_calibration),
+    "BigGANGenerator": Family(
+        gan.biggan_last_block, gan.latent_inputs, gan.latent_calibration, sensitive=sensitive.biggan_sensitive
+    ),
     "BigGANDiscriminator": Family(gan.biggan_discriminator_last_block, gan.image_inputs, gan.image_calibration),
     "UNet2DModel": Family(
-        diffusion.unet_last_block, diffusion.unet_inputs, diffusion.trajectory_calibration, counts_vectors=True
+        diffusion.unet_last_block,
+        diffusion.unet_inputs,
+        trajectories.noise_trajectories,
+        counts_vectors=True,
+        sensitive=sensitive.unet_sensitive,
     ),
     "UNet2DConditionModel": Family(
         diffusion.unet_last_block,
         diffusion.conditional_unet_inputs,
-        diffusion.trajectory_calibration,
+        trajectories.noise_trajectories,
         counts_vectors=True,
+        sensitive=sensitive.unet_sensitive,
     ),
-    "DiTTransformer2DModel": Family(diffusion.transformer_last_block, diffusion.class_conditional_transformer_inputs),
-    "AutoencoderKL": Family(diffusion.autoencoder_last_block, diffusion.autoencoder_inputs),
+    "DiTTransformer2DModel": Family(
+        diffusion.transformer_last_block,
+        diffusion.class_conditional_transformer_inputs,
+        trajectories.noise_trajectories,
+        sensitive=sensitive.dit_sensitive,
+    ),
+    "PixArtTransformer2DModel": Family(
+        diffusion.transformer_last_block,
+        diffusion.pixart_inputs,
+        trajectories.noise_trajectories,
+        sensitive=sensitive.pixart_sensitive,
+    ),
+    "SD3Transformer2DModel": Family(
+        diffusion.transformer_last_block,
+        flow.sd3_inputs,
+        trajectories.flow_trajectories,
+        sensitive=sensitive.mmdit_sensitive,
+    ),
+    "FluxTransformer2DModel": Family(
+        flow.flux_last_block,
+        flow.flux_inputs,
+        functools.partial(trajectories.flow_trajectories, time_scale=1.0),
+        sensitive=sensitive.mmdit_sensitive,
+    ),
+    "WanTransformer3DModel": Family(
+        flow.wan_last_block,
+        flow.wan_inputs,
+        trajectories.flow_trajectories,
+        sensitive=sensitive.wan_sensitive,
+    ),
+    "AutoencoderKL": Family(
+        autoencoder.autoencoder_last_block,
+        autoencoder.autoencoder_inputs,
+        autoencoder.reconstruction_calibration,
+        sensitive=sensitive.autoencoder_sensitive,
+    ),
 }
 
 
@@ -70,6 +128,19 @@ def family_of(model: nn.Module) -> Family | None:
     """Family of the model's class or of the nearest base class that has one; None for a class of no family."""
     found: Family | None = of_class(FAMILIES, type(model))
     return found
+
+
+def sensitive_layers(model: nn.Module) -> tuple[str, ...]:
+    """Glob patterns, as in ``QuantizeConfig.skip``, of the modules of any model that need more bits than the others.
+
+    Of a class of no family: the first and the last weight, and modules that are called like embeddings and outer projections.
+
+    Example:
+        >>> sensitive_layers(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)))
+        ('0', '4')
+    """
+    family = family_of(model)
+    return family.sensitive(model) if family else sensitive.sensitive_by_name(model)
 
 
 def example_inputs(model: nn.Module) -> tuple[tuple, dict[str, Any]]:
@@ -88,13 +159,22 @@ def example_inputs(model: nn.Module) -> tuple[tuple, dict[str, Any]]:
     device, dtype = tensors[0].device, getattr(model, "dtype", tensors[0].dtype)
     args, kwargs = family.example_inputs(model)
 
-    def moved(value: Any) -> Any:
-        if isinstance(value, (tuple, list)):
-            return type(value)(map(moved, value))
-        if isinstance(value, dict):
-            return {name: moved(each) for name, each in value.items()}
-        if not isinstance(value, Tensor):
-            return value
-        return value.to(device, dtype) if value.is_floating_point() else value.to(device)
+    def moved(tensor: Tensor) -> Tensor:
+        return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
 
-    return moved(args), moved(kwargs)
+    return map_tensors(moved, args), map_tensors(moved, kwargs)
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """``value`` with every tensor in it, within tuples, lists and dicts, replaced by ``function`` of it.
+
+    Example:
+        >>> import torch
+        >>> map_tensors(torch.neg, ([torch.tensor(1)], {"a": torch.tensor(2), "b": None}))
+        ([tensor(-1)], {'a': tensor(-2), 'b': None})
+    """
+    if isinstance(value, (tuple, list)):
+        return type(value)(map_tensors(function, each) for each in value)
+    if isinstance(value, dict):
+        return {name: map_tensors(function, each) for name, each in value.items()}
+    return function(value) if isinstance(value, Tensor) else value

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defaults of diffusion models."""
+"""Defaults of diffusion models that predict noise: UNets, DiT, PixArt."""
 
 from __future__ import annotations
 
-import functools
-import itertools
-from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..seeding import derive_seed
+from .trajectories import class_count
 
 
-_TRAJECTORY_STEPS = 20
+_TIMESTEP = 10
+_TOKENS = 8  # of texts
+_VAE_FACTOR = 8  # pixels per latent and side, in the sizes that a model is told
 
 
 def unet_last_block(model: nn.Module) -> tuple[str, ...]:
@@ -23,17 +23,46 @@ def unet_last_block(model: nn.Module) -> tuple[str, ...]:
     return (f"up_blocks.{block}.resnets.{resnet}.*", "conv_out.*")
 
 
-def conditional_unet_inputs(model: nn.Module) -> tuple[tuple, dict]:
-    """Two noisy images (2, C, H, W) at timestep 10, and N(0, I) in place of an encoded text (2, 8, D)."""
-    args, kwargs = unet_inputs(model)
-    generator = torch.Generator().manual_seed(1)
-    text = torch.randn(2, 8, model.config.cross_attention_dim, generator=generator)
-    return args, kwargs | {"encoder_hidden_states": text}
-
-
 def transformer_last_block(model: nn.Module) -> tuple[str, ...]:
     """The last transformer block, and the output projections."""
     return (f"transformer_blocks.{len(model.transformer_blocks) - 1}.*", "proj_out*")
+
+
+def unet_inputs(model: nn.Module) -> tuple[tuple, dict]:
+    """Two noisy images (2, C, H, W) at timestep 10, and classes 0 and 1, or N(0, I) in place of a class embedding, where needed."""
+    config = model.config
+    generator = torch.Generator().manual_seed(0)
+    channels = config.in_channels - (4 if config.get("addition_embed_type") == "image_hint" else 0)
+    state = torch.randn(2, channels, *_sides(config.sample_size), generator=generator)
+    return (state, _TIMESTEP), _class_labels(model, generator)
+
+
+def conditional_unet_inputs(model: nn.Module) -> tuple[tuple, dict]:
+    """:func:`unet_inputs` with N(0, I) in place of an encoded text (2, 8, D), and of what else the config asks for.
+
+    Pooled texts and images are N(0, I), too; the sizes of Stable Diffusion XL are those of the picture, uncropped (its refiner: and score 6).
+    """
+    args, kwargs = unet_inputs(model)
+    config = model.config
+    generator = torch.Generator().manual_seed(1)
+    cross = config.cross_attention_dim
+    width = config.get("encoder_hid_dim") or (cross if isinstance(cross, int) else cross[0])
+    text = None
+    if config.get("encoder_hid_dim_type") != "image_proj":
+        text = torch.randn(2, _TOKENS, width, generator=generator)
+    kwargs["encoder_hidden_states"] = text
+    added: dict[str, Tensor] = {}
+    kind = config.get("addition_embed_type")
+    if kind == "text_time":
+        added |= _text_and_sizes(config, generator)
+    if kind in ("image", "image_hint") or config.get("encoder_hid_dim_type") == "image_proj":
+        added["image_embeds"] = torch.randn(2, width, generator=generator)
+    elif kind == "text_image" or config.get("encoder_hid_dim_type") == "text_image_proj":
+        added |= {name: torch.randn(2, cross, generator=generator) for name in ("image_embeds", "text_embeds")}
+    if kind == "image_hint":
+        height, width = _sides(config.sample_size)
+        added["hint"] = torch.randn(2, 3, _VAE_FACTOR * height, _VAE_FACTOR * width, generator=generator)
+    return args, kwargs | ({"added_cond_kwargs": added} if added else {})
 
 
 def class_conditional_transformer_inputs(model: nn.Module) -> tuple[tuple, dict]:
@@ -41,76 +70,49 @@ def class_conditional_transformer_inputs(model: nn.Module) -> tuple[tuple, dict]
     size = model.config.sample_size
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(2, model.config.in_channels, size, size, generator=generator)
-    return (latents,), {"timestep": torch.tensor([10, 10]), "class_labels": torch.tensor([0, 1])}
+    return (latents,), {"timestep": torch.tensor([_TIMESTEP] * 2), "class_labels": torch.tensor([0, 1])}
 
 
-def autoencoder_last_block(model: nn.Module) -> tuple[str, ...]:
-    """The last residual block of the decoder, and its output convolution."""
-    block = len(model.decoder.up_blocks) - 1
-    resnet = len(model.decoder.up_blocks[block].resnets) - 1
-    return (f"decoder.up_blocks.{block}.resnets.{resnet}.*", "decoder.conv_out.*")
-
-
-def autoencoder_inputs(model: nn.Module) -> tuple[tuple, dict]:
-    """Two uniform noise images (2, C, S, S) in [-1, 1]."""
+def pixart_inputs(model: nn.Module) -> tuple[tuple, dict]:
+    """Two noisy latents (2, C, H, W) at timestep 10 and N(0, I) in place of an encoded text (2, 8, D); the size of the picture where needed."""
+    config = model.config
     generator = torch.Generator().manual_seed(0)
-    shape = (2, model.config.in_channels, model.config.sample_size, model.config.sample_size)
-    return (torch.rand(shape, generator=generator) * 2 - 1,), {}
+    latents = torch.randn(2, config.in_channels, config.sample_size, config.sample_size, generator=generator)
+    text = torch.randn(2, _TOKENS, config.caption_channels or config.cross_attention_dim, generator=generator)
+    added: dict[str, Any] = {"resolution": None, "aspect_ratio": None}
+    if model.use_additional_conditions:
+        pixels = float(_VAE_FACTOR * config.sample_size)
+        added = {"resolution": torch.full((2, 2), pixels), "aspect_ratio": torch.ones(2, 1)}
+    kwargs = {"timestep": torch.tensor([_TIMESTEP] * 2), "encoder_hidden_states": text, "added_cond_kwargs": added}
+    return (latents,), kwargs
 
 
-def unet_inputs(model: nn.Module) -> tuple[tuple, dict]:
-    """Two noisy images (2, C, H, W) at timestep 10, classes 0 and 1 where needed."""
-    size = model.config.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
-    generator = torch.Generator().manual_seed(0)
-    classes = model.config.get("num_class_embeds")
-    kwargs = {"class_labels": torch.arange(2) % classes} if classes else {}
-    return (torch.randn(2, model.config.in_channels, height, width, generator=generator), 10), kwargs
+def _sides(size: Any) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def trajectory_calibration(model: nn.Module, batch_size: int, seed: int) -> Iterator[Callable[[nn.Module], Tensor]]:
-    """Predictions (B, C, H, W) on the states of the model's own 20-step DDIM trajectories, each batch at one timestep.
-
-    The trajectories start from N(0, I), with random classes, or N(0, I) in place of encoded texts, and are run by ``model`` as it
-    is now, once for every 20 batches. Trajectory i depends on (seed, i). The model is taken to predict the noise, on diffusers'
-    default schedule of 1,000 linear steps.
-    """
-    from diffusers import DDIMScheduler
-
-    from . import example_inputs
-
-    (example, _), examples = example_inputs(model)
-    scheduler = DDIMScheduler(clip_sample=False)
-    scheduler.set_timesteps(_TRAJECTORY_STEPS)
-    for number in itertools.count():
-        generator = torch.Generator().manual_seed(derive_seed(seed, number))
-        state = torch.randn(batch_size, *example.shape[1:], generator=generator).to(example.device)
-        kwargs = _random_conditions(model, examples, batch_size, generator)
-        states = []
-        with torch.no_grad():
-            for timestep in scheduler.timesteps:
-                states.append((state.to(example.dtype), timestep))
-                noise = _predict(model, *states[-1], kwargs)[:, : state.shape[1]]
-                state = scheduler.step(noise.to(state.dtype), timestep, state).prev_sample  # in float32
-        for index in torch.randperm(len(states), generator=generator).tolist():
-            state, timestep = states[index]
-            yield functools.partial(_predict, state=state, timestep=timestep, kwargs=kwargs)
+def _class_labels(model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
+    config, kind = model.config, model.config.get("class_embed_type")
+    if kind == "identity":
+        width = config.get("time_embedding_dim") or 4 * config.block_out_channels[0]
+    elif kind in ("projection", "simple_projection"):
+        width = config.projection_class_embeddings_input_dim
+    else:
+        classes = class_count(model)
+        return {"class_labels": torch.arange(2) % classes} if classes else {}
+    return {"class_labels": torch.randn(2, width, generator=generator)}
 
 
-def _random_conditions(
-    model: nn.Module, examples: Mapping[str, Tensor], batch_size: int, generator: torch.Generator
-) -> dict[str, Tensor]:
-    """Class ids and N(0, I) in the shapes, dtypes and places of example inputs (2, ...)."""
-    found = {}
-    for name, value in examples.items():
-        shape = (batch_size, *value.shape[1:])
-        if value.is_floating_point():
-            drawn = torch.randn(shape, generator=generator)
-        else:
-            drawn = torch.randint(model.config.num_class_embeds, shape, generator=generator)
-        found[name] = drawn.to(value.device, value.dtype)
-    return found
-
-
-def _predict(model: nn.Module, state: Tensor, timestep: Tensor, kwargs: dict[str, Tensor]) -> Tensor:
-    return model(state, timestep, return_dict=False, **kwargs)[0]
+def _text_and_sizes(config: Any, generator: torch.Generator) -> dict[str, Tensor]:
+    """Conditions of Stable Diffusion XL: a pooled text (2, D), and original size, corner and target size (2, 6) in pixels."""
+    height, width = (_VAE_FACTOR * side for side in _sides(config.sample_size))
+    total, each = config.projection_class_embeddings_input_dim, config.addition_time_embed_dim
+    sizes = [height, width, 0, 0, height, width]
+    if (
+        total == config.cross_attention_dim + 5 * each
+    ):  # the refiner: its one text encoder is as wide as its pooled text
+        sizes = [height, width, 0, 0, 6]
+    return {
+        "text_embeds": torch.randn(2, total - len(sizes) * each, generator=generator),
+        "time_ids": torch.tensor([sizes] * 2, dtype=torch.float32),
+    }

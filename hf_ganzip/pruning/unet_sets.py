@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..families import family_of
+from ..families import family_of, map_tensors
 from .channels import ChannelSet, Slice
 
 
@@ -32,7 +32,7 @@ def unet_sets(model: nn.Module) -> list[ChannelSet]:
 
     twin = _on_meta(model)
     args, kwargs = family_of(model).example_inputs(model)  # type: ignore[union-attr]
-    args, kwargs = [_moved(value) for value in args], {name: _moved(value) for name, value in kwargs.items()}
+    args, kwargs = map_tensors(lambda tensor: tensor.to("meta"), (list(args), kwargs))
     with torch.enable_grad():  # what is traced
         graph = torch_pruning.DependencyGraph().build_dependency(
             twin, args, forward_fn=lambda twin, args: twin(*args, return_dict=False, **kwargs)[0]
@@ -54,10 +54,6 @@ def _on_meta(model: nn.Module) -> nn.Module:
     for buffer in model.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
     return copy.deepcopy(model, memo).eval()
-
-
-def _moved(value: Any) -> Any:
-    return value.to("meta") if isinstance(value, torch.Tensor) else value
 
 
 def _channel_set(twin: nn.Module, group: list, names: dict[nn.Module, str], order: dict[str, int]) -> ChannelSet:

@@ -68,7 +68,8 @@ class CalibrationTask:
         if family is None or family.calibration is None:
             raise ValueError(
                 f"{type(self.model).__name__} has no calibration inputs; give the method `inputs`, a function "
-                "(model, batch_size, seed) -> iterator of functions model -> output tensor."
+                "(model, batch_size, seed) -> iterator of functions model -> output tensor; "
+                "hf_ganzip.families.recorded_inputs(model, run) makes one of what the model is given while run() runs."
             )
         return family.calibration(self.model, batch_size, seed)
 
@@ -95,12 +96,11 @@ def substituted(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[Non
         for name, tensor in tensors.items():
             owner, _, leaf = name.rpartition(".")
             module = model.get_submodule(owner)
-            saved[name] = module._parameters.pop(leaf)
-            module._buffers[leaf] = tensor  # a buffer: models ask their tensors for dtype and device
+            saved[name] = module._parameters[leaf]
+            module._parameters[leaf] = tensor  # where models look for their dtype and device
         yield
     finally:
         for name, parameter in saved.items():
             owner, _, leaf = name.rpartition(".")
             module = model.get_submodule(owner)
-            module._buffers.pop(leaf, None)
             module._parameters[leaf] = parameter

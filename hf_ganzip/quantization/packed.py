@@ -13,6 +13,7 @@ import contextlib
 import functools
 import hashlib
 import math
+import re
 from collections.abc import Iterator
 
 import torch
@@ -84,17 +85,38 @@ def _unpack_channels(
     return values
 
 
+_READ_ONLY = (
+    "the weight of a packed layer is read-only: writing to it, for example by merging a LoRA, would be lost. "
+    "Call hf_ganzip.dequantize_(model) first, or keep the LoRA unmerged."
+)
+_WRITES = re.compile(
+    r"__set\w*__|__i(add|sub|mul|div|truediv|floordiv|mod|pow|and|or|xor|lshift|rshift)__|[a-z]\w*[^_]_"
+)
+
+
+class _ReadOnly(Tensor):
+    """A copy of a packed weight that can be read, as loaders of adapters do; to operate on it in place raises."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if _WRITES.fullmatch(func.__name__) and args and isinstance(args[0], cls):
+            raise RuntimeError(_READ_ONLY)
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+
 class PackedWeight(Tensor):
-    """The unpacked weight of a packed layer: a tensor whose ``data`` cannot be reached, so that nothing writes into a copy."""
+    """The unpacked weight of a packed layer: a tensor whose ``data`` can be read only, so that nothing writes into a copy."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @property
     def data(self):
-        raise RuntimeError(
-            "the weight of a packed layer is read-only: writing to it, for example by merging a LoRA, would be lost. "
-            "Call hf_ganzip.dequantize_(model) first, or keep the LoRA unmerged."
-        )
+        return self.detach().clone().as_subclass(_ReadOnly)
+
+    @data.setter
+    def data(self, value):
+        raise RuntimeError(_READ_ONLY)
 
 
 class PackedWeightMixin:

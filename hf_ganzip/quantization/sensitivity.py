@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -144,23 +144,26 @@ def sensitivity(
     *,
     config: Any = None,
     num_samples: int = 32,
+    inputs: Callable[[nn.Module, int, int], Iterator[Callable[[nn.Module], Tensor]]] | None = None,
     progress: bool = True,
 ) -> SensitivityReport:
     """Quantize one weight at a time and measure how far the model's output moves; the model is not changed.
 
     Args:
-        model: A model of a family with inputs of its own (GAN generators: latents; UNets: their noisy trajectories), or a pipeline with
-            one as its denoiser.
+        model: A model of a family with inputs of its own (GAN generators: latents; diffusion models: their trajectories; autoencoders: smooth
+            random images), or a pipeline with one as its denoiser; with ``inputs``, any model.
         bits: Bits to try, each 2 to 8.
         metric: "mse", the squared error of the output relative to its mean square, or a function ``(output, target) -> number``,
             smaller is better.
         config: Method, granularity, skipped layers, as for :func:`~hf_ganzip.quantize_`; None means "codebook" by
             channel. Calibrated methods are measured by what they start from.
         num_samples: Samples in the comparison, 1 or more; rounded up to whole batches of at most 16.
+        inputs: Function (model, batch_size, seed) -> iterator of functions model -> output, instead of the model's own inputs.
+            None: those of the config's method, if it has some.
         progress: Show a progress bar.
 
     Raises:
-        ValueError: As :func:`~hf_ganzip.quantize_`; unknown metric; no samples; a model without inputs of its own.
+        ValueError: As :func:`~hf_ganzip.quantize_`; unknown metric; no samples; a model without inputs of its own, and no ``inputs``.
     """
     model = network_of(model)
     measure = _relative_error if metric == "mse" else metric
@@ -176,7 +179,8 @@ def sensitivity(
     batch = min(num_samples, 16)
     found = []
     with torch.no_grad(), evaluating(working):
-        forwards = list(islice(task.batches(None, batch, 0), -(-num_samples // batch)))
+        batches = task.batches(inputs or getattr(config.settings().method, "inputs", None), batch, 0)
+        forwards = list(islice(batches, -(-num_samples // batch)))
         targets = [forward(working) for forward in forwards]
         with tqdm(total=len(plan.settings) * len(bits), desc="sensitivity", disable=not progress) as bar:
             for name, settings in plan.settings.items():
@@ -204,6 +208,7 @@ def _name(settings: LayerSettings) -> str:
 
 
 def _relative_error(output: Tensor, target: Tensor) -> Tensor:
+    output, target = output.float(), target.float()  # small errors are lost in half precision
     return (output - target).square().mean() / target.square().mean().clamp_min(1e-12)
 
 

@@ -25,18 +25,27 @@ SHORTER_RECIPES = {"samples: 200": "samples: 16"}
 
 def repositories(folder: Path) -> dict[str, Path]:
     """Small stand-ins by the ids that the pages use."""
+    import torch
+
     from ..test_transformers import tiny_pipeline
+    from ..tiny_pipelines import build
 
     models = {
         "google/ddpm-cifar10-32": tiny_unet(sample_size=32),
+        "google/ddpm-ema-bedroom-256": tiny_unet(sample_size=32),
         "org/stylegan2": tiny_generator(resolution=32, image_channels=1, channels=(16, 16, 8, 8)),
         "org/stylegan3": tiny_stylegan3(resolution=32),
         "org/model": tiny_pipeline(folder / "tokenizer"),
+        "stabilityai/stable-diffusion-xl-base-1.0": build("stable diffusion xl"),
+        "black-forest-labs/FLUX.1-dev": build("flux"),
     }
     found = {}
     for name, model in models.items():
         model.save_pretrained(folder / name)
         found[name] = folder / name
+    found["org/flux-lora"] = folder / "org" / "flux-lora"
+    layers = {"x_embedder.lora_A.weight": torch.ones(2, 16), "x_embedder.lora_B.weight": torch.ones(32, 2)}
+    models["black-forest-labs/FLUX.1-dev"].save_lora_weights(found["org/flux-lora"], transformer_lora_layers=layers)
     grey, colour = _pixels(28, 0), _pixels(32, 3)
     for name, column, pixels in (
         ("zalando-datasets/fashion_mnist", "image", grey),

@@ -3,29 +3,20 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import FlowMatchEulerDiscreteScheduler
 
-from hf_ganzip.families import family_of
+import hf_ganzip as gz
+from hf_ganzip.families import family_of, recorded_inputs
+from hf_ganzip.families.autoencoder import smooth_images
 
 from ..conftest import tiny_unet
+from ..tiny_diffusion import ALL, autoencoder, conditional_unet, flux, output, sd3, wan, xl_unet
 
 
 STEPS = 20  # batches of one trajectory
-
-
-def text_unet():
-    return UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        norm_num_groups=4,
-        attention_head_dim=4,
-        cross_attention_dim=12,
-    ).eval()
 
 
 def inputs_of(model, count, batch_size=3, seed=0):
@@ -33,7 +24,8 @@ def inputs_of(model, count, batch_size=3, seed=0):
     found = []
 
     def record(state, timestep, return_dict, **conditions):
-        found.append((state, int(timestep), conditions))
+        assert timestep.shape == (batch_size,) and len(timestep.unique()) == 1
+        found.append((state, float(timestep[0]), conditions))
         return (state,)
 
     for forward in itertools.islice(family_of(model).calibration(model, batch_size, seed), count):
@@ -55,7 +47,9 @@ def test_classes_are_random():
 
 
 def test_texts_are_random():
-    texts = [conditions["encoder_hidden_states"] for _, _, conditions in inputs_of(text_unet(), STEPS + 1)[::STEPS]]
+    texts = [
+        conditions["encoder_hidden_states"] for _, _, conditions in inputs_of(conditional_unet(), STEPS + 1)[::STEPS]
+    ]
     assert texts[0].shape == (3, 8, 12)
     assert not torch.equal(texts[0][0], texts[0][1]) and not torch.equal(texts[0], texts[1])
 
@@ -67,9 +61,105 @@ def test_inputs_repeat_under_a_seed_and_differ_between_seeds():
     assert not torch.equal(first[0], other[0])
 
 
-@pytest.mark.parametrize("make", [tiny_unet, lambda: tiny_unet(num_class_embeds=5), text_unet])
+@pytest.mark.parametrize("make", [tiny_unet, lambda: tiny_unet(num_class_embeds=5), conditional_unet])
 def test_bfloat16_models_are_calibrated(make):
     model = make().to(torch.bfloat16)
     for forward in itertools.islice(family_of(model).calibration(model, 2, 0), 2):
         output = forward(model)
         assert output.dtype == torch.bfloat16 and torch.isfinite(output).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ALL)
+def test_every_kind_of_model_and_condition_has_repeatable_passes(name):
+    model = ALL[name]()
+    assert len(output(model)) == 2
+    starts = {}
+    for seed in (0, 0, 1):
+        (forward,) = itertools.islice(family_of(model).calibration(model, 3, seed), 2, 3)
+        first, again = forward(model), forward(model)
+        assert len(first) == 3 and torch.isfinite(first).all() and torch.equal(first, again)
+        assert seed not in starts or torch.equal(starts[seed], first)
+        starts[seed] = first
+    assert not torch.equal(starts[0], starts[1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("make, scale", [(sd3, 1000), (wan, 1000), (flux, 1)])
+def test_flows_are_those_of_the_scheduler_of_diffusers(make, scale):
+    model = make()
+    found = sorted(inputs_of(model, STEPS, batch_size=1), key=lambda each: -each[1])
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(sigmas=np.linspace(1, 1 / STEPS, STEPS))
+    state = found[0][0]
+    for (expected, timestep, conditions), other in zip(found, scheduler.timesteps):
+        assert timestep == pytest.approx(float(other) * scale / 1000, rel=1e-5)
+        torch.testing.assert_close(state, expected, rtol=1e-4, atol=1e-4)
+        velocity = model(expected, timestep=torch.tensor([timestep]), return_dict=False, **conditions)[0]
+        state = scheduler.step(velocity, other, state).prev_sample
+
+
+def test_what_is_told_about_the_picture_stays_and_texts_are_drawn():
+    (_, _, first), (_, _, second) = inputs_of(xl_unet(), STEPS + 1)[::STEPS]
+    assert torch.equal(first["added_cond_kwargs"]["time_ids"], second["added_cond_kwargs"]["time_ids"])
+    assert first["added_cond_kwargs"]["time_ids"].tolist() == [[64, 64, 0, 0, 64, 64]] * 3
+    assert not torch.equal(first["added_cond_kwargs"]["text_embeds"], second["added_cond_kwargs"]["text_embeds"])
+    (_, _, first), (_, _, second) = inputs_of(flux(), STEPS + 1)[::STEPS]
+    assert first["guidance"].tolist() == [3.5] * 3 and first["img_ids"].shape == (256, 3)
+    assert torch.equal(first["img_ids"], second["img_ids"]) and first["img_ids"][-1].tolist() == [0, 15, 15]
+    assert not torch.equal(first["pooled_projections"], second["pooled_projections"])
+
+
+def test_channels_that_are_not_predicted_stay():
+    model = conditional_unet(in_channels=9, out_channels=4)
+    states = []
+
+    def record(state, timestep, return_dict, **conditions):
+        states.append(state)
+        return (state,)
+
+    for forward in itertools.islice(family_of(model).calibration(model, 2, 0), STEPS):
+        forward(record)
+    assert all(torch.equal(state[:, 4:], states[0][:, 4:]) for state in states)
+    assert not any(torch.equal(state[:, :4], states[0][:, :4]) for state in states[1:])
+
+
+def test_images_of_autoencoders_are_smooth_and_move_encoder_and_decoder():
+    images = smooth_images((64, 3, 64, 64), torch.Generator().manual_seed(0))
+    assert images.abs().max() <= 1 and 0.4 < images.std() < 0.5
+    spectrum = torch.fft.rfft2(images)[:, :, 0].abs().square().mean(dim=(0, 1))
+    assert 0.75 < float((spectrum[4] / spectrum[16]).sqrt() / 4) < 1.25  # amplitudes fall as 1 / frequency
+    report = gz.sensitivity(autoencoder(), (2,), num_samples=2, progress=False)
+    errors = {layer.name: layer.errors[2] for layer in report.layers}
+    assert errors["encoder.conv_in"] > 1e-6 and errors["decoder.conv_in"] > 1e-6
+
+
+def test_inputs_recorded_while_a_model_runs():
+    model = torch.nn.Linear(6, 3)
+    batches = [torch.randn(2, 6), torch.randn(4, 6)]
+    inputs = recorded_inputs(model, lambda: [model(batch) for batch in batches])
+    outputs = [forward(model) for forward in itertools.islice(inputs(model, 1, 0), 4)]
+    for half in (outputs[:2], outputs[2:]):
+        small, large = sorted(half, key=len)
+        assert torch.equal(small, model(batches[0])) and torch.equal(large, model(batches[1]))
+    assert not model._forward_pre_hooks
+    with pytest.raises(ValueError, match="the Linear was not run"):
+        recorded_inputs(model, lambda: None)
+
+
+def test_sensitivity_takes_inputs_and_those_of_the_method():
+    def inputs(model, batch_size, seed):
+        while True:
+            yield lambda module: module(torch.eye(6)[:batch_size])
+
+    def build():
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Linear(6, 12), torch.nn.ReLU(), torch.nn.Linear(12, 5))
+
+    with pytest.raises(ValueError, match="Sequential has no calibration inputs; give the method `inputs`"):
+        gz.sensitivity(build(), (2,), progress=False)
+    given = gz.sensitivity(build(), (2,), num_samples=6, inputs=inputs, progress=False)
+    method = gz.quantization.METHODS["gptq"](base="codebook", inputs=inputs)
+    config = gz.QuantizeConfig(method, granularity="channel")
+    own = gz.sensitivity(build(), (2,), config=config, num_samples=6, progress=False)
+    assert given.layers == own.layers and given.layers[0].errors[2] > 0

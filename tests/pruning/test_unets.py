@@ -23,6 +23,7 @@ from hf_ganzip.record import recorded_steps
 
 from ..conftest import run, tiny_generator, tiny_unet
 from ..hub import LocalHub
+from ..tiny_diffusion import xl_unet
 
 
 DDPM = {
@@ -72,6 +73,7 @@ MODELS = {
     "classes": lambda: tiny_unet(num_class_embeds=3),
     "scale and shift": lambda: tiny_unet(resnet_time_scale_shift="scale_shift"),
     "conditional": conditional,
+    "stable diffusion xl": xl_unet,
     "linear projection": lambda: conditional(use_linear_projection=True),
 }
 

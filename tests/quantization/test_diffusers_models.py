@@ -1,62 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models of diffusers besides UNet2DModel."""
+"""The models of diffusers: one of every family."""
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoModel, DiTTransformer2DModel, UNet2DConditionModel
+from diffusers import AutoModel
 
 import hf_ganzip as gz
-from hf_ganzip.families import family_of
 from hf_ganzip.quantization.packed import packed_modules
 
-from ..conftest import run
+from ..tiny_diffusion import FAMILIES, conditional_unet, output
 
 
 pytestmark = pytest.mark.processor
 
 
-def conditional_unet():
-    return UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        norm_num_groups=4,
-        layers_per_block=1,
-        cross_attention_dim=12,
-        attention_head_dim=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )
-
-
-def transformer():
-    return DiTTransformer2DModel(
-        sample_size=8, in_channels=4, num_layers=2, num_attention_heads=2, attention_head_dim=8, norm_num_groups=4
-    )
-
-
-def autoencoder():
-    return AutoencoderKL(
-        block_out_channels=(8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4,
-        sample_size=16,
-    )
-
-
-MODELS = {"conditional unet": conditional_unet, "transformer": transformer, "autoencoder": autoencoder}
-
-
-@torch.no_grad()
-def output(model):
-    args, kwargs = family_of(model).example_inputs(model)
-    return model.eval()(*args, return_dict=False, **kwargs)[0]
-
-
 @pytest.mark.parametrize("compute", ["dequantized", "packed"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_every_projection_and_convolution_is_packed_and_restored(name, compute, tmp_path):
-    model = MODELS[name]()
+    model = FAMILIES[name]()
     report = gz.quantize_(model, gz.QuantizeConfig(bits=3, compute=compute))
     assert all(
         "last block" in layer.skipped or "norm" in layer.skipped or "embedding" in layer.skipped
@@ -83,20 +44,11 @@ def test_a_lora_works_on_packed_weights_and_cannot_be_merged():
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     torch.manual_seed(0)
-    model = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=12,
-        attention_head_dim=2,
-        norm_num_groups=4,
-    ).eval()
+    model = conditional_unet()
     gz.quantize_(model, gz.QuantizeConfig(bits=4))
-    plain = run(model)
+    plain = output(model)
     model.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
-    assert not torch.equal(run(model), plain)
+    assert not torch.equal(output(model), plain)
     layer = next(m for m in model.modules() if isinstance(m, BaseTunerLayer) and packed_modules(m))
     with pytest.raises(RuntimeError, match="merging a LoRA.*dequantize_"):
         layer.merge()

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calibration inputs of any model: what it is given while a user's own code runs it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def recorded_inputs(
+    model: nn.Module, run: Callable[[], Any]
+) -> Callable[[nn.Module, int, int], Iterator[Callable[[nn.Module], Tensor]]]:
+    """Inputs for ``gptq``, ``latent_distill`` and :func:`~hf_ganzip.sensitivity`: those of every forward pass of ``model`` within ``run()``.
+
+    Args:
+        model: Any module, for example the denoiser of a pipeline.
+        run: Runs it; its result is ignored.
+
+    Returns:
+        Function (model, batch size, seed) -> endless forward passes in random order, each with the whole batch of the recorded one: the batch size is that of ``run``.
+
+    Raises:
+        ValueError: ``run()`` did not run the model.
+
+    Example:
+        >>> model = nn.Linear(3, 2)
+        >>> inputs = recorded_inputs(model, lambda: model(torch.ones(5, 3)))
+        >>> next(inputs(model, 1, 0))(model).shape
+        torch.Size([5, 2])
+    """
+    calls: list[tuple[tuple, dict]] = []
+    hook = model.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
+    try:
+        with torch.no_grad():
+            run()
+    finally:
+        hook.remove()
+    if not calls:
+        raise ValueError(f"recorded_inputs: the {type(model).__name__} was not run; `run` must call this very model.")
+
+    def inputs(model: nn.Module, batch_size: int, seed: int) -> Iterator[Callable[[nn.Module], Tensor]]:
+        generator = torch.Generator().manual_seed(seed)
+        while True:
+            for index in torch.randperm(len(calls), generator=generator).tolist():
+                args, kwargs = calls[index]
+                yield functools.partial(_output, args=args, kwargs=kwargs)
+
+    return inputs
+
+
+def _output(model: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
+    output = model(*args, **kwargs)
+    return output if isinstance(output, Tensor) else output[0]

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which layers need more bits, for models of a family and for others."""
+
+import fnmatch
+
+import pytest
+import torch
+from torch import nn
+
+import hf_ganzip as gz
+from hf_ganzip.families import FAMILIES, family_of, sensitive_layers
+from hf_ganzip.families.sensitive import sensitive_by_name
+
+from ..conftest import TINY, tiny_unet
+from ..test_transformers import text_encoder
+from ..tiny_diffusion import ALL, conditional_unet, flux, transformer, wan
+
+
+def layers(model):
+    """Names of what is quantized without any rule."""
+    config = gz.QuantizeConfig(skip_last_block=False, embeddings=True)
+    return list(gz.quantization.plan.plan_quantization(model, config).settings)
+
+
+def matched(model, patterns):
+    return [name for name in layers(model) if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+@pytest.fixture(scope="module")
+def tiny_models():
+    return [build() for build in {**TINY, **ALL}.values()]
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_every_pattern_is_of_some_layer_and_most_layers_are_of_none(name, tiny_models):
+    models = [model for model in tiny_models if FAMILIES[name] is family_of(model)]
+    if name == "UNet2DConditionModel":
+        models += [conditional_unet(num_class_embeds=4)]
+    found = {
+        pattern: sum(bool(matched(model, [pattern])) for model in models) for pattern in sensitive_layers(models[0])
+    }
+    missing = {pattern for pattern, count in found.items() if not count}
+    shared = {  # patterns for several classes
+        "UNet2DModel": {"add_embedding.*", "encoder_hid_proj*"},
+        "SD3Transformer2DModel": {"x_embedder"},
+        "FluxTransformer2DModel": {"pos_embed.proj"},
+    }
+    assert missing == shared.get(name, set())
+    assert len(matched(models[0], sensitive_layers(models[0]))) <= len(layers(models[0])) / 2
+
+
+@pytest.mark.parametrize("make", [tiny_unet, conditional_unet, transformer, flux, wan])
+def test_names_alone_find_what_a_family_knows(make):
+    model = make()
+    assert set(matched(model, sensitive_layers(model))) <= set(sensitive_by_name(model))
+
+
+def test_a_model_of_no_family():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.to_q, self.caption_projection, self.norm1 = nn.Linear(4, 4), nn.Linear(4, 8), nn.LayerNorm(4)
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.entry, self.t_embedder = nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 4))
+            self.blocks, self.norm = nn.ModuleList([Block(), Block()]), nn.LayerNorm(4)
+            self.exit = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+
+    expected = (
+        "entry",
+        "t_embedder.0",
+        "t_embedder.2",
+        "blocks.0.caption_projection",
+        "blocks.1.caption_projection",
+        "exit",
+    )
+    model = Model()
+    assert sensitive_layers(model) == expected
+    gz.quantize_(model)
+    assert sensitive_layers(model) == expected
+    assert sensitive_layers(nn.ReLU()) == ()
+    assert "encoder.layers.1.mlp.fc2" in sensitive_layers(text_encoder())
+
+
+def test_what_is_sensitive_in_the_bundled_models_is_so():
+    """Errors at 3 bits per byte saved, of the layers named and of the others."""
+    for name, bits in (("stylegan2-fashion-mnist", 3), ("ddpm-fashion-mnist", 3)):
+        model = gz.load_model(name)
+        report = gz.sensitivity(
+            model,
+            (bits,),
+            num_samples=2,
+            config=gz.QuantizeConfig("codebook", granularity="channel", skip_last_block=False),
+            progress=False,
+        )
+        named = set(matched(model, sensitive_layers(model)))
+        per_byte = {layer.name: layer.errors[bits] / layer.weights for layer in report.layers}
+        of = [
+            torch.tensor([value for each, value in per_byte.items() if (each in named) == chosen])
+            for chosen in (True, False)
+        ]
+        assert of[0].median() > 5 * of[1].median(), name
