@@ -226,9 +226,13 @@ class TestCriteria:
         for index in torch.multinomial(share, 3, replacement=True, generator=generator).tolist():
             moved = model.synthesize(ws + 5 * axes[index], **draw).detach()
             gradients = torch.autograd.grad((moved - model.synthesize(ws, **draw)).abs().mean(), weights)
-            scores.append([each.abs().flatten(2).mean(dim=(0, 2)) if each.ndim > 2 else each.abs().mean(0) for each in gradients])
+            scores.append(
+                [each.abs().flatten(2).mean(dim=(0, 2)) if each.ndim > 2 else each.abs().mean(0) for each in gradients]
+            )
         for channels, each in zip(sets, zip(*scores)):
-            torch.testing.assert_close(found[channels.name], torch.stack(each).var(dim=0, correction=0), rtol=1e-3, atol=0)
+            torch.testing.assert_close(
+                found[channels.name], torch.stack(each).var(dim=0, correction=0), rtol=1e-3, atol=0
+            )
 
     def test_dcp_takes_a_tenth_of_the_papers_samples_by_default(self):
         """5000 took 155 s on the bundled generator; docs/pruning.md has what the tenth costs in rank."""

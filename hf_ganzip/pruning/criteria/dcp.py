@@ -55,7 +55,9 @@ class DCP:
         if not hasattr(model, "mapping"):
             raise ValueError(f"dcp needs a style space; {type(model).__name__} has none.")
         if not self.strength:
-            raise ValueError("dcp: strength is 0; allowed are other numbers: without a step in style space nothing differs.")
+            raise ValueError(
+                "dcp: strength is 0; allowed are other numbers: without a step in style space nothing differs."
+            )
         generator = torch.Generator().manual_seed(self.seed)
         # channels_last spares every gradient its way back to the format of the weights, a seventh of the time on a CPU
         model = copy.deepcopy(model).eval().requires_grad_(False).to(memory_format=torch.channels_last)
@@ -81,7 +83,9 @@ class DCP:
         with torch.no_grad():
             ws = model.mapping(*latents(model, self.batch_size, generator))
         chosen = torch.multinomial(share.cpu(), self.directions, replacement=True, generator=generator)
-        together = max(1, _PIXELS_AT_ONCE // (self.batch_size * model.config.resolution**2)) if self.stop_gradient else 1
+        together = (
+            max(1, _PIXELS_AT_ONCE // (self.batch_size * model.config.resolution**2)) if self.stop_gradient else 1
+        )
         found: list[list[Tensor]] = []
         for part in chosen.split(together):
             noise = [(self._noise(model, generator), self._noise(model, generator)) for _ in part]
@@ -96,9 +100,7 @@ class DCP:
     def _noise(self, model: nn.Module, generator: torch.Generator) -> list[Tensor]:
         """Noise (batch_size, 1, H, W) of every layer with noise, in the order in which one pass draws them; none but if it is random."""
         sizes = [layer.noise_const.shape[-2:] for layer in _noisy(model)] if self.noise_mode == "random" else []
-        return [
-            randn_tensor((self.batch_size, 1, *size), generator=generator, device=model.device) for size in sizes
-        ]
+        return [randn_tensor((self.batch_size, 1, *size), generator=generator, device=model.device) for size in sizes]
 
     def _images(self, model: nn.Module, ws: Tensor, noise: list[Tensor]) -> Tensor:
         """Images of styles with given noise, which takes the place of what the model stores."""
