@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from diffusers import ModelMixin
 
-from . import models
 from .alignment import align_
 from .components import network_of
 from .hub import HUB_OPTIONS, network_folder
 from .images import to_model_range
+from .models.base import class_named
 from .pruning import PruneConfig, PruneReport, prune_
 from .pruning.criteria import CRITERIA
 from .quantization import QuantizeConfig, quantize_
@@ -76,11 +76,9 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 
 def _class_of(config: Mapping[str, Any], source: Any) -> type[ModelMixin]:
-    import diffusers
-
     name = config.get("_class_name", "")
-    cls = getattr(models, name, None) or getattr(diffusers, name, None)
-    if not (isinstance(cls, type) and issubclass(cls, ModelMixin)):
+    cls: type[ModelMixin] | None = class_named(name)
+    if cls is None:
         raise ValueError(f"{source} names the class {name!r}, which neither hf_ganzip nor diffusers has.")
     return cls
 

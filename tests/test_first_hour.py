@@ -404,6 +404,24 @@ def test_packed_models_sample_at_full_speed_and_are_given_back_as_they_were():
     assert all(layer._dequantized is None for layer in layers[1:])
 
 
+def test_packed_models_translate_at_full_speed(tmp_path):
+    import torch
+
+    import hf_ganzip as gz
+    from hf_ganzip.quantization.packed import packed_modules
+
+    from .conftest import tiny_ugatit
+
+    model = tiny_ugatit()
+    gz.quantize_(model, gz.QuantizeConfig(bits=4))
+    gz.set_compute_(model, "packed")
+    layers, seen = list(packed_modules(model).values()), []
+    model.register_forward_pre_hook(lambda *_: seen.append({layer.packed_compute for layer in layers}))
+    gz.ImageTranslationPipeline(model)(torch.rand(3, 3, 16, 16), max_batch_size=2, output_type="latent")
+    assert seen == [{"dequantized"}] * 2
+    assert all(layer.packed_compute == "packed" and layer._dequantized is None for layer in layers)
+
+
 # --- training and fine-tuning
 
 
@@ -578,6 +596,18 @@ class TestReports:
         assert "parameters" in head and "synthesis" not in head
         assert folded.count("<tr>") == len(report.sets) + 1 and report.sets[0].name in folded
         assert report.to_pandas()["after"].tolist() == [each.after for each in report.sets]
+
+    def test_the_report_of_a_pipeline_shows_its_components(self):
+        import hf_ganzip as gz
+
+        from .conftest import tiny_generator
+
+        report = gz.quantize_(gz.GANPipeline(tiny_generator()))
+        assert len(repr(report).splitlines()) <= 3
+        assert f"generator {report['generator'].bytes_before:,} ->" in repr(report)
+        assert "generator: weights" in report._repr_html_()
+        layers = [layer.name for layer in report["generator"].layers]
+        assert report.to_pandas()[["component", "name"]].values.tolist() == [["generator", name] for name in layers]
 
 
 def test_a_grid_of_samples_is_readable_and_its_rows_have_names(tmp_path):

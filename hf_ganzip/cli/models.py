@@ -116,6 +116,7 @@ def translate(
     from tqdm.auto import tqdm
 
     from ..pipelines import ImageTranslationPipeline
+    from ..quantization.packed import computing
 
     files = _image_files(images, output_dir)
     refuse_unwritable(output_dir)
@@ -125,7 +126,8 @@ def translate(
     pipeline = ImageTranslationPipeline(opened)
     pipeline.set_progress_bar_config(disable=True)
     output_dir.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(files), desc="translate", unit="image", disable=quiet) as bar:
+    bar = tqdm(total=len(files), desc="translate", unit="image", disable=quiet)
+    with computing(opened, "dequantized"), bar:
         for start in range(0, len(files), batch_size):
             chunk = files[start : start + batch_size]
             output = pipeline([_read_image(file) for file in chunk], max_batch_size=batch_size)
