@@ -572,6 +572,50 @@ def test_a_token_for_the_hub_is_used_and_told_to_no_tracker(tmp_path, monkeypatc
     assert pushed == ["secret"] and told[0]["seed"] == 0 and "secret" not in str(told)
 
 
+# --- slips
+
+
+def test_slips_lead_to_what_was_meant():
+    import torch
+
+    import hf_ganzip as gz
+
+    from .conftest import tiny_generator
+
+    with pytest.raises(AttributeError, match="no attribute 'quantize'. Did you mean 'quantize_'?"):
+        gz.quantize  # noqa: B018
+    for verb in (gz.prune_, gz.refine_, gz.sensitivity):
+        with pytest.raises(
+            TypeError, match=r"'small' is a name; allowed are a model and a pipeline: load_model\('small'\)"
+        ):
+            verb("small")
+    with pytest.raises(TypeError, match=r"generator is 0; allowed is a source: torch.Generator\(\).manual_seed\(0\)"):
+        gz.GANPipeline(tiny_generator())(generator=0)
+    bundled = gz.GANPipeline.from_pretrained("stylegan2-fashion-mnist")
+    named, numbered = (
+        bundled(class_labels=label, generator=torch.Generator().manual_seed(0), output_type="latent").images
+        for label in ("bag", 8)
+    )
+    assert torch.equal(named, numbered)
+
+
+def test_training_images_that_are_not_here_are_no_matter_of_the_hub(tmp_path):
+    flags = ("--train_data_dir", tmp_path / "nothere", "--output_dir", tmp_path / "run", "--max_train_steps", 1)
+    with pytest.raises(FileNotFoundError, match="--train_data_dir is .*nothere; there is no such folder"):
+        run_example("train_ddpm", *flags)
+
+
+def test_quiet_is_quiet_and_one_image_is_one(call, tmp_path):
+    """Nothing but errors on standard error, nothing on standard output."""
+    bundled, real = "stylegan2-fashion-mnist", "fashion-mnist-test-5000"
+    flags = ("--method", "gptq", "--option", "gptq.batches=4", "--bits", "4", "--num-samples", "130", "--draws", "1")
+    code, out, err = call("study", bundled, "--reference", real, "--output-dir", tmp_path / "study", *flags, "-q")
+    assert (code, out, err) == (0, "", "")
+    code, _, err = call("evaluate", real, bundled, "--num-samples", "150", "--metric", "knn", "-q")
+    assert (code, err) == (0, "")
+    assert "1 image written to" in call("sample", bundled, tmp_path / "one.png", "--num-samples", "1")[1]
+
+
 # --- reports and pictures
 
 

@@ -140,7 +140,7 @@ def translate(
             bar.update(len(chunk))
     if as_json:
         return print_json({"output": str(output_dir), "num_images": len(files), "heatmaps": heatmaps})
-    say(f"{len(files)} images written to {output_dir}")
+    say(f"{_count(len(files))} written to {output_dir}")
 
 
 def _image_files(paths: list[Path], output_dir: Path) -> list[Path]:
@@ -261,7 +261,7 @@ def sample(
     if as_json:
         told = {"prompts": prompts} if prompts else {}
         return print_json({"output": str(output), "num_samples": num_samples, "seed": seed} | told)
-    say(f"{num_samples} images written to {output}")
+    say(f"{_count(num_samples)} written to {output}")
 
 
 def _prompts(given: list[str] | None, file: Path | None) -> list[str]:
@@ -297,6 +297,10 @@ def _save_images(images: Any, labels: Any, names: Sequence[str] | None, output: 
     output.mkdir(parents=True, exist_ok=True)
     for i, image in enumerate(images):
         image_grid(image[None], 1, padding=0, scale=1).save(output / f"{i:06d}.png")
+
+
+def _count(images: int) -> str:
+    return f"{images} image{'s' * (images != 1)}"
 
 
 def _is_file_ending(suffix: str) -> bool:

@@ -131,7 +131,9 @@ def check_latents(z: Tensor, z_dim: int) -> None:
 
 
 def check_sources(generator: RandomSource, count: int) -> None:
-    """Raise ValueError for a list of random sources, also of one entry, that has not one per sample."""
+    """Raise ValueError for a list of random sources, also of one entry, that has not one per sample; TypeError for a seed."""
+    if isinstance(generator, int):
+        raise TypeError(f"generator is {generator}; allowed is a source: torch.Generator().manual_seed({generator}).")
     if isinstance(generator, list) and len(generator) != count:
         raise ValueError(
             f"generator is a list of {len(generator)} for {count} samples; allowed are one per sample, or one generator "
