@@ -21,16 +21,14 @@ test: $(READY)
 test-all: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "process and not slow" tests
 
-# What depends on the processor's kernels, with those of other processors: on one thread, and on two with gradients recorded.
+# What depends on the processor's kernels, with those of other processors: on one thread (two tests at a time) and on two, each without gradients and with.
 KERNELS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=SSE41 ONEDNN_MAX_CPU_ISA=AVX2 ONEDNN_MAX_CPU_ISA=AVX512_CORE
 test-processors: $(READY)
-	failed=; for kernels in $(KERNELS); do \
-		for rest in "OMP_NUM_THREADS=1" "OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE TEST_WITH_GRADIENTS=yes"; do \
-			echo "$$kernels $$rest"; \
-			env $$kernels $$rest $(BIN)/python -m pytest -q -m "processor and not process" \
-				$$(grep -rl --include='test_*.py' mark.processor tests) || failed="$$failed ($$kernels $$rest)"; \
-		done; \
-	done; test -z "$$failed" || { echo "failed with$$failed"; exit 1; }
+	failed=; for kernels in $(KERNELS); do for gradients in "" TEST_WITH_GRADIENTS=yes; do for threads in 1 2; do \
+		case=$$(echo $$kernels OMP_NUM_THREADS=$$threads $$gradients); echo "$$case"; \
+		env $$case OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n $$((2 / threads)) --dist worksteal -m "processor and not process" \
+			$$(grep -rl --include='test_*.py' mark.processor tests) || failed="$$failed ($$case)"; \
+	done; done; done; test -z "$$failed" || { echo "failed with$$failed"; exit 1; }
 
 # The tests against torchvision, torch-fidelity and lpips, too: a CUDA build of torch, 6 GB.
 test-peers: .venv-peers/ready

@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from .post_import import when_imported
+from .registry import suggestion
 
 
 __version__ = "0.1.0"
@@ -87,7 +88,7 @@ __all__ = [*_NAMES]
 
 def __getattr__(name: str):
     if name not in _NAMES:
-        raise AttributeError(f"module 'hf_ganzip' has no attribute {name!r}")
+        raise AttributeError(f"module 'hf_ganzip' has no attribute {name!r}.{suggestion(_NAMES, name)}")
     value = getattr(importlib.import_module(f".{_NAMES[name]}", __name__), name)
     globals()[name] = value
     return value

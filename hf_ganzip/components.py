@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -68,8 +69,13 @@ def network_of(model: Any) -> Any:
     """The denoiser of a pipeline, anything else as it is.
 
     Raises:
+        TypeError: The name of a model.
         ValueError: A pipeline with no denoiser, or with several.
     """
+    if isinstance(model, (str, Path)):
+        raise TypeError(
+            f"{str(model)!r} is a name; allowed are a model and a pipeline: load_model({str(model)!r}) opens one."
+        )
     if not is_pipeline(model):
         return model
     found = networks_of(model)

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from diffusers import ModelMixin
 
-from . import models
 from .alignment import align_
 from .components import network_of
 from .hub import HUB_OPTIONS, network_folder
 from .images import to_model_range
+from .models.base import class_named
 from .pruning import PruneConfig, PruneReport, prune_
 from .pruning.criteria import CRITERIA
 from .quantization import QuantizeConfig, quantize_
@@ -76,11 +76,9 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 
 def _class_of(config: Mapping[str, Any], source: Any) -> type[ModelMixin]:
-    import diffusers
-
     name = config.get("_class_name", "")
-    cls = getattr(models, name, None) or getattr(diffusers, name, None)
-    if not (isinstance(cls, type) and issubclass(cls, ModelMixin)):
+    cls: type[ModelMixin] | None = class_named(name)
+    if cls is None:
         raise ValueError(f"{source} names the class {name!r}, which neither hf_ganzip nor diffusers has.")
     return cls
 
@@ -124,18 +122,18 @@ def read_recipe(path: str | Path) -> list[dict[str, Any]]:
     """
     import yaml
 
-    path = Path(path)
-    if path.name == str(path) and not (path.suffix or path.exists()):
-        path = lookup(recipes(), str(path), "recipe")
-    if not path.is_file():
-        raise FileNotFoundError(f"recipe is {path}; there is no such file.")
+    file = Path(path)
+    if file.name == str(file) and not (file.suffix or file.exists()):
+        file = Path(lookup(recipes(), str(file), "recipe"))
+    if not file.is_file():
+        raise FileNotFoundError(f"recipe is {file}; there is no such file.")
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {error}") from error
+        raise ValueError(f"{file} is no YAML: {error}") from error
     steps = found.get("steps") if isinstance(found, dict) else found
     if not isinstance(steps, list) or not all(isinstance(step, dict) and "step" in step for step in steps):
-        raise ValueError(f"{path} is no recipe: a list of steps, each with `step:` and options.")
+        raise ValueError(f"{file} is no recipe: a list of steps, each with `step:` and options.")
     return steps
 
 

@@ -98,6 +98,40 @@ def test_evaluate_takes_options_of_metrics(call, tmp_path):
     assert found["kernel_distance"]["subset_size"] == 4
 
 
+def test_text_to_image_pipelines_sample_prompts(call, folder, tmp_path):
+    pytest.importorskip("transformers")
+    from .test_transformers import tiny_pipeline
+
+    tiny_pipeline(tmp_path / "tokenizer").save_pretrained(tmp_path / "pipe")
+    (tmp_path / "prompts.txt").write_text("b\n\n")
+    flags = ("--prompt", "a", "--prompts-file", tmp_path / "prompts.txt", "--steps", 2, "--guidance-scale", 3)
+
+    def pictures(name, *more):
+        code, out, err = call("sample", tmp_path / "pipe", tmp_path / name, *flags, "--json", *more)
+        assert code == 0, err
+        files = sorted((tmp_path / name).glob("*.png"))
+        return [np.asarray(Image.open(file)) for file in files], json.loads(out)
+
+    two, told = pictures("two")
+    assert told["num_samples"] == 2 and told["prompts"] == ["a", "b"] and two[0].shape == (16, 16, 3)
+    four, _ = pictures("four", "--num-samples", 4, "--batch-size", 3)
+    assert len(four) == 4 and all(abs(a.astype(int) - b).max() <= 1 for a, b in zip(two, four))
+    assert (four[0] != four[2]).any()
+    assert (pictures("other", "--seed", 1)[0][0] != two[0]).any()
+    assert (
+        call("sample", tmp_path / "pipe", tmp_path / "grid.png", *flags)[0] == 0 and (tmp_path / "grid.png").is_file()
+    )
+    for model, more, message in (
+        ("pipe", (), "draws what it is told: set --prompt or --prompts-file"),
+        ("pipe", ("--prompt", "a", "--class-label", 1), "which takes prompts; leave out --class-label"),
+        (folder, ("--prompt", "a"), "is no text-to-image pipeline; leave out --prompt"),
+        (folder, ("--guidance-scale", 2), "leave out --guidance-scale"),
+        (folder, ("--prompts-file", tmp_path / "none.txt"), "none.txt"),
+    ):
+        code, _, err = call("sample", tmp_path / model, tmp_path / "x.png", *more)
+        assert code == 1 and message in err and len(err.splitlines()) == 1
+
+
 def test_pipelines_are_taken_like_their_network(call, tmp_path):
     DDPMPipeline(tiny_unet(in_channels=1, out_channels=1), DDPMScheduler()).save_pretrained(tmp_path / "pipe")
     code, out, _ = call("info", tmp_path / "pipe")

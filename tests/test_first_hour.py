@@ -404,6 +404,24 @@ def test_packed_models_sample_at_full_speed_and_are_given_back_as_they_were():
     assert all(layer._dequantized is None for layer in layers[1:])
 
 
+def test_packed_models_translate_at_full_speed(tmp_path):
+    import torch
+
+    import hf_ganzip as gz
+    from hf_ganzip.quantization.packed import packed_modules
+
+    from .conftest import tiny_ugatit
+
+    model = tiny_ugatit()
+    gz.quantize_(model, gz.QuantizeConfig(bits=4))
+    gz.set_compute_(model, "packed")
+    layers, seen = list(packed_modules(model).values()), []
+    model.register_forward_pre_hook(lambda *_: seen.append({layer.packed_compute for layer in layers}))
+    gz.ImageTranslationPipeline(model)(torch.rand(3, 3, 16, 16), max_batch_size=2, output_type="latent")
+    assert seen == [{"dequantized"}] * 2
+    assert all(layer.packed_compute == "packed" and layer._dequantized is None for layer in layers)
+
+
 # --- training and fine-tuning
 
 
@@ -554,6 +572,50 @@ def test_a_token_for_the_hub_is_used_and_told_to_no_tracker(tmp_path, monkeypatc
     assert pushed == ["secret"] and told[0]["seed"] == 0 and "secret" not in str(told)
 
 
+# --- slips
+
+
+def test_slips_lead_to_what_was_meant():
+    import torch
+
+    import hf_ganzip as gz
+
+    from .conftest import tiny_generator
+
+    with pytest.raises(AttributeError, match="no attribute 'quantize'. Did you mean 'quantize_'?"):
+        gz.quantize  # noqa: B018
+    for verb in (gz.prune_, gz.refine_, gz.sensitivity):
+        with pytest.raises(
+            TypeError, match=r"'small' is a name; allowed are a model and a pipeline: load_model\('small'\)"
+        ):
+            verb("small")
+    with pytest.raises(TypeError, match=r"generator is 0; allowed is a source: torch.Generator\(\).manual_seed\(0\)"):
+        gz.GANPipeline(tiny_generator())(generator=0)
+    bundled = gz.GANPipeline.from_pretrained("stylegan2-fashion-mnist")
+    named, numbered = (
+        bundled(class_labels=label, generator=torch.Generator().manual_seed(0), output_type="latent").images
+        for label in ("bag", 8)
+    )
+    assert torch.equal(named, numbered)
+
+
+def test_training_images_that_are_not_here_are_no_matter_of_the_hub(tmp_path):
+    flags = ("--train_data_dir", tmp_path / "nothere", "--output_dir", tmp_path / "run", "--max_train_steps", 1)
+    with pytest.raises(FileNotFoundError, match="--train_data_dir is .*nothere; there is no such folder"):
+        run_example("train_ddpm", *flags)
+
+
+def test_quiet_is_quiet_and_one_image_is_one(call, tmp_path):
+    """Nothing but errors on standard error, nothing on standard output."""
+    bundled, real = "stylegan2-fashion-mnist", "fashion-mnist-test-5000"
+    flags = ("--method", "gptq", "--option", "gptq.batches=4", "--bits", "4", "--num-samples", "130", "--draws", "1")
+    code, out, err = call("study", bundled, "--reference", real, "--output-dir", tmp_path / "study", *flags, "-q")
+    assert (code, out, err) == (0, "", "")
+    code, _, err = call("evaluate", real, bundled, "--num-samples", "150", "--metric", "knn", "-q")
+    assert (code, err) == (0, "")
+    assert "1 image written to" in call("sample", bundled, tmp_path / "one.png", "--num-samples", "1")[1]
+
+
 # --- reports and pictures
 
 
@@ -578,6 +640,18 @@ class TestReports:
         assert "parameters" in head and "synthesis" not in head
         assert folded.count("<tr>") == len(report.sets) + 1 and report.sets[0].name in folded
         assert report.to_pandas()["after"].tolist() == [each.after for each in report.sets]
+
+    def test_the_report_of_a_pipeline_shows_its_components(self):
+        import hf_ganzip as gz
+
+        from .conftest import tiny_generator
+
+        report = gz.quantize_(gz.GANPipeline(tiny_generator()))
+        assert len(repr(report).splitlines()) <= 3
+        assert f"generator {report['generator'].bytes_before:,} ->" in repr(report)
+        assert "generator: weights" in report._repr_html_()
+        layers = [layer.name for layer in report["generator"].layers]
+        assert report.to_pandas()[["component", "name"]].values.tolist() == [["generator", name] for name in layers]
 
 
 def test_a_grid_of_samples_is_readable_and_its_rows_have_names(tmp_path):

@@ -10,7 +10,16 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models import AutoencoderKL
 from diffusers.quantizers import PipelineQuantizationConfig
-from transformers import AutoModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    T5Config,
+    T5EncoderModel,
+)
 
 import hf_ganzip as gz
 from hf_ganzip.quantization.packed import packed_modules
@@ -140,6 +149,24 @@ def test_output_embeddings_that_share_their_weight_stay():
     model = GPT2LMHeadModel(GPT2Config(vocab_size=30, n_positions=8, n_embd=8, n_layer=1, n_head=2))
     with pytest.raises(ValueError, match="nothing to quantize"):  # its layers are transformers' own Conv1D
         gz.quantize_(model, gz.QuantizeConfig(bits=4))
+
+
+@pytest.mark.parametrize("while_loading", [False, True])
+def test_embeddings_that_encoder_and_decoder_share_are_restored(while_loading, tmp_path):
+    """T5 ties the tables of its stacks, which transformers wants to be parameters."""
+    torch.manual_seed(0)
+    config, tokens = gz.QuantizeConfig(bits=4, embeddings=True), torch.arange(8)[None]
+    model = T5EncoderModel(T5Config(vocab_size=16, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2)).eval()
+    if while_loading:
+        model.save_pretrained(tmp_path / "full")
+        model = T5EncoderModel.from_pretrained(tmp_path / "full", quantization_config=gz.GanzipConfig.of(config))
+    else:
+        gz.quantize_(model, config)
+    model.save_pretrained(tmp_path / "small")
+    restored = T5EncoderModel.from_pretrained(tmp_path / "small")
+    assert {"shared", "encoder.embed_tokens"} <= packed_modules(restored).keys()
+    with torch.no_grad():
+        assert torch.equal(restored(tokens).last_hidden_state, model(tokens).last_hidden_state)
 
 
 def tiny_pipeline(folder):

@@ -76,7 +76,7 @@ def evaluate(
     device: Annotated[
         str | None, typer.Option(help="Of the extractor and of a model: cpu, cuda, cuda:1 ...; default: cpu.")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
     cache: Annotated[bool, typer.Option(help="Keep features of images on disk (HF_GANZIP_CACHE).")] = True,
     as_json: Json = False,
 ) -> None:

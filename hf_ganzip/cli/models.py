@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import difflib
 import mimetypes
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .opening import Place, open_model
+from .opening import Place, open_model, open_whole, prompted_pipeline
 from .shared import (
     BatchSize,
     Device,
@@ -24,6 +25,7 @@ from .shared import (
     app,
     print_json,
     refuse_full,
+    refuse_options,
     refuse_unwritable,
     say,
 )
@@ -116,6 +118,7 @@ def translate(
     from tqdm.auto import tqdm
 
     from ..pipelines import ImageTranslationPipeline
+    from ..quantization.packed import computing
 
     files = _image_files(images, output_dir)
     refuse_unwritable(output_dir)
@@ -125,7 +128,8 @@ def translate(
     pipeline = ImageTranslationPipeline(opened)
     pipeline.set_progress_bar_config(disable=True)
     output_dir.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(files), desc="translate", unit="image", disable=quiet) as bar:
+    bar = tqdm(total=len(files), desc="translate", unit="image", disable=quiet)
+    with computing(opened, "dequantized"), bar:
         for start in range(0, len(files), batch_size):
             chunk = files[start : start + batch_size]
             output = pipeline([_read_image(file) for file in chunk], max_batch_size=batch_size)
@@ -136,7 +140,7 @@ def translate(
             bar.update(len(chunk))
     if as_json:
         return print_json({"output": str(output_dir), "num_images": len(files), "heatmaps": heatmaps})
-    say(f"{len(files)} images written to {output_dir}")
+    say(f"{_count(len(files))} written to {output_dir}")
 
 
 def _image_files(paths: list[Path], output_dir: Path) -> list[Path]:
@@ -192,16 +196,28 @@ def sample(
     output: Annotated[
         Path, typer.Argument(help="PNG, JPEG or WebP file for a grid, or new folder for one PNG per image.")
     ],
-    num_samples: Annotated[int, typer.Option(min=1, help="Number of images.")] = 64,
+    num_samples: Annotated[
+        int | None, typer.Option(min=1, help="Number of images; default: 64, of prompts one each.")
+    ] = None,
     seed: Seed = 0,
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", help="What a text-to-image pipeline draws; repeatable.")
+    ] = None,
+    prompts_file: Annotated[Path | None, typer.Option(help="Text file with a prompt on each line.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="With prompts; default: the pipeline's own.")] = None,
     truncation_psi: Annotated[float, typer.Option(help="Of GANs; 1 = no truncation.")] = 1.0,
     class_label: Annotated[int | None, typer.Option(help="One class for all; default: all classes in turn.")] = None,
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="Of DDIM, for diffusion models.")] = 50,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, help="Of diffusion; default: 50 of DDIM, with prompts the pipeline's own."),
+    ] = None,
     clip_sample: Annotated[
         bool,
         typer.Option(help="For diffusion models: clip predicted images in every step (the figures of cards do not)."),
     ] = False,
-    batch_size: BatchSize = 100,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images per forward pass; default: 100, with prompts 1.")
+    ] = None,
     subfolder: Subfolder = None,
     revision: Revision = None,
     device: Device = None,
@@ -209,36 +225,82 @@ def sample(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Sample images from a GAN generator or a diffusion UNet."""
+    """Sample images from a GAN generator, a diffusion UNet or a text-to-image pipeline."""
     from ..assets import class_names
-    from ..evaluation.sampling import sample_images
+
+    if output.suffix.lower() not in _IMAGES and _is_file_ending(output.suffix.lower()):
+        raise typer.BadParameter(f"{output} is no folder; files of grids end in {', '.join(_IMAGES)}.")
+    refuse_unwritable(output.parent) if output.suffix.lower() in _IMAGES else refuse_full(output)
+    place = Place(subfolder, revision, device, dtype)
+    prompts = _prompts(prompt, prompts_file)
+    common: dict[str, Any] = {"seed": seed, "progress": not quiet}
+    name = prompted_pipeline(model, place)
+    if name:
+        others = {"truncation_psi": truncation_psi != 1, "class_label": class_label is not None}
+        refuse_options(others | {"clip_sample": clip_sample}, f"{model} is a {name}, which takes prompts")
+        if not prompts:
+            raise ValueError(f"{model} is a {name}, which draws what it is told: set --prompt or --prompts-file.")
+        from ..evaluation.prompt_sampling import sample_prompts
+
+        whole, _ = open_whole(model, None, place)
+        common |= {"steps": steps, "guidance_scale": guidance_scale, "batch_size": batch_size or 1}
+        num_samples = num_samples or len(prompts)
+        images, labels = sample_prompts(whole.to(device or "cpu"), prompts, num_samples, **common)
+        names = prompts
+    else:
+        others = {"prompt": bool(prompts), "guidance_scale": guidance_scale is not None}
+        refuse_options(others, f"{model} is no text-to-image pipeline")
+        from ..evaluation.sampling import sample_images
+
+        num_samples = num_samples or 64
+        common |= {"truncation_psi": truncation_psi, "class_label": class_label, "clip_sample": clip_sample}
+        common |= {"steps": steps or 50, "batch_size": batch_size or 100}
+        images, labels = sample_images(open_model(model, place), num_samples, **common)
+        names = class_names(model)
+    _save_images(images, labels, names, output)
+    if as_json:
+        told = {"prompts": prompts} if prompts else {}
+        return print_json({"output": str(output), "num_samples": num_samples, "seed": seed} | told)
+    say(f"{_count(num_samples)} written to {output}")
+
+
+def _prompts(given: list[str] | None, file: Path | None) -> list[str]:
+    """All prompts, those of the file last.
+
+    Raises:
+        ValueError: The file has none, or is no text.
+        FileNotFoundError: There is no such file.
+    """
+    try:
+        lines = [] if file is None else file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no text in UTF-8.") from error
+    read = [line.strip() for line in lines if line.strip()]
+    if file is not None and not read:
+        raise ValueError(f"{file} has no prompts; it needs one on each line.")
+    return [*(given or ()), *read]
+
+
+def _save_images(images: Any, labels: Any, names: Sequence[str] | None, output: Path) -> None:
+    """A grid with a row of its own for every label, or one file for every image."""
     from ..plotting import class_rows, image_grid, save_image_grid
 
-    grid = output.suffix.lower() in _IMAGES
-    if not grid and _is_file_ending(output.suffix.lower()):
-        raise typer.BadParameter(f"{output} is no folder; files of grids end in {', '.join(_IMAGES)}.")
-    refuse_unwritable(output.parent) if grid else refuse_full(output)
-    options: dict[str, Any] = {"truncation_psi": truncation_psi, "class_label": class_label}
-    options |= {"steps": steps, "clip_sample": clip_sample}
-    options |= {"batch_size": batch_size, "progress": not quiet}
-    opened = open_model(model, Place(subfolder, revision, device, dtype))
-    images, labels = sample_images(opened, num_samples, seed=seed, **options)
-    if grid:
+    if output.suffix.lower() in _IMAGES:
         output.parent.mkdir(parents=True, exist_ok=True)
-        columns, names = min(10, num_samples), []
+        columns, texts = min(10, len(images)), []
         if labels is not None:
             columns = min(columns, int(labels.bincount().max()))
             images, starts = class_rows(images, labels, columns)
-            known = class_names(model)
-            names = ["" if i is None else known[i] if known else f"class {i}" for i in starts]
-        save_image_grid(images, output, columns=columns, row_labels=names)
-    else:
-        output.mkdir(parents=True, exist_ok=True)
-        for i, image in enumerate(images):
-            image_grid(image[None], 1, padding=0, scale=1).save(output / f"{i:06d}.png")
-    if as_json:
-        return print_json({"output": str(output), "num_samples": num_samples, "seed": seed})
-    say(f"{num_samples} images written to {output}")
+            texts = ["" if i is None else names[i] if names else f"class {i}" for i in starts]
+        save_image_grid(images, output, columns=columns, row_labels=texts)
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(images):
+        image_grid(image[None], 1, padding=0, scale=1).save(output / f"{i:06d}.png")
+
+
+def _count(images: int) -> str:
+    return f"{images} image{'s' * (images != 1)}"
 
 
 def _is_file_ending(suffix: str) -> bool:

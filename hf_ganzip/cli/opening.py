@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,19 @@ def open_whole(model: str, components: Sequence[str] | None, place: Place) -> tu
         align_(network)
         network.to(place.device or "cpu")
     return whole, networks
+
+
+def prompted_pipeline(model: str, place: Place) -> str:
+    """The class of a pipeline that draws what prompts say, read off its files; "" for anything else."""
+    import diffusers
+
+    from ..evaluation.prompt_sampling import takes_prompts
+    from ..hub import PIPELINE_FILES, model_folder
+
+    index = model_folder(model, patterns=PIPELINE_FILES[:1], **place.hub_options(model)) / "model_index.json"
+    name = json.loads(index.read_text(encoding="utf-8")).get("_class_name", "") if index.is_file() else ""
+    cls = getattr(diffusers, str(name), None)
+    return name if isinstance(cls, type) and takes_prompts(cls) else ""
 
 
 def without_bars(options: Mapping[str, Any], choice: str, registry: Mapping[str, Any]) -> dict[str, Any]:

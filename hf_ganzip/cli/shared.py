@@ -74,6 +74,13 @@ def options_of_all(
     settings.flags = {each.name: max(each.opts, key=len) for each in options}
 
 
+def refuse_options(set_: Mapping[str, bool], why: str) -> None:
+    """Raise ValueError for options that were set but mean nothing here: option -> whether it was set."""
+    found = [settings.flags.get(name, name) for name, given in set_.items() if given]
+    if found:
+        raise ValueError(f"{why}; leave out {' and '.join(found)}.")
+
+
 def describe_error(error: Exception) -> str:
     """One line for the user: the message of an error that is explained, or that it is a bug."""
     if isinstance(error, (ValueError, TypeError, OSError, RuntimeError, ImportError)):

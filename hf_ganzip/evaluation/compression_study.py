@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..metrics.realism import realism_scores
-from ..quantization import QuantizeConfig, SensitivityReport, quantize_, sensitivity
+from ..quantization import METHODS, QuantizeConfig, SensitivityReport, quantize_, sensitivity
 from ..recipes import load_model
 from ..record import machine, versions
 from .evaluate import measure
@@ -94,12 +94,14 @@ class StudyConfig:
             for bits in self.bits:
                 self.quantization(name, bits)  # refuses wrong options now rather than after the first settings
 
-    def quantization(self, name: str, bits: int) -> tuple[QuantizeConfig, bool]:
-        """The config of a setting, and whether its bits are mixed."""
+    def quantization(self, name: str, bits: int, progress: bool = True) -> tuple[QuantizeConfig, bool]:
+        """The config of a setting, with or without progress bars, and whether its bits are mixed."""
         options = dict(VARIANTS[name])
         mixed = options.pop("mixed", False)
         method = options.pop("method", name)
         chosen = dict(self.method_options.get(method, {}))
+        if not progress and "progress" in METHODS[method].__dataclass_fields__:
+            chosen["progress"] = False
         return QuantizeConfig(method=method, bits=bits, method_options=chosen, **options), mixed
 
 
@@ -140,7 +142,7 @@ def run_study(
     conditions = _conditions(generator, str(reference), extractor, config) | {"n_real": len(images)}
     pieces.mkdir(parents=True, exist_ok=True)
     _check_folder(pieces, conditions)
-    study = _Study(generator, extractor, config, pieces)
+    study = _Study(generator, extractor, config, pieces, progress)
     study.real = extract_features(images, extractor, progress=progress)
     study.real_labels = labels
     settings = [FULL, *((name, bits) for name in config.methods for bits in config.bits)]
@@ -163,10 +165,11 @@ class Compressor:
     Args:
         generator: The model in full precision.
         config: Options of the study.
+        progress: Show the progress bars of methods.
     """
 
-    def __init__(self, generator: ModelMixin, config: StudyConfig):
-        self.generator, self.config = generator, config
+    def __init__(self, generator: ModelMixin, config: StudyConfig, progress: bool = True):
+        self.generator, self.config, self.progress = generator, config, progress
         self._sensitivity: SensitivityReport | None = None
 
     def __call__(self, name: str, bits: int) -> tuple[ModelMixin, dict[str, Any]]:
@@ -175,7 +178,7 @@ class Compressor:
         if (name, bits) == FULL:
             return self.generator, {"bytes": total, "bits_per_weight": 32.0, "seconds": 0.0}
         started = time.monotonic()
-        config, mixed = self.config.quantization(name, bits)
+        config, mixed = self.config.quantization(name, bits, self.progress)
         if mixed:
             config = dataclasses.replace(config, overrides=self._mixed_bits(config, bits))
         model = copy.deepcopy(self.generator)
@@ -194,8 +197,8 @@ class Compressor:
 class _Study:
     """What the settings share: the features of the real images, the folder of finished pieces."""
 
-    def __init__(self, generator: ModelMixin, extractor: Any, config: StudyConfig, pieces: Path):
-        self.compressor = Compressor(generator, config)
+    def __init__(self, generator: ModelMixin, extractor: Any, config: StudyConfig, pieces: Path, progress: bool):
+        self.compressor = Compressor(generator, config, progress)
         self.extractor, self.config, self.pieces = extractor, config, pieces
         self.real: Tensor
         self.real_labels: Tensor | None = None

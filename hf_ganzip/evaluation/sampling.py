@@ -63,7 +63,7 @@ def sample_images(
     if "z_dim" not in model.config:
         raise ValueError(
             f"sample_images: {type(model).__name__} is no GAN generator (its config has no z_dim) and no UNet2DModel. Networks that "
-            "are told what to draw need their pipeline: `DiffusionPipeline.from_pretrained(FOLDER)(PROMPT)` after `import hf_ganzip`."
+            "are told what to draw need their pipeline: `hf-ganzip sample FOLDER OUTPUT --prompt TEXT`."
         )
     pipeline = GANPipeline(model)
     pipeline.set_progress_bar_config(disable=True)

@@ -49,7 +49,7 @@ def open_source(
     Args:
         source: A model, a tensor or array (uint8 (N, C, H, W) are images, numbers (N, d) features), or the name of
             a bundled model or image set;
-            a folder of a model or of a pipeline with one network, or ``model:ID`` for one on the Hub;
+            a folder of a model or of a pipeline, of which the denoiser is meant, or ``model:ID`` for one on the Hub;
             a folder of images, a parquet file with an ``image`` or a ``features`` column;
             a .npy or .safetensors file with features (N, d) or uint8 images (N, C, H, W);
             a `datasets` id.

@@ -57,8 +57,12 @@ class GanzipHfQuantizer(HfQuantizer):
             return
         modules = dict(model.named_modules())
         allocate_packed_layers_(model, self.quantization_config, lambda name: modules[name].weight.dtype)
-        for module in packed_modules(model).values():
+        packed = packed_modules(model)
+        for module in packed.values():
             module._is_hf_initialized = True
+        weights = {f"{name}.weight" for name in packed}  # tied ones are stored with each of their layers
+        tied = model.all_tied_weights_keys.items()
+        model.all_tied_weights_keys = {to: source for to, source in tied if not weights & {to, source}}
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
         if self.pre_quantized:

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import diffusers
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
@@ -30,7 +32,7 @@ class AlignedMixin:
         Tensors are aligned, so that the outputs repeat those of the saved model exactly.
 
         Raises:
-            ValueError: A name that is none of these; suggests the nearest.
+            ValueError: A name that is none of these; suggests the nearest. Or the model of another class.
         """
         folder = named(pretrained_model_name_or_path)
         if not Path(folder).exists() and unreachable():
@@ -38,6 +40,29 @@ class AlignedMixin:
         loaded = super().from_pretrained(folder, **kwargs)
         align_(loaded[0] if isinstance(loaded, tuple) else loaded)
         return loaded
+
+    @classmethod
+    def load_config(cls, pretrained_model_name_or_path, **kwargs):
+        """diffusers' ``load_config``, which ``from_pretrained`` calls.
+
+        Raises:
+            ValueError: The config of another class, from which diffusers would build this one with random weights.
+        """
+        loaded = super().load_config(pretrained_model_name_or_path, **kwargs)
+        saved = (loaded[0] if isinstance(loaded, tuple) else loaded).get("_class_name")
+        other = None if saved is None or saved == cls.__name__ else class_named(saved)
+        if other and not (issubclass(cls, other) or issubclass(other, cls)):
+            raise ValueError(
+                f"{pretrained_model_name_or_path} holds a {saved}, no {cls.__name__}; use {saved}.from_pretrained, or "
+                "hf_ganzip.load_model, which finds the class."
+            )
+        return loaded
+
+
+def class_named(name: str) -> type | None:
+    """The model class of this library or of diffusers; None if neither has it."""
+    found = getattr(sys.modules[__package__], name, None) or getattr(diffusers, name, None)
+    return found if isinstance(found, type) and issubclass(found, diffusers.ModelMixin) else None
 
 
 class PresetMixin(AlignedMixin):
@@ -106,7 +131,9 @@ def check_latents(z: Tensor, z_dim: int) -> None:
 
 
 def check_sources(generator: RandomSource, count: int) -> None:
-    """Raise ValueError for a list of random sources, also of one entry, that has not one per sample."""
+    """Raise ValueError for a list of random sources, also of one entry, that has not one per sample; TypeError for a seed."""
+    if isinstance(generator, int):
+        raise TypeError(f"generator is {generator}; allowed is a source: torch.Generator().manual_seed({generator}).")
     if isinstance(generator, list) and len(generator) != count:
         raise ValueError(
             f"generator is a list of {len(generator)} for {count} samples; allowed are one per sample, or one generator "

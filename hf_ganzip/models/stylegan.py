@@ -20,6 +20,7 @@ from .stylegan_base import (
     StyleGeneratorMixin,
     at_least_float32,
     channel_widths,
+    drawing_once,
     resolutions,
 )
 
@@ -96,7 +97,7 @@ class SynthesisNetwork(nn.Module):
         for index, size in enumerate(self.block_resolutions):
             block, pair = getattr(self, f"b{size}"), ws[:, 2 * index : 2 * index + 2]
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = self._gradient_checkpointing_func(block, x, pair, dtype, noise_mode, generator)
+                x = self._gradient_checkpointing_func(drawing_once(block, generator), x, pair, dtype, noise_mode)
             else:
                 x = block(x, pair, dtype, noise_mode, generator)
         return at_least_float32(self.torgb(x))

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from .base import width_pairs
 from .stylegan2_layers import EqualizedConv2d, SynthesisLayer, ToRGBLayer, blur_kernel, upsample2d
-from .stylegan_base import MappingNetwork, StyleGeneratorMixin, at_least_float32, channel_widths, resolutions
+from .stylegan_base import (
+    MappingNetwork,
+    StyleGeneratorMixin,
+    at_least_float32,
+    channel_widths,
+    drawing_once,
+    resolutions,
+)
 
 
 LAYOUTS = ("skip", "resnet", "orig")  # of image outputs and shortcuts; the option is called ``architecture``
@@ -121,7 +128,8 @@ class SynthesisNetwork(nn.Module):
             block_ws = ws[:, start : start + block.num_convs + 1]
             start += block.num_convs
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x, image = self._gradient_checkpointing_func(block, x, image, block_ws, dtype, noise_mode, generator)
+                run = drawing_once(block, generator)
+                x, image = self._gradient_checkpointing_func(run, x, image, block_ws, dtype, noise_mode)
             else:
                 x, image = block(x, image, block_ws, dtype, noise_mode, generator)
         return image

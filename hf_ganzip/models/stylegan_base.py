@@ -8,7 +8,8 @@ under the names of the official checkpoints.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +70,32 @@ def activate(x: Tensor, activation: str, clamp: float | None = None) -> Tensor:
     if clamp is not None:
         x = x.clamp_(-clamp, clamp) if inplace else x.clamp(-clamp, clamp)
     return x
+
+
+def drawing_once(block: nn.Module, generator: RandomSource) -> Callable[..., Any]:
+    """``block`` for gradient checkpointing, which calls it a second time: with the noise of the first, after which ``generator`` is where it was.
+
+    torch does the same for its global generator.
+    """
+    sources = [] if generator is None else generator if isinstance(generator, list) else [generator]
+    first = [source.get_state() for source in sources]
+    repeated = False
+
+    def run(*args: Any) -> Any:
+        nonlocal repeated
+        if not repeated:
+            repeated = True
+            return block(*args, generator)
+        now = [source.get_state() for source in sources]
+        try:
+            for source, state in zip(sources, first):
+                source.set_state(state)
+            return block(*args, generator)
+        finally:  # torch ends it by an exception as soon as it has what it needs
+            for source, state in zip(sources, now):
+                source.set_state(state)
+
+    return run
 
 
 class FullyConnectedLayer(nn.Linear):

@@ -13,6 +13,7 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import BaseOutput
 
 from ..modes import evaluating
+from ..quantization.packed import computing
 from .base import LocalPipeline, check_output_type
 
 
@@ -38,7 +39,7 @@ class ImageTranslationPipeline(LocalPipeline):
     """Translate images from one domain to another.
 
     Args:
-        generator: A :class:`.UGATITGenerator`.
+        generator: A :class:`.UGATITGenerator`. Packed layers compute with unpacked weights during a call.
 
     Raises:
         ValueError: A generator of images from latents.
@@ -93,7 +94,7 @@ class ImageTranslationPipeline(LocalPipeline):
         height, width = height or model.config.resolution, width or model.config.resolution
         inputs = self.image_processor.preprocess(image, height=height, width=width).float()
         outputs = []
-        with evaluating(model):
+        with evaluating(model), computing(model, "dequantized"):
             for start in self.progress_bar(range(0, len(inputs), max_batch_size)):
                 outputs.append(model(inputs[start : start + max_batch_size].to(device)))
         self.maybe_free_model_hooks()

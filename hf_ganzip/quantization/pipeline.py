@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..components import networks_of
+from ..reports import Report
 from .config import QuantizeConfig
 from .plan import plan_quantization, require_finite
 from .report import QuantizeReport
 
 
-class PipelineReport(Mapping[str, QuantizeReport]):
+class PipelineReport(Report, Mapping[str, QuantizeReport]):
     """Result of ``quantize_`` of a pipeline: component -> report."""
 
     def __init__(self, reports: Mapping[str, QuantizeReport]):
@@ -41,11 +42,17 @@ class PipelineReport(Mapping[str, QuantizeReport]):
         """Component -> plain dict for JSON."""
         return {name: report.to_dict() for name, report in self.items()}
 
+    def facts(self) -> dict[str, str]:
+        return {name: report.facts()["bytes"] for name, report in self.items()}
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [{"component": name, **row} for name, report in self.items() for row in report.rows()]
+
+    def tables(self) -> dict[str, list[tuple[str, ...]]]:
+        return {f"{name}: {title}": cells for name, report in self.items() for title, cells in report.tables().items()}
+
     def __str__(self) -> str:
         return "\n\n".join(f"{name}\n{report}" for name, report in self.items())
-
-    def __repr__(self) -> str:
-        return "\n".join(f"{name}: {report!r}" for name, report in self.items())
 
 
 def quantize_pipeline_(pipeline: Any, config: QuantizeConfig, components: Iterable[str] | None) -> PipelineReport:

@@ -15,6 +15,7 @@ from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwa
 from diffusers import ModelMixin
 from torch.utils.data import TensorDataset
 
+from ..assets import resolve
 from ..evaluation.validation import Validator
 from ..images import load_images
 from ..plotting import save_training_curves
@@ -81,9 +82,17 @@ def recorded(config: RunConfig) -> dict[str, Any]:
 
 
 def load_data(args: argparse.Namespace, resolution: int) -> TensorDataset:
-    """Images and labels by the flags of :func:`.data_flags`; random ones with ``--smoke``."""
+    """Images and labels by the flags of :func:`.data_flags`; random ones with ``--smoke``.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+    """
     if args.smoke:
         return smoke_images(resolution)
+    if args.train_data_dir and not Path(resolve(args.train_data_dir)).exists():
+        raise FileNotFoundError(
+            f"--train_data_dir is {args.train_data_dir}; there is no such folder. A `datasets` id goes to --dataset_name."
+        )
     return load_images(
         args.dataset_name or args.train_data_dir,
         resolution=resolution,

@@ -104,6 +104,47 @@ def test_gradient_checkpointing_changes_no_gradient(name):
         close(again[key], value, 1e-6, relative=1e-4)
 
 
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("name", ["generator", "stylegan"])
+def test_gradient_checkpointing_draws_noise_once(name, listed):
+    """Recomputing repeats the noise of a generator, and leaves it where one pass does."""
+    model = TINY[name]().train()
+    args, kwargs = family_of(model).example_inputs(model)
+    with torch.no_grad():
+        for key, value in model.named_parameters():
+            value.add_(key.endswith("noise_strength"))
+
+    def gradients():
+        model.zero_grad()
+        sources = [torch.Generator().manual_seed(i) for i in range(len(args[0]))]
+        draw = {"noise_mode": "random", "generator": sources if listed else sources[0]}
+        model(*args, **kwargs | draw).sample.square().mean().backward()
+        states = [source.get_state() for source in sources]
+        return {key: value.grad.clone() for key, value in model.named_parameters() if value.grad is not None}, states
+
+    plain, left = gradients()
+    model.enable_gradient_checkpointing()
+    again, states = gradients()
+    for key, value in plain.items():
+        close(again[key], value, 1e-6, relative=1e-4)
+    assert all(torch.equal(a, b) for a, b in zip(left, states))
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_folder_of_another_class_is_refused(name, tmp_path):
+    """diffusers builds the class that is asked for, with random weights, and warns."""
+    model = TINY[name]()
+    model.save_pretrained(tmp_path)
+    other = next(type(TINY[each]()) for each in OWN if type(TINY[each]()) is not type(model))
+    with pytest.raises(ValueError, match=f"holds a {type(model).__name__}, no {other.__name__}; use"):
+        other.from_pretrained(tmp_path)
+    mine = type("Mine", (type(model),), {})
+    mine.from_pretrained(tmp_path).save_pretrained(tmp_path / "mine")
+    torch.testing.assert_close(
+        type(model).from_pretrained(tmp_path / "mine").state_dict(), model.state_dict(), rtol=0, atol=0
+    )
+
+
 @pytest.mark.parametrize("name", OWN)
 def test_gradients_reach_every_parameter(name):
     model = TINY[name]().train()

@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ...modes import evaluating
 from ..channels import ChannelSet
 from .base import Scores, latents, reader_scores, reader_weights
+
+
+_PIXELS_AT_ONCE = 2**15  # of moved images that share a pass: 32 images of 32 x 32; larger passes leave the cache
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class DCP:
             papers take 5000, whose ten times longer estimate ranks channels alike (docs/pruning.md).
         batch_size: Latents that share directions.
         directions: Drawn for each batch, with replacement.
-        strength: Length of a step in style space (alpha): 5 in DCP-GAN, 10 in the scripts of Singular Value Scaling.
+        strength: Length of a step in style space (alpha), not 0: 5 in DCP-GAN, 10 in the scripts of Singular Value Scaling.
         style_samples: Styles for the principal components.
         noise_mode: "random", as published, or "const" for less variance.
         stop_gradient: Keep the moved image constant, as in Singular Value Scaling; False: gradients through both images.
@@ -34,7 +38,7 @@ class DCP:
         progress: Show a progress bar.
 
     Raises:
-        ValueError: The model has no style space.
+        ValueError: The model has no style space, or ``strength`` is 0.
     """
 
     samples: int = 500
@@ -50,23 +54,20 @@ class DCP:
     def __call__(self, model: nn.Module, sets: Sequence[ChannelSet]) -> Scores:
         if not hasattr(model, "mapping"):
             raise ValueError(f"dcp needs a style space; {type(model).__name__} has none.")
+        if not self.strength:
+            raise ValueError(
+                "dcp: strength is 0; allowed are other numbers: without a step in style space nothing differs."
+            )
         generator = torch.Generator().manual_seed(self.seed)
-        required = {parameter: parameter.requires_grad for parameter in model.parameters()}
-        weights = reader_weights(model, sets)
+        # channels_last spares every gradient its way back to the format of the weights, a seventh of the time on a CPU
+        model = copy.deepcopy(model).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        weights = [weight.requires_grad_() for weight in reader_weights(model, sets)]
         sums = [torch.zeros(channels.width) for channels in sets]
         batches = max(1, self.samples // self.batch_size)
-        try:
-            model.requires_grad_(False)
-            for weight in weights:
-                weight.requires_grad_(True)
-            with evaluating(model):
-                axes, share = self._axes(model, generator)
-                for _ in tqdm(range(batches), "dcp", unit="batch", disable=not self.progress):
-                    for total, deviation in zip(sums, self._batch(model, weights, axes, share, generator)):
-                        total += deviation.cpu()
-        finally:
-            for parameter, value in required.items():
-                parameter.requires_grad_(value)
+        axes, share = self._axes(model, generator)
+        for _ in tqdm(range(batches), "dcp", unit="batch", disable=not self.progress):
+            for total, deviation in zip(sums, self._batch(model, weights, axes, share, generator)):
+                total += deviation.cpu()
         return {channels.name: total / batches for channels, total in zip(sets, sums)}
 
     @torch.no_grad()
@@ -82,12 +83,31 @@ class DCP:
         with torch.no_grad():
             ws = model.mapping(*latents(model, self.batch_size, generator))
         chosen = torch.multinomial(share.cpu(), self.directions, replacement=True, generator=generator)
+        together = (
+            max(1, _PIXELS_AT_ONCE // (self.batch_size * model.config.resolution**2)) if self.stop_gradient else 1
+        )
         found: list[list[Tensor]] = []
-        for index in chosen.tolist():
-            moved = model.synthesize(ws + self.strength * axes[index], noise_mode=self.noise_mode, generator=generator)
-            if self.stop_gradient:  # after the fact, so that the same operations made both images
-                moved = moved.detach()
-            image = model.synthesize(ws, noise_mode=self.noise_mode, generator=generator)
-            found.append(reader_scores((moved - image).abs().mean(), weights))
+        for part in chosen.split(together):
+            noise = [(self._noise(model, generator), self._noise(model, generator)) for _ in part]
+            with torch.set_grad_enabled(not self.stop_gradient):
+                steps = torch.cat([ws + self.strength * axes[index] for index in part.tolist()])
+                moved = self._images(model, steps, [torch.cat(each) for each in zip(*(first for first, _ in noise))])
+            for image, (_, own) in zip(moved.split(self.batch_size), noise):
+                found.append(reader_scores((image - self._images(model, ws, own)).abs().mean(), weights))
         scores = [torch.stack(per_set) for per_set in zip(*found)]
         return [(score - score.mean(dim=0)).square().mean(dim=0) for score in scores]
+
+    def _noise(self, model: nn.Module, generator: torch.Generator) -> list[Tensor]:
+        """Noise (batch_size, 1, H, W) of every layer with noise, in the order in which one pass draws them; none but if it is random."""
+        sizes = [layer.noise_const.shape[-2:] for layer in _noisy(model)] if self.noise_mode == "random" else []
+        return [randn_tensor((self.batch_size, 1, *size), generator=generator, device=model.device) for size in sizes]
+
+    def _images(self, model: nn.Module, ws: Tensor, noise: list[Tensor]) -> Tensor:
+        """Images of styles with given noise, which takes the place of what the model stores."""
+        for layer, each in zip(_noisy(model), noise):
+            layer.noise_const = each
+        return model.synthesize(ws, noise_mode="const" if noise else self.noise_mode)
+
+
+def _noisy(model: nn.Module) -> list[nn.Module]:
+    return [layer for layer in model.modules() if hasattr(layer, "noise_const")]
