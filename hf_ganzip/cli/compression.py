@@ -34,7 +34,7 @@ from .shared import (
 
 
 Plot = Annotated[Path | None, typer.Option(help="PNG file for a picture.", dir_okay=False)]
-_OF_QUANTIZATION = "method bits mean_bits preset granularity group_size scale_dtype small_layers option skip last_block requantize".split()
+_OF_QUANTIZATION = "method bits mean_bits preset granularity group_size scale_dtype headroom option skip last_block requantize".split()
 
 
 @app.command()
@@ -50,7 +50,7 @@ def compress(
             autocompletion=completion.methods,
         ),
     ] = None,
-    bits: Annotated[int, typer.Option(min=2, max=8, help="Of every weight, but for small layers.")] = 4,
+    bits: Annotated[int, typer.Option(min=2, max=8, help="Of every weight, but for small and sensitive layers.")] = 4,
     mean_bits: Annotated[
         float | None,
         typer.Option(
@@ -60,16 +60,16 @@ def compress(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="What options that are not given are. best: auto, by channel, float16, small layers 0.1. paper: aciq, by tensor, float32, the last "
+            help="What options that are not given are. best: auto, by channel, float16, headroom 0.1. paper: aciq, by tensor, float32, the last "
             "block in full precision. Default: paper for the paper's methods, best for others."
         ),
     ] = None,
     granularity: Annotated[str | None, typer.Option(help="One scale per tensor, channel or group.")] = None,
     group_size: Annotated[int, typer.Option(help="Weights per scale, for granularity group.")] = 128,
     scale_dtype: Annotated[str | None, typer.Option(help="float32 or float16.")] = None,
-    small_layers: Annotated[
+    headroom: Annotated[
         float | None,
-        typer.Option(help="Share of bytes, on top of --bits, for layers that hold few weights: 0 to 1."),
+        typer.Option(help="Share of bytes, on top of --bits, for small and sensitive layers: 0 to 1."),
     ] = None,
     option: Annotated[
         list[str] | None,
@@ -119,7 +119,7 @@ def compress(
     options = {"step": "quantize", "method": method, "bits": bits, "preset": preset, "granularity": granularity}
     options |= {"group_size": group_size, "scale_dtype": scale_dtype, "method_options": parse_options(option or ())}
     options |= {"skip": tuple(skip or ()), "skip_last_block": None if last_block is None else not last_block}
-    options |= {"small_layers": small_layers, "requantize": requantize}
+    options |= {"headroom": headroom, "requantize": requantize}
     options = hushed(options)
     steps_of([options])
     whole, networks = open_whole(model, components, place)

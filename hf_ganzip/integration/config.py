@@ -43,7 +43,7 @@ class GanzipConfig(QuantizationConfigMixin):
         symmetric: False gives every scale an offset.
         scale_dtype: "float32" or "float16".
         embeddings: Also quantize embedding tables.
-        small_layers: Share of bytes on top of ``bits`` for layers that hold few weights.
+        headroom: Share of bytes on top of ``bits`` for small and sensitive layers.
         preset: "best" or "paper": what options that are not given are.
         compute: "packed" or "dequantized".
         layers: Written by the library: layout and digest of every packed weight.
@@ -81,7 +81,7 @@ class GanzipConfig(QuantizationConfigMixin):
         scale_dtype: str | None = None,
         embeddings: bool = False,
         structure: dict | None = None,
-        small_layers: float | None = None,
+        headroom: float | None = None,
         preset: str | None = None,
         modules_to_not_convert: Sequence[str] | str | None = None,
         **kwargs,
@@ -104,7 +104,7 @@ class GanzipConfig(QuantizationConfigMixin):
             if layers is not None:
                 method, method_options = stored_method(method, method_options)
                 overrides = {pattern: _stored_override(changes) for pattern, changes in overrides.items()}
-                small_layers = small_layers or 0.0  # folders that are older than the option
+                headroom = headroom or 0.0  # folders that are older than the option
             self.quantize_config = QuantizeConfig(
                 method=method,
                 bits=bits,
@@ -118,7 +118,7 @@ class GanzipConfig(QuantizationConfigMixin):
                 symmetric=symmetric,
                 scale_dtype=scale_dtype,
                 embeddings=embeddings,
-                small_layers=small_layers,
+                headroom=headroom,
                 preset=preset,
                 modules_to_not_convert=modules_to_not_convert,
             )

@@ -23,14 +23,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "granularity": "channel",
         "scale_dtype": "float16",
         "skip_last_block": False,
-        "small_layers": 0.1,
+        "headroom": 0.1,
     },
     "paper": {
         "method": "aciq",
         "granularity": "tensor",
         "scale_dtype": "float32",
         "skip_last_block": True,
-        "small_layers": 0.0,
+        "headroom": 0.0,
     },
 }
 _OVERRIDES = ("method", "method_options", "bits", "granularity", "group_size", "symmetric", "scale_dtype")
@@ -79,7 +79,7 @@ class QuantizeConfig:
 
     Args:
         method: Name in ``METHODS`` or a method object; None: that of the preset.
-        bits: 2 to 8; layers that hold few weights get more, see ``small_layers``.
+        bits: 2 to 8; some layers get more, see ``headroom``.
         granularity: One scale per "tensor" (the paper's), per output "channel", or per "group" of ``group_size`` weights of one
             output channel; None: that of the preset.
         group_size: Weights per scale; only for "group". Where it does not divide the weights of an output channel, the largest
@@ -98,9 +98,10 @@ class QuantizeConfig:
         compute: "packed" (unpack in every forward: no more memory than packed weights and one unpacked one) or "dequantized" (unpack
             once, on first use, and keep both: faster).
         requantize: Accept a model that is already quantized: its packed weights are unpacked and quantized again.
-        small_layers: Share of bytes on top of ``bits`` for layers that hold few weights, 0 to 1 (:mod:`.spread`); None: that of the preset.
+        headroom: Share of bytes on top of ``bits``, 0 to 1, for layers that are small or known to be sensitive: they get up to 8 bits, or stay in full
+            precision where that costs next to nothing (:mod:`.spread`); None: that of the preset.
         preset: What options that are None are: "best", the least error without calibration ("auto", a float16 scale per output
-            channel, a tenth of the bytes more for small layers), or "paper" (C+Q with one float32 scale per tensor, the last block in full
+            channel, a tenth of the bytes more for small and sensitive layers), or "paper" (C+Q with one float32 scale per tensor, the last block in full
             precision, all layers in equal bits); None: "paper" for the paper's methods ("linear", "monte_carlo", "outlier_splitting",
             "aciq"), "best" for all others.
         modules_to_not_convert: More of ``skip`` under the name and with the meaning that other backends have: names or
@@ -126,14 +127,14 @@ class QuantizeConfig:
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     compute: str = "packed"
     requantize: bool = False
-    small_layers: float = None  # type: ignore[assignment]
+    headroom: float = None  # type: ignore[assignment]
     preset: InitVar[str | None] = None
     modules_to_not_convert: InitVar[Sequence[str] | str | None] = None
 
     def __post_init__(self, preset: str | None, modules_to_not_convert: Sequence[str] | str | None):
         self._fill(preset)
-        if not isinstance(self.small_layers, (int, float)) or not 0 <= self.small_layers <= 1:
-            raise ValueError(f"small_layers is {self.small_layers!r}; allowed are numbers from 0 to 1.")
+        if not isinstance(self.headroom, (int, float)) or not 0 <= self.headroom <= 1:
+            raise ValueError(f"headroom is {self.headroom!r}; allowed are numbers from 0 to 1.")
         if isinstance(self.skip, str):
             raise ValueError(
                 f"skip is the string {self.skip!r}; it takes a list of patterns, for example [{self.skip!r}]."

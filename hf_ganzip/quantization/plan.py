@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..families import family_of
+from ..families import family_of, sensitive_layers
 from ..registry import suggestion
 from .config import LayerSettings, QuantizeConfig
 from .folding import folded_weight, is_parametrized
@@ -66,7 +66,7 @@ def plan_quantization(model: nn.Module, config: QuantizeConfig) -> QuantizationP
             skipped[name] = decision
         else:
             settings[name] = decision
-    _spread_over_small_layers(config, weights, settings, skipped, notes)
+    _spread_headroom(config, model, settings, skipped, notes)
     problems += _fit_groups(weights, settings, notes)
     if not settings and not already:
         problems.append(
@@ -140,27 +140,29 @@ def _override(name: str, config: QuantizeConfig) -> str | None:
     return next((pattern for pattern in config.overrides if _matches(name, pattern)), None)
 
 
-def _spread_over_small_layers(
+def _spread_headroom(
     config: QuantizeConfig,
-    weights: dict[str, nn.Module],
+    model: nn.Module,
     settings: dict[str, LayerSettings],
     skipped: dict[str, str],
     notes: dict[str, str],
 ) -> None:
-    """More bits for small layers, but for those whose bits ``overrides`` chose."""
-    sizes = {
-        name: math.prod(weight_shape(weights[name]))
-        for name in settings
-        if config.small_layers and "bits" not in config.overrides.get(_override(name, config), {})
-    }
-    asked = {name: settings[name].bits for name in sizes}
-    for name, bits in spread_bits(sizes, asked, config.small_layers).items():
+    """More bits for small and sensitive layers, but for those whose bits ``overrides`` chose."""
+    if not config.headroom:
+        return
+    free = [name for name in settings if "bits" not in config.overrides.get(_override(name, config), {})]
+    patterns = sensitive_layers(model)
+    sensitive = {name for name in free if any(_matches(name, pattern) for pattern in patterns)}
+    sizes = {name: math.prod(weight_shape(model.get_submodule(name))) for name in free}
+    asked = {name: settings[name].bits for name in free}
+    for name, bits in spread_bits(sizes, asked, config.headroom, sensitive).items():
+        kind = "sensitive" if name in sensitive else "small"
         if bits is None:
             del settings[name]
-            skipped[name] = "small (small_layers)"
+            skipped[name] = f"{kind} (headroom)"
         elif bits > asked[name]:
             settings[name] = dataclasses.replace(settings[name], bits=bits)
-            notes[name] = "more bits: small (small_layers)"
+            notes[name] = f"{kind} (headroom)"
 
 
 def _fit_groups(weights: dict[str, nn.Module], settings: dict[str, LayerSettings], notes: dict[str, str]) -> list[str]:

@@ -19,7 +19,7 @@ _FEW_BITS = 3
 @dataclass(frozen=True)
 class Auto:
     """``codebook`` up to 3 bits, where the place of every level counts; ``mse_clip`` above: evenly spaced levels lose little there,
-    keep the outliers of small layers, and are unpacked faster (docs/quantization.md has the figures).
+    keep the outliers of layers with few weights, and are unpacked faster (docs/quantization.md has the figures).
 
     Example:
         >>> rows = torch.randn(4, 100, generator=torch.Generator().manual_seed(0))
