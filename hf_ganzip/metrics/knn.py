@@ -236,10 +236,20 @@ def knn_precision_recall(*, real: Any, generated: Any, k: int = 3) -> dict[str, 
     Source:
         Kynkaanniemi et al., "Improved Precision and Recall Metric for Assessing Generative Models" (NeurIPS 2019), equation 1.
     """
+    found = knn_memberships(real=real, generated=generated, k=k)
+    return {name: float(inside.mean()) for name, inside in found.items()}
+
+
+def knn_memberships(*, real: Any, generated: Any, k: int = 3) -> dict[str, Tensor]:
+    """Which samples count for :func:`knn_precision_recall`, whose arguments and errors these are: 0 or 1, float64.
+
+    Returns:
+        ``precision`` (M,) of the generated samples and ``recall`` (N,) of the real ones.
+    """
     check_integer("k", k, 1)
     real, generated = as_features(real=real, generated=generated)
     precision, recall = mutual_coverage(Balls(Points(real), k), Balls(Points(generated), k))
-    return {"precision": float(precision.double().mean()), "recall": float(recall.double().mean())}
+    return {"precision": precision.double(), "recall": recall.double()}
 
 
 def density_coverage(*, real: Any, generated: Any, k: int = 5) -> dict[str, float]:
