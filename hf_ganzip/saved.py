@@ -152,8 +152,8 @@ def open_saved(folder: str | Path, dtype: Any = None) -> Any:
     saved = read_saved(folder)
     option = _dtype_option(saved)
     dtypes: Any = {name: getattr(torch, each) for name, each in option.items()} if isinstance(option, dict) else None
-    if isinstance(option, str):
-        dtypes = getattr(torch, option)
+    if isinstance(option, str) or option is None and saved.library != "transformers":
+        dtypes = getattr(torch, option or "float32")  # said aloud: quantizers of other libraries would choose another
     dtypes = dtypes if dtype is None else dtype
     cls = getattr(importlib.import_module(saved.library), saved.class_name)
     return cls.from_pretrained(folder, **({} if dtypes is None else {"torch_dtype": dtypes}))

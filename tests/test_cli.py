@@ -354,8 +354,19 @@ def test_study_prints_its_report(call, tmp_path):
 
 @pytest.mark.process
 def test_help_of_every_command():
-    commands = ["demo", "compress", "sample", "evaluate", "info", "cost", "sensitivity", "study", "metrics install"]
-    commands += ["convert", "translate", "prune", "refine", "card", "push", "env", "metrics push", "metrics list"]
+    commands = ["demo", "compress", "sample", "evaluate", "info", "cost", "sensitivity", "study", "compare"]
+    commands += [
+        "convert",
+        "translate",
+        "prune",
+        "refine",
+        "card",
+        "push",
+        "env",
+        "metrics install",
+        "metrics push",
+        "metrics list",
+    ]
     for command in ([], *(command.split() for command in commands)):
         code = ["-m", "hf_ganzip", *command, "--help"]
         result = subprocess.run([sys.executable, *code], capture_output=True, text=True, timeout=60)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import importlib.util
 import json
 import statistics
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -137,7 +139,7 @@ def compare(
         "class_label": class_label,
         **conditions_of(second, plan),
         "weights": {side.role: weights_of(side) for side in sides},
-        "compression": {side.role: compression_said(side) for side in sides},
+        "compression": {side.role: compression_said(side) for side in sides if compression_said(side)},
         "dtype": {side.role: str(next(iter(side.networks.values())).dtype) for side in sides},
         **conditions,
         "bootstrap": bootstrap,
@@ -305,6 +307,7 @@ def _is_json(value: Any) -> bool:
 def peak_of_drawing(folder: str, device: str, dtype: str, plan: str) -> None:
     """Print the bytes by which opening a side and drawing one image raise the memory of this process, or of its accelerator."""
     given = json.loads(plan)
+    _import_quantizers(Path(folder))
     torch.zeros(1) @ torch.zeros(1)
     before = peak_so_far(reset=True)
     side = open_side("side", folder, device)
@@ -312,6 +315,14 @@ def peak_of_drawing(folder: str, device: str, dtype: str, plan: str) -> None:
         draw(side, 0, 1, Plan(**given | {"prompts": given["prompts"] and tuple(given["prompts"])}))
     on_accelerator = side.device.type == "cuda"
     print(torch.cuda.max_memory_allocated(side.device) if on_accelerator else peak_so_far() - before)
+
+
+def _import_quantizers(folder: Path) -> None:
+    """The libraries that opening the folder will need, so that their own memory is not counted."""
+    for file in folder.rglob("config.json"):
+        method = (json.loads(file.read_text(encoding="utf-8")).get("quantization_config") or {}).get("quant_method")
+        if method in AUTO_QUANTIZER_MAPPING and importlib.util.find_spec(method):
+            importlib.import_module(method)
 
 
 def _versions_of(sides: Sequence[Side]) -> dict[str, str]:

@@ -131,13 +131,18 @@ class CompareReport(Report):
             found[group] = [("figure", *(heads.get(side, side) for side in sides)), *cells]
         if self.timesteps:
             steps = [
-                (row["component"], f"{row['timestep']:g}", _text(Interval(row["sqnr"], row["low"], row["high"]), "dB"))
+                (
+                    row["component"] or "network",
+                    f"{row['timestep']:g}",
+                    _text(Interval(row["sqnr"], row["low"], row["high"]), "dB"),
+                )
                 for row in self.timesteps
             ]
             found["timesteps"] = [("denoiser", "timestep", "SQNR"), *steps]
         if self.failures:
             found["not computed"] = [("what", "why"), *self.failures.items()]
-        return found | {"conditions": conditions_table(self.conditions)}
+        known = {name: value for name, value in self.conditions.items() if value not in (None, {}, [])}
+        return found | {"conditions": conditions_table(known)}
 
     def __str__(self) -> str:
         lines = [f"{self.conditions['candidate']} against {self.conditions['original']}: {self.verdict}"]
@@ -146,7 +151,7 @@ class CompareReport(Report):
                 continue
             widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
             lines += [f"{title}:"] + ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
-        short = {name: value for name, value in self.conditions.items() if len(str(value)) < 80}
+        short = {name: value for name, value in self.conditions.items() if value is not None and len(str(value)) < 80}
         return "\n".join([*lines, "conditions:", *(f"  {name} {value}" for name, value in short.items())])
 
     def save(self, folder: str | Path) -> Path:
@@ -165,7 +170,7 @@ class CompareReport(Report):
         markdown = [f"# {title}", f"{self.verdict}. Brackets: {LEVEL:.0%} intervals."]
         html = [f"<h1>{escape(title)}</h1><p>{escape(markdown[1])}</p>"]
         for name, caption in pictures.items():
-            markdown += [f"![{caption}]({name})", caption]
+            markdown += [f"![{Path(name).stem}]({name})", caption]
             data = base64.b64encode((output / name).read_bytes()).decode()
             html.append(
                 f'<figure><img alt="" src="data:image/png;base64,{data}"><figcaption>{escape(caption)}</figcaption></figure>'

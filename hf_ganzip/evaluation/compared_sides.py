@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ _DECIDING = (
     "in_channels",
     "out_channels",
 )
+_PLAIN = 200  # letters of an option that is told
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 
 
@@ -103,6 +105,8 @@ def open_side(
         what = open_saved(folder, dtype)
     elif isinstance(what, ModelMixin) or is_pipeline(what):
         name = origin_of(what) or type(what).__name__
+        methods = {said["quant_method"] for said in compression_said(Side(role, name, what)).values()}
+        name += f" ({', '.join(sorted(methods))}, in memory)" if methods else " (in memory)"
     else:
         raise TypeError(
             f"compare: {role} is a {type(what).__name__}; allowed are a network, a pipeline, a folder of one, a bundled name and a Hub id."
@@ -131,7 +135,8 @@ def open_sides(
     if is_pipeline(first.whole) and not is_pipeline(second.whole) and len(first.networks) == 1:
         (name,) = first.networks
         if not _differences_of({name: first.networks[name]}, {name: second.whole}):
-            whole = type(first.whole).from_pipe(first.whole, **{name: second.whole})
+            whole = copy.copy(first.whole)  # from_pipe would cast what both share
+            setattr(whole, name, second.whole)
             second = replace(second, whole=whole)
     problems = _differences(first, second)
     if problems:
@@ -208,14 +213,18 @@ def weights_of(side: Side) -> str:
 
 
 def compression_said(side: Side) -> dict[str, dict[str, Any]]:
-    """Network -> ``quant_method`` and plain options of its ``quantization_config``, whoever wrote it; for those that have one."""
+    """Network -> ``quant_method`` and those options of its ``quantization_config`` that are set and plain, whoever wrote it; for those that have one."""
     found = {}
     for name, network in side.all_networks.items():
         config = getattr(getattr(network, "config", None), "quantization_config", None)
         if config is None:
             continue
         said = config if isinstance(config, Mapping) else config.to_dict()
-        plain = {key: value for key, value in said.items() if isinstance(value, (str, int, float, bool))}
         method = said.get("quant_method", type(config).__name__)
+        plain = {
+            key: value if isinstance(value, (str, int, float)) else str(value)
+            for key, value in said.items()
+            if value and len(str(value)) < _PLAIN
+        }
         found[name or "network"] = plain | {"quant_method": str(getattr(method, "value", method))}
     return found
