@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from ..metrics import METRICS
 from ..metrics.inputs import check_integer
-from ..metrics.resampling import Interval, interval_of_mean, resamples
+from ..metrics.resampling import Interval, halves, interval_of_mean, resamples
 from ..modes import evaluating
 from ..record import machine, versions
 from .compare_report import CompareReport, Figure
@@ -39,6 +39,7 @@ from .sources import Source, open_source
 
 _FAULTS = (ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError, OSError, ImportError)  # of one figure
 _IMAGES = 256
+_HALVED = 4  # fewer images have no halves that metrics of distributions take
 
 
 def compare(
@@ -69,9 +70,9 @@ def compare(
     Any two generators or pipelines will do: GAN generators of this library, ``UNet2DModel``, pipelines of diffusers with or without prompts, as they were
     loaded, by whatever quantized them (this library, SDNQ, torchao, bitsandbytes, GGUF, nunchaku). Packed layers of ours compute as they are set to.
 
-    Intervals are 95 % bootstrap intervals over the images. Precision and recall are resampled by what was decided of each image, other metrics by the
-    features of the images, see :func:`.interval_of_mean` and :func:`.interval_of_statistic`. Without ``reference`` the original's images
-    are the real ones and the seeds are shared: FD is 0 and precision and recall 1 for a model with itself, and none of them is a distance to real images.
+    Intervals are of 95 % and over the images: bootstrap percentiles for the figures of pairs, halves of the images, in pairs, for those of distributions,
+    whose figures resamples with replacement would bias; :func:`.interval_by_halves` says why. A ``reference`` counts as given. Without one the original's
+    images are the real ones and the seeds are shared: FD is 0 and precision and recall 1 for a model with itself, and none of them is a distance to real images.
 
     Args:
         original: Network, pipeline, folder, bundled name or Hub id.
@@ -127,7 +128,7 @@ def compare(
     if replay.signal:
         overall, timesteps = sqnr(*replay.sums(), draws=resamples(len(replay.sums()[0]), bootstrap, seed))
         figures.append(Figure("noise predictions", "sqnr", "dB", overall))
-    of_features, conditions = _of_features(images, real, extract, found, (draws, seed, progress, device), failures)
+    of_features, conditions = _of_features(images, real, extract, found, draws, (seed, progress, device), failures)
     figures += of_features
     costs, said = _costs(sides, plan, seconds, memory, failures)
     conditions = {
@@ -222,11 +223,12 @@ def _of_features(
     real: Source | None,
     extract: Any,
     metrics: Mapping[str, Callable],
-    settings: tuple[Tensor, int, bool, Any],
+    draws: Tensor,
+    settings: tuple[int, bool, Any],
     failures: dict[str, str],
 ) -> tuple[list[Figure], dict[str, Any]]:
     """Distances of features and of distributions, and under what conditions."""
-    draws, seed, progress, device = settings
+    seed, progress, device = settings
     figures: list[Figure] = []
     conditions: dict[str, Any] = {"reference": "the original's images" if real is None else real.name}
     with _telling("features", failures):
@@ -249,10 +251,11 @@ def _of_features(
         with _telling("feature_distance", failures):
             distance = feature_distance(features["original"], features["candidate"], draws)
             figures.append(Figure("pairs", "feature_distance", "", distance))
+        drawn = halves(rows, len(draws) if rows >= _HALVED else 0, seed)
         for name, function in metrics.items():
             metric = name if METRICS.get(name) is function else function
             with _telling(name, failures):
-                found = distribution(metric, of_real, **features, draws=draws, seed=seed, progress=progress)
+                found = distribution(metric, of_real, **features, drawn=drawn, seed=seed, progress=progress)
                 figures += [Figure("distributions", figure, "", **sides) for figure, sides in found.items()]
     return figures, conditions
 

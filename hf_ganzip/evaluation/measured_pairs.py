@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,13 +12,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..metrics.frechet import frechet_to
-from ..metrics.knn import knn_memberships
-from ..metrics.lsh import lsh_memberships
-from ..metrics.resampling import Interval, centred_interval, interval, interval_of_mean
+from ..metrics.hyperplanes import default_hyperplanes
+from ..metrics.knn import knn_to
+from ..metrics.lsh import LSHPrecisionRecall
+from ..metrics.resampling import Interval, interval, interval_by_halves, interval_of_mean
 from .evaluate import measure
 
 
-_MEMBERSHIPS = {"knn_precision_recall": knn_memberships, "lsh_precision_recall": lsh_memberships}
+_SHARES = ("knn_precision_recall", "lsh_precision_recall")  # whose figures end at 1
 _PEAK = 255.0
 
 
@@ -56,7 +58,7 @@ def distribution(
     original: Tensor,
     candidate: Tensor,
     *,
-    draws: Tensor,
+    drawn: Tensor,
     seed: int,
     progress: bool = True,
 ) -> dict[str, dict[str, Interval]]:
@@ -67,92 +69,72 @@ def distribution(
         reference: Features (M, d) that both are compared with; None: the candidate is compared with the original.
         original: Features (N, d).
         candidate: Features (N, d), of the same seeds.
-        draws: Resamples, see :func:`.resamples`. Without a reference both sides are resampled together; with one it stays as it is.
+        drawn: Halves, see :func:`.halves`: the same of both sides, so that differences are paired. A reference stays as it is.
         seed: Of the hyperplanes.
         progress: Show a progress bar.
 
     Returns:
-        Figure -> "candidate", and with a reference "original" and "difference" (candidate - original, resampled in pairs).
+        Figure -> "candidate", and with a reference "original" and "difference" (candidate - original).
 
     Raises:
         ValueError: As the metric.
     """
-    if isinstance(metric, str) and metric in _MEMBERSHIPS:
-        return _of_memberships(metric, reference, original, candidate, draws, seed)
-    value = _statistic(metric, seed)
     sides = {"candidate": candidate} if reference is None else {"original": original, "candidate": candidate}
-    to_reference = None if reference is None else value(reference)
-    values = {side: (value(original) if to_reference is None else to_reference)(rows) for side, rows in sides.items()}
+    bits = default_hyperplanes(len(candidate) + len(original if reference is None else reference))
+    against = _figures_against(metric, seed, bits)
+    to_reference = None if reference is None else against(reference)
+    values = {side: (to_reference or against(original))(rows) for side, rows in sides.items()}
     found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     name = metric if isinstance(metric, str) else metric.__name__
-    for draw in tqdm(draws, desc=f"resample {name}", disable=not progress):
-        distance = value(original[draw]) if to_reference is None else to_reference
+    for half in tqdm(drawn, desc=f"resample {name}", disable=not progress):
+        figures = to_reference or against(original[half])
         for side, rows in sides.items():
-            found[side].append(distance(rows[draw]))
-    result = {}
-    for figure, number in values["candidate"].items():
-        columns = {side: _column(found[side], figure) for side in sides}
-        result[figure] = {side: _of_distance(values[side][figure], columns[side]) for side in sides}
+            found[side].append(figures(rows[half]))
+    result: dict[str, dict[str, Interval]] = {}
+    for figure in values["candidate"]:
+        columns = {side: torch.tensor([row[figure] for row in found[side]]).double() for side in sides}
+        before = {side: values[side][figure] for side in sides}
+        high = 1.0 if name in _SHARES else torch.inf
+        low = -torch.inf if any(before[side] < 0 or (columns[side] < 0).any() for side in sides) else 0.0
+        result[figure] = {side: interval_by_halves(before[side], columns[side], low, high) for side in sides}
         if reference is not None:
-            gap = number - values["original"][figure]
-            result[figure]["difference"] = centred_interval(gap, columns["candidate"] - columns["original"])
+            gap = before["candidate"] - before["original"]
+            result[figure]["difference"] = interval_by_halves(gap, columns["candidate"] - columns["original"])
     return result
 
 
-def _of_distance(value: float, found: Tensor) -> Interval:
-    """:func:`.centred_interval`, that does not begin below 0 where neither the value nor a resample is below."""
-    centred = centred_interval(value, found)
-    if centred.low is None or value < 0 or bool((found < 0).any()):
-        return centred
-    return Interval(value, max(centred.low, 0.0), centred.high)
-
-
-def _column(rows: list[dict[str, float]], figure: str) -> Tensor:
-    return torch.tensor([row[figure] for row in rows], dtype=torch.float64)
-
-
-def _of_memberships(
-    metric: str, reference: Tensor | None, original: Tensor, candidate: Tensor, draws: Tensor, seed: int
-) -> dict[str, dict[str, Interval]]:
-    options = {"seed": seed} if metric == "lsh_precision_recall" else {}
-
-    def of(real: Tensor, generated: Tensor) -> Mapping[str, Tensor]:
-        return _MEMBERSHIPS[metric](real=real, generated=generated, **options)
-
-    if reference is None:
-        found = of(original, candidate)
-        return {name: {"candidate": interval_of_mean(inside, draws)} for name, inside in found.items()}
-    sides = {"original": of(reference, original), "candidate": of(reference, candidate)}
-    judged = torch.randint(len(reference), (len(draws), len(reference)), generator=torch.Generator().manual_seed(seed))
-    result = {}
-    for name in sides["candidate"]:
-        before, after = (sides[side][name] for side in ("original", "candidate"))
-        drawn = judged if name.endswith("recall") else draws
-        named = {"original": before, "candidate": after, "difference": after - before}
-        result[name] = {side: interval_of_mean(inside, drawn) for side, inside in named.items()}
-    return result
-
-
-def _statistic(metric: str | Callable, seed: int) -> Callable[[Tensor], Callable[[Tensor], dict[str, float]]]:
-    """Real features -> generated features -> figures of the metric, without its conditions and spreads."""
+def _figures_against(
+    metric: str | Callable, seed: int, bits: int
+) -> Callable[[Tensor], Callable[[Tensor], dict[str, float]]]:
+    """Real features -> generated features -> figures of the metric, without its conditions and spreads; ``bits`` hyperplanes whatever the sizes."""
     if metric == "frechet_distance":
+        return lambda real: _named("frechet_distance", frechet_to(real))
+    if metric == "knn_precision_recall":
+        return knn_to
+    if metric == "lsh_precision_recall":
 
-        def frechet(real: Tensor) -> Callable[[Tensor], dict[str, float]]:
-            distance = frechet_to(real)
-            return lambda generated: {"frechet_distance": distance(generated)}
+        def lsh(real: Tensor) -> Callable[[Tensor], dict[str, float]]:
+            seen = LSHPrecisionRecall(k=3, num_hyperplanes=bits, draws=10, seed=seed).update(real=real)
+            return lambda generated: _values(copy.copy(seen).update(generated=generated).compute())
 
-        return frechet
+        return lsh
 
     def any_metric(real: Tensor) -> Callable[[Tensor], dict[str, float]]:
         def figures(generated: Tensor) -> dict[str, float]:
             (found,) = measure(real=real, generated=generated, metrics=(metric,), seed=seed).values()
-            return {
-                name: value for name, value in found.items() if isinstance(value, float) and not name.endswith("_std")
-            }
+            return _values(found)
 
         return figures
 
     return any_metric
+
+
+def _named(name: str, function: Callable[[Tensor], float]) -> Callable[[Tensor], dict[str, float]]:
+    return lambda generated: {name: function(generated)}
+
+
+def _values(found: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in found.items() if isinstance(value, float) and not name.endswith("_std")}
 
 
 def sqnr(signal: Tensor, noise: Tensor, keys: list[Any], draws: Tensor) -> tuple[Interval, list[dict[str, Any]]]:

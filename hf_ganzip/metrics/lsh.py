@@ -133,7 +133,9 @@ class LSHPrecisionRecall(Accumulator):
         for side, count in zip(self.sides, counts):
             if count < 2:
                 raise ValueError(f"{side} has {count} rows; at least 2 are needed.")
-        bits = self._bits_for(sum(counts))
+        bits = self.num_hyperplanes or default_hyperplanes(sum(counts), self.log_base)
+        if bits > self._bits:
+            raise ValueError(f"{sum(counts)} samples need {bits} hyperplanes; pass num_hyperplanes={bits}.")
         per_draw = list(self._counted(bits) if self.k is None else self._with_neighbours(bits))
         result: dict[str, Any] = {}
         for name in per_draw[0]:
@@ -143,21 +145,6 @@ class LSHPrecisionRecall(Accumulator):
         conditions = (bits, self.draws, self.k, self.seed, self.center is not None, *counts, self._held["real"].dim)
         return result | dict(zip(_CONDITIONS, conditions))
 
-    def memberships(self) -> dict[str, Tensor]:
-        """In how many of the draws each sample counts, as a share, float64; with ``k`` only. Their means are the values of `compute`.
-
-        Returns:
-            ``lsh_precision`` and ``lsh_knn_precision`` (M,) of the generated samples, ``lsh_recall`` and ``lsh_knn_recall`` (N,) of the real ones.
-        """
-        draws = list(self._hits(self._bits_for(sum(map(self._count, self.sides)))))
-        return {name: torch.stack([hits[name].double() for hits in draws]).mean(dim=0) for name in draws[0]}
-
-    def _bits_for(self, count: int) -> int:
-        bits = self.num_hyperplanes or default_hyperplanes(count, self.log_base)
-        if bits > self._bits:
-            raise ValueError(f"{count} samples need {bits} hyperplanes; pass num_hyperplanes={bits}.")
-        return bits
-
     def _counted(self, bits: int) -> Iterable[dict[str, float]]:
         real, generated = (self._held[side] for side in self.sides)
         for draw in range(self.draws):
@@ -165,36 +152,22 @@ class LSHPrecisionRecall(Accumulator):
             yield {"lsh_precision": precision, "lsh_recall": recall}
 
     def _with_neighbours(self, bits: int) -> Iterable[dict[str, float]]:
-        return map(_shares, self._hits(bits))
-
-    def _hits(self, bits: int) -> Iterable[dict[str, Tensor]]:
         (real, real_keys), (generated, generated_keys) = (self._held[side].joined() for side in self.sides)
         sets = for_distances(widened(real), widened(generated))
         mask = (1 << bits) - 1
         for draw in range(self.draws):
             keys = real_keys[:, draw] & mask, generated_keys[:, draw].to(real.device) & mask
-            yield hits_of_keys(*sets, *keys, self.k)
+            yield precision_recall_of_keys(*sets, *keys, self.k)
 
 
 def precision_recall_of_keys(
     real: Tensor, generated: Tensor, real_keys: Tensor, generated_keys: Tensor, k: int
 ) -> dict[str, float]:
     """LSH and LSH+KNN precision and recall of features (N, d), (M, d) for given keys (N,), (M,): equations 6 to 10."""
-    return _shares(hits_of_keys(real, generated, real_keys, generated_keys, k))
-
-
-def hits_of_keys(
-    real: Tensor, generated: Tensor, real_keys: Tensor, generated_keys: Tensor, k: int
-) -> dict[str, Tensor]:
-    """Which samples count, booleans: for precisions the generated ones (M,), for recalls the real ones (N,)."""
     _warn_if_skewed(real_keys, generated_keys)
     precision, recall = covered_in_cells(real, generated, real_keys, generated_keys, k)
     hits = (torch.isin(generated_keys, real_keys), torch.isin(real_keys, generated_keys), precision, recall)
-    return dict(zip(_NAMES, hits))
-
-
-def _shares(hits: Mapping[str, Tensor]) -> dict[str, float]:
-    return {name: float(hit.double().mean()) for name, hit in hits.items()}
+    return {name: float(hit.double().mean()) for name, hit in zip(_NAMES, hits)}
 
 
 def _warn_if_skewed(real_keys: Tensor, generated_keys: Tensor) -> None:
@@ -262,36 +235,22 @@ def lsh_precision_recall(
     Source:
         Mordido et al., equations 5-10; Algorithm 1 exchanges precision and recall for plain LSH, the equations are followed here.
     """
-    options = {"k": k, "num_hyperplanes": num_hyperplanes, "draws": draws, "seed": seed, "log_base": log_base}
-    return _metric_of(real, generated, center, **options).compute()
-
-
-def lsh_memberships(
-    *, real: Any, generated: Any, k: int = 3, num_hyperplanes: int | None = None, draws: int = 10, seed: int = 0
-) -> dict[str, Tensor]:
-    """:meth:`LSHPrecisionRecall.memberships` of all features at once; arguments and errors as for :func:`lsh_precision_recall`."""
-    options = {"k": k, "num_hyperplanes": num_hyperplanes, "draws": draws, "seed": seed, "log_base": 2}
-    return _metric_of(real, generated, None, **options).memberships()
-
-
-def _metric_of(real: Any, generated: Any, center: Any, **options: Any) -> LSHPrecisionRecall:
-    """The metric that has seen all of both sides, with as many hyperplanes as they need."""
     real, generated = as_matrix("real", real), as_matrix("generated", generated)
-    if options["num_hyperplanes"] is None:
-        options["num_hyperplanes"] = min(
-            default_hyperplanes(len(real) + len(generated), options["log_base"]), MAX_HYPERPLANES
-        )
+    if num_hyperplanes is None:
+        num_hyperplanes = min(default_hyperplanes(len(real) + len(generated), log_base), MAX_HYPERPLANES)
     if isinstance(center, str):
         if center != "reference":
             raise ValueError(f"center is {center!r}; allowed are None, 'reference' or a vector (d,).")
         check_finite("real", real)
         center = real.mean(dim=0, dtype=torch.float64)
-    metric = LSHPrecisionRecall(center=center, **options)
+    metric = LSHPrecisionRecall(
+        k=k, num_hyperplanes=num_hyperplanes, draws=draws, seed=seed, log_base=log_base, center=center
+    )
     check_same_dimension(real.shape[1], generated.shape[1])
     for side, features in (("real", real), ("generated", generated)):
         if len(features):
             metric._absorb(side, metric._keyed(side, features))
-    return metric
+    return metric.compute()
 
 
 def warn_if_unpaired(results: Iterable[Mapping[str, Any]]) -> None:
