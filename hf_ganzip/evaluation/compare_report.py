@@ -23,6 +23,7 @@ from .measured_pairs import squared_errors
 
 
 _SHOWN = 8  # images in a row
+_RATIOS = ("bytes_held", "ms_per_image")
 _LARGEST = 256  # pixels of a side of an image in a picture
 GROUPS = {
     "pairs": "The same seed, prompt or class on both sides, image by image. PSNR is that of the mean squared error over all images. The distance of "
@@ -84,11 +85,8 @@ class CompareReport(Report):
     @property
     def verdict(self) -> str:
         """One line on bytes and time."""
-        ratios = [
-            self[name].original.value / self[name].candidate.value  # type: ignore[union-attr]
-            for name in ("bytes_held", "ms_per_image")
-        ]
-        return smaller_and_faster(*ratios, "in memory")
+        rows = {row["figure"]: row["original"] / row["candidate"] for row in self.rows() if row["figure"] in _RATIOS}
+        return smaller_and_faster(rows["bytes_held"], rows["ms_per_image"], "in memory")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dict for JSON, without the images; what is infinite, as the PSNR of equal images, is the text "inf"."""

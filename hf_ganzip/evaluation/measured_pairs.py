@@ -20,6 +20,7 @@ from .evaluate import measure
 
 
 _SHARES = ("knn_precision_recall", "lsh_precision_recall")  # whose figures end at 1
+_OPTIONS = {"kernel_distance": {"subset_size": None}}  # of all images: halves take the place of subsets
 _PEAK = 255.0
 
 
@@ -53,7 +54,7 @@ def feature_distance(original: Tensor, candidate: Tensor, draws: Tensor) -> Inte
 
 
 def distribution(
-    metric: str | Callable,
+    metric: str | Callable[..., Any],
     reference: Tensor | None,
     original: Tensor,
     candidate: Tensor,
@@ -104,7 +105,7 @@ def distribution(
 
 
 def _figures_against(
-    metric: str | Callable, seed: int, bits: int
+    metric: str | Callable[..., Any], seed: int, bits: int
 ) -> Callable[[Tensor], Callable[[Tensor], dict[str, float]]]:
     """Real features -> generated features -> figures of the metric, without its conditions and spreads; ``bits`` hyperplanes whatever the sizes."""
     if metric == "frechet_distance":
@@ -119,9 +120,12 @@ def _figures_against(
 
         return lsh
 
+    options = _OPTIONS.get(metric) if isinstance(metric, str) else None
+
     def any_metric(real: Tensor) -> Callable[[Tensor], dict[str, float]]:
         def figures(generated: Tensor) -> dict[str, float]:
-            (found,) = measure(real=real, generated=generated, metrics=(metric,), seed=seed).values()
+            run = measure(real=real, generated=generated, metrics=(metric,), seed=seed, metric_options=options)
+            (found,) = run.values()
             return _values(found)
 
         return figures

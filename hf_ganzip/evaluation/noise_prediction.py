@@ -59,7 +59,7 @@ class Replay:
     def _repeat(self, name: str, count: int, batch: dict[Key, Tensor]) -> Any:
         other = self.candidate[name]
 
-        def repeat(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        def repeat(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             if self._busy:
                 return
             self._busy, start = True, time.perf_counter()
@@ -96,10 +96,12 @@ def by_image(values: Tensor, count: int) -> Tensor:
 @contextlib.contextmanager
 def refusing_nonfinite(role: str, networks: Mapping[str, nn.Module], first: int) -> Iterator[None]:
     """Raise ValueError at the end of the context if a network gave NaN or infinity in it; images are counted from ``first``."""
-    flags: list[tuple[str, nn.Module, tuple, dict, Tensor]] = []  # looked at in the end: an accelerator need not wait
+    flags: list[
+        tuple[str, nn.Module, tuple[Any, ...], dict[str, Any], Tensor]
+    ] = []  # looked at in the end: an accelerator need not wait
 
     def hook(name: str) -> Any:
-        def look(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             flags.append((name, module, args, kwargs, torch.isfinite(prediction(output)).flatten(1).all(dim=1)))
 
         return look
@@ -130,7 +132,7 @@ def prediction(output: Any) -> Tensor:
     return output
 
 
-def timestep_of(module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> float | None:
+def timestep_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float | None:
     """The timestep in the arguments of a denoiser, that of the first input if there are several; None if there is none."""
     given = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
     found = next((given[name] for name in ("timestep", "timesteps", "t") if name in given), None)

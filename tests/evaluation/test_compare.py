@@ -12,9 +12,10 @@ from diffusers import DDIMPipeline, DDIMScheduler, DiTPipeline, EulerDiscreteSch
 import hf_ganzip as gz
 from hf_ganzip.evaluation import compare as module
 from hf_ganzip.evaluation.compared_sides import open_side, weights_of
+from hf_ganzip.evaluation.evaluate import measure
 from hf_ganzip.evaluation.held_bytes import held_bytes
 from hf_ganzip.evaluation.measured_pairs import distribution, psnr, squared_errors
-from hf_ganzip.metrics import frechet_distance, knn_precision_recall
+from hf_ganzip.metrics import frechet_distance, kernel_distance, knn_precision_recall
 from hf_ganzip.metrics.frechet import frechet_to
 from hf_ganzip.metrics.resampling import halves, interval_by_halves, interval_of_mean, resamples
 from hf_ganzip.quantization.packed import packed_modules
@@ -133,7 +134,7 @@ def test_intervals_hold_the_figure_and_shrink_with_more_images():
     original = gz.load_model("stylegan2-fashion-mnist")
     candidate = quantized(original, 3)
     few, many = (
-        gz.compare(original, candidate, **QUICK | {"num_images": count, "batch_size": 40, "bootstrap": 100})
+        gz.compare(original, candidate, **QUICK | {"num_images": count, "batch_size": 40, "bootstrap": 60})
         for count in (20, 160)
     )
     for name in figures(many):
@@ -168,6 +169,25 @@ class TestIntervals:
             found = [each[name]["candidate"] for each in measured]
             estimate = sum(each.high - each.low for each in found) / len(found) / (2 * 1.96)
             assert 0.6 < estimate / spread < 1.6, name
+
+    @pytest.mark.parametrize(
+        "metric", ["knn_precision_recall", "frechet_distance", "lsh_precision_recall", "density_coverage"]
+    )
+    def test_values_are_those_of_evaluate(self, metric):
+        generator = torch.Generator().manual_seed(0)
+        real, generated = torch.randn(300, 8, generator=generator), torch.randn(200, 8, generator=generator)
+        expected = next(iter(measure(real=real, generated=generated, metrics=[metric], seed=3).values()))
+        found = distribution(metric, None, real, generated, drawn=halves(200, 0), seed=3, progress=False)
+        assert found and all(
+            each["candidate"].value == pytest.approx(expected[name], rel=1e-6) for name, each in found.items()
+        )
+
+    def test_kernel_distance_takes_all_images(self):
+        real, generated = torch.randn(40, 8), torch.randn(20, 8)
+        expected = kernel_distance(real=real, generated=generated, subset_size=None)["kernel_distance"]
+        found = distribution("kernel_distance", None, real, generated, drawn=halves(20, 20), seed=0, progress=False)
+        assert found["kernel_distance"]["candidate"].value == pytest.approx(expected)
+        assert found["kernel_distance"]["candidate"].low < expected
 
     def test_differences_are_paired(self):
         """Both sides on the same seeds: what they share cancels."""
