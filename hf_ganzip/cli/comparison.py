@@ -51,7 +51,9 @@ def compare(
     prompts_file: Annotated[
         Path | None,
         typer.Option(
-            help="Text file, one prompt a line, for text-to-image pipelines; image i has prompt i, and so on in turn."
+            exists=True,
+            dir_okay=False,
+            help="Text file, one prompt a line, for text-to-image pipelines; image i has prompt i, and so on in turn.",
         ),
     ] = None,
     class_label: Annotated[int | None, typer.Option(help="One class for all; default: all classes in turn.")] = None,
