@@ -21,7 +21,8 @@ def held_bytes(*networks: Any) -> int:
     on a parameter (bitsandbytes), plain attributes of modules. Unpacked weights that are kept count, too.
 
     Example:
-        >>> held_bytes(torch.nn.Linear(3, 2))
+        >>> from torch import nn
+        >>> held_bytes(nn.Linear(3, 2))
         32
     """
     queue: list[Any] = list(networks)

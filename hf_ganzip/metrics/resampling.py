@@ -12,6 +12,7 @@ from .inputs import check_integer
 
 
 LEVEL = 0.95
+_ENDS = (0.025, 0.975)  # shares below the ends
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,14 @@ def interval(value: float, found: Tensor) -> Interval:
     """Percentiles of ``found`` (R,); without any, the value alone.
 
     Example:
-        >>> interval(0.5, torch.linspace(0, 1, 101, dtype=torch.float64))
-        Interval(value=0.5, low=0.025, high=0.975)
+        >>> interval(20.0, torch.arange(41.0, dtype=torch.float64))
+        Interval(value=20.0, low=1.0, high=39.0)
     """
     if not len(found):
         return Interval(value)
     if not bool(torch.isfinite(found).all()):  # the ratio of equal images: quantiles would subtract infinities
         ordered = found.sort().values
-        low, high = (ordered[round(q * (len(found) - 1))] for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+        low, high = (ordered[round(share * (len(found) - 1))] for share in _ENDS)
     else:
-        low, high = torch.quantile(found, torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=found.dtype))
+        low, high = torch.quantile(found, torch.tensor(_ENDS, dtype=found.dtype))
     return Interval(value, float(low), float(high))
