@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # `as`: type checkers do not see through `__all__` below
     from .checkpoints import convert as convert
+    from .evaluation.compare import compare as compare
     from .evaluation.evaluate import evaluate as evaluate
     from .integration import GanzipConfig as GanzipConfig
     from .models import BigGANDeepGenerator as BigGANDeepGenerator
@@ -80,6 +81,7 @@ _NAMES = {
     "set_compute_": "quantization",
     "sensitivity": "quantization",
     "evaluate": "evaluation.evaluate",
+    "compare": "evaluation.compare",
     "push_to_hub": "publishing",
 }
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -265,6 +266,33 @@ def save_training_curves(rows: Sequence[dict], path: str | Path) -> None:
         points = [(row["images"], row[key]) for row in rows if key in row]
         axes[panels.index(panel)].plot(*zip(*points), marker="o", markersize=3, label=weights)
     axes[0].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def save_sqnr_plot(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Plot the signal to noise of noise predictions against the timestep, one line a denoiser, with intervals.
+
+    Args:
+        rows: In the order of sampling, each with ``component``, ``timestep``, ``sqnr`` (dB, left out where infinite), ``low`` and ``high`` (or None).
+        path: PNG file.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    figure = new_figure(7, 3.6)
+    axis = figure.subplots()
+    for component in dict.fromkeys(row["component"] for row in rows):
+        own = [row for row in rows if row["component"] == component and math.isfinite(row["sqnr"])]
+        steps = [row["timestep"] for row in own]
+        (line,) = axis.plot(steps, [row["sqnr"] for row in own], marker="o", markersize=3, label=component or None)
+        if all(row["low"] is not None and math.isfinite(row["low"] + row["high"]) for row in own):
+            ends = ([row[end] for row in own] for end in ("low", "high"))
+            axis.fill_between(steps, *ends, alpha=0.2, color=line.get_color())
+    axis.invert_xaxis()  # sampling goes from noise to image
+    axis.set(xlabel="timestep, noise to image", ylabel="SQNR in dB")
+    axis.grid(alpha=0.4)
+    if any(row["component"] for row in rows):
+        axis.legend(fontsize=8)
     figure.savefig(path, dpi=110)
 
 

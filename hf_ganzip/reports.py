@@ -45,10 +45,10 @@ class Report:
 
     def _repr_html_(self) -> str:
         folded = (
-            f"<details><summary>{escape(title)} ({len(cells) - 1})</summary>{_html_table(cells, head=True)}</details>"
+            f"<details><summary>{escape(title)} ({len(cells) - 1})</summary>{html_table(cells, head=True)}</details>"
             for title, cells in self.tables().items()
         )
-        return f"<b>{type(self).__name__}</b>{_html_table(list(self.facts().items()))}{''.join(folded)}"
+        return f"<b>{type(self).__name__}</b>{html_table(list(self.facts().items()))}{''.join(folded)}"
 
 
 def conditions_table(conditions: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -56,7 +56,8 @@ def conditions_table(conditions: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [("condition", "value"), *((name, str(value)) for name, value in conditions.items())]
 
 
-def _html_table(cells: Sequence[tuple[str, ...]], head: bool = False) -> str:
+def html_table(cells: Sequence[tuple[str, ...]], head: bool = False) -> str:
+    """Cells, escaped, as a table; ``head``: the first row holds names."""
     lines = []
     for index, row in enumerate(cells):
         tag = "th" if head and index == 0 else "td"

@@ -265,7 +265,7 @@ def test_every_command_takes_json():
     without = [
         name for name, command in commands.items() if "--json" not in {o for p in command.params for o in p.opts}
     ]
-    assert len(commands) == 21 and without == ["train", "finetune"]  # which print what their scripts print
+    assert len(commands) == 22 and without == ["train", "finetune"]  # which print what their scripts print
 
 
 def test_commands_are_listed_in_the_order_of_use():
@@ -388,8 +388,19 @@ def test_study_prints_its_report(call, tmp_path):
 
 @pytest.mark.process
 def test_help_of_every_command():
-    commands = ["demo", "compress", "sample", "evaluate", "info", "cost", "sensitivity", "study", "metrics install"]
-    commands += ["convert", "translate", "prune", "refine", "card", "push", "env", "metrics push", "metrics list"]
+    commands = ["demo", "compress", "sample", "evaluate", "info", "cost", "sensitivity", "study", "compare"]
+    commands += [
+        "convert",
+        "translate",
+        "prune",
+        "refine",
+        "card",
+        "push",
+        "env",
+        "metrics install",
+        "metrics push",
+        "metrics list",
+    ]
     for command in ([], *(command.split() for command in commands)):
         code = ["-m", "hf_ganzip", *command, "--help"]
         result = subprocess.run([sys.executable, *code], capture_output=True, text=True, timeout=60)

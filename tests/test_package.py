@@ -46,6 +46,7 @@ def test_public_names_resolve_and_are_frozen():
         "set_compute_",
         "sensitivity",
         "evaluate",
+        "compare",
         "push_to_hub",
     ]
     for name in gz.__all__:

@@ -7,8 +7,10 @@ from html.parser import HTMLParser
 import pytest
 
 import hf_ganzip as gz
+from hf_ganzip.evaluation.compare_report import CompareReport, Figure
 from hf_ganzip.evaluation.cost import Cost, CostReport
 from hf_ganzip.evaluation.evaluate import EvaluationReport
+from hf_ganzip.metrics.resampling import Interval
 from hf_ganzip.pruning.report import PrunedSet, PruneReport
 from hf_ganzip.publishing.push import PushReport
 from hf_ganzip.quantization.report import LayerReport, QuantizeReport
@@ -19,6 +21,16 @@ from .conftest import tiny_generator
 
 
 NASTY = "<script>alert(1)</script> & co"
+COMPARED = CompareReport(
+    (
+        Figure("pairs", "psnr", "dB", Interval(30.0, 29.0, float("inf"))),
+        Figure("cost", "bytes_held", "bytes", Interval(10), Interval(40)),
+        Figure("cost", "ms_per_image", "ms", Interval(2.0), Interval(1.0)),
+    ),
+    ({"component": NASTY, "timestep": 999.0, "sqnr": float("inf"), "low": None, "high": None},),
+    {"original": NASTY, "candidate": NASTY},
+    {NASTY: "why"},
+)
 COST = Cost(10, 20, 30, 40, None, 0.5)
 REPORTS = [  # and the rows of their data frames
     (QuantizeReport((LayerReport(NASTY, "Linear", (4, 8), 128, 20, 4, "aciq", 18.5),), 8), 1),
@@ -28,6 +40,7 @@ REPORTS = [  # and the rows of their data frames
     (CostReport(COST, None, {"device": NASTY}), 1),
     (CostReport(COST, COST, {"device": NASTY}), 2),
     (EvaluationReport({"m": {"precision": 0.5, "k": 3, "precision_std": 0.1}}, {"generated": NASTY, "seed": 0}), 3),
+    (COMPARED, 3),
     (PushReport("me/x", "", {NASTY: 5}, "card", {}), 1),
 ]
 EACH = pytest.mark.parametrize("report, rows", REPORTS, ids=[type(report).__name__ for report, _ in REPORTS])

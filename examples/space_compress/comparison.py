@@ -20,7 +20,7 @@ from PIL import Image
 import hf_ganzip as gz
 from hf_ganzip.assets import asset_path
 from hf_ganzip.evaluation import extract_features
-from hf_ganzip.evaluation.cost import tensor_bytes
+from hf_ganzip.evaluation.held_bytes import held_bytes
 from hf_ganzip.evaluation.reference import evenly, load_reference
 from hf_ganzip.evaluation.sampling import sample_images
 from hf_ganzip.plotting import image_grid
@@ -156,7 +156,7 @@ def run(
     ]
     return Comparison(
         request,
-        Side(full_images, metrics[0], tensor_bytes(model)),
+        Side(full_images, metrics[0], held_bytes(model)),
         Side(small_images, metrics[1], quantized.bytes_after),
         quantized.bits_per_weight,
         reference,

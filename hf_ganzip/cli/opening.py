@@ -79,7 +79,7 @@ def open_whole(model: str, components: Sequence[str] | None, place: Place) -> tu
     from ..alignment import align_
     from ..components import networks_of
     from ..hub import PIPELINE_FILES, model_folder
-    from ..publishing.saved import open_saved
+    from ..saved import open_saved
 
     place.check_device()
     folder = model_folder(model, patterns=PIPELINE_FILES, **place.hub_options(model))

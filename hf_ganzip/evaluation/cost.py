@@ -26,6 +26,7 @@ from ..modes import evaluating
 from ..quantization.packed import packed_modules, packed_parameters
 from ..record import machine, versions
 from ..reports import Report, conditions_table
+from .held_bytes import held_bytes
 
 
 _FASTER = 1.05  # ratios of latencies below this are no difference
@@ -39,8 +40,8 @@ class Cost:
         parameters: Number of parameters; packed weights count as many as they unpack to.
         macs: Multiply-accumulate operations of one forward pass of one sample (convolutions and matrix products).
         bytes_on_disk: Of the saved weights.
-        bytes_in_memory: Of all parameters and buffers after a forward pass, as ``get_memory_footprint`` gives them: unpacked weights count if
-            they are kept (``compute="dequantized"``).
+        bytes_in_memory: Of all tensors that it holds after a forward pass, see :func:`.held_bytes`: unpacked weights count if they are kept
+            (``compute="dequantized"``).
         peak_bytes: Highest memory of a fresh process that loads the model and runs one forward pass, above that of one that has only
             imported the libraries; on an accelerator: the highest memory allocated there. None if not measured.
         latency: Seconds of one forward pass, median.
@@ -68,11 +69,7 @@ class CostReport(Report):
         if self.reference is None:
             return "nothing to compare with"
         disk = self.reference.bytes_on_disk / self.model.bytes_on_disk
-        speed = self.reference.latency / self.model.latency
-        size = f"{disk:.2f}x smaller on disk" if disk > 1 else "not smaller on disk"
-        if 1 / _FASTER < speed < _FASTER:
-            return f"{size}, not faster"
-        return f"{size}, {f'{speed:.2f}x faster' if speed > 1 else f'{1 / speed:.2f}x slower'}"
+        return smaller_and_faster(disk, self.reference.latency / self.model.latency, "on disk")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dict for JSON."""
@@ -103,6 +100,19 @@ class CostReport(Report):
             lines.append(line)
         lines += [self.verdict, *(f"  {name} {value}" for name, value in self.conditions.items())]
         return "\n".join(lines)
+
+
+def smaller_and_faster(size: float, speed: float, where: str) -> str:
+    """What two ratios, reference over model, of bytes and of seconds come to.
+
+    Example:
+        >>> smaller_and_faster(4.0, 0.5, "on disk"), smaller_and_faster(0.9, 1.01, "in memory")
+        ('4.00x smaller on disk, 2.00x slower', 'not smaller in memory, not faster')
+    """
+    bytes_said = f"{size:.2f}x smaller {where}" if size > 1 else f"not smaller {where}"
+    if 1 / _FASTER < speed < _FASTER:
+        return f"{bytes_said}, not faster"
+    return f"{bytes_said}, {f'{speed:.2f}x faster' if speed > 1 else f'{1 / speed:.2f}x slower'}"
 
 
 def measure_cost(
@@ -161,18 +171,13 @@ def _cost(model: ModelMixin, latency: float, memory: bool) -> Cost:
         size = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
         peak = _peak(model, folder) if memory else None
     macs = counter.get_total_flops() // 2 // 2  # 2 flops; 2 samples
-    return Cost(parameters, macs, size, tensor_bytes(model), peak, latency)
+    return Cost(parameters, macs, size, held_bytes(model), peak, latency)
 
 
 @torch.no_grad()
 def _run(model: nn.Module) -> None:
     args, kwargs = example_inputs(model)
     model(*args, return_dict=False, **kwargs)
-
-
-def tensor_bytes(model: nn.Module) -> int:
-    """Bytes of all parameters and buffers."""
-    return sum(tensor.nbytes for tensor in _tensors(model))
 
 
 def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
@@ -187,16 +192,16 @@ def _latencies(models: dict[str, nn.Module], repeats: int) -> dict[str, float]:
         _run(model)
     for _ in range(repeats):
         for name, model in models.items():
-            _wait(model)
+            wait_for(next(_tensors(model)).device)
             start = time.perf_counter()
             _run(model)
-            _wait(model)
+            wait_for(next(_tensors(model)).device)
             seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
-def _wait(model: nn.Module) -> None:
-    device = next(_tensors(model)).device
+def wait_for(device: torch.device) -> None:
+    """Until an accelerator has done what it was told to."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -207,15 +212,22 @@ def _peak(model: ModelMixin, folder: str) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         _run(model)
         return torch.cuda.max_memory_allocated(device)
-    code = "import sys; from hf_ganzip.evaluation.cost import peak_of_folder; peak_of_folder(*sys.argv[1:])"
-    command = [sys.executable, "-c", code, folder, str(model.dtype).removeprefix("torch.")]
+    return printed_by("cost", "peak_of_folder", folder, str(model.dtype).removeprefix("torch."))
+
+
+def printed_by(module: str, function: str, *arguments: str) -> int:
+    """The number that a function of a module of this package prints in a fresh process.
+
+    Raises:
+        RuntimeError: The process failed.
+    """
+    code = f"import sys; from hf_ganzip.evaluation.{module} import {function}; {function}(*sys.argv[1:])"
+    command = [sys.executable, "-c", code, *arguments]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         reason = (result.stderr.strip() or f"exit status {result.returncode}").splitlines()[-1]
-        raise RuntimeError(
-            f"measure_cost: the process that measures the memory of loading failed: {reason}. memory=False leaves it out."
-        )
-    return json.loads(result.stdout.splitlines()[-1])
+        raise RuntimeError(f"the process that measures the memory failed: {reason}. memory=False leaves it out.")
+    return int(json.loads(result.stdout.splitlines()[-1]))
 
 
 def peak_of_folder(folder: str, dtype: str) -> None:
@@ -223,12 +235,12 @@ def peak_of_folder(folder: str, dtype: str) -> None:
     from ..recipes import load_model
 
     torch.zeros(1) @ torch.zeros(1)
-    before = _peak_so_far(reset=True)
+    before = peak_so_far(reset=True)
     _run(load_model(folder, torch_dtype=getattr(torch, dtype)).eval())
-    print(_peak_so_far() - before)
+    print(peak_so_far() - before)
 
 
-def _peak_so_far(reset: bool = False) -> int:
+def peak_so_far(reset: bool = False) -> int:
     """Highest bytes in memory of this process, on Linux since the last reset."""
     import resource
 

@@ -62,12 +62,13 @@ def sample_diffusion(
     beta_end: float = 0.02,
     clip_sample: bool = False,
     class_label: int | None = None,
+    compute: str | None = "dequantized",
     progress: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """Sample by deterministic DDIM (eta 0). Image i depends on the model and ``(seed, i)`` only.
 
     Args:
-        model: Network that predicts noise. Packed layers compute with unpacked weights meanwhile.
+        model: Network that predicts noise.
         num_samples: Number of images.
         seed: Image i starts from the noise of ``(seed, i)``; the same noise for every model.
         first: Index of the first image.
@@ -80,6 +81,7 @@ def sample_diffusion(
         clip_sample: Clip the predicted image to [-1, 1] in every step, and take the noise that follows from it; the papers' scripts do not. Networks that are
             small or not finished need it: at the first timesteps an error of the noise is magnified more than a hundred times.
         class_label: One class for all images; None: image i has class ``i % num_class_embeds``.
+        compute: How packed layers compute meanwhile, as for :func:`.set_compute_`; None: as they do.
         progress: Show a progress bar.
 
     Returns:
@@ -96,7 +98,7 @@ def sample_diffusion(
     size, device = model.config.sample_size, model.device
     images = []
     bar = tqdm(total=num_samples, desc="sample", unit="image", disable=not progress)
-    with evaluating(model), computing(model, "dequantized"), bar:
+    with evaluating(model), computing(model, compute), bar:
         for start in range(0, num_samples, batch_size):
             count = min(batch_size, num_samples - start)
             state = torch.cat(

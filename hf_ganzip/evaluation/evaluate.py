@@ -216,12 +216,12 @@ def evaluate(
     chosen = _options_by_metric(found, given, seed)  # before the long work
     check_extractor(extractor)
     sides = _open_sides(generated, reference, run, sampling)
-    images = {where: _images(side, run["resolution"]) for where, side in sides.items()}
+    images = {where: images_of(side, run["resolution"]) for where, side in sides.items()}
     extract = None
     if found.keys() - OF_LOGITS.keys() and any(side.features is None for side in sides.values()):
         extractor = default_extractor(images.values()) if extractor is None else extractor
         extract = load_extractor(extractor, run["device"])
-    digest = _common_digest(sides, getattr(extract, "digest", None))
+    digest = common_digest(sides, getattr(extract, "digest", None))
     model = sides["generated"].model
     if model is not None:
         drawing = {"seed": seed, "batch_size": run["batch_size"] or 100, "progress": run["progress"]}
@@ -281,7 +281,8 @@ def _open_sides(generated: Any, reference: Any, run: dict[str, Any], sampling: M
     return sides
 
 
-def _images(side: Source, resolution: int | None) -> Tensor | ImageStream | None:
+def images_of(side: Source, resolution: int | None = None) -> Tensor | ImageStream | None:
+    """The images of a side, or where they are, cut and resized to squares of ``resolution`` if that is given; None for features and models."""
     if side.stream is not None:
         return side.stream.at(resolution)
     return None if side.images is None else squares(side.images, resolution)
@@ -291,7 +292,7 @@ def _no_extractor(features: Mapping[str, Tensor | None]) -> str | None:
     return None if any(each is None for each in features.values()) else "features as given"
 
 
-def _common_digest(sides: Mapping[str, Source], digest: str | None) -> str | None:
+def common_digest(sides: Mapping[str, Source], digest: str | None) -> str | None:
     """Digest of the extractor of both sides, as far as it is known; ``digest`` is that of the one that is used here.
 
     Raises:

@@ -41,6 +41,11 @@ def structural_similarity(*, real: Tensor, generated: Tensor, batch_size: int = 
     Source:
         Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity" (IEEE TIP 2004), equation 13.
     """
+    return _summary("structural_similarity", structural_similarities(real, generated, batch_size))
+
+
+def structural_similarities(real: Tensor, generated: Tensor, batch_size: int = 64) -> Tensor:
+    """The value (N,) of every pair, float64; arguments and errors as for :func:`structural_similarity`."""
     _check_pairs("structural_similarity", real, generated, _WINDOW)
     try:
         from torchmetrics.functional.image import structural_similarity_index_measure
@@ -92,6 +97,14 @@ def perceptual_distance(
     Source:
         Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (CVPR 2018), equation 1.
     """
+    name = net if isinstance(net, str) else getattr(net, "__name__", type(net).__name__)
+    return _summary("perceptual_distance", perceptual_distances(real, generated, net, batch_size)) | {"net": name}
+
+
+def perceptual_distances(
+    real: Tensor, generated: Tensor, net: str | Callable[[Tensor, Tensor], Tensor] = "alex", batch_size: int = 64
+) -> Tensor:
+    """The distance (N,) of every pair, float64; arguments and errors as for :func:`perceptual_distance`."""
     if isinstance(net, str):
         lookup(SMALLEST, net, "net")
     _check_pairs("perceptual_distance", real, generated, SMALLEST[net] if isinstance(net, str) else 1)
@@ -112,8 +125,7 @@ def perceptual_distance(
             )
         return distances.flatten()
 
-    result = _over_pairs("perceptual_distance", distance, real, generated, batch_size)
-    return result | {"net": net if isinstance(net, str) else getattr(net, "__name__", type(net).__name__)}
+    return _over_pairs("perceptual_distance", distance, real, generated, batch_size)
 
 
 def load_network(net: str = "alex") -> torch.nn.Module:
@@ -164,10 +176,13 @@ def _check_pairs(where: str, real: Any, generated: Any, smallest: int) -> None:
 @torch.no_grad()
 def _over_pairs(
     name: str, function: Callable[[Tensor, Tensor], Tensor], real: Tensor, generated: Tensor, batch_size: int
-) -> dict[str, Any]:
-    """Mean and population standard deviation of a function of pairs, which gets batches."""
+) -> Tensor:
+    """Values (N,) of a function of pairs, which gets batches."""
     if batch_size < 1:
         raise ValueError(f"{name}: batch_size is {batch_size}; allowed is 1 or more.")
     batches = zip(real.split(batch_size), generated.to(real.device).split(batch_size))
-    values = torch.cat([function(*batch).double().cpu() for batch in batches])
+    return torch.cat([function(*batch).double().cpu() for batch in batches])
+
+
+def _summary(name: str, values: Tensor) -> dict[str, Any]:
     return {name: float(values.mean()), f"{name}_std": float(values.std(correction=0)), "n_pairs": len(values)}

@@ -29,12 +29,13 @@ def sample_images(
     class_label: int | None = None,
     steps: int = 50,
     clip_sample: bool = False,
+    compute: str | None = "dequantized",
     progress: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """Sample images of a GAN generator, or of a diffusion UNet by :func:`.sample_diffusion`.
 
     Args:
-        model: Generator with a ``z_dim`` in its config, or ``UNet2DModel``. Packed layers compute with unpacked weights meanwhile.
+        model: Generator with a ``z_dim`` in its config, or ``UNet2DModel``.
         num_samples: Number of images.
         seed: Image i is drawn from ``(seed, i)``.
         first: Index of the first image, so that several calls, or processes, can share the work.
@@ -43,6 +44,7 @@ def sample_images(
         class_label: One class for all images; None: image i has class ``i % num_classes``.
         steps: Of DDIM, for diffusion models; see :func:`.ddim_timesteps` for how many are taken.
         clip_sample: For diffusion models, see :func:`.sample_diffusion`.
+        compute: How packed layers compute meanwhile, as for :func:`.set_compute_`; None: as they do.
         progress: Show a progress bar.
 
     Returns:
@@ -59,6 +61,7 @@ def sample_images(
                 f"truncation_psi is {truncation_psi}; a diffusion model has no truncation: leave it at 1."
             )
         options = {"first": first, "batch_size": batch_size, "class_label": class_label, "progress": progress}
+        options |= {"compute": compute}
         return sample_diffusion(model, num_samples, seed=seed, steps=steps, clip_sample=clip_sample, **options)
     if "z_dim" not in model.config:
         raise ValueError(
@@ -70,7 +73,7 @@ def sample_images(
     labels = labels_of(model.config.num_classes, num_samples, first, class_label)
     images = []
     bar = tqdm(total=num_samples, desc="sample", unit="image", disable=not progress)
-    with evaluating(model), computing(model, "dequantized"), bar:
+    with evaluating(model), computing(model, compute), bar:
         for start in range(0, num_samples, batch_size):
             count = min(batch_size, num_samples - start)
             sample = pipeline(

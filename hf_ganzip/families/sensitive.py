@@ -46,11 +46,15 @@ def biggan_sensitive(model: nn.Module) -> tuple[str, ...]:
 
 
 def unet_sensitive(model: nn.Module) -> tuple[str, ...]:
-    """First and last convolution, and what embeds times, classes, texts and images before the first block.
+    """First and last convolution, the residual blocks of the first and the last level, and what embeds times, classes, texts and images.
 
-    The layers that project the time embedding into residual blocks are not among them.
+    The layers that project the time embedding into other residual blocks are not among them.
     """
-    return ("conv_in", "conv_out", "time_embedding.*", "class_embedding*", "add_embedding.*", "encoder_hid_proj*")
+    levels = ("down_blocks.0.resnets.*", f"up_blocks.{len(model.up_blocks) - 1}.resnets.*")
+    return (
+        *("conv_in", "conv_out", *levels),
+        *("time_embedding.*", "class_embedding*", "add_embedding.*", "encoder_hid_proj*"),
+    )
 
 
 def dit_sensitive(model: nn.Module) -> tuple[str, ...]:

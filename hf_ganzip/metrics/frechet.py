@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .accumulate import Accumulator
-from .inputs import as_features
+from .inputs import as_features, as_matrix
 
 
 _BLOCK = 8192  # rows widened to float64 at a time
@@ -43,6 +44,36 @@ def frechet_distance(*, real: Any, generated: Any, allow_singular: bool = False)
     """
     real, generated = as_features(real=real, generated=generated)
     return FrechetDistance(allow_singular=allow_singular).update(real=real, generated=generated).compute()
+
+
+def frechet_to(real: Any) -> Callable[[Any], float]:
+    """:func:`frechet_distance` to one set, as a function of the other, which may be singular: for many sets against one.
+
+    Of fewer samples than dimensions it takes the eigenvalues of their Gram matrix, which are the same and fewer.
+    """
+    moments = Moments.of(as_matrix("real", real))
+    covariance = moments.covariance()
+    root: list[Tensor] = []
+
+    def distance(generated: Any) -> float:
+        rows = as_matrix("generated", generated).to(moments.mean.device, torch.float64)
+        mean = rows.mean(dim=0)
+        centred = (rows - mean) / (len(rows) - 1) ** 0.5
+        if len(rows) < moments.dim:
+            product = centred @ covariance @ centred.t()
+        else:
+            root[:] = root or [_root(covariance)]
+            product = root[0] @ (centred.t() @ centred) @ root[0]
+        cross = torch.linalg.eigvalsh(product).clamp_min(0).sqrt().sum()
+        shift = (moments.mean - mean).square().sum()
+        return max(float(shift + covariance.trace() + centred.square().sum() - 2 * cross), 0.0)
+
+    return distance
+
+
+def _root(covariance: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(covariance)
+    return (vectors * values.clamp_min(0).sqrt()) @ vectors.t()
 
 
 class Moments:
@@ -132,8 +163,7 @@ class FrechetDistance(Accumulator):
             )
         real, generated = (self._held[side] for side in self.sides)
         real_cov, generated_cov = real.covariance(), generated.covariance().to(real.mean.device)
-        values, vectors = torch.linalg.eigh(real_cov)
-        root = (vectors * values.clamp_min(0).sqrt()) @ vectors.t()
+        root = _root(real_cov)
         cross = torch.linalg.eigvalsh(root @ generated_cov @ root).clamp_min(0).sqrt().sum()
         shift = (real.mean - generated.mean.to(real.mean.device)).square().sum()
         return {"frechet_distance": max(float(shift + real_cov.trace() + generated_cov.trace() - 2 * cross), 0.0)}

@@ -8,7 +8,7 @@ a radius) is made again from differences in float64. Ties count as inside. Memor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -236,10 +236,22 @@ def knn_precision_recall(*, real: Any, generated: Any, k: int = 3) -> dict[str, 
     Source:
         Kynkaanniemi et al., "Improved Precision and Recall Metric for Assessing Generative Models" (NeurIPS 2019), equation 1.
     """
+    return knn_to(real, k)(generated)
+
+
+def knn_to(real: Any, k: int = 3) -> Callable[[Any], dict[str, float]]:
+    """:func:`knn_precision_recall` with one real set, whose balls are measured once, as a function of the generated one."""
     check_integer("k", k, 1)
-    real, generated = as_features(real=real, generated=generated)
-    precision, recall = mutual_coverage(Balls(Points(real), k), Balls(Points(generated), k))
-    return {"precision": float(precision.double().mean()), "recall": float(recall.double().mean())}
+    balls: dict[torch.dtype, Balls] = {}
+
+    def figures(generated: Any) -> dict[str, float]:
+        rows, others = as_features(real=real, generated=generated)
+        if rows.dtype not in balls:
+            balls[rows.dtype] = Balls(Points(rows), k)
+        precision, recall = mutual_coverage(balls[rows.dtype], Balls(Points(others), k))
+        return {"precision": float(precision.double().mean()), "recall": float(recall.double().mean())}
+
+    return figures
 
 
 def density_coverage(*, real: Any, generated: Any, k: int = 5) -> dict[str, float]:

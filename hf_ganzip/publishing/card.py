@@ -13,8 +13,8 @@ import yaml
 
 from ..recipes import STEPS
 from ..record import origin
+from ..saved import loading_snippet, read_saved
 from .metadata import Facts, Licence, base_of, find_licence, metadata, own_evaluations
-from .saved import loading_snippet, read_saved
 from .tables import changes, cost_table, details, quality_table, source_table
 
 

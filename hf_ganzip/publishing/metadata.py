@@ -13,7 +13,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData, metadata_load
 
 from ..assets import ASSETS, asset_path
-from .saved import Saved
+from ..saved import Saved
 from .tables import QUALITY, figures, subject
 
 

@@ -17,10 +17,10 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..record import origin_of, recorded_steps
 from ..reports import Report
+from ..saved import loading_snippet, read_saved
 from .card import PICTURE, as_dicts, by_kind, render_card
 from .check import differences, fingerprint, networks_of, run_snippet
 from .metadata import Base, Licence, base_of, find_licence
-from .saved import loading_snippet, read_saved
 
 
 _ADVICE = {

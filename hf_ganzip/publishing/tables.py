@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .saved import Saved
+from ..saved import Saved
 
 
 _COSTS = {  # of a CostReport

@@ -275,10 +275,10 @@ def set_compute_(model: nn.Module, compute: str) -> None:
 
 
 @contextlib.contextmanager
-def computing(model: nn.Module, compute: str) -> Iterator[None]:
-    """:func:`set_compute_` within the context; afterwards every packed layer computes as it did before. Without packed layers, nothing."""
+def computing(model: nn.Module, compute: str | None) -> Iterator[None]:
+    """:func:`set_compute_` within the context; afterwards every packed layer computes as it did before. Without packed layers, or for None, nothing."""
     before = {module: module.packed_compute for module in packed_modules(model).values()}
-    changed = [module for module, mode in before.items() if mode != compute]
+    changed = [module for module, mode in before.items() if compute not in (None, mode)]
     for module in changed:
         module.packed_compute, module._dequantized = compute, None
     try:

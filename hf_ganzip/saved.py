@@ -13,10 +13,10 @@ from typing import Any
 
 from safetensors import safe_open
 
-from ..assets import ASSETS
-from ..hub import parts_of
-from ..inspection import PACKED_TENSORS, describe
-from ..record import origin
+from .assets import ASSETS
+from .hub import parts_of
+from .inspection import PACKED_TENSORS, describe
+from .record import origin
 
 
 _DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
@@ -152,11 +152,16 @@ def open_saved(folder: str | Path, dtype: Any = None) -> Any:
     saved = read_saved(folder)
     option = _dtype_option(saved)
     dtypes: Any = {name: getattr(torch, each) for name, each in option.items()} if isinstance(option, dict) else None
-    if isinstance(option, str):
-        dtypes = getattr(torch, option)
+    if isinstance(option, str) or option is None and _has_foreign_quantization(saved):
+        dtypes = getattr(torch, option or "float32")  # said aloud: quantizers of other libraries choose one otherwise
     dtypes = dtypes if dtype is None else dtype
     cls = getattr(importlib.import_module(saved.library), saved.class_name)
     return cls.from_pretrained(folder, **({} if dtypes is None else {"torch_dtype": dtypes}))
+
+
+def _has_foreign_quantization(saved: Saved) -> bool:
+    methods = {(part["quantization"] or {}).get("quant_method") for part in saved.parts.values()}
+    return saved.library == "diffusers" and bool(methods - {None, "hf_ganzip"})
 
 
 def _dtype_option(saved: Saved) -> str | dict[str, str] | None:
