@@ -8,6 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .chunks import row_chunks
+
+
+_FEW_EDGES = 15  # up to which comparing with each is faster than a binary search
+
 
 @dataclass(frozen=True)
 class QuantizedRows:
@@ -102,11 +107,34 @@ def nearest_codes(
     offset: Tensor | None = None,
 ) -> Tensor:
     """Codes int8 of the levels nearest to ``values``; all arguments as in :class:`QuantizedRows`, scales broadcastable."""
-    levels = values if offset is None else values - offset.to(values.dtype)
-    levels = levels / scale.to(values.dtype)
-    half = 2 ** (bits - 1)
-    if codebook is None:
-        return torch.round(levels - level_offset).clamp_(-half, half - 1).to(torch.int8)
-    ordered, index = codebook.to(levels.dtype).sort()
-    found = torch.searchsorted((ordered[1:] + ordered[:-1]) / 2, levels.contiguous())
-    return (index[found] - half).to(torch.int8)
+    codes = torch.empty(values.shape, dtype=torch.int8, device=values.device)
+    scale, offset = scale.to(values.dtype), None if offset is None else offset.to(values.dtype)
+    edges = index = None
+    if codebook is not None:
+        ordered, index = codebook.to(values.dtype).sort()
+        edges, index = (ordered[1:] + ordered[:-1]) / 2, (index - 2 ** (bits - 1)).to(torch.int8)
+    start = 0
+    for part in row_chunks(values):
+        here, start = slice(start, start + len(part)), start + len(part)
+        levels = part if offset is None else part - _of_rows(offset, here)
+        levels = levels / _of_rows(scale, here)
+        if edges is None or index is None:
+            half = 2 ** (bits - 1)
+            codes[here] = levels.sub_(level_offset).round_().clamp_(-half, half - 1)
+        else:
+            codes[here] = index[_places(levels, edges)]
+    return codes
+
+
+def _of_rows(numbers: Tensor, rows: slice) -> Tensor:
+    return numbers[rows] if len(numbers) > 1 else numbers
+
+
+def _places(values: Tensor, edges: Tensor) -> Tensor:
+    """How many of the ascending ``edges`` lie below each value: int32."""
+    if len(edges) > _FEW_EDGES:
+        return torch.searchsorted(edges, values, out_int32=True)
+    found = torch.zeros(values.shape, dtype=torch.int8, device=values.device)
+    for edge in edges.tolist():
+        found += (values > edge).view(torch.int8)
+    return found.int()

@@ -228,7 +228,7 @@ def pack_module_(
 
 def pack_codes(codes: Tensor, bits: int) -> Tensor:
     """Signed codes in ``-2**(bits-1) .. 2**(bits-1) - 1`` (any shape) to packed bytes."""
-    return pack((codes.to(torch.int16) + 2 ** (bits - 1)).to(torch.uint8), bits)
+    return pack(codes.contiguous().view(torch.uint8) + 2 ** (bits - 1), bits)  # modulo 256
 
 
 def unpack_module_(module: nn.Module) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .calibration import TRANSPOSED, channels_first
+from .chunks import row_chunks
 from .config import LayerSettings
 from .folding import folded_weight, is_parametrized
 from .grid import QuantizedRows
@@ -99,6 +100,10 @@ def channels_first_shape(module: nn.Module) -> tuple[int, ...]:
 
 
 def _sqnr(values: Tensor, approximation: Tensor) -> float | None:
-    signal = float(values.double().square().sum())
-    noise = float((values.double() - approximation.double()).square().sum())
+    signal = noise = 0.0
+    for part, other in zip(row_chunks(values.flatten(1)), row_chunks(approximation.flatten(1))):
+        part = (part if part.dtype == torch.float64 else part.float()).flatten()
+        error = (part - other.flatten()).flatten()
+        signal += float(torch.dot(part, part))
+        noise += float(torch.dot(error, error))
     return 10 * math.log10(signal / noise) if signal and noise else None

@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..chunks import CHUNK, by_rows
 from ..grid import QuantizedRows, round_to_codes
 
 
@@ -121,11 +122,19 @@ def _histogram(rows: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
     """Bin centres (R, 101) and their shares (R, 101) over [-largest, largest] of each row."""
     bins = _HISTOGRAM_BINS
     safe = torch.where(largest > 0, largest, torch.ones_like(largest))
-    index = ((rows / safe + 1) * (bins / 2)).long().clamp_(0, bins - 1)
-    index += torch.arange(len(rows), device=rows.device)[:, None] * bins
-    counts = torch.bincount(index.flatten(), minlength=len(rows) * bins).view(len(rows), bins)
+    counts = by_rows(lambda part, own: _counts(part, own, bins), rows, safe)
     centres = (torch.arange(bins, device=rows.device, dtype=rows.dtype) + 0.5) * (2 / bins) - 1
     return centres * largest, counts.to(rows.dtype) / rows.shape[1]
+
+
+def _counts(rows: Tensor, largest: Tensor, bins: int) -> Tensor:
+    """Histograms (R, bins) of rows (R, N) over [-largest, largest]."""
+    counts = torch.zeros(len(rows) * bins, dtype=torch.int64, device=rows.device)
+    first = torch.arange(len(rows), device=rows.device)[:, None] * bins
+    for part in rows.split(CHUNK, dim=1):
+        index = ((part / largest + 1) * (bins / 2)).long().clamp_(0, bins - 1).add_(first)
+        counts += torch.bincount(index.flatten(), minlength=len(counts))
+    return counts.view(len(rows), bins)
 
 
 def _rounding_error(values: Tensor, weights: Tensor, threshold: Tensor, *, bits: int, lowest: int) -> Tensor:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..chunks import by_rows
 from ..grid import QuantizedRows, nearest_codes, stored_scale
 
 
 _ITERATIONS = 60
+_SAMPLED = 2**18  # weights that the levels are fitted to, evenly spaced, of tensors that have twice as many and more
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -38,16 +40,27 @@ class Codebook:
             raise ValueError(f"codebook: normalize is {self.normalize!r}; allowed are rms, absmax.")
 
     def __call__(self, rows: Tensor, bits: int, scale_dtype: torch.dtype = torch.float32) -> QuantizedRows:
-        magnitudes = rows.abs().amax(dim=1, keepdim=True)
+        magnitudes = by_rows(lambda part: part.abs().amax(dim=1, keepdim=True), rows)
         used = magnitudes > 0
         safe = torch.where(used, magnitudes, torch.ones_like(magnitudes))
-        unit = rows / safe  # squares must not overflow
-        scale = unit.square().mean(dim=1, keepdim=True).sqrt() if self.normalize == "rms" else torch.ones_like(safe)
+        scale = by_rows(_root_mean_square, rows, safe) if self.normalize == "rms" else torch.ones_like(safe)
         scale = torch.where(used, scale * safe, torch.full_like(safe, _TINY)).clamp_min(_TINY)
-        levels = lloyd_levels((rows / scale)[used[:, 0]].flatten(), bits).half().float()
+        step = max(1, rows.numel() // _SAMPLED)
+        some = rows.reshape(-1)[::step]
+        owners = torch.arange(0, rows.numel(), step, device=rows.device) // rows.shape[1]
+        levels = lloyd_levels((some / scale[:, 0][owners])[used[:, 0][owners]], bits).half().float()
         codes = nearest_codes(rows, scale, bits, codebook=levels)
-        scale = stored_scale(_least_squares_scale(rows, scale, levels[codes.int() + 2 ** (bits - 1)]), scale_dtype)
+        half = 2 ** (bits - 1)
+        better = by_rows(
+            lambda part, own, code: _least_squares_scale(part, own, levels[code.int() + half]), rows, scale, codes
+        )
+        scale = stored_scale(better, scale_dtype)
         return QuantizedRows(nearest_codes(rows, scale, bits, codebook=levels), scale, codebook=levels.half())
+
+
+def _root_mean_square(rows: Tensor, magnitudes: Tensor) -> Tensor:
+    """Relative to the largest magnitudes (R, 1), so that squares do not overflow."""
+    return (rows / magnitudes).square().mean(dim=1, keepdim=True).sqrt()
 
 
 def lloyd_levels(values: Tensor, bits: int) -> Tensor:
