@@ -18,6 +18,7 @@ from diffusers.quantizers.base import DiffusersQuantizer
 from torch import Tensor, nn
 
 from ..alignment import align_
+from ..quantization.chunks import all_finite
 from ..quantization.config import QuantizeConfig
 from ..quantization.folding import is_parametrized
 from ..quantization.packed import (
@@ -130,7 +131,7 @@ class GanzipQuantizer(DiffusersQuantizer):
                 raise ValueError(f"{param_name} is {stored.dtype} in the checkpoint; allowed is {expected}.")
             module._buffers[tensor] = stored
             return
-        if not torch.isfinite(stored).all():
+        if not all_finite(stored):
             self._problems.append(f"{param_name} holds NaN or infinity")
             return
         weight = quantize_weight(module, self._plan.settings[module_name], stored)

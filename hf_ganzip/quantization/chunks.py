@@ -13,11 +13,39 @@ CHUNK = 2**17  # elements
 
 
 def row_chunks(rows: Tensor, size: int = CHUNK) -> Iterator[Tensor]:
-    """Views of ``rows`` (R, N), some rows at a time: about ``size`` elements, one row at least."""
-    yield from rows.split(max(1, size // max(1, rows.shape[1])))
+    """``rows`` (R, N), some at a time: about ``size`` elements, one row at least; float32 or float64."""
+    yield from map(as_float, rows.split(max(1, size // max(1, rows.shape[1]))))
+
+
+def as_float(tensor: Tensor) -> Tensor:
+    """float64 stays, all others become float32."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def by_rows(function: Callable[..., Tensor], rows: Tensor, *others: Tensor) -> Tensor:
-    """``function`` of some of the rows (R, N) and of the same of ``others`` (R, ...) at a time, put together again."""
+    """``function`` of some of the rows (R, N), as floats, and of the same of ``others`` (R, ...) at a time, put together again."""
     count = max(1, CHUNK // max(1, rows.shape[1]))
-    return torch.cat([function(*parts) for parts in zip(*(each.split(count) for each in (rows, *others)))])
+    parts = zip(row_chunks(rows), *(each.split(count) for each in others))
+    return torch.cat([function(*each) for each in parts])
+
+
+def largest_of_rows(rows: Tensor) -> Tensor:
+    """Largest magnitude of each row (R, N): (R, 1)."""
+    return by_rows(lambda part: part.abs().amax(dim=1, keepdim=True), rows)
+
+
+def largest_of_blocks(rows: Tensor, size: int) -> Tensor:
+    """Largest magnitudes of blocks of ``size`` weights of each row (R, N), the last of which may be smaller: (R, ceil(N / size))."""
+    whole = rows.shape[1] // size * size
+
+    def largest(part: Tensor) -> Tensor:
+        magnitudes = part.abs()
+        found = magnitudes[:, :whole].reshape(len(part), -1, size).amax(dim=2)
+        return torch.cat([found, magnitudes[:, whole:].amax(dim=1, keepdim=True)], dim=1) if whole < part.shape[1] else found
+
+    return by_rows(largest, rows)
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity: its largest magnitude tells, several times as fast as a look at each."""
+    return all(bool(torch.isfinite(part.abs().max())) for part in tensor.reshape(-1).split(CHUNK))

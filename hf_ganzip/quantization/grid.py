@@ -108,21 +108,22 @@ def nearest_codes(
 ) -> Tensor:
     """Codes int8 of the levels nearest to ``values``; all arguments as in :class:`QuantizedRows`, scales broadcastable."""
     codes = torch.empty(values.shape, dtype=torch.int8, device=values.device)
-    scale, offset = scale.to(values.dtype), None if offset is None else offset.to(values.dtype)
-    edges = index = None
+    kind = torch.float64 if values.dtype == torch.float64 else torch.float32
+    scale, offset = scale.to(kind), None if offset is None else offset.to(kind)
+    half, start = 2 ** (bits - 1), 0
     if codebook is not None:
-        ordered, index = codebook.to(values.dtype).sort()
-        edges, index = (ordered[1:] + ordered[:-1]) / 2, (index - 2 ** (bits - 1)).to(torch.int8)
-    start = 0
+        ordered, index = codebook.to(kind).sort()
+        edges, index = (ordered[1:] + ordered[:-1]) / 2, (index - half).to(torch.int8)
+        ascending = bool((index[1:] > index[:-1]).all())
     for part in row_chunks(values):
         here, start = slice(start, start + len(part)), start + len(part)
         levels = part if offset is None else part - _of_rows(offset, here)
         levels = levels / _of_rows(scale, here)
-        if edges is None or index is None:
-            half = 2 ** (bits - 1)
+        if codebook is None:
             codes[here] = levels.sub_(level_offset).round_().clamp_(-half, half - 1)
         else:
-            codes[here] = index[_places(levels, edges)]
+            places = _places(levels, edges)
+            codes[here] = places.sub_(half) if ascending else index[places.int()]
     return codes
 
 
@@ -131,10 +132,11 @@ def _of_rows(numbers: Tensor, rows: slice) -> Tensor:
 
 
 def _places(values: Tensor, edges: Tensor) -> Tensor:
-    """How many of the ascending ``edges`` lie below each value: int32."""
-    if len(edges) > _FEW_EDGES:
+    """How many of the ascending ``edges``, at most 255, lie below each value."""
+    if len(edges) > _FEW_EDGES or values.dtype != torch.float32:
         return torch.searchsorted(edges, values, out_int32=True)
-    found = torch.zeros(values.shape, dtype=torch.int8, device=values.device)
-    for edge in edges.tolist():
-        found += (values > edge).view(torch.int8)
-    return found.int()
+    found = torch.zeros(values.shape, dtype=torch.int32, device=values.device)
+    negated, difference = -values, torch.empty_like(values)
+    for edge in edges:  # the sign bit of edge - value: several times as fast as a comparison
+        found -= torch.add(negated, edge, out=difference).view(torch.int32).bitwise_right_shift_(31)
+    return found

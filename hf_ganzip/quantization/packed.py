@@ -47,21 +47,38 @@ def unpack_rows(buffers: dict[str, Tensor], layout: PackedLayout, dtype: torch.d
 
     On CPUs a few output channels at a time, so that intermediate values stay in the cache and next to no memory is needed besides the result.
     """
-    outputs = layout.moved_shape[0]
-    step = max(1, _CHUNK * outputs // layout.num_codes)
-    whole = step >= outputs or layout.rows > 1 and layout.rows % outputs
-    if whole or buffers["weight_codes"].device.type != "cpu" or torch.compiler.is_compiling():
-        values = _unpack_channels(buffers, layout, 0, outputs).view(layout.moved_shape).to(dtype)
+    if buffers["weight_codes"].device.type != "cpu" or torch.compiler.is_compiling():
+        values = _unpack_channels(buffers, layout, 0, layout.moved_shape[0]).view(layout.moved_shape).to(dtype)
         return values.transpose(0, 1).contiguous() if layout.axis else values
     weight = torch.empty(layout.shape, dtype=dtype)
     moved = weight.transpose(0, 1) if layout.axis else weight
     direct = dtype == torch.float32 and not layout.axis and not layout.splits
-    for start in range(0, outputs, step):
-        part = moved[start : start + step]
-        values = _unpack_channels(buffers, layout, start, start + len(part), part if direct else None)
+    for channels in channel_parts(layout):
+        part = moved[channels]
+        values = _unpack_channels(buffers, layout, channels.start, channels.stop, part if direct else None)
         if not direct:
             part.copy_(values.view(part.shape))
     return weight
+
+
+def channel_parts(layout: PackedLayout) -> Iterator[slice]:
+    """Output channels, as many at a time as have about ``_CHUNK`` codes; all of them where scales belong to several channels, but not to all."""
+    outputs = layout.moved_shape[0]
+    step = outputs if layout.rows > 1 and layout.rows % outputs else max(1, _CHUNK * outputs // layout.num_codes)
+    for start in range(0, outputs, step):
+        yield slice(start, min(start + step, outputs))
+
+
+def packing_error(buffers: dict[str, Tensor], layout: PackedLayout, weight: Tensor) -> tuple[float, float]:
+    """Sum of squares of ``weight``, of ``layout.shape``, and of its difference to what the buffers unpack to."""
+    moved, signal, noise = weight.transpose(0, 1) if layout.axis else weight, 0.0, 0.0
+    for channels in channel_parts(layout):
+        part = moved[channels].to(torch.float64 if weight.dtype == torch.float64 else torch.float32).flatten()
+        values = _unpack_channels(buffers, layout, channels.start, channels.stop).view(-1)
+        signal += float(torch.dot(part, part))
+        difference = part - values
+        noise += float(torch.dot(difference, difference))
+    return signal, noise
 
 
 def _unpack_channels(

@@ -41,9 +41,9 @@ def pack(codes: Tensor, bits: int) -> Tensor:
         raise ValueError(f"pack: a code is {int(codes.max())}; allowed with {bits} bits are 0..{2**bits - 1}.")
     packed, shift = [], 0
     for width in planes:
-        packed.append(_pack_plane((codes >> shift) & (2**width - 1), width))
+        packed.append(_pack_plane((codes >> shift) & (2**width - 1) if len(planes) > 1 else codes, width))
         shift += width
-    return torch.cat(packed)
+    return torch.cat(packed) if len(packed) > 1 else packed[0]
 
 
 def unpack(packed: Tensor, bits: int, numel: int, start: int = 0, stop: int | None = None) -> Tensor:
@@ -76,7 +76,8 @@ def _pack_plane(values: Tensor, width: int) -> Tensor:
         return values.clone()
     per_byte = 8 // width
     size = -(-values.numel() // per_byte)
-    values = torch.nn.functional.pad(values, (0, size * per_byte - values.numel())).view(per_byte, size)
+    missing = size * per_byte - values.numel()
+    values = (torch.nn.functional.pad(values, (0, missing)) if missing else values).view(per_byte, size)
     packed = values[0].clone()
     for j in range(1, per_byte):
         packed |= values[j] << (width * j)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..families import family_of, sensitive_layers
 from ..registry import suggestion
+from .chunks import all_finite
 from .config import LayerSettings, QuantizeConfig
 from .folding import folded_weight, is_parametrized
 from .packed import PackedWeightMixin, packed_modules
@@ -83,7 +84,7 @@ def require_finite(model: nn.Module, plan: QuantizationPlan, caller: str) -> Non
     Raises:
         ValueError: Weights with NaN or infinity, all of them named.
     """
-    broken = [name for name in plan.settings if not torch.isfinite(folded_weight(model.get_submodule(name))).all()]
+    broken = [name for name in plan.settings if not all_finite(folded_weight(model.get_submodule(name)).detach())]
     if broken:
         raise ValueError(f"{caller}: weights with NaN or infinity: {', '.join(broken)}; nothing was changed.")
 

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from .calibration import TRANSPOSED, channels_first
-from .chunks import row_chunks
 from .config import LayerSettings
 from .folding import folded_weight, is_parametrized
 from .grid import QuantizedRows
 from .layout import SCALE_DTYPES, PackedLayout
-from .packed import PackedWeightMixin, pack_rows, unpack_rows
+from .packed import PackedWeightMixin, pack_rows, packing_error
 
 
 @dataclass(frozen=True)
@@ -36,9 +35,13 @@ def quantize_weight(module: nn.Module, settings: LayerSettings, weight: Tensor |
 
 
 def weight_rows(module: nn.Module, settings: LayerSettings, weight: Tensor | None = None) -> Tensor:
-    """The weight cut into rows with a scale of their own, (R, N) float32 or float64; output channels first."""
+    """The weight cut into rows with a scale of their own, (R, N); output channels first.
+
+    float32 or float64, or as it is for methods that cast some rows at a time and have no offset.
+    """
     weight = (folded_weight(module) if weight is None else weight).detach()
-    values = weight if weight.dtype == torch.float64 else weight.float()
+    as_it_is = weight.dtype == torch.float64 or settings.symmetric and getattr(settings.method, "casts_rows", False)
+    values = weight if as_it_is else weight.float()
     moved = channels_first(module, values)
     rows = {"tensor": 1, "channel": len(moved), "group": moved.numel() // settings.group_size}[settings.granularity]
     return moved.reshape(rows, -1)
@@ -84,7 +87,8 @@ def pack_quantized(
         splits=0 if found.sources is None else len(found.sources),
     )
     buffers = pack_rows(found, layout)
-    return QuantizedWeight(layout, buffers, _sqnr(weight.detach(), unpack_rows(buffers, layout)))
+    signal, noise = packing_error(buffers, layout, weight.detach())
+    return QuantizedWeight(layout, buffers, 10 * math.log10(signal / noise) if signal and noise else None)
 
 
 def weight_shape(module: nn.Module) -> tuple[int, ...]:
@@ -97,13 +101,3 @@ def channels_first_shape(module: nn.Module) -> tuple[int, ...]:
     """Shape of the weight of ``module``, output channels first."""
     shape = weight_shape(module)
     return (shape[1], shape[0], *shape[2:]) if isinstance(module, TRANSPOSED) else shape
-
-
-def _sqnr(values: Tensor, approximation: Tensor) -> float | None:
-    signal = noise = 0.0
-    for part, other in zip(row_chunks(values.flatten(1)), row_chunks(approximation.flatten(1))):
-        part = (part if part.dtype == torch.float64 else part.float()).flatten()
-        error = (part - other.flatten()).flatten()
-        signal += float(torch.dot(part, part))
-        noise += float(torch.dot(error, error))
-    return 10 * math.log10(signal / noise) if signal and noise else None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ class Auto:
         >>> Auto()(rows, bits=3).codebook is None, Auto()(rows, bits=4).codebook is None
         (False, True)
     """
+
+    casts_rows: ClassVar[bool] = True
 
     def __call__(self, rows: Tensor, bits: int, scale_dtype: torch.dtype = torch.float32) -> QuantizedRows:
         method = Codebook() if bits <= _FEW_BITS else MSEClip()

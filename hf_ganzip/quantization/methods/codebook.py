@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ..chunks import by_rows
+from ..chunks import as_float, by_rows, largest_of_rows
 from ..grid import QuantizedRows, nearest_codes, stored_scale
 
 
 _ITERATIONS = 60
-_SAMPLED = 2**18  # weights that the levels are fitted to, evenly spaced, of tensors that have twice as many and more
+_SAMPLED = 2**16  # weights that the levels are fitted to, evenly spaced, of tensors that have twice as many and more
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -33,6 +34,7 @@ class Codebook:
         Lloyd, "Least squares quantization in PCM", 1982.
     """
 
+    casts_rows: ClassVar[bool] = True
     normalize: str = "rms"
 
     def __post_init__(self):
@@ -40,19 +42,19 @@ class Codebook:
             raise ValueError(f"codebook: normalize is {self.normalize!r}; allowed are rms, absmax.")
 
     def __call__(self, rows: Tensor, bits: int, scale_dtype: torch.dtype = torch.float32) -> QuantizedRows:
-        magnitudes = by_rows(lambda part: part.abs().amax(dim=1, keepdim=True), rows)
+        magnitudes = largest_of_rows(rows)
         used = magnitudes > 0
         safe = torch.where(used, magnitudes, torch.ones_like(magnitudes))
         scale = by_rows(_root_mean_square, rows, safe) if self.normalize == "rms" else torch.ones_like(safe)
         scale = torch.where(used, scale * safe, torch.full_like(safe, _TINY)).clamp_min(_TINY)
         step = max(1, rows.numel() // _SAMPLED)
-        some = rows.reshape(-1)[::step]
+        some = as_float(rows.reshape(-1)[::step])
         owners = torch.arange(0, rows.numel(), step, device=rows.device) // rows.shape[1]
         levels = lloyd_levels((some / scale[:, 0][owners])[used[:, 0][owners]], bits).half().float()
         codes = nearest_codes(rows, scale, bits, codebook=levels)
         half = 2 ** (bits - 1)
         better = by_rows(
-            lambda part, own, code: _least_squares_scale(part, own, levels[code.int() + half]), rows, scale, codes
+            lambda part, own, code: _least_squares_scale(part, own, levels, code.int() + half), rows, scale, codes
         )
         scale = stored_scale(better, scale_dtype)
         return QuantizedRows(nearest_codes(rows, scale, bits, codebook=levels), scale, codebook=levels.half())
@@ -85,7 +87,9 @@ def lloyd_levels(values: Tensor, bits: int) -> Tensor:
     return levels
 
 
-def _least_squares_scale(rows: Tensor, scale: Tensor, levels: Tensor) -> Tensor:
-    """The scale (R, 1) with the least error for these levels (R, N), where it is positive."""
-    relative = (rows / scale * levels).sum(dim=1, keepdim=True) / levels.square().sum(dim=1, keepdim=True)
+def _least_squares_scale(rows: Tensor, scale: Tensor, levels: Tensor, index: Tensor) -> Tensor:
+    """The scale (R, 1) with the least error for the levels at ``index`` (R, N), where it is positive."""
+    chosen = torch.index_select(levels, 0, index.view(-1)).view(rows.shape)
+    power = torch.linalg.vector_norm(chosen, dim=1, keepdim=True).square()
+    relative = (rows / scale).mul_(chosen).sum(dim=1, keepdim=True) / power
     return torch.where(torch.isfinite(relative) & (relative > 0.1), relative * scale, scale)

@@ -4,21 +4,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ..chunks import by_rows, row_chunks
+from ..chunks import as_float, largest_of_blocks, largest_of_rows, row_chunks
 from ..grid import QuantizedRows, nearest_codes, stored_scale
 
 
 _COARSE, _FINE = 22, 9  # thresholds tried: over the whole range, then around the best
+_COARSE_OF_LARGE, _FINE_OF_LARGE = 12, 5
 _LOWEST = 0.15  # of the largest magnitude
-_FINE_OF_LONG = 5
-_SPACING = (1 - _LOWEST) / (_COARSE - 1)
-_LARGE, _LONG = 2**20, 1024  # weights of a tensor and of a row from which on the coarse search looks at some of them
+_LARGE = 2**18  # weights of a tensor from which on fewer thresholds are tried
+_LONG = 1024  # weights of a row of such a tensor from which on the search looks at some of them
 _SAMPLED, _SAMPLED_IN_ALL = 256, 2**18  # at least so many of every row, and of all rows
-_UNSAMPLED = (1.0, 0.7)  # tried on all weights of a long row, because its sample may lack the outliers
+_ROWS_FOR_KIND = 64  # of a large tensor, by which the kind of levels is chosen
+_BLOCK = 64  # weights of which the largest is looked at besides
 _OFFSETS = {"midtread": 0.0, "midrise": 0.5}
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -27,8 +29,8 @@ _TINY = torch.finfo(torch.float32).tiny
 class MSEClip:
     r"""Clip each row at the threshold :math:`\alpha` in (0.15 .. 1) max|w| with the least squared error; all :math:`2^b` levels are used.
 
-    Of rows of 1,024 weights and more in tensors of 2^20 and more, a first search looks at every n-th weight, at least 256 of a row; the second, around the best
-    threshold and at 1 and 0.7 max|w|, at all.
+    In tensors of 2^18 weights and more, 17 thresholds are tried instead of 31, and of rows of 1,024 weights and more the search looks at every n-th
+    weight, at least 256 of a row, and at the largest of every 64 for what is clipped: .1 dB worse on normal weights, five times as fast.
 
     Args:
         levels: "midrise": (k + 1/2) s, as many levels below as above zero, none at zero (1-2 dB better at 2 bits);
@@ -39,6 +41,7 @@ class MSEClip:
         [-2, -1, 0, 1]
     """
 
+    casts_rows: ClassVar[bool] = True
     levels: str = "auto"
 
     def __post_init__(self):
@@ -46,21 +49,23 @@ class MSEClip:
             raise ValueError(f"mse_clip: levels is {self.levels!r}; allowed are auto, {', '.join(_OFFSETS)}.")
 
     def __call__(self, rows: Tensor, bits: int, scale_dtype: torch.dtype = torch.float32) -> QuantizedRows:
-        largest = by_rows(lambda part: part.abs().amax(dim=1, keepdim=True), rows)
-        some = rows.numel() >= _LARGE and rows.shape[1] >= _LONG
-        step = max(1, rows.shape[1] // max(_SAMPLED, _SAMPLED_IN_ALL // len(rows))) if some else 1
-        sample = rows[:, ::step].contiguous() if step > 1 else rows
-        offsets = _OFFSETS.values() if self.levels == "auto" else [_OFFSETS[self.levels]]
+        large, step, sample, peaks = rows.numel() >= _LARGE, 1, rows, None
+        if large and rows.shape[1] >= _LONG:
+            step = max(1, rows.shape[1] // max(_SAMPLED, _SAMPLED_IN_ALL // len(rows)))
+            sample, peaks = as_float(rows[:, ::step].contiguous()), largest_of_blocks(rows, _BLOCK)
+        largest = largest_of_rows(rows if peaks is None else peaks)
+        offsets = list(_OFFSETS.values()) if self.levels == "auto" else [_OFFSETS[self.levels]]
+        if large and len(offsets) > 1:
+            some = slice(None, None, -(-len(rows) // _ROWS_FOR_KIND))
+            tried = [_Search(largest[some], bits, offset, scale_dtype) for offset in offsets]
+            for search in tried:
+                search.over_the_range(sample[some], None if peaks is None else peaks[some], step, _COARSE_OF_LARGE)
+            offsets = [min(tried, key=_Search.error).level_offset]
         found = [_Search(largest, bits, offset, scale_dtype) for offset in offsets]
+        coarse, fine = (_COARSE_OF_LARGE, _FINE_OF_LARGE) if large else (_COARSE, _FINE)
         for search in found:
-            search.try_shares(sample, [1 - i * _SPACING for i in range(_COARSE)])
-        if step > 1:  # the kind of levels, too, is chosen by the sample
-            found = [min(found, key=_Search.error)]
-            found[0].forget_errors()
-        for search in found:
-            search.refine(rows, _FINE_OF_LONG if step > 1 else _FINE)
-        if step > 1:
-            found[0].try_shares(rows, _UNSAMPLED)
+            search.over_the_range(sample, peaks, step, coarse)
+            search.around_the_best(sample, peaks, step, coarse, fine)
         return min(found, key=_Search.error).quantized(rows)
 
 
@@ -70,38 +75,50 @@ class _Search:
     def __init__(self, largest: Tensor, bits: int, level_offset: float, scale_dtype: torch.dtype):
         self.largest, self.bits, self.level_offset, self.scale_dtype = largest, bits, level_offset, scale_dtype
         self.best = torch.ones_like(largest)
-        self.forget_errors()
-
-    def forget_errors(self) -> None:
-        self.least = torch.full_like(self.largest, torch.inf)
+        self.least = torch.full_like(largest, torch.inf)
 
     def error(self) -> float:
         return float(self.least.sum())
 
-    def try_shares(self, rows: Tensor, shares: list[float] | tuple[float, ...]) -> None:
-        self._try(rows, [torch.full_like(self.largest, share) for share in shares])
+    def over_the_range(self, rows: Tensor, peaks: Tensor | None, weight: int, count: int) -> None:
+        """``count`` shares from 1 to 0.15.
 
-    def refine(self, rows: Tensor, count: int) -> None:
-        """``count`` shares between the neighbours of the best one, itself among them."""
-        offsets = [_SPACING * i / (count // 2 + 1) for i in range(-(count // 2), count // 2 + 1)]
-        self._try(rows, [(self.best + offset).clamp(max=1.0) for offset in offsets])
+        Args:
+            rows: (R, N), or some of their weights.
+            peaks: (R, M), the largest magnitudes of blocks of the whole rows; None: ``rows`` are whole.
+            weight: How many weights one of ``rows`` stands for.
+            count: Shares to try.
+        """
+        spacing = (1 - _LOWEST) / (count - 1)
+        self._try(rows, peaks, weight, [torch.full_like(self.best, 1 - i * spacing) for i in range(count)])
 
-    def _try(self, rows: Tensor, shares: list[Tensor]) -> None:
-        """Chunk by chunk, so that what is computed for a share stays in the cache."""
-        half = 2 ** (self.bits - 1)
-        scales = [self.scale(share).to(rows.dtype) for share in shares]
+    def around_the_best(self, rows: Tensor, peaks: Tensor | None, weight: int, coarse: int, count: int) -> None:
+        """``count`` shares between the neighbours of the best of ``coarse``."""
+        spacing = (1 - _LOWEST) / (coarse - 1) / (count // 2 + 1)
+        offsets = [spacing * i for i in range(-(count // 2), count // 2 + 1)]
+        self._try(rows, peaks, weight, [(self.best + offset).clamp(max=1.0) for offset in offsets])
+
+    def _try(self, rows: Tensor, peaks: Tensor | None, weight: int, shares: list[Tensor]) -> None:
+        """Some rows at a time, so that what is computed for a share stays in the cache."""
+        half, start = 2 ** (self.bits - 1), 0
+        scales = [self.scale(share).to(as_float(rows[:1, :1]).dtype) for share in shares]
         inverses = [scale.reciprocal() for scale in scales]
-        start = 0
         for part in row_chunks(rows):
             here = slice(start, start + len(part))
-            levels, start = torch.empty_like(part), start + len(part)
+            start += len(part)
+            levels, codes = torch.empty_like(part), torch.empty_like(part)
             for share, scale, inverse in zip(shares, scales, inverses):
                 torch.mul(part, inverse[here], out=levels)
                 if self.level_offset:
-                    levels.sub_(self.level_offset).round_().clamp_(-half, half - 1).add_(self.level_offset)
-                else:
-                    levels.round_().clamp_(-half, half - 1)
-                error = levels.mul_(scale[here]).sub_(part).square_().sum(dim=1, keepdim=True)
+                    levels.sub_(self.level_offset)
+                torch.round(levels, out=codes)
+                error = _squares(levels.sub_(codes.clamp_(-half, half - 1)))
+                if peaks is not None:
+                    # What is clipped: counted in the sample where it is common, in the peaks where it is rare.
+                    clipped = _squares(levels.abs_().sub_(0.5).clamp_min_(0.0))
+                    beyond = _squares((peaks[here] * inverse[here]).sub_(half - 0.5).clamp_min_(0.0))
+                    error = error * weight + (beyond - clipped * weight).clamp_min_(0.0)
+                error = error.mul_(scale[here].square())
                 better = error < self.least[here]
                 self.best[here] = torch.where(better, share[here], self.best[here])
                 self.least[here] = torch.where(better, error, self.least[here])
@@ -117,3 +134,8 @@ class _Search:
         return QuantizedRows(
             nearest_codes(rows, scale, self.bits, level_offset=self.level_offset), scale, self.level_offset
         )
+
+
+def _squares(values: Tensor) -> Tensor:
+    """Sum of squares of every row: (R, 1)."""
+    return torch.linalg.vector_norm(values, dim=1, keepdim=True).square_()
