@@ -27,9 +27,9 @@ from hf_ganzip.quantization.packed import packed_modules
 
 
 SETTINGS = {
-    "4 bits": {"bits": 4},
-    "4 bits, codebook per channel": {"method": "codebook", "bits": 4, "granularity": "channel"},
-    "3 bits, channels with offsets": {"bits": 3, "granularity": "channel", "symmetric": False},
+    "4 bits": {"preset": "paper", "bits": 4},
+    "4 bits, codebook per channel": {"preset": "paper", "method": "codebook", "bits": 4, "granularity": "channel"},
+    "3 bits, channels with offsets": {"preset": "paper", "bits": 3, "granularity": "channel", "symmetric": False},
 }
 
 
@@ -91,7 +91,7 @@ def main() -> None:
             )
             rows.append(row | {"s": statistics.median(seconds["packed"]), "target": "<= 1.1"})
     model = unet(arguments.quick)
-    gz.quantize_(model, bits=4)
+    gz.quantize_(model, bits=4, preset="paper")
     layers = packed_modules(model).values()
     largest = max(4 * math.prod(layer.packed_layout.shape) for layer in layers) / 2**20
     above = live_peak(lambda: [layer.weight.shape for layer in layers]) / 2**20

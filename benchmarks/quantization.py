@@ -204,7 +204,8 @@ def time_section(arguments) -> list[dict]:
 
     generator = gz.load_model(asset_path("stylegan2-fashion-mnist")).eval()
     packed = copy.deepcopy(generator)
-    gz.quantize_(packed, gz.QuantizeConfig("codebook", bits=4, granularity="channel", compute="dequantized"))
+    by_channel = {"bits": 4, "granularity": "channel", "preset": "paper"}
+    gz.quantize_(packed, "codebook", compute="dequantized", **by_channel)
     repeats = arguments.repeats if arguments.quick else 10 * arguments.repeats
     seconds = interleaved({"packed": lambda: samples(packed), "full": lambda: samples(generator)}, repeats)
     row = {"section": "time", "method": "sampling, dequantized / full precision"}
@@ -216,7 +217,7 @@ def time_section(arguments) -> list[dict]:
 
     options = {"steps": 5, "base": "codebook", "progress": False} if arguments.quick else {"progress": False}
     start = time.perf_counter()
-    gz.quantize_(generator, gz.QuantizeConfig("latent_distill", bits=4, granularity="channel", method_options=options))
+    gz.quantize_(generator, "latent_distill", method_options=options, **by_channel)
     taken = time.perf_counter() - start
     rows.append(
         {

@@ -25,7 +25,7 @@ CASTS = {
 @pytest.fixture(params=[tiny_unet, tiny_generator, text_encoder], ids=["unet", "generator", "encoder"])
 def packed(request):
     model = request.param()
-    gz.quantize_(model, bits=3, granularity="channel")
+    gz.quantize_(model, bits=3, granularity="channel", scale_dtype="float32")
     return model
 
 

@@ -180,8 +180,9 @@ class TestFamily:
         model = TINY_DIFFUSION[name]()
         report = sensitivity(model, (3, 8), num_samples=2, progress=False)
         dead = [layer.name for layer in report.layers if not layer.errors[3] > layer.errors[8] >= 0]
-        assert not dead
-        mixed = QuantizeConfig("codebook", granularity="channel", overrides=report.allocate(mean_bits=6.5))
+        # in the last block of Stable Diffusion 3, what text asks for is not used
+        assert dead == {"SD3Transformer2DModel": ["transformer_blocks.1.attn.add_q_proj"]}.get(name, [])
+        mixed = QuantizeConfig("codebook", overrides=report.allocate(mean_bits=6.5))
         quantized = quantize_(model, mixed)
         assert quantized.bits_per_weight <= 6.5 and {layer.bits for layer in quantized.quantized} == {3, 8}
 
@@ -194,7 +195,7 @@ class TestFamily:
         model = TINY_DIFFUSION[name]()
         patterns = [p for p in sensitive_layers(model) if any(_matches(layer, p) for layer in weighted_modules(model))]
         report = quantize_(
-            model, QuantizeConfig(bits=4, skip_last_block=False, overrides={p: {"bits": 8} for p in patterns})
+            model, QuantizeConfig(bits=4, headroom=0, overrides={p: {"bits": 8} for p in patterns})
         )
         assert {layer.bits for layer in report.quantized} == {4, 8}
 

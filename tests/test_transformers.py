@@ -80,7 +80,7 @@ def test_in_memory_gives_the_same_model_and_can_be_undone(folder, tmp_path):
 
 def test_a_quantized_folder_is_not_quantized_again_while_loading(folder, tmp_path):
     CLIPTextModel.from_pretrained(folder, quantization_config=gz.QuantizeConfig(bits=4)).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"quantized already \(aciq, 4 bits\); load it without quantization_config="):
+    with pytest.raises(ValueError, match=r"quantized already \(auto, 4 bits\); load it without quantization_config="):
         CLIPTextModel.from_pretrained(tmp_path, quantization_config=gz.GanzipConfig(bits=4))
 
 

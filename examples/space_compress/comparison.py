@@ -144,8 +144,8 @@ def run(
     full_images = _sample(sample, model, count)
     small = copy.deepcopy(model)
     report(0.5, "compressing")
-    config = gz.QuantizeConfig(method=request.method, bits=request.bits, skip_last_block=request.keep_last_block)
-    quantized = gz.quantize_(small, config)
+    options = {"method": request.method, "bits": request.bits, "skip_last_block": request.keep_last_block}
+    quantized = gz.quantize_(small, preset="paper", **options)
     report(0.6, "images of the compressed generator")
     small_images = _sample(sample, small, count)
     report(0.9, "precision and recall")
@@ -266,7 +266,7 @@ def snippet(request: Request) -> str:
     source = f'asset_path("{request.model}")' if bundled else f'"{request.model}"'
     options = {key: value for key, value in asdict(request).items() if key in ("method", "bits")}
     chosen = ", ".join(f"{key}={value!r}" for key, value in options.items()).replace("'", '"')
-    chosen += "" if request.keep_last_block else ", skip_last_block=False"
+    chosen += ', preset="paper"' + ("" if request.keep_last_block else ", skip_last_block=False")
     return "\n".join(
         [
             "import hf_ganzip as gz",

@@ -31,6 +31,7 @@ _ESSENTIAL = {  # options that a recipe states even where they are the defaults
     "refine": ("scaling",),
     "quantize": ("method", "bits", "granularity"),
 }
+_OLDER = {"quantize": {"headroom": 0.0}}  # options that older records lack, as they were then
 _DONE = {
     "train": "trained",
     "prune": "pruned",
@@ -196,7 +197,8 @@ def by_kind(reports: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str,
 def recipe_of(steps: Sequence[Mapping[str, Any]]) -> str:
     """The steps as YAML: a recipe for ``compress``, but for training and fine-tuning, which are scripts.
 
-    What a step is (criterion and ratio, scaling, method, bits and granularity) is always written, of the other options those that are not the defaults.
+    What a step is (criterion and ratio, scaling, method, bits and granularity) is always written, and what a preset would choose; of the other options those
+    that are not the defaults.
     """
     rows = []
     for step in steps:
@@ -204,7 +206,7 @@ def recipe_of(steps: Sequence[Mapping[str, Any]]) -> str:
         defaults = {each.name: each.default for each in dataclasses.fields(config)} if config else {}
         options = {
             key: value
-            for key, value in step["options"].items()
+            for key, value in (_OLDER.get(step["name"], {}) | step["options"]).items()
             if value not in (None, {}, [], ()) and (config is None or (key in defaults and value != defaults[key]))
         }
         essential = {key: step["options"][key] for key in _essential(step) if key in step["options"]}

@@ -153,11 +153,9 @@ class QuantizeConfig:
 
     def _fill(self, preset: str | None) -> None:
         """Options that are None, from the preset; the others are remembered as given."""
-        if preset is None:
-            method = METHODS.get(self.method) if isinstance(self.method, str) else self.method
-            preset = getattr(method, "preset", "best")
-        values = lookup(PRESETS, preset, "preset")
         object.__setattr__(self, "_preset", preset)
+        method = METHODS.get(self.method) if isinstance(self.method, str) else self.method
+        values = lookup(PRESETS, getattr(method, "preset", "best") if preset is None else preset, "preset")
         object.__setattr__(self, "_chosen", frozenset(name for name in values if getattr(self, name) is not None))
         for name in values.keys() - self._chosen:
             object.__setattr__(self, name, values[name])
@@ -182,8 +180,9 @@ class QuantizeConfig:
             given = {
                 name: getattr(config, name) for name in fields if name not in PRESETS["best"].keys() - config._chosen
             }
-            changed = {"method_options": {}} if "method" in options else {"preset": config._preset}
-            return cls(**given | changed | options)
+            if "method" in options:
+                given["method_options"] = {}
+            return cls(**given | {"preset": config._preset} | options)
         if isinstance(config, str) or callable(config):
             return cls(config, **options)
         raise TypeError(

@@ -128,7 +128,7 @@ def nearest_codes(
 
 
 def _of_rows(numbers: Tensor, rows: slice) -> Tensor:
-    return numbers[rows] if len(numbers) > 1 else numbers
+    return numbers[rows] if numbers.ndim and len(numbers) > 1 else numbers
 
 
 def _places(values: Tensor, edges: Tensor) -> Tensor:

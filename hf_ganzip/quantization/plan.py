@@ -187,8 +187,10 @@ def _fit_groups(weights: dict[str, nn.Module], settings: dict[str, LayerSettings
             settings[name], note = dataclasses.replace(chosen, granularity="channel"), f"one scale per channel ({why})"
         notes[name] = f"{notes[name]}; {note}" if name in notes else note
     if grouped and not fitted:
+        asked = " and ".join(map(str, sorted({chosen.group_size for chosen in grouped.values()})))
         return [
-            f"no layer can have groups of {_SMALLEST_GROUP} or more and at most the group_size; set granularity 'channel'"
+            f"no layer has output channels that group_size {asked} or a smaller size of at least {_SMALLEST_GROUP} divides; "
+            "set granularity 'channel'"
         ]
     return []
 

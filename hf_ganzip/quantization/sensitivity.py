@@ -155,8 +155,8 @@ def sensitivity(
         bits: Bits to try, each 2 to 8.
         metric: "mse", the squared error of the output relative to its mean square, or a function ``(output, target) -> number``,
             smaller is better.
-        config: Method, granularity, skipped layers, as for :func:`~hf_ganzip.quantize_`; None means "codebook" by
-            channel. Calibrated methods are measured by what they start from.
+        config: Method, granularity, skipped layers, as for :func:`~hf_ganzip.quantize_`; None means "codebook". Its headroom plays no part:
+            all layers are measured. Calibrated methods are measured by what they start from.
         num_samples: Samples in the comparison, 1 or more; rounded up to whole batches of at most 16.
         inputs: Function (model, batch_size, seed) -> iterator of functions model -> output, instead of the model's own inputs.
             None: those of the config's method, if it has some.
@@ -171,7 +171,7 @@ def sensitivity(
         raise ValueError(f"metric is {metric!r}; allowed are 'mse' or a function (output, target) -> number.")
     if num_samples < 1:
         raise ValueError(f"sensitivity: num_samples is {num_samples}; allowed are 1 and more.")
-    config = QuantizeConfig.of(config or QuantizeConfig(method="codebook", granularity="channel"))
+    config = QuantizeConfig.of(config or "codebook", headroom=0.0)
     plan = plan_quantization(model, config)
     require_finite(model, plan, "sensitivity")
     task = CalibrationTask(model, plan.settings, {}, [])

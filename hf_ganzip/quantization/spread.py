@@ -35,7 +35,7 @@ def spread_bits(
 
     Example:
         >>> spread_bits({"in": 288, "middle": 100_000, "out": 4096}, dict.fromkeys(["in", "middle", "out"], 4), 0.1)
-        {'in': 8, 'middle': 4, 'out': 6}
+        {'in': 8, 'middle': 4, 'out': 7}
     """
     found: dict[str, int | None] = dict(bits)
     left = share * sum(sizes[name] * bits[name] for name in sizes)

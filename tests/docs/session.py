@@ -30,7 +30,7 @@ SHORTER = {
     r"hf-ganzip demo --num-samples 1000": "hf-ganzip demo --num-samples 200",
     r"(--criterion diff_prune)": r"\1 --option timesteps=2",
     r"(--method gptq)": r"\1 --option batches=1",
-    r"(\"latent_distill\", granularity=\"channel\")": r"\1, method_options={'steps': 5}",
+    r"(quantize_\(model, \"latent_distill\")": r"\1, method_options={'steps': 5}",
     r"(num_samples=2\).allocate\(mean_bits=)4.5": r"\g<1>6.5",  # scales of small layers
     r"(hf-ganzip cost \S+ --base \S+)": r"\1 --no-memory",
 }

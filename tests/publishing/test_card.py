@@ -218,8 +218,18 @@ class TestText:
         config = gz.QuantizeConfig(**options)
         gz.quantize_(model, config)
         (step,) = yaml.safe_load(recipe_of(recorded_steps(model)))
-        stated = {name: getattr(config, name) for name in ("method", "bits", "granularity")}
-        assert step.pop("method_options") and step == {"step": "quantize"} | stated
+        names = ("method", "bits", "granularity", "scale_dtype", "skip_last_block", "headroom")
+        stated = {name: getattr(config, name) for name in names}
+        assert bool(step.pop("method_options", None)) == bool(options)
+        assert step == {"step": "quantize"} | stated and gz.QuantizeConfig(**stated) == config
+
+    def test_a_recipe_of_a_record_older_than_headroom_has_none(self):
+        model = tiny_generator()
+        gz.quantize_(model, "mse_clip", bits=3)
+        (step,) = recorded_steps(model)
+        older = {name: value for name, value in step["options"].items() if name != "headroom"}
+        (now,), (then,) = (yaml.safe_load(recipe_of([step | {"options": each}])) for each in (step["options"], older))
+        assert (now["headroom"], then["headroom"]) == (0.1, 0.0)
 
     @pytest.mark.parametrize("name, word", [("train", "trained"), ("finetune", "fine-tuned"), ("refine", "refined")])
     def test_steps_in_words(self, tmp_path, name, word):

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.processor
 @pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_every_projection_and_convolution_is_packed_and_restored(name, compute, tmp_path):
     model = FAMILIES[name]()
-    report = gz.quantize_(model, gz.QuantizeConfig(bits=3, compute=compute))
+    report = gz.quantize_(model, gz.QuantizeConfig(bits=3, compute=compute, headroom=0, skip_last_block=True))
     assert all(
         "last block" in layer.skipped or "norm" in layer.skipped or "embedding" in layer.skipped
         for layer in report.skipped

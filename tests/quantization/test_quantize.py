@@ -75,9 +75,9 @@ def test_channel_scales_belong_to_output_channels():
         assert model[0].weight_scale.shape == (5, 1) and model[0].packed_layout.axis == axis
 
 
-def test_default_keeps_last_block_and_small_tensors(tiny_model):
+def test_the_papers_rule_keeps_last_block_and_small_tensors(tiny_model):
     before = state(tiny_model)
-    report = gz.quantize_(tiny_model, gz.QuantizeConfig(bits=4))
+    report = gz.quantize_(tiny_model, gz.QuantizeConfig(bits=4, preset="paper"))
     after = tiny_model.state_dict()
     packed = {layer.name for layer in report.quantized}
     owners = {name.removesuffix(".weight") for name in packed}
@@ -89,6 +89,17 @@ def test_default_keeps_last_block_and_small_tensors(tiny_model):
         else:
             assert torch.equal(after[name], tensor), name
     assert any("last block" in layer.skipped for layer in report.skipped)
+
+
+def test_the_default_quantizes_the_last_block_and_leaves_only_small_and_sensitive_layers(tiny_model):
+    paper, default = copy.deepcopy(tiny_model), tiny_model
+    last = [each.name for each in gz.quantize_(paper, preset="paper").skipped if "last block" in each.skipped]
+    report = gz.quantize_(default, bits=4, embeddings=True)
+    reasons = {layer.skipped for layer in report.skipped}
+    assert reasons <= {"one-dimensional weight (norm)", "small (headroom)", "sensitive (headroom)"}
+    layers = {layer.name: layer for layer in report.layers}
+    assert all(layers[name].bits or "headroom" in layers[name].skipped for name in last) and last
+    assert any(layers[name].bits for name in last) or "sensitive (headroom)" in reasons
 
 
 def test_report_counts_every_byte(tiny_model):
@@ -104,8 +115,10 @@ def test_report_counts_every_byte(tiny_model):
 
 def test_three_bits_take_three_bits():
     model = nn.Sequential(nn.Linear(256, 256))
-    report = gz.quantize_(model, gz.QuantizeConfig(bits=3))
+    report = gz.quantize_(copy.deepcopy(model), gz.QuantizeConfig(bits=3, preset="paper"))
     assert report.layers[0].bytes_after == 256 * 256 * 3 // 8 + 4
+    report = gz.quantize_(model, gz.QuantizeConfig(bits=3))  # a float16 scale per channel, and the levels
+    assert report.layers[0].bytes_after == 256 * 256 * 3 // 8 + 2 * 256 + 2 * 2**3
 
 
 def test_overrides_change_bits_skip_layers_and_reach_the_last_block():
@@ -115,7 +128,8 @@ def test_overrides_change_bits_skip_layers_and_reach_the_last_block():
         "*.torgb": {"bits": None},
         "synthesis.b16.conv1": {"bits": 6},
     }
-    report = gz.quantize_(model, gz.QuantizeConfig(bits=3, overrides=overrides, skip=("mapping.fc0",)))
+    options = {"skip_last_block": True, "headroom": 0}
+    report = gz.quantize_(model, gz.QuantizeConfig(bits=3, overrides=overrides, skip=("mapping.fc0",), **options))
     layers = {layer.name: layer for layer in report.layers}
     assert layers["mapping.fc0.weight"].skipped == "skip pattern 'mapping.fc0'"
     assert (layers["mapping.fc1.weight"].bits, layers["mapping.fc1.weight"].method) == (8, "linear")
@@ -304,7 +318,7 @@ def test_the_ways_to_say_how_to_quantize_are_one():
         (("linear",), {"bits": 3, "skip_last_block": False}),
         ((), {"method": "linear", "bits": 3, "skip_last_block": False}),
         (
-            (gz.QuantizeConfig(method_options={"sigma": "std"}, skip_last_block=False),),
+            (gz.QuantizeConfig("aciq", method_options={"sigma": "std"}, skip_last_block=False),),
             {"method": "linear", "bits": 3},
         ),
         ((gz.GanzipConfig("linear", skip_last_block=False),), {"bits": 3}),
@@ -382,12 +396,50 @@ class TestGroups:
         report = gz.quantize_(model, gz.QuantizeConfig(method="linear", bits=8, granularity="group", group_size=18))
         assert model[0].weight_scale.shape == (6, 1) and report.layers[0].sqnr_db > 40
 
-    def test_all_layers_that_do_not_fit_are_listed_with_what_would(self):
-        model = nn.Sequential(nn.Linear(12, 4), nn.Linear(64, 4), nn.Linear(20, 4))
+    def grouped(self, *lengths, **options):
+        """Report on linear layers of these numbers of inputs."""
+        model = nn.Sequential(*(nn.Linear(length, 4) for length in lengths))
+        report = gz.quantize_(model, bits=4, granularity="group", headroom=0, **options)
+        return model, report.layers
+
+    def test_layers_that_groups_do_not_divide_have_the_largest_smaller_ones_or_a_scale_per_channel(self):
+        model, layers = self.grouped(256, 64, 96, 20, 12, 160)
+        assert [len(module.weight_scale) // 4 for module in model] == [2, 1, 1, 1, 1, 2]
+        assert [layer.note for layer in layers] == [
+            None,
+            "groups of 64 (128 does not divide 64)",  # in_channels of Flux
+            "groups of 96 (128 does not divide 96)",
+            "groups of 20 (128 does not divide 20)",
+            "one scale per channel (128 does not divide 12)",
+            "groups of 80 (128 does not divide 160)",
+        ]
+        assert [module.packed_layout.rows for module in model] == [8, 4, 4, 4, 4, 8]
+
+    def test_groups_smaller_than_sixteen_are_as_small_as_asked_and_never_smaller(self):
+        model, layers = self.grouped(24, 20, group_size=12)
+        assert [len(module.weight_scale) // 4 for module in model] == [2, 1]
+        assert [layer.note for layer in layers] == [None, "one scale per channel (12 does not divide 20)"]
+
+    def test_the_note_of_more_bits_and_of_smaller_groups_are_one(self):
+        model = nn.Sequential(nn.Linear(64, 4), nn.Linear(256, 2048), nn.Linear(2048, 64))
+        layers = gz.quantize_(model, bits=8, granularity="group", headroom=0.02).layers
+        assert layers[0].skipped == "sensitive (headroom)" and layers[0].note is None
+        layers = gz.quantize_(model, bits=5, granularity="group", headroom=0.001, requantize=True).layers
+        assert layers[0].note == "sensitive (headroom); groups of 64 (128 does not divide 64)"
+
+    def test_a_folder_of_mixed_groups_is_restored(self, tmp_path):
+        model = tiny_unet()
+        report = gz.quantize_(model, bits=4, granularity="group", group_size=64)
+        assert any("groups of" in (layer.note or "") for layer in report.layers)
+        model.save_pretrained(tmp_path)
+        assert torch.equal(run(type(model).from_pretrained(tmp_path)), run(model))
+
+    def test_only_where_no_layer_can_have_groups_it_is_an_error(self):
+        model = nn.Sequential(nn.Linear(12, 4), nn.Linear(17, 4))
         before = state(model)
-        with pytest.raises(ValueError, match=r"0 \(12 .* 2 \(20 weights .*for all layers work 2, 4, or set") as error:
-            gz.quantize_(model, gz.QuantizeConfig(granularity="group", group_size=32))
-        assert " 1 (64" not in str(error.value)
+        message = "group_size 16 or a smaller size of at least 16 divides; set granularity 'channel'; nothing was changed"
+        with pytest.raises(ValueError, match=message):
+            gz.quantize_(model, granularity="group", group_size=16)
         assert_unchanged(model, before)
 
 
@@ -494,7 +546,8 @@ def test_group_offload_gives_the_same_output(compute, offload_type):
         ({"bits": 9}, "allowed are integers from 2 to 8"),
         ({"bits": 4.0}, "allowed are integers from 2 to 8"),
         ({"granularity": "row"}, "allowed are tensor, channel, group"),
-        ({"method_options": {"const": 1}}, "method 'aciq' has no option const; allowed are constants"),
+        ({"method": "aciq", "method_options": {"const": 1}}, "'aciq' has no option const; allowed are constants"),
+        ({"method_options": {"const": 1}}, "method 'auto' has no option const; allowed are none"),
         ({"method": "linear", "method_options": {"x": 1}}, "has no option x; allowed are none"),
         ({"compute": "fast"}, "allowed are packed, dequantized"),
         ({"skip": "mapping.*"}, "it takes a list of patterns"),

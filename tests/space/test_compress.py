@@ -103,7 +103,7 @@ def test_the_shown_code_repeats_the_compression(space, tmp_path, monkeypatch, ca
     exec(compile(space.snippet(request), "snippet", "exec"), {})
     restored = gz.load_model(tmp_path / "small")
     assert torch.equal(sample_images(restored, 64, progress=False)[0], found.compressed.images)
-    assert 'method="mse_clip", bits=3, skip_last_block=False' in space.snippet(request)
+    assert 'method="mse_clip", bits=3, preset="paper", skip_last_block=False' in space.snippet(request)
 
 
 def test_generator_of_the_hub(space, hub):

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What options that are not given are: of the presets, of the paper's methods, and of folders older than the options."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import hf_ganzip as gz
+from hf_ganzip.quantization import METHODS
+from hf_ganzip.quantization.config import PRESETS
+
+from ..conftest import run, tiny_generator, tiny_unet
+
+
+PAPER = {"granularity": "tensor", "scale_dtype": "float32", "skip_last_block": True, "headroom": 0.0}
+BEST = {"granularity": "channel", "scale_dtype": "float16", "skip_last_block": False, "headroom": 0.1}
+OF_THE_PAPER = ("linear", "monte_carlo", "outlier_splitting", "aciq")
+
+
+def values(config):
+    return {name: getattr(config, name) for name in ("method", *BEST)}
+
+
+def test_the_default_is_the_best_without_calibration():
+    for config in (
+        gz.QuantizeConfig(),
+        gz.QuantizeConfig(bits=4, preset="best"),
+        gz.GanzipConfig(bits=4).quantize_config,
+    ):
+        assert config == gz.QuantizeConfig("auto", bits=4, **BEST) and values(config) == {"method": "auto"} | BEST
+    report = gz.quantize_(tiny_unet(), bits=4)
+    assert {layer.method for layer in report.quantized} == {"auto"}
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_the_papers_methods_alone_are_as_in_the_paper_and_all_others_are_not(method):
+    expected = PAPER if method in OF_THE_PAPER else BEST
+    for given in (method, METHODS[method]()):
+        assert gz.QuantizeConfig(given, bits=3) == gz.QuantizeConfig(given, bits=3, **expected)
+        assert gz.GanzipConfig(given, 3).quantize_config == gz.QuantizeConfig(given, bits=3, **expected)
+
+
+def test_the_preset_of_the_paper_is_its_best_method():
+    assert gz.QuantizeConfig(preset="paper") == gz.QuantizeConfig("aciq")
+    assert gz.GanzipConfig(preset="paper", bits=3).quantize_config == gz.QuantizeConfig("aciq", bits=3)
+    one, other = tiny_generator(), tiny_generator()
+    other.load_state_dict(one.state_dict())
+    reports = [gz.quantize_(one, preset="paper", bits=3), gz.quantize_(other, "aciq", bits=3)]
+    assert reports[0].to_dict() == reports[1].to_dict() and torch.equal(run(one), run(other))
+
+
+def test_what_is_given_counts_more_than_the_preset():
+    assert values(gz.QuantizeConfig("codebook", preset="paper")) == {"method": "codebook"} | PAPER
+    assert values(gz.QuantizeConfig("linear", preset="best")) == {"method": "linear"} | BEST
+    chosen = gz.QuantizeConfig("linear", granularity="channel", headroom=0.5, skip_last_block=False)
+    assert values(chosen) == {
+        "method": "linear",
+        "granularity": "channel",
+        "scale_dtype": "float32",
+        "skip_last_block": False,
+        "headroom": 0.5,
+    }
+
+
+@pytest.mark.parametrize("make", [gz.QuantizeConfig, lambda **options: gz.GanzipConfig(**options).quantize_config])
+def test_a_changed_config_is_what_it_would_have_been_with_all_at_once(make):
+    of = gz.QuantizeConfig.of
+    assert of(make(bits=3), method="linear") == gz.QuantizeConfig("linear", bits=3)
+    assert of(make(method="linear"), method="gptq") == gz.QuantizeConfig("gptq")
+    assert of(make(method="linear"), preset="best") == gz.QuantizeConfig("linear", preset="best")
+    assert of(make(bits=3), preset="paper") == gz.QuantizeConfig("aciq", bits=3)
+    assert of(make(preset="paper"), bits=2) == gz.QuantizeConfig("aciq", bits=2)
+    assert of(make(preset="paper"), method="codebook") == gz.QuantizeConfig("codebook", preset="paper")
+    kept = make(granularity="tensor", headroom=0.3)
+    assert of(kept, method="linear") == gz.QuantizeConfig("linear", granularity="tensor", headroom=0.3)
+    assert of(kept, method="codebook").scale_dtype == "float16"
+    aciq = make(method="aciq", method_options={"sigma": "std"})
+    assert of(aciq, method="auto") == gz.QuantizeConfig("auto") and of(aciq, bits=2).method_options == {"sigma": "std"}
+
+
+def test_an_unknown_preset_names_the_nearest(call, tmp_path):
+    for make in (gz.QuantizeConfig, gz.GanzipConfig):
+        with pytest.raises(ValueError, match="Unknown preset 'papers'. Did you mean 'paper'"):
+            make(preset="papers")
+    with pytest.raises(TypeError, match="Did you mean 'preset'"):
+        gz.QuantizeConfig(presets="paper")
+    code, _, err = call("compress", "stylegan2-fashion-mnist", tmp_path / "x", "--preset", "papers")
+    assert code == 1 and "--preset: Unknown preset 'papers'. Did you mean 'paper'" in err
+
+
+@pytest.mark.parametrize("options", [{}, {"preset": "paper"}, {"method": "linear", "headroom": 0.25}, {"method": "gptq"}])
+def test_what_is_saved_names_all_options_and_is_read_as_the_same(options):
+    config = gz.GanzipConfig(bits=3, **options)
+    stored = json.loads(json.dumps(config.to_dict()))
+    assert set(BEST) < set(stored) and "preset" not in stored
+    read = gz.GanzipConfig.from_dict(dict(stored))
+    assert read.to_dict() == stored and values(read.quantize_config) == values(config.quantize_config)
+
+
+def test_folders_that_are_older_than_headroom_have_none(tmp_path):
+    model = tiny_unet()
+    gz.quantize_(model, "mse_clip", bits=4, headroom=0, skip_last_block=False)
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    stored = json.loads(file.read_text())
+    assert stored["quantization_config"].pop("headroom") == 0
+    file.write_text(json.dumps(stored))
+    opened = type(model).from_pretrained(tmp_path)
+    assert torch.equal(run(opened), run(model))
+    assert opened.config.quantization_config.quantize_config.headroom == 0
+    opened.save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["quantization_config"]["headroom"] == 0
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        ((), {"method": "auto"} | BEST),
+        (("--preset", "paper"), {"method": "aciq"} | PAPER),
+        (("--method", "linear"), {"method": "linear"} | PAPER),
+        (("--method", "linear", "--last-block"), {"method": "linear"} | PAPER | {"skip_last_block": False}),
+        (("--no-last-block",), {"method": "auto"} | BEST | {"skip_last_block": True}),
+        (("--headroom", "0.3"), {"method": "auto"} | BEST | {"headroom": 0.3}),
+        (("--preset", "best", "--method", "aciq"), {"method": "aciq"} | BEST),
+    ],
+)
+def test_the_command_has_them(call, tmp_path, flags, expected):
+    tiny_generator().save_pretrained(tmp_path / "model")
+    code, _, err = call("compress", tmp_path / "model", tmp_path / "small", *flags)
+    stored = json.loads((tmp_path / "small" / "config.json").read_text())["quantization_config"]
+    assert code == 0 and {name: stored[name] for name in expected} == expected, err
+    assert "skipped" not in err
+
+
+def test_the_command_names_its_option_in_errors(call, tmp_path):
+    code, _, err = call("compress", "stylegan2-fashion-mnist", tmp_path / "x", "--headroom", "1.5")
+    assert code == 1 and "--headroom is 1.5; allowed are numbers from 0 to 1" in err
+
+
+def test_auto_is_a_codebook_for_few_bits_and_a_search_above():
+    for bits in range(2, 9):
+        rows = torch.randn(3, 200)
+        found, expected = METHODS["auto"]()(rows, bits), METHODS["codebook" if bits <= 3 else "mse_clip"]()(rows, bits)
+        assert torch.equal(found.values(), expected.values()) and (found.codebook is None) == (bits > 3)
+
+
+def test_auto_follows_the_bits_that_headroom_gave():
+    model = nn.Sequential(nn.Linear(256, 32), nn.Linear(32, 1024), nn.Linear(1024, 1024), nn.Linear(1024, 16))
+    report = gz.quantize_(model, bits=3)
+    bits = [layer.bits for layer in report.layers]
+    assert bits[2] == 3 and min(bits[0], bits[1], bits[3]) > 3
+    assert [layer.packed_layout.codebook for layer in model] == [False, False, True, False]
+
+
+def test_all_options_of_the_presets_are_options():
+    assert {frozenset(preset) for preset in PRESETS.values()} == {frozenset(["method", *BEST])}
