@@ -41,7 +41,11 @@ def largest_of_blocks(rows: Tensor, size: int) -> Tensor:
     def largest(part: Tensor) -> Tensor:
         magnitudes = part.abs()
         found = magnitudes[:, :whole].reshape(len(part), -1, size).amax(dim=2)
-        return torch.cat([found, magnitudes[:, whole:].amax(dim=1, keepdim=True)], dim=1) if whole < part.shape[1] else found
+        return (
+            torch.cat([found, magnitudes[:, whole:].amax(dim=1, keepdim=True)], dim=1)
+            if whole < part.shape[1]
+            else found
+        )
 
     return by_rows(largest, rows)
 
