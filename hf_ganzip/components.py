@@ -65,6 +65,18 @@ def networks_of(pipeline: Any, components: Iterable[str] | None = None) -> dict[
     return {name: networks[name] for name in choose_components(list(networks), components, type(pipeline).__name__)}
 
 
+def refuse_name(model: Any) -> None:
+    """Check that a model or a pipeline is given.
+
+    Raises:
+        TypeError: The name of a model.
+    """
+    if isinstance(model, (str, Path)):
+        raise TypeError(
+            f"{str(model)!r} is a name; allowed are a model and a pipeline: load_model({str(model)!r}) opens one."
+        )
+
+
 def network_of(model: Any) -> Any:
     """The denoiser of a pipeline, anything else as it is.
 
@@ -72,10 +84,7 @@ def network_of(model: Any) -> Any:
         TypeError: The name of a model.
         ValueError: A pipeline with no denoiser, or with several.
     """
-    if isinstance(model, (str, Path)):
-        raise TypeError(
-            f"{str(model)!r} is a name; allowed are a model and a pipeline: load_model({str(model)!r}) opens one."
-        )
+    refuse_name(model)
     if not is_pipeline(model):
         return model
     found = networks_of(model)

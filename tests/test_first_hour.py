@@ -586,7 +586,7 @@ def test_slips_lead_to_what_was_meant():
 
     with pytest.raises(AttributeError, match="no attribute 'quantize'. Did you mean 'quantize_'?"):
         gz.quantize  # noqa: B018
-    for verb in (gz.prune_, gz.refine_, gz.sensitivity):
+    for verb in (gz.quantize_, gz.prune_, gz.refine_, gz.sensitivity):
         with pytest.raises(
             TypeError, match=r"'small' is a name; allowed are a model and a pipeline: load_model\('small'\)"
         ):

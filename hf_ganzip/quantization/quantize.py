@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..components import all_networks, is_pipeline
+from ..components import all_networks, is_pipeline, refuse_name
 from .calibration import CalibrationTask
 from .config import QuantizeConfig
 from .folding import fold_rest_, remove_parametrization_
@@ -41,7 +41,7 @@ def quantize_(
         Report with every weight: bits, error, bytes before and after, or why it was skipped. Of a pipeline: component -> report.
 
     Raises:
-        TypeError: An unknown option.
+        TypeError: An unknown option, or the name of a model.
         ValueError: Nothing to quantize, a pattern that matches no layer, non-finite weights, or an already quantized
             model. All problems are reported at once, and the model is unchanged. Components that a pipeline has not, or of a model.
 
@@ -51,6 +51,7 @@ def quantize_(
         >>> [layer.bits for layer in report.layers], model[0].weight.unique().numel() <= 15
         ([4, 4], True)
     """
+    refuse_name(model)
     config = QuantizeConfig.of(config, **options)
     if is_pipeline(model):
         return quantize_pipeline_(model, config, components)
