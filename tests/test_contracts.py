@@ -194,9 +194,7 @@ class TestFamily:
     def test_sensitive_layers_take_other_bits(self, name):
         model = TINY_DIFFUSION[name]()
         patterns = [p for p in sensitive_layers(model) if any(_matches(layer, p) for layer in weighted_modules(model))]
-        report = quantize_(
-            model, QuantizeConfig(bits=4, headroom=0, overrides={p: {"bits": 8} for p in patterns})
-        )
+        report = quantize_(model, QuantizeConfig(bits=4, headroom=0, overrides={p: {"bits": 8} for p in patterns}))
         assert {layer.bits for layer in report.quantized} == {4, 8}
 
 

@@ -90,7 +90,9 @@ def test_an_unknown_preset_names_the_nearest(call, tmp_path):
     assert code == 1 and "--preset: Unknown preset 'papers'. Did you mean 'paper'" in err
 
 
-@pytest.mark.parametrize("options", [{}, {"preset": "paper"}, {"method": "linear", "headroom": 0.25}, {"method": "gptq"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"preset": "paper"}, {"method": "linear", "headroom": 0.25}, {"method": "gptq"}]
+)
 def test_what_is_saved_names_all_options_and_is_read_as_the_same(options):
     config = gz.GanzipConfig(bits=3, **options)
     stored = json.loads(json.dumps(config.to_dict()))

@@ -437,7 +437,9 @@ class TestGroups:
     def test_only_where_no_layer_can_have_groups_it_is_an_error(self):
         model = nn.Sequential(nn.Linear(12, 4), nn.Linear(17, 4))
         before = state(model)
-        message = "group_size 16 or a smaller size of at least 16 divides; set granularity 'channel'; nothing was changed"
+        message = (
+            "group_size 16 or a smaller size of at least 16 divides; set granularity 'channel'; nothing was changed"
+        )
         with pytest.raises(ValueError, match=message):
             gz.quantize_(model, granularity="group", group_size=16)
         assert_unchanged(model, before)
