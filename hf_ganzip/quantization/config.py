@@ -88,7 +88,7 @@ class QuantizeConfig:
         scale_dtype: "float32" or "float16" (float32 for a tensor with a scale out of float16's range, also the tiny one that
             "codebook" and "mse_clip" give a row of zeros), of scales and offsets; None: that of the preset.
         method_options: Options of a method given by name, for example ``{"constants": "published"}``.
-        skip: Glob patterns of module names to leave alone, in addition to the last block. A pattern between dots,
+        skip: Glob patterns of module names to leave alone. A pattern between dots,
             ".attn.", stands for the modules of that name, wherever they are, and all below them.
         skip_last_block: Leave the last residual block and the output layer alone (the paper's rule); None: that of the preset.
         embeddings: Also quantize ``nn.Embedding`` tables.
