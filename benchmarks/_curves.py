@@ -69,7 +69,7 @@ def save_plot(rows: Sequence[Mapping[str, Any]], value: str, path: Path) -> None
         own = [row for row in rows if row["model"] == model and row.get(value) is not None]
         for number, method in enumerate(dict.fromkeys(row["method"] for row in own)):
             line = sorted((row["bits per weight"], row[value]) for row in own if row["method"] == method)
-            peer = any(row["peer"] for row in own if row["method"] == method)
+            peer = any(row["by"] == "peer" for row in own if row["method"] == method)
             style = {"linestyle": "--", "linewidth": 1} if peer else {"linewidth": 1.8}
             axis.plot(*zip(*line), marker="os^Dv*PX<>"[number % 10], markersize=4, label=method, **style)
         axis.set(title=model, xlabel="bits per weight, every byte of the model counted", ylabel=value, xlim=(2, 9))

@@ -211,8 +211,14 @@ def _of_model(name: str, model, pictures: bool, arguments) -> list[dict]:
         began = time.perf_counter()
         found, size = make()
         taken = time.perf_counter() - began
-        row = start | {"method": method, "bits": bits, "bytes": size, "bits per weight": 8 * size / weights}
-        rows.append(row | ruler(found) | {"quantizing s": taken, "peer": peer})
+        row = start | {
+            "by": "peer" if peer else "ours",
+            "method": method,
+            "bits": bits,
+            "bytes": size,
+            "bits per weight": 8 * size / weights,
+        }
+        rows.append(row | ruler(found) | {"quantizing s": taken})
         print(rows[-1], file=sys.stderr, flush=True)  # it takes an hour
 
     def own(method: str, bits: int) -> tuple[Any, int]:
@@ -230,7 +236,7 @@ def _of_model(name: str, model, pictures: bool, arguments) -> list[dict]:
 
 def _comparison(rows: list[dict], weights: int) -> Iterator[dict]:
     """Our best curves above the peers' best points of 2 to 5 bits per weight, every byte of the model counted."""
-    peers = [row for row in rows if row["peer"]]
+    peers = [row for row in rows if row["by"] == "peer"]
     sizes = (_COMPARED[0] * weights / 8, _COMPARED[1] * weights / 8)
     kinds = {"without calibration": PLAIN, "with calibration": (*PLAIN, *CALIBRATED, *SLOW)}
     for kind, methods in kinds.items() if peers else ():

@@ -7,7 +7,7 @@ from . import quick_run
 
 
 def points(method, *pairs):
-    return [{"method": method, "bytes": size, "dB": value, "peer": method == "peer"} for size, value in pairs]
+    return [{"method": method, "bytes": size, "dB": value, "by": method} for size, value in pairs]
 
 
 def test_front_leaves_out_what_fewer_bytes_reach():
