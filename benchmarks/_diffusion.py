@@ -166,7 +166,7 @@ class Ours:
 def random_unet(quick: bool):
     """26M parameters for 32 x 32 pixels in three colours, as they are initialized."""
     torch.manual_seed(0)
-    widths = (32, 64) if quick else (96, 192, 288, 384)
+    widths = (32, 64) if quick else (64, 128, 192, 320)
     down, up = ("DownBlock2D", "AttnDownBlock2D"), ("AttnUpBlock2D", "UpBlock2D")
     return UNet2DModel(
         sample_size=32,
