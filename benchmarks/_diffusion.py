@@ -145,8 +145,12 @@ class Ours:
         if not mixed:
             gz.quantize_(found, name, bits=bits, **config)
             return found
-        budget = sum(layer.bytes_after for layer in gz.quantize_(copy.deepcopy(self.model), "auto", bits=bits).layers)
-        overrides = self._sensitivity().allocate(target_bytes=budget)
+        report = self._sensitivity()
+        sizes = {
+            layer.name: layer.bytes_after
+            for layer in gz.quantize_(copy.deepcopy(self.model), "auto", bits=bits).layers
+        }
+        overrides = report.allocate(target_bytes=sum(sizes[f"{layer.name}.weight"] for layer in report.layers))
         gz.quantize_(found, name, bits=bits, headroom=0, overrides=overrides, **config)
         return found
 

@@ -55,7 +55,7 @@ def test_quick_run_of_a_diffusion_model_counts_every_byte(tmp_path):
         found["ddpm-fashion-mnist", method, bits]
         for method, bits in (("auto", 4), ("auto", 2), ("auto mixed", 2), ("linear", 2))
     )
-    assert few["bytes"] < auto["bytes"] < whole["bytes"] / 6 and few["bytes"] >= 0.9 * mixed["bytes"]
+    assert few["bytes"] < auto["bytes"] < whole["bytes"] / 6 and 0.9 * few["bytes"] < mixed["bytes"] <= few["bytes"]
     assert (
         linear["SQNR dB"] < few["SQNR dB"] < auto["SQNR dB"] and few["PSNR dB, 50 steps"] < auto["PSNR dB, 50 steps"]
     )
