@@ -22,7 +22,12 @@ project asks of itself. Written by `make benchmark` from the JSON files in `docs
 
 def scripts(measured: bool) -> list[Path]:
     """The benchmarks that have results, or that have none, by name."""
-    return sorted(path for path in HERE.glob("[a-z]*.py") if (RESULTS / f"{path.stem}.json").is_file() == measured)
+    return sorted(path for path in HERE.glob("[a-z]*.py") if bool(results(path)) == measured)
+
+
+def results(script: Path) -> list[Path]:
+    """What a benchmark wrote: NAME.json, and NAME-SECTION.json of sections that were run alone."""
+    return sorted(path for path in RESULTS.glob("*.json") if path.stem.partition("-")[0] == script.stem)
 
 
 def render() -> str:
@@ -32,11 +37,13 @@ def render() -> str:
         parts.append(f"Without results here: {missing}.\n")
     for script in scripts(measured=True):
         summary, _, details = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))).partition("\n")
-        found = json.loads((RESULTS / f"{script.stem}.json").read_text(encoding="utf-8"))
-        parts.append(f"## {script.stem}\n\n`{found['command']}`: {summary}\n\n{details.strip()}\n")
-        for section, rows in _sections(found["rows"]).items():
-            parts.append((f"**{section}**\n\n" if section else "") + _table(rows) + "\n")
-        parts.append("Conditions: " + _words(found["conditions"]) + ".\n")
+        parts.append(f"## {script.stem}\n\n{summary}\n\n{details.strip()}\n")
+        for path in results(script):
+            found = json.loads(path.read_text(encoding="utf-8"))
+            parts.append(f"`{found['command']}`:\n")
+            for section, rows in _sections(found["rows"]).items():
+                parts.append((f"**{section}**\n\n" if section else "") + _table(rows) + "\n")
+            parts.append("Conditions: " + _words(found["conditions"]) + ".\n")
     return "\n".join(part.replace("\n\n\n", "\n\n") for part in parts)
 
 

@@ -5,10 +5,11 @@ Sections: `quality` (PSNR of samples at fixed latents to those of the full-preci
 method at 2 to 6 bits, next to SDNQ and torchao where they are installed), `size` (bytes of quantized tensors of a StyleGAN2 for
 1024 x 1024 pixels against bits / 8), `time` (quantizing 30M weights against saving and loading them; sampling; calibration).
 The peers quantize the same weights as we do, one matrix (outputs, rest) per layer; scales and zero points are counted in their stored bits.
+Only where asked for: `diffusion` (every byte of a quantized UNet against its noise predictions on the original's 10-step trajectory and its images at fixed
+noise), `large` (loading the UNet of Stable Diffusion 1.5 while quantizing, in fresh processes: seconds and peak memory).
 """
 
 import copy
-import functools
 import importlib.util
 import math
 import statistics
@@ -24,6 +25,8 @@ from safetensors.torch import load_file, save_file
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import hf_ganzip as gz
+from benchmarks import _diffusion, _large
+from benchmarks._peers import MATRICES, by_peer
 from benchmarks._timing import conditions, interleaved, parser, ratio, report
 from hf_ganzip.assets import asset_path
 from hf_ganzip.evaluation.compression_study import Compressor, StudyConfig
@@ -34,6 +37,7 @@ from hf_ganzip.metrics import frechet_distance
 
 
 SECTIONS = ("quality", "size", "time")
+LONG_SECTIONS = ("diffusion", "large")
 LATENTS = 128
 
 
@@ -47,49 +51,6 @@ def samples(model) -> torch.Tensor:
 
 def psnr(images: torch.Tensor, reference: torch.Tensor) -> float:
     return 10 * math.log10(4 / float((images - reference).square().mean()))
-
-
-def sdnq(weight: torch.Tensor, bits: int, codebook: bool = False, group_size: int = -1) -> tuple[torch.Tensor, int]:
-    """Dequantized matrix and stored bits of SDNQ's unsigned format; group_size -1: one scale per row, 0: its default groups."""
-    from sdnq.quantizer import sdnq_quantize_layer_weight
-
-    dequantizer, parts = sdnq_quantize_layer_weight(
-        weight, "Linear", f"uint{bits}", group_size=group_size, use_codebook=codebook
-    )
-    tensors = {name: tensor for name, tensor in parts.items() if isinstance(tensor, torch.Tensor)}
-    scales = sum(tensor.numel() * 32 for name, tensor in tensors.items() if name != "weight")
-    found = dequantizer(**parts, skip_quantized_matmul=True, skip_compile=True)
-    return found.float().reshape(weight.shape), bits * weight.numel() + scales
-
-
-def torchao(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, int]:
-    """Dequantized matrix and stored bits (if the codes were packed) of torchao's intx weight-only format, a scale per row."""
-    from torchao.quantization import IntxWeightOnlyConfig, PerAxis, quantize_
-
-    layer = torch.nn.Sequential(torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False))
-    layer[0].weight = torch.nn.Parameter(weight.clone(), requires_grad=False)
-    quantize_(layer, IntxWeightOnlyConfig(weight_dtype=getattr(torch, f"int{bits}"), granularity=PerAxis(0)))
-    return layer[0].weight.dequantize().float(), bits * weight.numel() + 32 * len(weight)
-
-
-PEERS = {
-    "SDNQ row": ("sdnq", sdnq),
-    "SDNQ row codebook": ("sdnq", functools.partial(sdnq, codebook=True)),
-    "SDNQ groups (default)": ("sdnq", functools.partial(sdnq, group_size=0)),
-    "torchao intx": ("torchao", torchao),
-}
-
-
-def by_peer(generator, names: list[str], quantize, bits: int):
-    """A copy of the generator with the peer's weights, and its stored bits per weight."""
-    model, stored, weights = copy.deepcopy(generator), 0, 0
-    with torch.no_grad():
-        for name in names:
-            weight = model.get_parameter(name)
-            found, size = quantize(weight.detach().flatten(1), bits)
-            weight.copy_(found.view(weight.shape))
-            stored, weights = stored + size, weights + weight.numel()
-    return model, stored / weights
 
 
 def quality_section(arguments) -> list[dict]:
@@ -129,7 +90,7 @@ def quality_section(arguments) -> list[dict]:
 
     plan = gz.quantize_(copy.deepcopy(generator), gz.QuantizeConfig("linear"))
     names = [layer.name for layer in plan.quantized]
-    for method, (package, quantize) in () if arguments.methods else PEERS.items():
+    for method, (package, quantize) in () if arguments.methods else MATRICES.items():
         for b in bits if importlib.util.find_spec(package) else ():
             start = time.perf_counter()
             model, stored = by_peer(generator, names, quantize, b)
@@ -233,14 +194,19 @@ def time_section(arguments) -> list[dict]:
 
 def main() -> None:
     arguments_parser = parser(__doc__, repeats=5)
-    arguments_parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="sections to run")
+    arguments_parser.add_argument(
+        "--only", nargs="+", choices=SECTIONS + LONG_SECTIONS, default=SECTIONS, help="sections to run"
+    )
     arguments_parser.add_argument(
         "--bits", nargs="+", type=int, default=[2, 3, 4, 5, 6], help="of the section quality"
     )
     arguments_parser.add_argument("--methods", nargs="+", help="of the section quality; default: all, and the peers")
+    _diffusion.add_options(arguments_parser)
+    _large.add_options(arguments_parser)
     arguments = arguments_parser.parse_args()
     torch.set_num_threads(arguments.threads)
     run = {"quality": quality_section, "size": size_section, "time": time_section}
+    run |= {"diffusion": _diffusion.diffusion_section, "large": _large.large_section}
     rows = [row for name in arguments.only for row in run[name](arguments)]
     packages = [name for name in ("sdnq", "torchao") if importlib.util.find_spec(name)]
     report(rows, conditions(arguments, *packages), arguments.json)
