@@ -31,6 +31,8 @@ class Family:
         calibration: (model, batch size, seed) -> endless repeatable forward passes ``model -> output`` on inputs that need no data.
         sensitive: Model -> glob patterns, as in ``QuantizeConfig.skip``, of modules that need more bits than the others: few weights
             that all others depend on. A pattern may match nothing, where a model has no such part.
+        samples_together: Samples of a batch of ``calibration`` when sensitivities are measured: few where a batch shares a timestep, so that
+            many timesteps are seen.
     """
 
     last_block: Callable[[nn.Module], tuple[str, ...]]
@@ -39,8 +41,10 @@ class Family:
     refine_prefix: str = ""
     counts_vectors: bool = False
     sensitive: Callable[[nn.Module], tuple[str, ...]] = sensitive.sensitive_by_name
+    samples_together: int = 16
 
 
+_OF_A_TIMESTEP = 4
 FAMILIES = {
     "StyleGAN2Generator": Family(
         gan.stylegan_last_block,
@@ -75,6 +79,7 @@ FAMILIES = {
         diffusion.unet_last_block,
         diffusion.unet_inputs,
         trajectories.noise_trajectories,
+        samples_together=_OF_A_TIMESTEP,
         counts_vectors=True,
         sensitive=sensitive.unet_sensitive,
     ),
@@ -82,6 +87,7 @@ FAMILIES = {
         diffusion.unet_last_block,
         diffusion.conditional_unet_inputs,
         trajectories.noise_trajectories,
+        samples_together=_OF_A_TIMESTEP,
         counts_vectors=True,
         sensitive=sensitive.unet_sensitive,
     ),
@@ -89,30 +95,35 @@ FAMILIES = {
         diffusion.transformer_last_block,
         diffusion.class_conditional_transformer_inputs,
         trajectories.noise_trajectories,
+        samples_together=_OF_A_TIMESTEP,
         sensitive=sensitive.dit_sensitive,
     ),
     "PixArtTransformer2DModel": Family(
         diffusion.transformer_last_block,
         diffusion.pixart_inputs,
         trajectories.noise_trajectories,
+        samples_together=_OF_A_TIMESTEP,
         sensitive=sensitive.pixart_sensitive,
     ),
     "SD3Transformer2DModel": Family(
         diffusion.transformer_last_block,
         flow.sd3_inputs,
         trajectories.flow_trajectories,
+        samples_together=_OF_A_TIMESTEP,
         sensitive=sensitive.mmdit_sensitive,
     ),
     "FluxTransformer2DModel": Family(
         flow.flux_last_block,
         flow.flux_inputs,
         functools.partial(trajectories.flow_trajectories, time_scale=1.0),
+        samples_together=_OF_A_TIMESTEP,
         sensitive=sensitive.mmdit_sensitive,
     ),
     "WanTransformer3DModel": Family(
         flow.wan_last_block,
         flow.wan_inputs,
         trajectories.flow_trajectories,
+        samples_together=_OF_A_TIMESTEP,
         sensitive=sensitive.wan_sensitive,
     ),
     "AutoencoderKL": Family(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..components import network_of
+from ..families import family_of
 from ..modes import evaluating
 from ..record import table
 from ..reports import Report, conditions_table
@@ -157,7 +158,7 @@ def sensitivity(
             smaller is better.
         config: Method, granularity, skipped layers, as for :func:`~hf_ganzip.quantize_`; None means "codebook". Its headroom plays no part:
             all layers are measured. Calibrated methods are measured by what they start from.
-        num_samples: Samples in the comparison, 1 or more; rounded up to whole batches of at most 16.
+        num_samples: Samples in the comparison, 1 or more; rounded up to whole batches of at most 16, or 4 of a diffusion model, each at a timestep of its own.
         inputs: Function (model, batch_size, seed) -> iterator of functions model -> output, instead of the model's own inputs.
             None: those of the config's method, if it has some.
         progress: Show a progress bar.
@@ -176,7 +177,8 @@ def sensitivity(
     require_finite(model, plan, "sensitivity")
     task = CalibrationTask(model, plan.settings, {}, [])
     working = task.working_model()
-    batch = min(num_samples, 16)
+    family = family_of(model)
+    batch = min(num_samples, family.samples_together if family else 16)
     found = []
     with torch.no_grad(), evaluating(working):
         batches = task.batches(inputs or getattr(config.settings().method, "inputs", None), batch, 0)

@@ -14,7 +14,7 @@ from ..grid import QuantizedRows, nearest_codes, stored_scale
 
 
 _ITERATIONS = 60
-_SAMPLED = 2**16  # weights that the levels are fitted to, evenly spaced, of tensors that have twice as many and more
+_SAMPLED, _PER_LEVEL = 2**16, 2**10  # weights that the levels are fitted to, evenly spaced, at least, of tensors with twice as many and more
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -47,7 +47,7 @@ class Codebook:
         safe = torch.where(used, magnitudes, torch.ones_like(magnitudes))
         scale = by_rows(_root_mean_square, rows, safe) if self.normalize == "rms" else torch.ones_like(safe)
         scale = torch.where(used, scale * safe, torch.full_like(safe, _TINY)).clamp_min(_TINY)
-        step = max(1, rows.numel() // _SAMPLED)
+        step = max(1, rows.numel() // max(_SAMPLED, _PER_LEVEL * 2**bits))
         some = as_float(rows.reshape(-1)[::step])
         owners = torch.arange(0, rows.numel(), step, device=rows.device) // rows.shape[1]
         levels = lloyd_levels((some / scale[:, 0][owners])[used[:, 0][owners]], bits).half().float()

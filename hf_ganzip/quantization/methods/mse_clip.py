@@ -58,8 +58,10 @@ class MSEClip:
         if large and len(offsets) > 1:
             some = slice(None, None, -(-len(rows) // _ROWS_FOR_KIND))
             tried = [_Search(largest[some], bits, offset, scale_dtype) for offset in offsets]
+            these = sample[some], None if peaks is None else peaks[some], step
             for search in tried:
-                search.over_the_range(sample[some], None if peaks is None else peaks[some], step, _COARSE_OF_LARGE)
+                search.over_the_range(*these, _COARSE)
+                search.around_the_best(*these, _COARSE, _FINE)
             offsets = [min(tried, key=_Search.error).level_offset]
         found = [_Search(largest, bits, offset, scale_dtype) for offset in offsets]
         coarse, fine = (_COARSE_OF_LARGE, _FINE_OF_LARGE) if large else (_COARSE, _FINE)
