@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ModelMixin, UNet2DModel
+from diffusers import UNet2DModel
 from torch import Tensor
 
 from ..alignment import align_
@@ -57,8 +57,8 @@ class Drawing:
         if isinstance(model, (str, Path)):
             folder = model_folder(model, patterns=PIPELINE_FILES)
             model = open_saved(folder) if (folder / "model_index.json").is_file() else load_model(folder)
-        self.network: ModelMixin = network_of(model).eval()
-        align_(self.network)  # type: ignore[arg-type]
+        self.network: Any = network_of(model).eval()
+        align_(self.network)
         self.config = config
         kind = type(model).__name__
         self.name = str(getattr(model, "config", {}).get("_name_or_path") or kind).rpartition("/")[2]
@@ -96,9 +96,10 @@ class Drawing:
             return options
         return options | {"sampler": "DDIM, eta 0", "steps": len(self._timesteps()), **self._schedule}
 
-    def images(self, model: ModelMixin, seed: int, drawn: Callable[[int], Any]) -> tuple[Tensor, Tensor | None]:
+    def images(self, model: Any, seed: int, drawn: Callable[[int], Any]) -> tuple[Tensor, Tensor | None]:
         """Images (N, C, H, W) uint8 of one draw and their classes (N,), None without; ``drawn`` is told of every few."""
-        images, labels = [], []
+        images: list[Tensor] = []
+        labels: list[Any] = []
         for first in range(0, self.config.num_samples, _AT_ONCE):
             count = min(_AT_ONCE, self.config.num_samples - first)
             found = self._sample(model, count, seed, first)
@@ -107,7 +108,7 @@ class Drawing:
             drawn(count)
         return torch.cat(images), None if labels[0] is None else torch.cat(labels)
 
-    def _sample(self, model: ModelMixin, count: int, seed: int, first: int = 0) -> tuple[Tensor, Tensor | None]:
+    def _sample(self, model: Any, count: int, seed: int, first: int = 0) -> tuple[Tensor, Tensor | None]:
         if not self.diffuses:
             return sample_images(model, count, seed=seed, first=first, progress=False)
         return sample_diffusion(
@@ -125,7 +126,7 @@ class Drawing:
             progress=False,
         )
 
-    def sqnr(self, model: ModelMixin, seed: int) -> float:
+    def sqnr(self, model: Any, seed: int) -> float:
         """Signal to noise in dB of noise predictions on trajectories in full precision: ratio of the sums over images and timesteps."""
         replay = Replay({"": self.network}, {"": model})
         count = min(self.config.sqnr_images, self.config.num_samples)
