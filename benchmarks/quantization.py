@@ -29,10 +29,11 @@ from benchmarks import _diffusion, _large
 from benchmarks._peers import MATRICES, by_peer
 from benchmarks._timing import conditions, interleaved, parser, ratio, report
 from hf_ganzip.assets import asset_path
-from hf_ganzip.evaluation.compression_study import Compressor, StudyConfig
+from hf_ganzip.evaluation.compression_study import Compressor
 from hf_ganzip.evaluation.extractors import EXTRACTORS, extract_features
 from hf_ganzip.evaluation.reference import load_reference
 from hf_ganzip.evaluation.sampling import sample_images
+from hf_ganzip.evaluation.study_config import VARIANTS, StudyConfig
 from hf_ganzip.metrics import frechet_distance
 
 
@@ -95,7 +96,7 @@ def quality_section(arguments) -> list[dict]:
             start = time.perf_counter()
             model, stored = by_peer(generator, names, quantize, b)
             row(method, b, model, stored, time.perf_counter() - start)
-    for method in arguments.methods or config.methods:
+    for method in arguments.methods or VARIANTS:
         # aciq at two more bits is what the calibrated ones are compared with
         for b in sorted({*bits, *(b + 2 for b in bits)}) if method == "aciq" else bits:
             model, about = compressor(method, b)

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from .evaluation.compression_study import FULL, LABELS, Compressor, StudyConfig, setting_name
+from .evaluation.compression_study import Compressor
 from .evaluation.evaluate import DEFAULT_METRICS, measure
 from .evaluation.extractors import EXTRACTORS, extract_features
 from .evaluation.reference import evenly, load_reference
 from .evaluation.sampling import mean_image, sample_images
+from .evaluation.study_config import FULL, LABELS, StudyConfig, setting_name
 from .plotting import save_image_grid, save_precision_recall_plot
 from .recipes import load_model
 from .record import machine, table, versions

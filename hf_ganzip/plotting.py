@@ -149,6 +149,43 @@ def save_pareto_plot(rows: list[dict], front: Sequence[int], path: str | Path) -
     figure.savefig(path, dpi=110)
 
 
+def save_rate_distortion_plot(rows: list[dict], path: str | Path) -> None:
+    """Plot the Frechet distance, and where it was measured the signal to noise of noise predictions, against the bytes of the whole model.
+
+    Args:
+        rows: Dicts with ``method``, ``bits`` (32 = full precision, a black line), ``bytes``, ``frechet_distance`` and, for diffusion models, ``sqnr``.
+        path: PNG file.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    figure = new_figure(1, 5)
+    from matplotlib.ticker import LogFormatter
+
+    full = next(row for row in rows if row["bits"] == 32)
+    compressed = [row for row in rows if row["bits"] != 32]
+    panels = {"frechet_distance": "Frechet distance", "sqnr": "SQNR of noise predictions in dB"}
+    panels = {key: title for key, title in panels.items() if any(key in row for row in rows)}
+    figure.set_figwidth(6 * len(panels))
+    for axes, (key, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
+        for method, style in _styles(row["method"] for row in compressed).items():
+            own = sorted((row for row in compressed if row["method"] == method), key=lambda row: row["bytes"])
+            sizes = [row["bytes"] / 1024 for row in own]
+            axes.plot(sizes, [row[key] for row in own], label=method, markersize=5, linewidth=1, **style)
+            for size, row in zip(sizes, own):
+                axes.annotate(f" {row['bits']}", (size, row[key]), fontsize=7)
+        if key in full:
+            axes.axhline(full[key], color="black", linewidth=0.8, label="full precision")
+        axes.set(xlabel="KiB of the whole model", ylabel=title)
+        if key == "frechet_distance":
+            axes.set_yscale("log")
+            axes.yaxis.set_minor_formatter(LogFormatter())
+        axes.grid(alpha=0.4)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=5)
+    figure.suptitle("Quality against bytes; numbers are bits")
+    figure.savefig(path, dpi=110)
+
+
 def save_realism_plot(rows: list[dict], path: str | Path, class_names: Sequence[str] = ()) -> None:
     """Plot the mean realism of every class against bits, one panel per method.
 

@@ -296,7 +296,7 @@ def hf_ganzip(*arguments, environment=None, **options):
     "line, expected",
     [
         ("compress MODEL OUT --method a", ["aciq"]),
-        ("study MODEL --method gptq", ["gptq", "gptq mixed"]),
+        ("study MODEL --method gptq", ["gptq", "gptq best", "gptq best mixed", "gptq mixed"]),
         ("prune MODEL OUT --criterion d", ["dcp", "diff_prune"]),
         ("refine MODEL OUT --scaling s", ["sqrt", "spectral", "square"]),
         ("evaluate A B --extractor v", ["vgg16"]),
@@ -323,8 +323,8 @@ def test_completion_script():
 
 def test_completed_values_are_those_of_the_registries():
     from hf_ganzip.cli import completion
-    from hf_ganzip.evaluation.compression_study import VARIANTS
     from hf_ganzip.evaluation.extractors import EXTRACTORS
+    from hf_ganzip.evaluation.study_config import VARIANTS
     from hf_ganzip.metrics import ALIASES, METRICS, OF_LOGITS
     from hf_ganzip.pruning import CRITERIA
     from hf_ganzip.quantization.methods import METHODS
@@ -385,6 +385,16 @@ def test_study_prints_its_report(call, tmp_path):
     small = ("--bits", 4, "--num-samples", 130, "--draws", 1, "--output-dir", tmp_path / "study")
     code, out, _ = call("study", "stylegan2-fashion-mnist", "--reference", REAL, *flags, *small)
     assert code == 0 and out.splitlines()[0] == str(tmp_path / "study" / "report.md") and "| gptq | 4 |" in out
+
+
+def test_study_of_a_diffusion_pipeline(call, tmp_path):
+    pipeline = DDPMPipeline(tiny_unet(sample_size=8, in_channels=1, out_channels=1), DDPMScheduler())
+    pipeline.save_pretrained(tmp_path / "small-ddpm")
+    flags = ("--method", "auto", "--bits", 4, "--num-samples", 130, "--draws", 1, "--steps", 2, "--spacing", "quad")
+    flags += ("--clip-sample", "--sqnr-images", 2, "--output-dir", tmp_path / "study")
+    code, out, _ = call("study", tmp_path / "small-ddpm", "--reference", REAL, *flags)
+    assert code == 0 and "| auto | 4 |" in out and "study of small-ddpm" in out and "SQNR dB" in out
+    assert "2 steps (quad spacing of 1000 timesteps, predicted images clipped)" in out
 
 
 @pytest.mark.process

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from . import completion
-from .opening import Place, open_model
+from .opening import Place, open_whole
 from .shared import (
     Device,
     Extractor,
@@ -42,7 +42,8 @@ def study(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help='Method, or "gptq mixed" and the like; repeatable; default: all.', autocompletion=completion.studied
+            help='Method, or "gptq mixed" and the like; repeatable; default: all but "gptq best"; for diffusion models the paper\'s, auto and "gptq best".',
+            autocompletion=completion.studied,
         ),
     ] = None,
     bits: Annotated[list[int] | None, typer.Option(min=2, max=8, help="Bits; repeatable; default 6 5 4 3 2.")] = None,
@@ -54,14 +55,21 @@ def study(
     option: Annotated[
         list[str] | None, typer.Option(help="Option of a method, METHOD.NAME=VALUE; repeatable.")
     ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of DDIM, for diffusion models; default 50.")] = None,
+    spacing: Annotated[str, typer.Option(help="Of their timesteps: uniform or quad.")] = "uniform",
+    clip_sample: Annotated[bool, typer.Option(help="Clip their predicted image to [-1, 1] in every step.")] = False,
+    sqnr_images: Annotated[
+        int, typer.Option(min=1, help="Images per draw whose noise predictions are compared.")
+    ] = 32,
     subfolder: Subfolder = None,
     revision: Revision = None,
     device: Device = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Compress by many methods at many bits, measure each, and write a report with tables and figures."""
-    from ..evaluation.compression_study import StudyConfig, run_study
+    """Compress a GAN or diffusion model by many methods at many bits, measure each, and write a report with tables and figures."""
+    from ..evaluation.compression_study import run_study
+    from ..evaluation.study_config import StudyConfig
     from ..evaluation.study_report import write_report
 
     refuse_unwritable(output_dir)
@@ -80,8 +88,12 @@ def study(
         k=k,
         extractor=extractor,
         method_options=method_options,
+        steps=steps,
+        spacing=spacing,
+        clip_sample=clip_sample,
+        sqnr_images=sqnr_images,
     )
-    opened = open_model(model, Place(subfolder, revision, device))
+    opened, _ = open_whole(model, None, Place(subfolder, revision, device))
     result = run_study(opened, reference, output_dir, config, progress=not quiet)
     file = write_report(result, output_dir)
     print_json(result) if as_json else say(f"{file}\n{file.read_text(encoding='utf-8')}")

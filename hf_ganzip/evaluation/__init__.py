@@ -2,8 +2,8 @@
 """Measuring models: what is compared with what, and under which conditions.
 
 Images and features: `sources`, `streams`, `reference`, `sampling`, `diffusion_sampling`, `extractors`, `cache`, `sharded`. One model: `evaluate`,
-`validation` (during training), `cost`, `perceptual` (image pairs), `codebooks`. Many: `compression_study`, `study_report`, `correlation`,
-`runs`, `user_study`. For `evaluate` of Hugging Face: `evaluate_module`, `install_metrics`.
+`validation` (during training), `cost`, `perceptual` (image pairs), `codebooks`. Many: `compression_study` (`study_config`, `study_drawing`,
+`study_report`), `correlation`, `runs`, `user_study`. For `evaluate` of Hugging Face: `evaluate_module`, `install_metrics`.
 """
 
 from .extractors import EXTRACTORS, extract_features

@@ -11,102 +11,32 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ModelMixin, UNet2DModel
+from diffusers import ModelMixin
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..metrics.realism import realism_scores
-from ..quantization import METHODS, QuantizeConfig, SensitivityReport, quantize_, sensitivity
-from ..recipes import load_model
+from ..quantization import QuantizeConfig, SensitivityReport, quantize_, sensitivity
 from ..record import machine, versions
 from .evaluate import measure
 from .extractors import extract_features, load_extractor
 from .reference import evenly
-from .sampling import mean_image, sample_images, sampling_conditions
+from .sampling import mean_image
 from .sources import open_source
+from .study_config import FULL, OF_DIFFUSION, OF_GANS, VARIANTS, StudyConfig
+from .study_drawing import Drawing
 
 
 METRICS = ("lsh_precision_recall", "knn_precision_recall", "frechet_distance", "kernel_distance")
-FULL = ("full", 32)
-LABELS = {"full": "full precision", "linear": "Q", "monte_carlo": "P+Q", "outlier_splitting": "S+Q", "aciq": "C+Q"}
-_BY_TENSOR = {"preset": "paper"}
-_BY_CHANNEL = {"preset": "paper", "granularity": "channel", "scale_dtype": "float16"}
-VARIANTS: dict[
-    str, dict[str, Any]
-] = {  # options of QuantizeConfig, and "mixed": bits by sensitivity within the size of equal bits
-    "linear": _BY_TENSOR,
-    "monte_carlo": _BY_TENSOR,
-    "outlier_splitting": _BY_TENSOR,
-    "aciq": _BY_TENSOR,
-    "mse_clip": _BY_CHANNEL,
-    "codebook": _BY_CHANNEL,
-    "gptq": _BY_CHANNEL,
-    "gptq mixed": _BY_CHANNEL | {"method": "gptq", "mixed": True},
-    "latent_distill": _BY_CHANNEL,
-    "latent_distill mixed": _BY_CHANNEL | {"method": "latent_distill", "mixed": True},
-}
-
-
-@dataclass(frozen=True)
-class StudyConfig:
-    """Options of :func:`run_study`.
-
-    Args:
-        methods: Names in ``VARIANTS`` (the paper's four by tensor, the others by channel).
-        bits: Each 2 to 8.
-        num_samples: Generated images per draw; as many real images at most.
-        draws: Repetitions with other latents and other hyperplanes; tables show mean and standard deviation.
-        k: Neighbour of precision and recall.
-        seed: Draw i has seed + i.
-        extractor: As for :func:`.load_extractor`.
-        method_options: Method of ``methods`` -> options, for example ``{"latent_distill": {"steps": 300}}``.
-    """
-
-    methods: tuple[str, ...] = tuple(VARIANTS)
-    bits: tuple[int, ...] = (6, 5, 4, 3, 2)
-    num_samples: int = 5000
-    draws: int = 3
-    k: int = 3
-    seed: int = 0
-    extractor: str = "fashion_mnist"
-    method_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-    def __post_init__(self):
-        unknown = [name for name in self.methods if name not in VARIANTS]
-        if unknown or not self.methods:
-            raise ValueError(f"study: methods {unknown} are unknown; allowed are {', '.join(VARIANTS)}.")
-        if self.draws < 1 or self.num_samples < 2 or not self.bits:
-            raise ValueError("study: draws must be 1 or more, num_samples 2 or more, bits at least one number.")
-        studied = sorted({VARIANTS[name].get("method", name) for name in self.methods})
-        surplus = [name for name in self.method_options if name not in studied]
-        if surplus:
-            raise ValueError(
-                f"study: options of {', '.join(map(repr, surplus))}, which is not studied; allowed are {', '.join(studied)}."
-            )
-        for name in self.methods:
-            for bits in self.bits:
-                self.quantization(name, bits)  # refuses wrong options now rather than after the first settings
-
-    def quantization(self, name: str, bits: int, progress: bool = True) -> tuple[QuantizeConfig, bool]:
-        """The config of a setting, with or without progress bars, and whether its bits are mixed."""
-        options = dict(VARIANTS[name])
-        mixed = options.pop("mixed", False)
-        method = options.pop("method", name)
-        chosen = dict(self.method_options.get(method, {}))
-        if not progress and "progress" in METHODS[method].__dataclass_fields__:
-            chosen["progress"] = False
-        return QuantizeConfig(method=method, bits=bits, method_options=chosen, **options), mixed
 
 
 def run_study(
-    model: str | Path | ModelMixin,
+    model: Any,
     reference: str,
     output_dir: str | Path,
     config: StudyConfig | None = None,
@@ -116,38 +46,41 @@ def run_study(
     """Compress, sample and measure; what was finished in ``output_dir`` before is not done again.
 
     Args:
-        model: GAN generator or diffusion UNet: a name as for :func:`.load_model`, or the model itself.
+        model: GAN generator or diffusion UNet, a pipeline of one, or a name as for :func:`.load_model`.
         reference: Real images, as :func:`.open_source` finds them.
         output_dir: Gets ``pieces/`` with one JSON file per setting and draw, and one safetensors file of pictures per setting.
         config: Options.
         progress: Show progress bars.
 
     Returns:
-        ``rows`` (one per setting, means over draws with ``_std``), ``draws`` (one per setting and draw), ``realism`` and ``conditions``.
+        ``rows`` (one per setting, means over draws with ``_std``), ``draws`` (one per setting and draw) and ``conditions``.
 
     Raises:
-        ValueError: The folder belongs to a study with other options, or there are too few images for the Frechet distance.
+        ValueError: The folder belongs to a study with other options, or there are too few images for the Frechet distance; as :class:`.Drawing`.
     """
     config = config or StudyConfig()
     pieces = Path(output_dir) / "pieces"
-    generator = (model if isinstance(model, ModelMixin) else load_model(model)).eval()
+    drawing = Drawing(model, config)
+    methods = config.methods or (OF_DIFFUSION if drawing.diffuses else OF_GANS)
     extractor = load_extractor(config.extractor)
-    images, labels = _reference(reference, generator)
+    images, labels = _reference(reference, drawing.network)
     images, labels = (None if items is None else evenly(items, config.num_samples) for items in (images, labels))
     if (fewest := min(len(images), config.num_samples)) <= extractor.dim:
         raise ValueError(
             f"study: {len(images)} real and {config.num_samples} generated images; the Frechet distance of {extractor.dim} features needs more "
             f"than {extractor.dim} of each, and here are {fewest}. Use more images."
         )
-    conditions = _conditions(generator, str(reference), extractor, config) | {"n_real": len(images)}
+    conditions = _conditions(drawing, str(reference), extractor) | {"n_real": len(images)}
     pieces.mkdir(parents=True, exist_ok=True)
     _check_folder(pieces, conditions)
-    study = _Study(generator, extractor, config, pieces, progress)
+    study = _Study(drawing, extractor, pieces, progress)
     study.real = extract_features(images, extractor, progress=progress)
     study.real_labels = labels
-    settings = [FULL, *((name, bits) for name in config.methods for bits in config.bits)]
+    settings = [FULL, *((name, bits) for name in methods for bits in config.bits)]
     draws = []
-    with tqdm(total=len(settings) * config.draws, desc="study", unit="draw", disable=not progress) as bar:
+    finished = sum(file.is_file() for setting in settings for file in study.files(*setting))
+    sizes = {"total": len(settings) * config.draws * config.num_samples, "initial": finished * config.num_samples}
+    with tqdm(**sizes, desc="study", unit="image", disable=not progress) as bar:
         for name, bits in settings:
             draws += study.setting(name, bits, bar)
     save_file({"mean": mean_image(images)}, pieces / f"{_stem('real', 0)}.safetensors")
@@ -170,7 +103,7 @@ class Compressor:
 
     def __init__(self, generator: ModelMixin, config: StudyConfig, progress: bool = True):
         self.generator, self.config, self.progress = generator, config, progress
-        self._sensitivity: SensitivityReport | None = None
+        self._sensitivity: dict[str, SensitivityReport] = {}
 
     def __call__(self, name: str, bits: int) -> tuple[ModelMixin, dict[str, Any]]:
         """The compressed generator, its bytes and bits per weight, and the seconds that compressing took."""
@@ -180,50 +113,58 @@ class Compressor:
         started = time.monotonic()
         config, mixed = self.config.quantization(name, bits, self.progress)
         if mixed:
-            config = dataclasses.replace(config, overrides=self._mixed_bits(config, bits))
+            config = dataclasses.replace(config, overrides=self._mixed_bits(VARIANTS[name]["preset"], config))
         model = copy.deepcopy(self.generator)
         report = quantize_(model, config)
         seconds = time.monotonic() - started
         return model, {"bytes": report.bytes_after, "bits_per_weight": report.bits_per_weight, "seconds": seconds}
 
-    def _mixed_bits(self, config: QuantizeConfig, bits: int) -> dict[str, dict[str, int]]:
-        """Bits of every layer in the bytes that ``bits`` for all of them take."""
-        if self._sensitivity is None:
-            self._sensitivity = sensitivity(self.generator, range(2, 9), config=config, progress=False)
-        budget = sum(layer.bytes[bits] for layer in self._sensitivity.layers)
-        return self._sensitivity.allocate(target_bytes=budget)
+    def _mixed_bits(self, preset: str, config: QuantizeConfig) -> dict[str, dict[str, int]]:
+        """Bits of every layer in the bytes that ``config`` gives all of them: its bits, and its headroom on top."""
+        if preset not in self._sensitivity:
+            first = dataclasses.replace(config, headroom=0.0)
+            if preset == "best":  # whichever method is first
+                first = dataclasses.replace(first, method="auto", method_options={})
+            self._sensitivity[preset] = sensitivity(self.generator, range(2, 9), config=first, progress=self.progress)
+        layers = self._sensitivity[preset].layers
+        budget = (1 + config.headroom) * sum(layer.bytes[config.bits] for layer in layers)
+        return self._sensitivity[preset].allocate(target_bytes=int(budget))
 
 
 class _Study:
     """What the settings share: the features of the real images, the folder of finished pieces."""
 
-    def __init__(self, generator: ModelMixin, extractor: Any, config: StudyConfig, pieces: Path, progress: bool):
-        self.compressor = Compressor(generator, config, progress)
-        self.extractor, self.config, self.pieces = extractor, config, pieces
+    def __init__(self, drawing: Drawing, extractor: Any, pieces: Path, progress: bool):
+        self.compressor = Compressor(drawing.network, drawing.config, progress)
+        self.drawing, self.config = drawing, drawing.config
+        self.extractor, self.pieces = extractor, pieces
         self.real: Tensor
         self.real_labels: Tensor | None = None
 
+    def files(self, name: str, bits: int) -> list[Path]:
+        """Where the rows of a setting are, once they are finished; one for every draw."""
+        return [self.pieces / f"{_stem(name, bits)}-{i}.json" for i in range(self.config.draws)]
+
     def setting(self, name: str, bits: int, bar: tqdm) -> list[dict[str, Any]]:
         """Rows of all draws of a setting; the model is made only if a piece is missing."""
-        files = [self.pieces / f"{_stem(name, bits)}-{i}.json" for i in range(self.config.draws)]
+        files = self.files(name, bits)
         bar.set_postfix(setting=f"{name} {bits}")
         if not all(file.is_file() for file in files):
             model, about = self.compressor(name, bits)
         rows = []
         for i, file in enumerate(files):
             if not file.is_file():
-                row = {"method": name, "bits": bits, "draw": i} | about | self.draw(model, name, bits, i)
+                row = {"method": name, "bits": bits, "draw": i} | about | self.draw(model, name, bits, i, bar)
                 temporary = file.with_suffix(".tmp")
                 temporary.write_text(json.dumps(row))
                 temporary.replace(file)
             rows.append(json.loads(file.read_text()))
-            bar.update()
         return rows
 
-    def draw(self, model: ModelMixin, name: str, bits: int, number: int) -> dict[str, Any]:
+    def draw(self, model: ModelMixin, name: str, bits: int, number: int, bar: tqdm) -> dict[str, Any]:
         """Metrics of one draw; the first also keeps the pictures."""
         config, seed = self.config, self.config.seed + number
-        images, labels = sample_images(model, config.num_samples, seed=seed, progress=False)
+        images, labels = self.drawing.images(model, seed, bar.update)
         features = extract_features(images, self.extractor, progress=False)
         options = {"k": config.k, "draws": 1, "subset_size": min(1000, len(self.real), len(features))}
         results = measure(real=self.real, generated=features, metrics=METRICS, seed=seed, metric_options=options)
@@ -237,6 +178,8 @@ class _Study:
         row |= {key: results[key][key] for key in ("frechet_distance", "kernel_distance")}
         scores = realism_scores(real=self.real, generated=features, k=config.k, seed=seed)
         row["realism"] = float(scores.mean())
+        if self.drawing.diffuses and (name, bits) != FULL:
+            row["sqnr"] = self.drawing.sqnr(model, seed)
         if labels is not None and self.real_labels is not None:
             scores = realism_scores(
                 real=self.real,
@@ -261,19 +204,16 @@ def _reference(reference: str, generator: ModelMixin) -> tuple[Tensor, Tensor | 
     return source.images, source.labels
 
 
-def _conditions(generator: ModelMixin, reference: str, extractor: Any, config: StudyConfig) -> dict[str, Any]:
+def _conditions(drawing: Drawing, reference: str, extractor: Any) -> dict[str, Any]:
     digest = hashlib.sha256()
-    for name, tensor in sorted(generator.state_dict().items()):
+    for name, tensor in sorted(drawing.network.state_dict().items()):
         digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    options = asdict(config)
-    del options["methods"], options["bits"], options["draws"]  # more of these continue a study
     return {
-        "model": str(generator.config.get("_name_or_path") or type(generator).__name__).rpartition("/")[2],
+        "model": drawing.name,
         "model_sha256": digest.hexdigest(),
         "reference": reference,
         "extractor_digest": extractor.digest,
-        **json.loads(json.dumps(options)),
-        **(sampling_conditions(generator) if isinstance(generator, UNet2DModel) else {}),
+        **json.loads(json.dumps(drawing.conditions())),
         "machine": machine(),
         "versions": versions(),
     }
@@ -302,11 +242,6 @@ def _mean_row(draws: list[dict[str, Any]], name: str, bits: int) -> dict[str, An
         if values.ndim == 1:
             row[f"{key}_std"] = float(values.std()) if len(own) > 1 else 0.0
     return row
-
-
-def setting_name(method: str, bits: int) -> str:
-    """Label of a setting in pictures; ``method`` is a name of ``VARIANTS`` or its label."""
-    return LABELS["full"] if bits == FULL[1] else f"{LABELS.get(method, method)}, {bits} bits"
 
 
 def _stem(name: str, bits: int) -> str:

@@ -14,10 +14,12 @@ from ..plotting import (
     save_image_grid,
     save_pareto_plot,
     save_precision_recall_plot,
+    save_rate_distortion_plot,
     save_realism_plot,
 )
-from .compression_study import LABELS, pictures, setting_name
+from .compression_study import pictures
 from .correlation import correlation_table, pareto_front
+from .study_config import LABELS, setting_name
 
 
 _COLUMNS = {
@@ -30,7 +32,9 @@ _COLUMNS = {
     "FD": "frechet_distance",
     "KD x1e3": "kernel_distance",
     "realism": "realism",
+    "SQNR dB": "sqnr",
 }
+_DIGITS = {"frechet_distance": 2, "kernel_distance": 2, "sqnr": 1}
 
 
 def write_report(result: dict[str, Any], output_dir: str | Path, title: str = "") -> Path:
@@ -51,15 +55,11 @@ def write_report(result: dict[str, Any], output_dir: str | Path, title: str = ""
     best = "; ".join(f"{label(rows[i]['method'])} at {rows[i]['bits']} bits" for i in front)
     sections = [
         f"# {title or 'Compression study of ' + conditions['model']}",
-        f"{conditions['num_samples']} generated against {conditions['n_real']} real images of {conditions['reference']}; mean and standard "
-        f"deviation of {draws} draws (latents and hyperplanes of seeds {conditions['seed']} to {conditions['seed'] + draws - 1}); k = "
-        f"{conditions['k']}; features {conditions['extractor']}, digest {conditions['extractor_digest'][:12]}. FD and KD: Frechet and kernel "
-        "distance of these features. Q, P+Q, S+Q and C+Q are the paper's methods with one scale per tensor; the others have a float16 "
-        "scale per output channel. `mixed`: the bits of every layer are chosen by its sensitivity, within the bytes of equal bits. Bits per "
-        "weight count everything that is stored for a quantized weight.",
+        _about(conditions, draws),
         _table(rows),
-        "![Precision and recall against bits](precision_recall.png)",
-        "## Samples\n\nThe same latents in every row.\n\n![Samples](samples.png)",
+        "## Quality against bytes\n\nBytes of the whole model, with what stays in full precision.\n\n![Quality against bytes](rate_distortion.png)",
+        "## Precision and recall\n\n![Precision and recall against bits](precision_recall.png)",
+        f"## Samples\n\nThe same {'noise' if 'sampler' in conditions else 'latents'} in every row.\n\n![Samples](samples.png)",
         f"## Mean images\n\nMean of {conditions['num_samples']} images.\n\n![Mean images](mean_images.png)",
         f"## Pareto front\n\nNo other setting has higher KNN precision and higher recall: {best}.\n\n![Pareto front](pareto.png)",
         "## Correlation of distances with scores\n\nOver the settings of a method, bits from most to fewest. -1 is ideal.\n\n"
@@ -80,6 +80,29 @@ def write_report(result: dict[str, Any], output_dir: str | Path, title: str = ""
     return file
 
 
+def _about(conditions: dict[str, Any], draws: int) -> str:
+    """What the figures are, and under which conditions."""
+    said = (
+        f"{conditions['num_samples']} generated against {conditions['n_real']} real images of {conditions['reference']}; mean and standard "
+        f"deviation of {draws} draws (latents and hyperplanes of seeds {conditions['seed']} to {conditions['seed'] + draws - 1}); k = "
+        f"{conditions['k']}; features {conditions['extractor']}, digest {conditions['extractor_digest'][:12]}. FD and KD: Frechet and kernel "
+        "distance of these features. Q, P+Q, S+Q and C+Q are the paper's methods with one scale per tensor; the others have a float16 "
+        "scale per output channel. `auto` and what is called `best` have this library's defaults: all layers are quantized, and small and "
+        "sensitive ones get more bits, for a tenth of the bytes; the others leave the last block in full precision. `mixed`: the bits of every "
+        "layer are chosen by its sensitivity, within the bytes of the same setting without. Bits per weight count everything that is stored for a "
+        "quantized weight; KiB are of the whole model."
+    )
+    if "sampler" not in conditions:
+        return said
+    clipped = "clipped" if conditions["clip_sample"] else "not clipped"
+    images = min(conditions["sqnr_images"], conditions["num_samples"])
+    return (
+        f"{said}\n\nSampled by {conditions['sampler']}, {conditions['steps']} steps ({conditions['spacing']} spacing of "
+        f"{conditions['num_train_timesteps']} timesteps, predicted images {clipped}). SQNR: signal to noise of the noise predictions, on the "
+        f"trajectories of {images} images of each draw in full precision, so that earlier errors do not add up; higher is better."
+    )
+
+
 def label(method: str) -> str:
     """The paper's name of a method, or ours."""
     return LABELS.get(method, method)
@@ -91,6 +114,7 @@ def _figures(rows: list[dict[str, Any]], front: list[int], output: Path, classes
     ]
     save_precision_recall_plot(plotted, output / "precision_recall.png")
     save_pareto_plot(plotted, front, output / "pareto.png")
+    save_rate_distortion_plot(plotted, output / "rate_distortion.png")
     names = [setting_name(row["method"], row["bits"]) for row in rows]
     found = [pictures(output, row["method"], row["bits"]) for row in rows]
     save_image_grid(
@@ -104,14 +128,17 @@ def _figures(rows: list[dict[str, Any]], front: list[int], output: Path, classes
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    lines = ["| method | bits | " + " | ".join(name.strip() for name in _COLUMNS) + " | bits/weight | KiB | s |"]
-    lines.append("|---" * (len(_COLUMNS) + 5) + "|")
+    columns = {name: key for name, key in _COLUMNS.items() if any(key in row for row in rows)}
+    lines = ["| method | bits | " + " | ".join(name.strip() for name in columns) + " | bits/weight | KiB | s |"]
+    lines.append("|---" * (len(columns) + 5) + "|")
     for row in rows:
         cells = [label(row["method"]), str(row["bits"])]
-        for name, key in _COLUMNS.items():
-            factor, digits = (1e3, 2) if "1e3" in name else (1, 2 if key == "frechet_distance" else 3)
-            spread = f" ± {factor * row[key + '_std']:.{digits}f}" if row["n_draws"] > 1 else ""
-            cells.append(f"{factor * row[key]:.{digits}f}{spread}")
+        for name, key in columns.items():
+            factor, digits = 1e3 if "1e3" in name else 1, _DIGITS.get(key, 3)
+            spread = (
+                f" ± {factor * row[key + '_std']:.{digits}f}" if f"{key}_std" in row and row["n_draws"] > 1 else ""
+            )
+            cells.append(f"{factor * row[key]:.{digits}f}{spread}" if key in row else "-")
         cells += [f"{row['bits_per_weight']:.2f}", f"{row['bytes'] / 1024:.0f}", f"{row['seconds']:.0f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from hf_ganzip.assets import asset_path
-from hf_ganzip.evaluation import compression_study
-from hf_ganzip.evaluation.compression_study import StudyConfig, run_study
+from hf_ganzip.evaluation import compression_study, study_drawing
+from hf_ganzip.evaluation.compression_study import run_study
+from hf_ganzip.evaluation.study_config import StudyConfig
 from hf_ganzip.evaluation.study_report import write_report
 from hf_ganzip.recipes import load_model
 
@@ -70,8 +71,8 @@ def test_a_stopped_study_goes_on(study, tmp_path, monkeypatch):
         (tmp_path / "pieces" / file.name).write_bytes(file.read_bytes())
     (tmp_path / "pieces" / "linear-4-1.json").unlink()
     sampled = []
-    sample = compression_study.sample_images
-    monkeypatch.setattr(compression_study, "sample_images", lambda *a, **k: sampled.append(k) or sample(*a, **k))
+    sample = study_drawing.sample_images
+    monkeypatch.setattr(study_drawing, "sample_images", lambda *a, **k: sampled.append(k) or sample(*a, **k))
     again = run_study(MODEL, REFERENCE, tmp_path, StudyConfig(**QUICK), progress=False)
     assert [each["seed"] for each in sampled] == [1]
     for row, before in zip(again["rows"], result["rows"]):
@@ -107,7 +108,7 @@ def test_options_that_no_setting_takes_are_refused(options, message):
 
 
 def test_too_few_images_are_refused_before_the_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(compression_study, "sample_images", None)
+    monkeypatch.setattr(study_drawing, "sample_images", None)
     monkeypatch.setattr(compression_study, "extract_features", None)
     with pytest.raises(
         ValueError, match="Frechet distance of 128 features needs more than 128 of each, and here are 100"
