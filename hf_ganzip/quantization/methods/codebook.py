@@ -14,7 +14,10 @@ from ..grid import QuantizedRows, nearest_codes, stored_scale
 
 
 _ITERATIONS = 60
-_SAMPLED, _PER_LEVEL = 2**16, 2**10  # weights that the levels are fitted to, evenly spaced, at least, of tensors with twice as many and more
+_SAMPLED, _PER_LEVEL = (
+    2**16,
+    2**10,
+)  # weights that the levels are fitted to, evenly spaced, at least, of tensors with twice as many and more
 _TINY = torch.finfo(torch.float32).tiny
 
 

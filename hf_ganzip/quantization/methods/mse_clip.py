@@ -19,7 +19,6 @@ _LOWEST = 0.15  # of the largest magnitude
 _LARGE = 2**18  # weights of a tensor from which on fewer thresholds are tried
 _LONG = 1024  # weights of a row of such a tensor from which on the search looks at some of them
 _SAMPLED, _SAMPLED_IN_ALL = 256, 2**18  # at least so many of every row, and of all rows
-_ROWS_FOR_KIND = 64  # of a large tensor, by which the kind of levels is chosen
 _BLOCK = 64  # weights of which the largest is looked at besides
 _OFFSETS = {"midtread": 0.0, "midrise": 0.5}
 _TINY = torch.finfo(torch.float32).tiny
@@ -55,18 +54,13 @@ class MSEClip:
             sample, peaks = as_float(rows[:, ::step].contiguous()), largest_of_blocks(rows, _BLOCK)
         largest = largest_of_rows(rows if peaks is None else peaks)
         offsets = list(_OFFSETS.values()) if self.levels == "auto" else [_OFFSETS[self.levels]]
-        if large and len(offsets) > 1:
-            some = slice(None, None, -(-len(rows) // _ROWS_FOR_KIND))
-            tried = [_Search(largest[some], bits, offset, scale_dtype) for offset in offsets]
-            these = sample[some], None if peaks is None else peaks[some], step
-            for search in tried:
-                search.over_the_range(*these, _COARSE)
-                search.around_the_best(*these, _COARSE, _FINE)
-            offsets = [min(tried, key=_Search.error).level_offset]
         found = [_Search(largest, bits, offset, scale_dtype) for offset in offsets]
         coarse, fine = (_COARSE_OF_LARGE, _FINE_OF_LARGE) if large else (_COARSE, _FINE)
         for search in found:
             search.over_the_range(sample, peaks, step, coarse)
+        if large:
+            found = [min(found, key=_Search.error)]
+        for search in found:
             search.around_the_best(sample, peaks, step, coarse, fine)
         return min(found, key=_Search.error).quantized(rows)
 
@@ -114,12 +108,14 @@ class _Search:
                 if self.level_offset:
                     levels.sub_(self.level_offset)
                 torch.round(levels, out=codes)
-                error = _squares(levels.sub_(codes.clamp_(-half, half - 1)))
+                squares = levels.sub_(codes.clamp_(-half, half - 1)).square_()
+                error = squares.sum(dim=1, keepdim=True)
                 if peaks is not None:
-                    # What is clipped: counted in the sample where it is common, in the peaks where it is rare.
-                    clipped = _squares(levels.abs_().sub_(0.5).clamp_min_(0.0))
-                    beyond = _squares((peaks[here] * inverse[here]).sub_(half - 0.5).clamp_min_(0.0))
-                    error = error * weight + (beyond - clipped * weight).clamp_min_(0.0)
+                    # Beyond half a step, squared, it is clipping: counted in the sample where it is common, in the peaks where it is rare.
+                    clipped = squares.sub_(0.25).clamp_min_(0.0).sum(dim=1, keepdim=True).mul_(weight)
+                    beyond = (peaks[here] * inverse[here]).sub_(half - 0.5).clamp_min_(0.0).square_()
+                    beyond = beyond.sub_(0.25).clamp_min_(0.0).sum(dim=1, keepdim=True)
+                    error = error * weight + (beyond - clipped).clamp_min_(0.0)
                 error = error.mul_(scale[here].square())
                 better = error < self.least[here]
                 self.best[here] = torch.where(better, share[here], self.best[here])
@@ -136,8 +132,3 @@ class _Search:
         return QuantizedRows(
             nearest_codes(rows, scale, self.bits, level_offset=self.level_offset), scale, self.level_offset
         )
-
-
-def _squares(values: Tensor) -> Tensor:
-    """Sum of squares of every row: (R, 1)."""
-    return torch.linalg.vector_norm(values, dim=1, keepdim=True).square_()
