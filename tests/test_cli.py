@@ -295,7 +295,7 @@ def hf_ganzip(*arguments, environment=None, **options):
 @pytest.mark.parametrize(
     "line, expected",
     [
-        ("compress MODEL OUT --method a", ["aciq"]),
+        ("compress MODEL OUT --method a", ["aciq", "auto"]),
         ("study MODEL --method gptq", ["gptq", "gptq best", "gptq best mixed", "gptq mixed"]),
         ("prune MODEL OUT --criterion d", ["dcp", "diff_prune"]),
         ("refine MODEL OUT --scaling s", ["sqrt", "spectral", "square"]),
