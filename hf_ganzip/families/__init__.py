@@ -18,6 +18,9 @@ from . import autoencoder, diffusion, flow, gan, sensitive, trajectories
 from .recorded import recorded_inputs  # noqa: F401
 
 
+_OF_A_TIMESTEP = 4  # samples that are looked at together when a batch has one timestep
+
+
 @dataclass(frozen=True)
 class Family:
     """Defaults of one kind of model.
@@ -44,7 +47,6 @@ class Family:
     samples_together: int = 16
 
 
-_OF_A_TIMESTEP = 4
 FAMILIES = {
     "StyleGAN2Generator": Family(
         gan.stylegan_last_block,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-CHUNK = 2**17  # elements
+CHUNK = 2**18  # elements
 
 
 def row_chunks(rows: Tensor, size: int = CHUNK) -> Iterator[Tensor]:
