@@ -30,10 +30,11 @@ from hf_ganzip.evaluation.extractors import extract_features, load_extractor
 from hf_ganzip.evaluation.reference import load_reference
 from hf_ganzip.evaluation.runs import runs_table, spread, variants_of
 from hf_ganzip.evaluation.sampling import sample_images
+from hf_ganzip.image_grids import save_image_grid
 from hf_ganzip.images import load_images
 from hf_ganzip.metrics import inception_score
 from hf_ganzip.models.feature_network import FeatureNetwork
-from hf_ganzip.plotting import new_figure, save_image_grid, save_run_curves
+from hf_ganzip.plotting import new_figure, save_run_curves
 from hf_ganzip.record import versions
 from hf_ganzip.scripts.flags import make_parser
 from hf_ganzip.scripts.studies import check_conditions

@@ -18,7 +18,8 @@ from .evaluation.extractors import EXTRACTORS, extract_features
 from .evaluation.reference import evenly, load_reference
 from .evaluation.sampling import mean_image, sample_images
 from .evaluation.study_config import FULL, LABELS, StudyConfig, setting_name
-from .plotting import save_image_grid, save_precision_recall_plot
+from .image_grids import save_image_grid
+from .plotting import save_precision_recall_plot
 from .recipes import load_model
 from .record import machine, table, versions
 

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from hf_ganzip import plotting
+from hf_ganzip import image_grids, plotting
 from hf_ganzip.refine.refine import RefinedTensor, RefineReport
 
 
@@ -60,10 +60,10 @@ def test_a_single_singular_value_is_a_point(drawn, tmp_path):
 
 @pytest.mark.parametrize("side, scale", [(28, 3), (32, 3), (64, 2), (256, 1)])
 def test_small_images_are_enlarged(side, scale):
-    assert plotting.image_grid(torch.zeros(1, 1, side, side, dtype=torch.uint8), 1, padding=0).width == side * scale
+    assert image_grids.image_grid(torch.zeros(1, 1, side, side, dtype=torch.uint8), 1, padding=0).width == side * scale
 
 
 def test_rows_of_classes():
     images = torch.arange(5, dtype=torch.uint8).reshape(5, 1, 1, 1)
-    rows, starts = plotting.class_rows(images, torch.tensor([0, 1, 0, 1, 0]), 2)
+    rows, starts = image_grids.class_rows(images, torch.tensor([0, 1, 0, 1, 0]), 2)
     assert rows.flatten().tolist() == [0, 2, 4, 255, 1, 3] and starts == [0, None, 1]

@@ -13,6 +13,7 @@ from .opening import Place
 from .shared import (
     BatchSize,
     Device,
+    Extractor,
     Json,
     Quiet,
     SavedDtype,
@@ -72,14 +73,7 @@ def compare(
             autocompletion=completion.sources,
         ),
     ] = None,
-    extractor: Annotated[
-        str | None,
-        typer.Option(
-            help="fashion_mnist, vgg16, inception_v3, dinov2, clip, or NAME:WEIGHTS; default: fashion_mnist for grey squares of at most 32 "
-            "pixels, else inception_v3.",
-            autocompletion=completion.extractors,
-        ),
-    ] = None,
+    extractor: Extractor = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(

@@ -45,7 +45,7 @@ def compress(
     method: Annotated[
         str | None,
         typer.Option(
-            help="auto (the least error without calibration), mse_clip, codebook, gptq or latent_distill (calibrated), or the paper's linear (Q), "
+            help="auto (codebook up to 3 bits, mse_clip above), mse_clip, codebook, gptq or latent_distill (calibrated), or the paper's linear (Q), "
             "monte_carlo (P+Q), outlier_splitting (S+Q), aciq (C+Q); default: that of the preset, auto or aciq.",
             autocompletion=completion.methods,
         ),

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from . import completion
-from .shared import Json, Seed, app, parse_options, print_json
+from .shared import Extractor, Json, Seed, app, parse_options, print_json
 
 
 @app.command()
@@ -35,14 +35,7 @@ def evaluate(
             autocompletion=completion.measured,
         ),
     ] = None,
-    extractor: Annotated[
-        str | None,
-        typer.Option(
-            help="fashion_mnist, vgg16, inception_v3, dinov2, clip, or NAME:WEIGHTS; default: fashion_mnist for grey squares of at most 32 "
-            "pixels, else inception_v3.",
-            autocompletion=completion.extractors,
-        ),
-    ] = None,
+    extractor: Extractor = None,
     resolution: Annotated[
         int | None,
         typer.Option(

@@ -152,6 +152,14 @@ Quiet = Annotated[
     typer.Option("--quiet", "-q", help="No progress bars, and no report but with --json.", callback=_hush),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else to standard output.")]
+Extractor = Annotated[
+    str | None,
+    typer.Option(
+        help="fashion_mnist, vgg16, inception_v3, dinov2, clip, or NAME:WEIGHTS; default: fashion_mnist for grey squares of at most 32 "
+        "pixels, else inception_v3.",
+        autocompletion=completion.extractors,
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Image i is drawn from (seed, i).")]
 Extractor = Annotated[
     str,

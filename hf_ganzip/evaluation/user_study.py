@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..plotting import image_grid
+from ..image_grids import image_grid
 
 
 _EXEMPLARS = 6

@@ -17,9 +17,14 @@ def row_chunks(rows: Tensor, size: int = CHUNK) -> Iterator[Tensor]:
     yield from map(as_float, rows.split(max(1, size // max(1, rows.shape[1]))))
 
 
+def float_dtype(tensor: Tensor) -> torch.dtype:
+    """What is computed with: float64 for float64, float32 for all others."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
 def as_float(tensor: Tensor) -> Tensor:
-    """float64 stays, all others become float32."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+    """``tensor`` in its :func:`float_dtype`."""
+    return tensor.to(float_dtype(tensor))
 
 
 def by_rows(function: Callable[..., Tensor], rows: Tensor, *others: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ class QuantizeConfig:
         requantize: Accept a model that is already quantized: its packed weights are unpacked and quantized again.
         headroom: Share of bytes on top of ``bits``, 0 to 1, for layers that are small or known to be sensitive: they get up to 8 bits, or stay in full
             precision where that costs next to nothing (:mod:`.spread`); None: that of the preset.
-        preset: What options that are None are: "best", the least error without calibration ("auto", a float16 scale per output
+        preset: What options that are None are: "best", the best that was found without calibration ("auto", a float16 scale per output
             channel, a tenth of the bytes more for small and sensitive layers), or "paper" (C+Q with one float32 scale per tensor, the last block in full
             precision, all layers in equal bits); None: "paper" for the paper's methods ("linear", "monte_carlo", "outlier_splitting",
             "aciq"), "best" for all others.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .chunks import row_chunks
+from .chunks import float_dtype, row_chunks
 
 
 _FEW_EDGES = 15  # up to which comparing with each is faster than a binary search
@@ -108,11 +108,11 @@ def nearest_codes(
 ) -> Tensor:
     """Codes int8 of the levels nearest to ``values``; all arguments as in :class:`QuantizedRows`, scales broadcastable."""
     codes = torch.empty(values.shape, dtype=torch.int8, device=values.device)
-    kind = torch.float64 if values.dtype == torch.float64 else torch.float32
-    scale, offset = scale.to(kind), None if offset is None else offset.to(kind)
+    dtype = float_dtype(values)
+    scale, offset = scale.to(dtype), None if offset is None else offset.to(dtype)
     half, start = 2 ** (bits - 1), 0
     if codebook is not None:
-        ordered, index = codebook.to(kind).sort()
+        ordered, index = codebook.to(dtype).sort()
         edges, index = (ordered[1:] + ordered[:-1]) / 2, (index - half).to(torch.int8)
         ascending = bool((index[1:] > index[:-1]).all())
     for part in row_chunks(values):

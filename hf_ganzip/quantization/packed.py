@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..components import all_networks, is_pipeline
+from .chunks import as_float
 from .grid import QuantizedRows, fold_channels, to_values
 from .layout import PackedLayout
 from .packing import pack, unpack
@@ -73,7 +74,7 @@ def packing_error(buffers: dict[str, Tensor], layout: PackedLayout, weight: Tens
     """Sum of squares of ``weight``, of ``layout.shape``, and of its difference to what the buffers unpack to."""
     moved, signal, noise = weight.transpose(0, 1) if layout.axis else weight, 0.0, 0.0
     for channels in channel_parts(layout):
-        part = moved[channels].to(torch.float64 if weight.dtype == torch.float64 else torch.float32).flatten()
+        part = as_float(moved[channels]).flatten()
         values = _unpack_channels(buffers, layout, channels.start, channels.stop).view(-1)
         signal += float(torch.dot(part, part))
         difference = part - values

@@ -33,7 +33,7 @@ def quantize_(
     Args:
         model: Any module, or a pipeline of diffusers. Packed weights cannot be trained; :func:`dequantize_` gives back parameters that are trainable if they were before.
             All other parameters stay as they are, trainable or not.
-        config: A :class:`QuantizeConfig`, a :class:`~hf_ganzip.GanzipConfig`, or a method; default: the least error at 4 bits without calibration.
+        config: A :class:`QuantizeConfig`, a :class:`~hf_ganzip.GanzipConfig`, or a method; default: "auto", 4 bits, preset "best".
         components: Of a pipeline: names of the networks to quantize; None: its denoiser (``unet``, ``transformer``, ``generator``).
         **options: Options of :class:`QuantizeConfig`, instead of ``config`` or to change it.
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .calibration import TRANSPOSED, channels_first
+from .chunks import as_float
 from .config import LayerSettings
 from .folding import folded_weight, is_parametrized
 from .grid import QuantizedRows
@@ -40,8 +41,8 @@ def weight_rows(module: nn.Module, settings: LayerSettings, weight: Tensor | Non
     float32 or float64, or as it is for methods that cast some rows at a time and have no offset.
     """
     weight = (folded_weight(module) if weight is None else weight).detach()
-    as_it_is = weight.dtype == torch.float64 or settings.symmetric and getattr(settings.method, "casts_rows", False)
-    values = weight if as_it_is else weight.float()
+    as_it_is = settings.symmetric and getattr(settings.method, "casts_rows", False)
+    values = weight if as_it_is else as_float(weight)
     moved = channels_first(module, values)
     rows = {"tensor": 1, "channel": len(moved), "group": moved.numel() // settings.group_size}[settings.granularity]
     return moved.reshape(rows, -1)

@@ -17,8 +17,8 @@ from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from ..image_grids import save_image_grid
 from ..images import to_model_range, to_uint8
-from ..plotting import save_image_grid
 from ..seeding import derive_seed
 from .average import RAMPUP, WeightAverage, half_life_of
 from .run import TrainingRun

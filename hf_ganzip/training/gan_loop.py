@@ -16,8 +16,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from ..image_grids import save_image_grid
 from ..images import to_model_range, to_uint8
-from ..plotting import save_image_grid
 from ..registry import lookup
 from ..seeding import derive_seed
 from .augment import DIFF_AUGMENTATIONS, diff_augment

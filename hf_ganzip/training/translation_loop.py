@@ -14,8 +14,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..image_grids import save_image_grid
 from ..images import to_model_range, to_uint8
-from ..plotting import save_image_grid
 from ..seeding import derive_seed
 from .feature_quantization import PendingStatistics, phase, update_codebooks_
 from .run import TrainingRun

@@ -191,7 +191,8 @@ class TestPicture:
     def test_every_row_says_whose_it_is(self, hub, equal, monkeypatch):
         drawn = {}
         monkeypatch.setattr(
-            "hf_ganzip.plotting.save_image_grid", lambda images, path, **options: drawn.update(options, images=images)
+            "hf_ganzip.image_grids.save_image_grid",
+            lambda images, path, **options: drawn.update(options, images=images),
         )
         push(small()[0], reference=tiny_generator(), samples=12, dry_run=True)
         assert drawn["row_labels"] == ("full",) * 2 + ("this model",) * 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The least error of a weight without calibration: the method that its number of bits asks for."""
+"""The default: of the methods that need no calibration, the one that suits the number of bits."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..chunks import as_float, largest_of_blocks, largest_of_rows, row_chunks
+from ..chunks import as_float, float_dtype, largest_of_blocks, largest_of_rows, row_chunks
 from ..grid import QuantizedRows, nearest_codes, stored_scale
 
 
@@ -29,7 +29,7 @@ class MSEClip:
     r"""Clip each row at the threshold :math:`\alpha` in (0.15 .. 1) max|w| with the least squared error; all :math:`2^b` levels are used.
 
     In tensors of 2^18 weights and more, 17 thresholds are tried instead of 31, and of rows of 1,024 weights and more the search looks at every n-th
-    weight, at least 256 of a row, and at the largest of every 64 for what is clipped: .1 dB worse on normal weights, five times as fast.
+    weight, at least 256 of a row, and at the largest of every 64 for what is clipped.
 
     Args:
         levels: "midrise": (k + 1/2) s, as many levels below as above zero, none at zero (1-2 dB better at 2 bits);
@@ -97,7 +97,7 @@ class _Search:
     def _try(self, rows: Tensor, peaks: Tensor | None, weight: int, shares: list[Tensor]) -> None:
         """Some rows at a time, so that what is computed for a share stays in the cache."""
         half, start = 2 ** (self.bits - 1), 0
-        scales = [self.scale(share).to(as_float(rows[:1, :1]).dtype) for share in shares]
+        scales = [self.scale(share).to(float_dtype(rows)) for share in shares]
         inverses = [scale.reciprocal() for scale in scales]
         for part in row_chunks(rows):
             here = slice(start, start + len(part))
