@@ -13,8 +13,16 @@ CHUNK = 2**18  # elements
 
 
 def row_chunks(rows: Tensor, size: int = CHUNK) -> Iterator[Tensor]:
-    """``rows`` (R, N), some at a time: about ``size`` elements, one row at least; float32 or float64."""
-    yield from map(as_float, rows.split(max(1, size // max(1, rows.shape[1]))))
+    """``rows`` (R, N), some at a time: about ``size`` elements, one row at least; float32 or float64.
+
+    What had to be cast is written into the memory of the part before it: it holds until the next is asked for.
+    """
+    dtype, memory = float_dtype(rows), None
+    for part in rows.split(max(1, size // max(1, rows.shape[1]))):
+        if part.dtype != dtype:
+            memory = torch.empty_like(part, dtype=dtype) if memory is None else memory
+            part = memory[: len(part)].copy_(part)
+        yield part
 
 
 def float_dtype(tensor: Tensor) -> torch.dtype:
@@ -42,17 +50,23 @@ def largest_of_rows(rows: Tensor) -> Tensor:
 def largest_of_blocks(rows: Tensor, size: int) -> Tensor:
     """Largest magnitudes of blocks of ``size`` weights of each row (R, N), the last of which may be smaller: (R, ceil(N / size))."""
     whole = rows.shape[1] // size * size
-
-    def largest(part: Tensor) -> Tensor:
-        magnitudes = part.abs()
-        found = magnitudes[:, :whole].reshape(len(part), -1, size).amax(dim=2)
-        return (
-            torch.cat([found, magnitudes[:, whole:].amax(dim=1, keepdim=True)], dim=1)
-            if whole < part.shape[1]
-            else found
+    count, halves = max(1, CHUNK // max(1, rows.shape[1])), rows.dtype in (torch.float16, torch.bfloat16)
+    found, memory = [], None
+    for part in rows.split(count):
+        part = part.view(torch.int16) if halves else as_float(part)
+        memory = torch.empty_like(part) if memory is None else memory
+        # Without their sign, the bits of half-precision numbers are ordered as the numbers are.
+        magnitudes = (
+            torch.bitwise_and(part, 0x7FFF, out=memory[: len(part)])
+            if halves
+            else torch.abs(part, out=memory[: len(part)])
         )
-
-    return by_rows(largest, rows)
+        blocks = [magnitudes[:, :whole].reshape(len(part), -1, size).amax(dim=2)]
+        if whole < part.shape[1]:
+            blocks.append(magnitudes[:, whole:].amax(dim=1, keepdim=True))
+        found.append(torch.cat(blocks, dim=1))
+    largest = torch.cat(found)
+    return as_float(largest.view(rows.dtype)) if halves else largest
 
 
 def all_finite(tensor: Tensor) -> bool:

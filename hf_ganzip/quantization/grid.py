@@ -115,10 +115,13 @@ def nearest_codes(
         ordered, index = codebook.to(dtype).sort()
         edges, index = (ordered[1:] + ordered[:-1]) / 2, (index - half).to(torch.int8)
         ascending = bool((index[1:] > index[:-1]).all())
+    memory = None
     for part in row_chunks(values):
         here, start = slice(start, start + len(part)), start + len(part)
-        levels = part if offset is None else part - _of_rows(offset, here)
-        levels = levels / _of_rows(scale, here)
+        memory = torch.empty_like(part) if memory is None else memory
+        levels = memory[: len(part)]
+        part = part if offset is None else part - _of_rows(offset, here)
+        torch.div(part, _of_rows(scale, here), out=levels)
         if codebook is None:
             codes[here] = levels.sub_(level_offset).round_().clamp_(-half, half - 1)
         else:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..components import all_networks, is_pipeline
-from .chunks import as_float
+from .chunks import float_dtype
 from .grid import QuantizedRows, fold_channels, to_values
 from .layout import PackedLayout
 from .packing import pack, unpack
@@ -72,13 +72,19 @@ def channel_parts(layout: PackedLayout) -> Iterator[slice]:
 
 def packing_error(buffers: dict[str, Tensor], layout: PackedLayout, weight: Tensor) -> tuple[float, float]:
     """Sum of squares of ``weight``, of ``layout.shape``, and of its difference to what the buffers unpack to."""
-    moved, signal, noise = weight.transpose(0, 1) if layout.axis else weight, 0.0, 0.0
+    moved, signal, noise, memory = weight.transpose(0, 1) if layout.axis else weight, 0.0, 0.0, None
     for channels in channel_parts(layout):
-        part = as_float(moved[channels]).flatten()
-        values = _unpack_channels(buffers, layout, channels.start, channels.stop).view(-1)
-        signal += float(torch.dot(part, part))
-        difference = part - values
-        noise += float(torch.dot(difference, difference))
+        part = moved[channels]
+        if memory is None:  # one for all parts: what is new to the process costs more than what is computed in it
+            memory = [torch.empty(part.shape, dtype=float_dtype(part), device=part.device) for _ in range(2)]
+        exact, values = (each[: len(part)] for each in memory)
+        exact.copy_(part)
+        direct = not layout.splits and exact.dtype == torch.float32
+        found = _unpack_channels(buffers, layout, channels.start, channels.stop, values if direct else None)
+        torch.sub(exact, found.view(exact.shape), out=values)
+        signal, noise = (
+            total + float(torch.dot(x.view(-1), x.view(-1))) for total, x in ((signal, exact), (noise, values))
+        )
     return signal, noise
 
 

@@ -20,6 +20,7 @@ _LARGE = 2**18  # weights of a tensor from which on fewer thresholds are tried
 _LONG = 1024  # weights of a row of such a tensor from which on the search looks at some of them
 _SAMPLED, _SAMPLED_IN_ALL = 256, 2**18  # at least so many of every row, and of all rows
 _BLOCK = 64  # weights of which the largest is looked at besides
+_FEW = 32  # rows that tell which thresholds are worth trying on all of them
 _OFFSETS = {"midtread": 0.0, "midrise": 0.5}
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -28,8 +29,9 @@ _TINY = torch.finfo(torch.float32).tiny
 class MSEClip:
     r"""Clip each row at the threshold :math:`\alpha` in (0.15 .. 1) max|w| with the least squared error; all :math:`2^b` levels are used.
 
-    In tensors of 2^18 weights and more, 17 thresholds are tried instead of 31, and of rows of 1,024 weights and more the search looks at every n-th
-    weight, at least 256 of a row, and at the largest of every 64 for what is clipped.
+    Of many rows, 32 or more are searched over the whole range; they choose the levels and the part of the range that all others are searched over, except
+    those that are best at its ends. In tensors of 2^18 weights and more, 17 thresholds are tried instead of 31, and of rows of 1,024 weights and
+    more the search looks at every n-th weight, at least 256 of a row, and at the largest of every 64 for what is clipped.
 
     Args:
         levels: "midrise": (k + 1/2) s, as many levels below as above zero, none at zero (1-2 dB better at 2 bits);
@@ -54,15 +56,36 @@ class MSEClip:
             sample, peaks = as_float(rows[:, ::step].contiguous()), largest_of_blocks(rows, _BLOCK)
         largest = largest_of_rows(rows if peaks is None else peaks)
         offsets = list(_OFFSETS.values()) if self.levels == "auto" else [_OFFSETS[self.levels]]
-        found = [_Search(largest, bits, offset, scale_dtype) for offset in offsets]
         coarse, fine = (_COARSE_OF_LARGE, _FINE_OF_LARGE) if large else (_COARSE, _FINE)
+        few = slice(None, None, len(rows) // _FEW) if len(rows) >= 2 * _FEW else slice(None)
+        seen = _Samples(sample, peaks, step)
+        found = [_Search(largest[few], bits, offset, scale_dtype) for offset in offsets]
         for search in found:
-            search.over_the_range(sample, peaks, step, coarse)
-        if large:
-            found = [min(found, key=_Search.error)]
-        for search in found:
-            search.around_the_best(sample, peaks, step, coarse, fine)
-        return min(found, key=_Search.error).quantized(rows)
+            search.over_the_range(seen[few], coarse)
+            search.around_the_best(seen[few], coarse, fine)
+        best = min(found, key=_Search.error)
+        if few.step:
+            best = best.of_all_rows(largest, seen, coarse)
+            best.around_the_best(seen, coarse, fine)
+        return best.quantized(rows)
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """What a search looks at.
+
+    Args:
+        rows: (R, N), or some of their weights.
+        peaks: (R, M), the largest magnitudes of blocks of the whole rows; None: ``rows`` are whole.
+        weight: How many weights one of ``rows`` stands for.
+    """
+
+    rows: Tensor
+    peaks: Tensor | None
+    weight: int
+
+    def __getitem__(self, which: slice | Tensor) -> _Samples:
+        return _Samples(self.rows[which], None if self.peaks is None else self.peaks[which], self.weight)
 
 
 class _Search:
@@ -76,33 +99,47 @@ class _Search:
     def error(self) -> float:
         return float(self.least.sum())
 
-    def over_the_range(self, rows: Tensor, peaks: Tensor | None, weight: int, count: int) -> None:
-        """``count`` shares from 1 to 0.15.
+    def over_the_range(self, seen: _Samples, count: int, low: float = _LOWEST, high: float = 1.0) -> None:
+        """Those of ``count`` shares from 1 to 0.15 that lie in ``low .. high``."""
+        spacing = _spacing(count)
+        shares = [share for i in range(count) if low <= (share := 1 - i * spacing) <= high]
+        self._try(seen, [torch.full_like(self.best, share) for share in shares])
 
-        Args:
-            rows: (R, N), or some of their weights.
-            peaks: (R, M), the largest magnitudes of blocks of the whole rows; None: ``rows`` are whole.
-            weight: How many weights one of ``rows`` stands for.
-            count: Shares to try.
-        """
-        spacing = (1 - _LOWEST) / (count - 1)
-        self._try(rows, peaks, weight, [torch.full_like(self.best, 1 - i * spacing) for i in range(count)])
+    def of_all_rows(self, largest: Tensor, seen: _Samples, count: int) -> _Search:
+        """The search of all rows of which this was one of some: over the shares that were best, and their neighbours; of rows that are best at an end, over all."""
+        found = _Search(largest, self.bits, self.level_offset, self.scale_dtype)
+        margin = 1.5 * _spacing(count)
+        low, high = float(self.best.min()) - margin, float(self.best.max()) + margin
+        found.over_the_range(seen, count, low, high)
+        at_ends = ((found.best <= low + margin / 1.5) | (found.best >= high - margin / 1.5)) & (found.best < 1)
+        which = at_ends[:, 0].nonzero()[:, 0]
+        if len(which):
+            again = _Search(largest[which], self.bits, self.level_offset, self.scale_dtype)
+            again.over_the_range(seen[which], count)
+            found.best[which], found.least[which] = again.best, again.least
+        return found
 
-    def around_the_best(self, rows: Tensor, peaks: Tensor | None, weight: int, coarse: int, count: int) -> None:
+    def around_the_best(self, seen: _Samples, coarse: int, count: int) -> None:
         """``count`` shares between the neighbours of the best of ``coarse``."""
-        spacing = (1 - _LOWEST) / (coarse - 1) / (count // 2 + 1)
+        spacing = _spacing(coarse) / (count // 2 + 1)
         offsets = [spacing * i for i in range(-(count // 2), count // 2 + 1)]
-        self._try(rows, peaks, weight, [(self.best + offset).clamp(max=1.0) for offset in offsets])
+        self._try(seen, [(self.best + offset).clamp(max=1.0) for offset in offsets])
 
-    def _try(self, rows: Tensor, peaks: Tensor | None, weight: int, shares: list[Tensor]) -> None:
+    def _try(self, seen: _Samples, shares: list[Tensor]) -> None:
         """Some rows at a time, so that what is computed for a share stays in the cache."""
-        half, start = 2 ** (self.bits - 1), 0
-        scales = [self.scale(share).to(float_dtype(rows)) for share in shares]
+        half, start, weight = 2 ** (self.bits - 1), 0, seen.weight
+        scales = [self.scale(share).to(float_dtype(seen.rows)) for share in shares]
         inverses = [scale.reciprocal() for scale in scales]
-        for part in row_chunks(rows):
+        scratch = torch.empty(0, dtype=float_dtype(seen.rows), device=seen.rows.device), torch.empty(0)
+        for part in row_chunks(seen.rows):
             here = slice(start, start + len(part))
             start += len(part)
-            levels, codes = torch.empty_like(part), torch.empty_like(part)
+            peaks = None if seen.peaks is None else seen.peaks[here]
+            if (
+                scratch[0].shape != part.shape
+            ):  # memory that is new to the process costs more than what is computed in it
+                scratch = torch.empty_like(part), torch.empty_like(part)
+            levels, codes = scratch
             for share, scale, inverse in zip(shares, scales, inverses):
                 torch.mul(part, inverse[here], out=levels)
                 if self.level_offset:
@@ -113,7 +150,7 @@ class _Search:
                 if peaks is not None:
                     # Beyond half a step, squared, it is clipping: counted in the sample where it is common, in the peaks where it is rare.
                     clipped = squares.sub_(0.25).clamp_min_(0.0).sum(dim=1, keepdim=True).mul_(weight)
-                    beyond = (peaks[here] * inverse[here]).sub_(half - 0.5).clamp_min_(0.0).square_()
+                    beyond = (peaks * inverse[here]).sub_(half - 0.5).clamp_min_(0.0).square_()
                     beyond = beyond.sub_(0.25).clamp_min_(0.0).sum(dim=1, keepdim=True)
                     error = error * weight + (beyond - clipped).clamp_min_(0.0)
                 error = error.mul_(scale[here].square())
@@ -132,3 +169,8 @@ class _Search:
         return QuantizedRows(
             nearest_codes(rows, scale, self.bits, level_offset=self.level_offset), scale, self.level_offset
         )
+
+
+def _spacing(count: int) -> float:
+    """Between ``count`` shares from 1 to 0.15."""
+    return (1 - _LOWEST) / (count - 1)
