@@ -7,7 +7,7 @@ from torch import nn
 
 
 def align_(model: nn.Module) -> None:
-    """Copy CPU tensors that a memory-mapped file left unaligned: kernels round differently on those."""
+    """Copy CPU tensors of floats that a memory-mapped file left unaligned: kernels round differently on those."""
     for tensor in [*model.parameters(), *model.buffers()]:
-        if tensor.device.type == "cpu" and tensor.data_ptr() % 64:
+        if tensor.device.type == "cpu" and tensor.is_floating_point() and tensor.data_ptr() % 64:
             tensor.data = tensor.data.clone()

@@ -180,9 +180,10 @@ def test_origin_knows_the_hub_cache(tmp_path):
     assert origin(Path("")) == ""
 
 
-def test_restored_tensors_are_aligned(packed):
+def test_restored_floats_are_aligned(packed):
+    """Codes may stay where the file is mapped: whole numbers are not rounded."""
     model = gz.StyleGAN2Generator.from_pretrained(packed)
-    assert all(tensor.data_ptr() % 64 == 0 for tensor in model.state_dict().values())
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in model.state_dict().values() if tensor.is_floating_point())
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..quantization.folding import remove_parametrization_
 from ..quantization.layout import PackedLayout
-from ..quantization.packed import pack_module_, packed_modules, packed_parameters
+from ..quantization.packed import digests, pack_module_, packed_modules, packed_parameters
 from ..record import Step, recorded_steps
 from .config import GanzipConfig, GanzipMethod
 
@@ -99,9 +99,7 @@ def verify_packed_layers(model: nn.Module, config: GanzipConfig) -> None:
     """
     for module in packed_modules(model).values():
         module._dequantized = None  # of what was in the buffers before
-    changed = [
-        name for name, module in packed_modules(model).items() if module.digest() != config.layers[name]["digest"]
-    ]
+    changed = [name for name, digest in digests(model).items() if digest != config.layers[name]["digest"]]
     if changed:
         raise ValueError(
             f"{type(model).__name__}: packed weights differ from their digest in config.json: {changed[:5]}."
@@ -111,8 +109,9 @@ def verify_packed_layers(model: nn.Module, config: GanzipConfig) -> None:
 def finish_config(model: nn.Module, config: GanzipConfig, base_model: str) -> None:
     """Write the layer table and the step into the config of a model that was quantized just now."""
     _count_packed_parameters(type(model))
+    found = digests(model)
     config.layers = {
-        name: module.packed_layout.to_dict() | {"digest": module.digest()}
+        name: module.packed_layout.to_dict() | {"digest": found[name]}
         for name, module in packed_modules(model).items()
     }
     config.record = [*recorded_steps(model), Step("quantize", config.quantize_config.to_dict(), base_model).to_dict()]

@@ -15,6 +15,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
@@ -177,7 +178,7 @@ class PackedWeightMixin:
         """First 16 hex digits of the SHA-256 of all packed buffers."""
         digest = hashlib.sha256()
         for tensor in self.packed_buffers().values():
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
         return digest.hexdigest()[:16]
 
     def extra_repr(self) -> str:
@@ -272,6 +273,13 @@ def packed_modules(model: nn.Module) -> dict[str, nn.Module]:
         found = {part: packed_modules(network) for part, network in all_networks(model).items()}
         return {f"{part}.{name}": module for part, modules in found.items() for name, module in modules.items()}
     return {name: module for name, module in model.named_modules() if isinstance(module, PackedWeightMixin)}
+
+
+def digests(model: nn.Module) -> dict[str, str]:
+    """:meth:`PackedWeightMixin.digest` of every packed layer by module name; several layers at once, as hashing leaves the interpreter free."""
+    modules = packed_modules(model)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return dict(zip(modules, pool.map(lambda module: module.digest(), modules.values())))
 
 
 def packed_parameters(model: nn.Module, embeddings: bool = True) -> int:
