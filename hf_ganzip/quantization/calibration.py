@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..families import family_of
 from .folding import fold_rest_, is_parametrized, remove_parametrization_
-from .grid import QuantizedRows, fold_channels
+from .grid import QuantizedRows
 from .packed import packed_modules, unpack_module_
 
 
@@ -82,10 +82,7 @@ def channels_first(module: nn.Module, weight: Tensor) -> Tensor:
 def expanded(module: nn.Module, quantized: QuantizedRows) -> Tensor:
     """Dequantized weight in the layout and dtype of the module's own."""
     shape = channels_first(module, module.weight).shape
-    values = quantized.values()
-    if quantized.sources is not None:
-        values = fold_channels(values.view(shape[0], shape[1] + len(quantized.sources), -1), quantized.sources)
-    return channels_first(module, values.reshape(shape)).to(module.weight.dtype)
+    return channels_first(module, quantized.weight(shape)).to(module.weight.dtype)
 
 
 @contextlib.contextmanager

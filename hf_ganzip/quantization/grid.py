@@ -25,6 +25,8 @@ class QuantizedRows:
         codebook: (2**bits,) float16, as it is stored; if given, ``level(code) = codebook[code + 2**(bits-1)]``.
         offset: (R, 1) in the dtype of ``scale``; None means 0.
         sources: (n,) int16, for methods that split input channels: the last n of N + n columns are added to the columns ``sources``.
+        up: (O, r) float16, with ``down`` (r, C) a low rank that is added to the weight (O, C), output channels first; None for none.
+        down: See ``up``.
     """
 
     codes: Tensor
@@ -33,11 +35,30 @@ class QuantizedRows:
     codebook: Tensor | None = None
     offset: Tensor | None = None
     sources: Tensor | None = None
+    up: Tensor | None = None
+    down: Tensor | None = None
 
     def values(self) -> Tensor:
-        """Dequantized rows (R, N) float32, before split columns are folded."""
+        """Dequantized rows (R, N) float32, before split columns are folded and without the low rank."""
         half = 0 if self.codebook is None else len(self.codebook) // 2
         return to_values(self.codes.int() + half, self.scale, self.level_offset, self.codebook, self.offset)
+
+    def weight(self, shape: tuple[int, ...]) -> Tensor:
+        """The whole weight, float32 of ``shape``, output channels first."""
+        values = self.values()
+        if self.sources is not None:
+            values = fold_channels(values.view(shape[0], shape[1] + len(self.sources), -1), self.sources)
+        if self.up is not None:
+            add_low_rank_(values.view(shape[0], -1), self.up, self.down)
+        return values.reshape(shape)
+
+    def target(self, weight: Tensor) -> Tensor:
+        """What the codes stand for in ``weight`` (O, ...), output channels first: ``weight`` without the low rank."""
+        if self.up is None:
+            return weight
+        left = weight.detach().clone(memory_format=torch.contiguous_format)
+        add_low_rank_(left.view(len(left), -1), -self.up, self.down)
+        return left
 
 
 def to_values(
@@ -63,6 +84,15 @@ def fold_channels(values: Tensor, sources: Tensor) -> Tensor:
     """Add the last ``len(sources)`` input channels of (O, I + n, K) to the channels they were split from: (O, I, K)."""
     kept = values.shape[1] - len(sources)
     return values[:, :kept].index_add(1, sources.int(), values[:, kept:])
+
+
+def add_low_rank_(weight: Tensor, up: Tensor, down: Tensor) -> None:
+    """Add ``up`` (O, r) times ``down`` (r, C), float16, to ``weight`` (O, C), one rank after the other.
+
+    Products of two float16 are exact in float32: the same bits by any kernel and in any parts, unlike those of a matrix product.
+    """
+    for column, row in zip(up.to(weight.dtype).t(), down.to(weight.dtype)):
+        weight.addcmul_(column[:, None], row)
 
 
 def stored_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:

@@ -30,6 +30,7 @@ class PackedLayout:
         codebook: Levels come from a codebook of the tensor.
         offset: Rows have an offset (asymmetric quantization).
         splits: Number of input channels that were split; their copies follow the others.
+        rank: Of the low rank that is added to what the codes stand for; 0 for none.
 
     Attributes:
         moved_shape: Shape with the output channels first, without split channels.
@@ -45,6 +46,7 @@ class PackedLayout:
     codebook: bool = False
     offset: bool = False
     splits: int = 0
+    rank: int = 0
 
     def __post_init__(self):
         problems = [
@@ -56,6 +58,7 @@ class PackedLayout:
                 "scale_dtype": self.scale_dtype in SCALE_DTYPES,
                 "level_offset": self.level_offset in (0.0, 0.5),
                 "splits": type(self.splits) is int and self.splits >= 0,
+                "rank": type(self.rank) is int and self.rank >= 0,
             }.items()
             if not fits
         ]
@@ -81,6 +84,10 @@ class PackedLayout:
             found["weight_codebook"] = ((2**self.bits,), torch.float16)
         if self.splits:
             found["weight_sources"] = ((self.splits,), torch.int16)
+        if self.rank:
+            outputs, *inputs = self.moved_shape
+            found["weight_up"] = ((outputs, self.rank), torch.float16)
+            found["weight_down"] = ((self.rank, math.prod(inputs)), torch.float16)
         return found
 
     @property

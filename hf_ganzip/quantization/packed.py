@@ -2,8 +2,8 @@
 """Packed layers: a layer keeps its class and forward; its ``weight`` becomes a property over packed buffers.
 
 ``pack_module_`` swaps the class of a module for a dynamic subclass with the buffers ``weight_codes`` (uint8, see
-:mod:`.packing`), ``weight_scale`` and, where the method needs them, ``weight_offset``, ``weight_codebook`` and
-``weight_sources``. Everything that reads ``self.weight`` (Conv, ConvTranspose, Linear, modulated convolutions) works
+:mod:`.packing`), ``weight_scale`` and, where they are needed, ``weight_offset``, ``weight_codebook``, ``weight_sources``,
+``weight_up`` and ``weight_down``. Everything that reads ``self.weight`` (Conv, ConvTranspose, Linear, modulated convolutions) works
 unchanged, and ``isinstance`` stays true.
 """
 
@@ -21,13 +21,16 @@ from torch import Tensor, nn
 
 from ..components import all_networks, is_pipeline
 from .chunks import as_float
-from .grid import QuantizedRows, fold_channels, to_values
+from .grid import QuantizedRows, add_low_rank_, fold_channels, to_values
 from .layout import PackedLayout
 from .packing import pack, unpack
 
 
 COMPUTE_MODES = ("packed", "dequantized")
-BUFFERS = ("weight_codes", "weight_scale", "weight_offset", "weight_codebook", "weight_sources")
+BUFFERS = (
+    *("weight_codes", "weight_scale", "weight_offset", "weight_codebook"),
+    *("weight_sources", "weight_up", "weight_down"),
+)
 _CHUNK = 2**17  # weights that are unpacked at once on CPUs: their intermediate values fit a core's cache
 
 
@@ -39,6 +42,8 @@ def pack_rows(quantized: QuantizedRows, layout: PackedLayout) -> dict[str, Tenso
         "weight_offset": quantized.offset,
         "weight_codebook": None if quantized.codebook is None else quantized.codebook.half(),
         "weight_sources": quantized.sources,
+        "weight_up": quantized.up,
+        "weight_down": quantized.down,
     }
     return {name: found[name].contiguous() for name in layout.buffers}
 
@@ -100,6 +105,8 @@ def _unpack_channels(
         values = fold_channels(
             values.view(stop - start, layout.moved_shape[1] + layout.splits, -1), buffers["weight_sources"]
         )
+    if layout.rank:
+        add_low_rank_(values.view(stop - start, -1), buffers["weight_up"][start:stop], buffers["weight_down"])
     return values
 
 

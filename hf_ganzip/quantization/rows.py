@@ -16,6 +16,7 @@ from .config import LayerSettings
 from .folding import folded_weight, is_parametrized
 from .grid import QuantizedRows
 from .layout import SCALE_DTYPES, PackedLayout
+from .low_rank import with_low_rank
 from .packed import PackedWeightMixin, pack_rows, packing_error
 
 
@@ -49,11 +50,21 @@ def weight_rows(module: nn.Module, settings: LayerSettings, weight: Tensor | Non
 
 
 def quantize_rows(rows: Tensor, shape: tuple[int, ...], settings: LayerSettings) -> QuantizedRows:
-    """Quantize ``rows`` (R, N) of a weight of ``shape``, output channels first.
+    """Quantize ``rows`` (R, N) of a weight of ``shape``, output channels first; beside a low rank, if it is to have one.
 
     Raises:
         ValueError: The method returned a scale that is not finite.
     """
+    if not settings.svd_rank:
+        return _codes_of_rows(rows, shape, settings)
+    return with_low_rank(
+        as_float(rows).reshape(shape),
+        settings.svd_rank,
+        lambda left: _codes_of_rows(left.reshape(rows.shape), shape, settings),
+    )
+
+
+def _codes_of_rows(rows: Tensor, shape: tuple[int, ...], settings: LayerSettings) -> QuantizedRows:
     method, dtype = settings.method, SCALE_DTYPES[settings.scale_dtype]
     if hasattr(method, "quantize_channels"):
         found = method.quantize_channels(rows.reshape(shape[0], shape[1], -1), settings.bits, len(rows), dtype)
@@ -86,6 +97,7 @@ def pack_quantized(
         codebook=found.codebook is not None,
         offset=found.offset is not None,
         splits=0 if found.sources is None else len(found.sources),
+        rank=0 if found.up is None else found.up.shape[1],
     )
     buffers = pack_rows(found, layout)
     signal, noise = packing_error(buffers, layout, weight.detach())

@@ -63,7 +63,7 @@ class GPTQ:
         found = {}
         for name in tqdm(task.own, desc="gptq: round", unit="layer", disable=not self.progress):
             module, start = model.get_submodule(name), task.start[name]
-            weight = channels_first(module, module.weight.detach())
+            weight = start.target(channels_first(module, module.weight.detach()))
             found[name] = compensated(weight.flatten(1), start, task.settings[name].bits, curvatures.pop(name))
         return found, {}
 

@@ -26,7 +26,7 @@ class LearnedWeight:
         first = channels_first(module, module.weight.detach())
         self.shape = first.shape
         self.base_scale = start.scale.float()
-        rows = first.reshape(len(start.scale), -1).float()
+        rows = start.target(first).reshape(len(start.scale), -1).float()
         rows = rows if start.offset is None else rows - start.offset.float()
         self.position = rows / self.base_scale
         self.codebook = None if start.codebook is None else start.codebook.float().clone()
@@ -61,7 +61,10 @@ class LearnedWeight:
         values = (levels + (self.position - position)) * (self.base_scale * self.log_scale.exp())
         if self.start.offset is not None:
             values = values + self.start.offset.float()
-        return channels_first(self.module, values.reshape(self.shape)).to(self.module.weight.dtype)
+        values = values.reshape(self.shape)
+        if self.start.up is not None:
+            values = values + (self.start.up.float() @ self.start.down.float()).view(self.shape)
+        return channels_first(self.module, values).to(self.module.weight.dtype)
 
     def quantized(self) -> QuantizedRows:
         """Codes and scales as they are stored."""
