@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..components import all_networks, is_pipeline
 from .chunks import as_float
+from .fused import FUSED, with_fused
 from .grid import QuantizedRows, add_low_rank_, fold_channels, to_values
 from .layout import PackedLayout
 from .packing import pack, unpack
@@ -111,8 +112,8 @@ def _unpack_channels(
 
 
 _READ_ONLY = (
-    "the weight of a packed layer is read-only: writing to it, for example by merging a LoRA, would be lost. "
-    "Call hf_ganzip.dequantize_(model) first, or keep the LoRA unmerged."
+    "the weight of a packed layer is read-only: writing to it, for example by merging an adapter that is more than a LoRA, would be lost. "
+    "Call hf_ganzip.dequantize_(model) first, or keep the adapter unmerged."
 )
 _WRITES = re.compile(
     r"__set\w*__|__i(add|sub|mul|div|truediv|floordiv|mod|pow|and|or|xor|lshift|rshift)__|[a-z]\w*[^_]_"
@@ -151,6 +152,7 @@ class PackedWeightMixin:
     packed_dtype: torch.dtype
     packed_compute: str
     packed_requires_grad: bool
+    packed_fused: tuple[tuple[str, int], ...] = ()  # name and rank of adapters, see :mod:`.fused`
 
     def __new__(cls, *args, **options):
         # Whoever builds another layer of the class of this one, as peft does for convolutions, gets an ordinary layer.
@@ -167,8 +169,10 @@ class PackedWeightMixin:
         return value if torch.compiler.is_compiling() else value.as_subclass(PackedWeight)
 
     def dequantized_weight(self) -> Tensor:
-        """Weight of its original shape in ``packed_dtype``."""
-        return unpack_rows(self.packed_buffers(), self.packed_layout, self.packed_dtype)
+        """Weight of its original shape in ``packed_dtype``, with the adapters that are fused into it."""
+        if not self.packed_fused:
+            return unpack_rows(self.packed_buffers(), self.packed_layout, self.packed_dtype)
+        return with_fused(self, unpack_rows(self.packed_buffers(), self.packed_layout)).to(self.packed_dtype)
 
     def packed_buffers(self) -> dict[str, Tensor]:
         """The packed buffers by name."""
@@ -189,7 +193,8 @@ class PackedWeightMixin:
 
     def _apply(self, fn, recurse=True):
         # Casting a model casts what it computes with; codes and scales stay exact.
-        exact, self._dequantized = self.packed_buffers(), None
+        exact = {name: self._buffers[name] for name in (*BUFFERS, *FUSED) if name in self._buffers}
+        self._dequantized = None
         probe = fn(torch.zeros((), dtype=self.packed_dtype, device=self.weight_scale.device))
         if probe.dtype.itemsize == 1:
             raise RuntimeError(
@@ -259,10 +264,10 @@ def pack_codes(codes: Tensor, bits: int) -> Tensor:
 def unpack_module_(module: nn.Module) -> None:
     """Turn a packed layer back into its original class with an ordinary parameter, trainable if the weight was before it was packed."""
     weight = nn.Parameter(module.dequantized_weight(), requires_grad=module.packed_requires_grad)
-    for name in (*module.packed_buffers(), "_dequantized"):
+    for name in {*BUFFERS, *FUSED, "_dequantized"} & module._buffers.keys():
         delattr(module, name)
-    for name in ("packed_layout", "packed_dtype", "packed_compute", "packed_requires_grad"):
-        del module.__dict__[name]
+    for name in ("packed_layout", "packed_dtype", "packed_compute", "packed_requires_grad", "packed_fused"):
+        module.__dict__.pop(name, None)
     module.__class__ = base_class(module)
     module.weight = weight
 

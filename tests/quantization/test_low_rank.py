@@ -147,7 +147,9 @@ def test_every_method_has_it_and_is_deterministic(method):  # noqa: F811
         assert all(torch.equal(tensor, other[name][key]) for key, tensor in buffers.items())
 
 
-@pytest.mark.parametrize("options", [{"symmetric": False}, {"granularity": "group", "group_size": 16}, {"granularity": "tensor"}])
+@pytest.mark.parametrize(
+    "options", [{"symmetric": False}, {"granularity": "group", "group_size": 16}, {"granularity": "tensor"}]
+)
 def test_it_goes_with_offsets_and_groups(options):
     model = nn.Sequential(nn.Linear(128, 64))
     with torch.no_grad():
@@ -233,7 +235,10 @@ def test_a_rank_larger_than_a_layer_is_refused_by_name():
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(ValueError, match="svd_rank is 9 for 1, 8 x 256 as a matrix; allowed are 0 to 8"):
         gz.quantize_(model, bits=4, overrides={"1": {"svd_rank": 9}})
-    with pytest.raises(ValueError, match="svd_rank is 300, which is larger than any layer has use for; 0, 256 x 256 as a matrix, has for 8"):
+    with pytest.raises(
+        ValueError,
+        match="svd_rank is 300, which is larger than any layer has use for; 0, 256 x 256 as a matrix, has for 8",
+    ):
         gz.quantize_(model, bits=4, svd_rank=300)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     gz.quantize_(model, bits=4, overrides={"1": {"svd_rank": 8}})  # asked for by name: at any price
