@@ -45,6 +45,7 @@ class GanzipConfig(QuantizationConfigMixin):
         embeddings: Also quantize embedding tables.
         headroom: Share of bytes on top of ``bits`` for small and sensitive layers.
         svd_rank: Rank of a part of every weight that is kept in 16 bits; 0 for none.
+        hadamard: Rotate rows of weights before they are rounded.
         preset: "best" or "paper": what options that are not given are.
         compute: "packed" or "dequantized".
         layers: Written by the library: layout and digest of every packed weight.
@@ -86,6 +87,7 @@ class GanzipConfig(QuantizationConfigMixin):
         preset: str | None = None,
         modules_to_not_convert: Sequence[str] | str | None = None,
         svd_rank: int = 0,
+        hadamard: bool = False,
         **kwargs,
     ):
         kwargs.pop("quant_method", None)
@@ -122,6 +124,7 @@ class GanzipConfig(QuantizationConfigMixin):
                 embeddings=embeddings,
                 headroom=headroom,
                 svd_rank=svd_rank,
+                hadamard=hadamard,
                 preset=preset,
                 modules_to_not_convert=modules_to_not_convert,
             )

@@ -33,7 +33,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "headroom": 0.0,
     },
 }
-_OVERRIDES = ("method", "method_options", "bits", "granularity", "group_size", "symmetric", "scale_dtype", "svd_rank")
+_OVERRIDES = (
+    "method",
+    "method_options",
+    "bits",
+    "granularity",
+    "group_size",
+    "symmetric",
+    "scale_dtype",
+    "svd_rank",
+    "hadamard",
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,7 @@ class LayerSettings:
     symmetric: bool = True
     scale_dtype: str = "float32"
     svd_rank: int = 0
+    hadamard: bool = False
 
     @property
     def method_name(self) -> str:
@@ -94,7 +105,7 @@ class QuantizeConfig:
         skip_last_block: Leave the last residual block and the output layer alone (the paper's rule); None: that of the preset.
         embeddings: Also quantize ``nn.Embedding`` tables.
         overrides: Glob pattern -> changed ``method``, ``method_options``, ``bits``, ``granularity``, ``group_size``, ``symmetric``,
-            ``scale_dtype`` or ``svd_rank``; the first match counts. A match also brings back a layer that ``skip_last_block`` would leave alone;
+            ``scale_dtype``, ``svd_rank`` or ``hadamard``; the first match counts. A match also brings back a layer that ``skip_last_block`` would leave alone;
             ``bits=None`` skips it.
         compute: "packed" (unpack in every forward: no more memory than packed weights and one unpacked one) or "dequantized" (unpack
             once, on first use, and keep both: faster).
@@ -103,6 +114,7 @@ class QuantizeConfig:
             precision where that costs next to nothing (:mod:`.spread`); None: that of the preset.
         svd_rank: Rank of a part of every weight that is kept in 16 bits beside its codes, singular values first; 0: none. Layers that it would
             cost more than a bit per weight have none, and the report says so.
+        hadamard: Rotate rows of weights by signs and Hadamard matrices of up to 128 before they are rounded, and back when they are unpacked. Takes no bytes.
         preset: What options that are None are: "best", the best that was found without calibration ("auto", a float16 scale per output
             channel, a tenth of the bytes more for small and sensitive layers), or "paper" (C+Q with one float32 scale per tensor, the last block in full
             precision, all layers in equal bits); None: "paper" for the paper's methods ("linear", "monte_carlo", "outlier_splitting",
@@ -132,6 +144,7 @@ class QuantizeConfig:
     requantize: bool = False
     headroom: float = None  # type: ignore[assignment]
     svd_rank: int = 0
+    hadamard: bool = False
     preset: InitVar[str | None] = None
     modules_to_not_convert: InitVar[Sequence[str] | str | None] = None
 
@@ -219,7 +232,8 @@ class QuantizeConfig:
             raise ValueError(
                 "outlier_splitting takes granularity 'tensor' or 'channel' and symmetric=True: it has no groups and no offsets."
             )
-        return LayerSettings(method, bits, granularity, size, bool(values["symmetric"]), values["scale_dtype"], rank)
+        symmetric, hadamard = bool(values["symmetric"]), bool(values["hadamard"])
+        return LayerSettings(method, bits, granularity, size, symmetric, values["scale_dtype"], rank, hadamard)
 
     def to_dict(self) -> dict[str, Any]:
         """Options of the result as JSON types, without ``requantize``; a method object becomes its name and options."""

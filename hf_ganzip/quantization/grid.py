@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .chunks import float_dtype, row_chunks
+from .rotation import rotated, unrotated
 
 
 _FEW_EDGES = 15  # up to which comparing with each is faster than a binary search
@@ -27,6 +28,7 @@ class QuantizedRows:
         sources: (n,) int16, for methods that split input channels: the last n of N + n columns are added to the columns ``sources``.
         up: (O, r) float16, with ``down`` (r, C) a low rank that is added to the weight (O, C), output channels first; None for none.
         down: See ``up``.
+        rotation: Size of the blocks in which the rows of the weight (O, C) were rotated before, see :mod:`.rotation`; 0 for none.
     """
 
     codes: Tensor
@@ -37,9 +39,10 @@ class QuantizedRows:
     sources: Tensor | None = None
     up: Tensor | None = None
     down: Tensor | None = None
+    rotation: int = 0
 
     def values(self) -> Tensor:
-        """Dequantized rows (R, N) float32, before split columns are folded and without the low rank."""
+        """Dequantized rows (R, N) float32, before split columns are folded, still rotated and without the low rank."""
         half = 0 if self.codebook is None else len(self.codebook) // 2
         return to_values(self.codes.int() + half, self.scale, self.level_offset, self.codebook, self.offset)
 
@@ -48,17 +51,18 @@ class QuantizedRows:
         values = self.values()
         if self.sources is not None:
             values = fold_channels(values.view(shape[0], shape[1] + len(self.sources), -1), self.sources)
+        values = unrotated(values.view(shape[0], -1), self.rotation) if self.rotation else values
         if self.up is not None:
             add_low_rank_(values.view(shape[0], -1), self.up, self.down)
         return values.reshape(shape)
 
     def target(self, weight: Tensor) -> Tensor:
-        """What the codes stand for in ``weight`` (O, ...), output channels first: ``weight`` without the low rank."""
-        if self.up is None:
-            return weight
-        left = weight.detach().clone(memory_format=torch.contiguous_format)
-        add_low_rank_(left.view(len(left), -1), -self.up, self.down)
-        return left
+        """What the codes are to stand for in ``weight`` (O, ...), output channels first: ``weight`` without the low rank, rotated."""
+        left = weight.detach().flatten(1)
+        if self.up is not None:
+            left = left.clone()
+            add_low_rank_(left, -self.up, self.down)
+        return (rotated(left, self.rotation) if self.rotation else left).view(weight.shape)
 
 
 def to_values(

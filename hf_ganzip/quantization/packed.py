@@ -25,6 +25,7 @@ from .fused import FUSED, with_fused
 from .grid import QuantizedRows, add_low_rank_, fold_channels, to_values
 from .layout import PackedLayout
 from .packing import pack, unpack
+from .rotation import unrotated
 
 
 COMPUTE_MODES = ("packed", "dequantized")
@@ -59,7 +60,7 @@ def unpack_rows(buffers: dict[str, Tensor], layout: PackedLayout, dtype: torch.d
         return values.transpose(0, 1).contiguous() if layout.axis else values
     weight = torch.empty(layout.shape, dtype=dtype)
     moved = weight.transpose(0, 1) if layout.axis else weight
-    direct = dtype == torch.float32 and not layout.axis and not layout.splits
+    direct = dtype == torch.float32 and not (layout.axis or layout.splits or layout.rotation)
     for channels in channel_parts(layout):
         part = moved[channels]
         values = _unpack_channels(buffers, layout, channels.start, channels.stop, part if direct else None)
@@ -106,6 +107,8 @@ def _unpack_channels(
         values = fold_channels(
             values.view(stop - start, layout.moved_shape[1] + layout.splits, -1), buffers["weight_sources"]
         )
+    if layout.rotation:
+        values = unrotated(values.view(stop - start, -1), layout.rotation)
     if layout.rank:
         add_low_rank_(values.view(stop - start, -1), buffers["weight_up"][start:stop], buffers["weight_down"])
     return values

@@ -18,6 +18,7 @@ from .chunks import all_finite
 from .config import LayerSettings, QuantizeConfig
 from .folding import folded_weight, is_parametrized
 from .packed import PackedWeightMixin, packed_modules
+from .rotation import POWERS, block_of
 from .rows import channels_first_shape, weight_shape
 from .spread import spread_bits
 
@@ -70,6 +71,10 @@ def plan_quantization(model: nn.Module, config: QuantizeConfig) -> QuantizationP
             settings[name] = decision
     _spread_headroom(config, model, settings, skipped, notes)
     problems += _fit_groups(weights, settings, notes) + _fit_low_rank(config, weights, settings, notes)
+    for name, chosen in settings.items():
+        length = math.prod(channels_first_shape(weights[name])[1:])
+        if chosen.hadamard and not block_of(length):
+            _note(notes, name, f"not rotated ({POWERS[0]} does not divide {length})")
     if not settings and not already:
         problems.append(
             f"there is nothing to quantize in {type(model).__name__} ({len(weights)} weights, all skipped)"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..calibration import channels_first
 from ..grid import QuantizedRows, nearest_codes, stored_scale
+from ..rotation import unrotated
 
 
 class LearnedWeight:
@@ -61,10 +62,12 @@ class LearnedWeight:
         values = (levels + (self.position - position)) * (self.base_scale * self.log_scale.exp())
         if self.start.offset is not None:
             values = values + self.start.offset.float()
-        values = values.reshape(self.shape)
+        values = values.reshape(self.shape[0], -1)
+        if self.start.rotation:
+            values = unrotated(values, self.start.rotation)
         if self.start.up is not None:
-            values = values + (self.start.up.float() @ self.start.down.float()).view(self.shape)
-        return channels_first(self.module, values).to(self.module.weight.dtype)
+            values = values + self.start.up.float() @ self.start.down.float()
+        return channels_first(self.module, values.view(self.shape)).to(self.module.weight.dtype)
 
     def quantized(self) -> QuantizedRows:
         """Codes and scales as they are stored."""
