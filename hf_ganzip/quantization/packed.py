@@ -115,7 +115,7 @@ def _unpack_channels(
 
 
 _READ_ONLY = (
-    "the weight of a packed layer is read-only: writing to it, for example by merging an adapter that is more than a LoRA, would be lost. "
+    "the weight of a packed layer is read-only: writing to it, for example by merging a LoRA by hand, or a DoRA, would be lost. "
     "Call hf_ganzip.dequantize_(model) first, or keep the adapter unmerged."
 )
 _WRITES = re.compile(
