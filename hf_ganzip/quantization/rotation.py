@@ -53,8 +53,13 @@ def _transformed(weight: Tensor, block: int) -> Tensor:
     return weight.reshape(rows, length)
 
 
-@functools.lru_cache(maxsize=64)
+@torch.compiler.assume_constant_result
 def _signs(length: int) -> Tensor:
+    return _hashed_signs(length)
+
+
+@functools.lru_cache(maxsize=64)
+def _hashed_signs(length: int) -> Tensor:
     """1 or -1 at every place, from a hash of it: stored models depend on these."""
     places = torch.arange(1, length + 1) * 2654435761 & 0xFFFFFFFF
     places = (places ^ (places >> 15)) * 2246822519 & 0xFFFFFFFF

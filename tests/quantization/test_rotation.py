@@ -98,3 +98,13 @@ def test_layers_of_odd_rows_are_not_rotated_and_the_report_says_so():
     gz.quantize_(plain, bits=4, headroom=0)
     assert torch.equal(model[0].weight, plain[0].weight) and not torch.equal(model[1].weight, plain[1].weight)
     assert [each.packed_layout.rotation for each in model] == [0, 8]
+
+
+@pytest.mark.process
+def test_rotated_layers_with_a_low_rank_are_compiled_without_a_break():
+    model = nn.Sequential(nn.Linear(128, 64))
+    gz.quantize_(model, bits=3, svd_rank=1, hadamard=True, headroom=0)
+    inputs = torch.randn(2, 128)
+    with torch.no_grad():
+        compiled = torch.compile(model, backend="eager", fullgraph=True)(inputs)
+        torch.testing.assert_close(compiled, model(inputs))
