@@ -107,3 +107,7 @@ when_imported(
     "diffusers.loaders.lora_pipeline",
     lambda: importlib.import_module(".integration.flux_adapters", __name__).register(),
 )
+when_imported(
+    "peft.tuners.lora.layer",
+    lambda: importlib.import_module(".integration.lora_fusing", __name__).register(),
+)

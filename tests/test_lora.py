@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adapters on packed models: trained, saved, loaded again; merged after unpacking."""
 
+import copy
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig, get_peft_model
 
 import hf_ganzip as gz
+from hf_ganzip.quantization.fused import unfuse_
 from hf_ganzip.quantization.packed import packed_modules
 
 from .conftest import run
@@ -63,13 +66,113 @@ def test_an_adapter_is_trained_saved_and_loaded_again(folder, tmp_path, compute)
         assert torch.equal(predict(again), plain)
 
 
+def digests(unet):
+    return {name.replace(".base_layer", ""): layer.digest() for name, layer in packed_modules(unet).items()}
+
+
+@pytest.mark.parametrize("compute", ["dequantized", "packed"])
+@pytest.mark.parametrize("rank", [0, 1])
+@torch.no_grad()
+def test_fusing_leaves_the_codes_alone_and_is_taken_back_bit_by_bit(compute, rank):
+    unet = conditional_unet()
+    overrides = {"*.attn1.to_q": {"svd_rank": rank}}
+    gz.quantize_(unet, bits=4, compute=compute, overrides=overrides)
+    plain, before = predict(unet), digests(unet)
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "conv1", "conv_shortcut"], init_lora_weights=False))
+    expected = predict(unet)
+    unet.fuse_lora()
+    fused = predict(unet)
+    torch.testing.assert_close(fused, expected, rtol=1e-4, atol=1e-5)
+    unpacked = copy.deepcopy(unet)
+    gz.dequantize_(unpacked)
+    assert torch.equal(predict(unpacked), fused)  # what is fused stays in unpacked weights
+    assert digests(unet) == before and not torch.allclose(fused, plain)
+    unet.unfuse_lora()
+    assert torch.equal(predict(unet), expected)
+    unet.unload_lora()
+    assert torch.equal(predict(unet), plain) and digests(unet) == before
+
+
+@pytest.mark.filterwarnings("ignore:Already f:UserWarning")  # of peft, at every second adapter
+@torch.no_grad()
+def test_adapters_are_fused_one_on_the_other_with_a_scale(folder):
+    unet = UNet2DConditionModel.from_pretrained(folder)
+    for name in ("one", "two"):
+        unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False), name)
+    unet.set_adapters("one", 0.5)
+    half = predict(unet)
+    unet.fuse_lora(adapter_names=["one"])
+    torch.testing.assert_close(predict(unet), half, rtol=1e-4, atol=1e-5)
+    unet.set_adapters(["one", "two"], [0.5, 1.0])
+    both = predict(unet)  # adapters beside a fused layer are not computed with
+    torch.testing.assert_close(both, half, rtol=1e-4, atol=1e-5)
+    unet.fuse_lora(adapter_names=["two"])
+    layer = next(module for module in packed_modules(unet).values() if module.packed_fused)
+    assert layer.packed_fused == (("one", 2), ("two", 2))
+    unfuse_(layer, "one")
+    assert layer.packed_fused == (("two", 2),)
+    with pytest.raises(ValueError, match="unfuse_lora: no adapter 'one' is fused; there are two"):
+        unfuse_(layer, "one")
+
+
+@torch.no_grad()
+def test_a_fused_model_is_cast_and_copied_and_counts_its_adapters(folder):
+    unet = UNet2DConditionModel.from_pretrained(folder)
+    size = sum(tensor.nbytes for tensor in unet.buffers())
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
+    unet.fuse_lora()
+    fused, layer = predict(unet), next(each for each in packed_modules(unet).values() if each.packed_fused)
+    assert sum(tensor.nbytes for tensor in unet.buffers()) > size
+    assert torch.equal(predict(copy.deepcopy(unet)), fused)
+    unet.to(torch.bfloat16).to(torch.float32)
+    assert layer.weight_fused_up.dtype == torch.float32
+    assert torch.equal(predict(copy.deepcopy(unet).float()), predict(unet))
+
+
+def test_a_fused_model_is_not_saved_without_what_is_fused(folder, tmp_path):
+    unet = UNet2DConditionModel.from_pretrained(folder)
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
+    unet.fuse_lora()
+    unet.unload_lora()
+    with pytest.raises(ValueError, match="save_pretrained: an adapter is fused into .*to_q .*unfuse_lora"):
+        unet.save_pretrained(tmp_path / "fused")
+    with torch.no_grad():
+        expected = predict(unet)
+        gz.dequantize_(unet)
+        unet.save_pretrained(tmp_path / "fused")
+        assert torch.equal(predict(UNet2DConditionModel.from_pretrained(tmp_path / "fused")), expected)
+
+
+@torch.no_grad()
+def test_adapters_with_nan_or_more_than_a_product_are_refused(folder):
+    unet = UNet2DConditionModel.from_pretrained(folder)
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
+    next(parameter for name, parameter in unet.named_parameters() if "lora_A" in name).fill_(torch.nan)
+    with pytest.raises(ValueError, match="fuse_lora: the adapter 'default' has NaN or infinity"):
+        unet.fuse_lora()
+    unet = UNet2DConditionModel.from_pretrained(folder)
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], use_dora=True, init_lora_weights=False))
+    expected = predict(unet)
+    with pytest.raises(RuntimeError, match=r"read-only.* Call hf_ganzip.dequantize_\(model\) first"):
+        unet.fuse_lora()
+    assert torch.equal(predict(unet), expected)
+
+
+def test_layers_that_are_not_packed_are_merged_as_ever():
+    unet = conditional_unet()
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
+    before = {name: tensor.clone() for name, tensor in unet.state_dict().items() if "lora" not in name}
+    unet.fuse_lora()
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in unet.state_dict().items() if name in before)
+    unet.unfuse_lora()
+    for name, tensor in before.items():
+        torch.testing.assert_close(unet.state_dict()[name], tensor)
+
+
 def test_merging_goes_through_unpacked_weights(folder, tmp_path):
     unet = trained(UNet2DConditionModel.from_pretrained(folder))
     with torch.no_grad():
         expected = predict(unet)
-        with pytest.raises(RuntimeError, match=r"read-only.* Call hf_ganzip.dequantize_\(model\) first"):
-            unet.fuse_lora()
-        torch.testing.assert_close(predict(unet), expected)
         gz.dequantize_(unet)
         torch.testing.assert_close(predict(unet), expected)
         unet.fuse_lora()

@@ -34,7 +34,7 @@ from .shared import (
 
 
 Plot = Annotated[Path | None, typer.Option(help="PNG file for a picture.", dir_okay=False)]
-_OF_QUANTIZATION = "method bits mean_bits preset granularity group_size scale_dtype headroom option skip last_block requantize".split()
+_OF_QUANTIZATION = "method bits mean_bits preset granularity group_size scale_dtype headroom svd_rank hadamard option skip last_block requantize".split()
 
 
 @app.command()
@@ -71,6 +71,13 @@ def compress(
         float | None,
         typer.Option(help="Share of bytes, on top of --bits, for small and sensitive layers: 0 to 1."),
     ] = None,
+    svd_rank: Annotated[
+        int, typer.Option(min=0, help="Rank of a part of every weight that is kept in 16 bits; 0 for none.")
+    ] = 0,
+    hadamard: Annotated[
+        bool,
+        typer.Option("--hadamard", help="Rotate rows of weights before they are rounded, and back when unpacked."),
+    ] = False,
     option: Annotated[
         list[str] | None,
         typer.Option(help="Option of the method, NAME=VALUE (JSON); repeatable. For example steps=300."),
@@ -119,7 +126,7 @@ def compress(
     options = {"step": "quantize", "method": method, "bits": bits, "preset": preset, "granularity": granularity}
     options |= {"group_size": group_size, "scale_dtype": scale_dtype, "method_options": parse_options(option or ())}
     options |= {"skip": tuple(skip or ()), "skip_last_block": None if last_block is None else not last_block}
-    options |= {"headroom": headroom, "requantize": requantize}
+    options |= {"headroom": headroom, "svd_rank": svd_rank, "hadamard": hadamard, "requantize": requantize}
     options = hushed(options)
     steps_of([options])
     whole, networks = open_whole(model, components, place)

@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,7 +18,16 @@ from . import autoencoder, diffusion, flow, gan, sensitive, trajectories
 from .recorded import recorded_inputs  # noqa: F401
 
 
-_OF_A_TIMESTEP = 4  # samples that are looked at together when a batch has one timestep
+_DENOISER: dict[str, Any] = {
+    "samples_together": 4,  # where a batch has one timestep
+    "distillation": {
+        "steps": 300,
+        "batch_size": 8,
+        "learning_rate": 0.004,
+        "scale_learning_rate": 0.0005,
+        "feature_weight": 0.3,
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,8 @@ class Family:
             that all others depend on. A pattern may match nothing, where a model has no such part.
         samples_together: Samples of a batch of ``calibration`` when sensitivities are measured: few where a batch shares a timestep, so that
             many timesteps are seen.
+        mixed: As ``calibration``, with a timestep of its own for every sample of a batch, for training; None: ``calibration``.
+        distillation: Options of ``latent_distill`` where they are not given, other than those of generators.
     """
 
     last_block: Callable[[nn.Module], tuple[str, ...]]
@@ -45,6 +56,8 @@ class Family:
     counts_vectors: bool = False
     sensitive: Callable[[nn.Module], tuple[str, ...]] = sensitive.sensitive_by_name
     samples_together: int = 16
+    mixed: Callable[[nn.Module, int, int], Iterator[Callable[[nn.Module], Tensor]]] | None = None
+    distillation: Mapping[str, float] = field(default_factory=dict)
 
 
 FAMILIES = {
@@ -81,7 +94,8 @@ FAMILIES = {
         diffusion.unet_last_block,
         diffusion.unet_inputs,
         trajectories.noise_trajectories,
-        samples_together=_OF_A_TIMESTEP,
+        mixed=functools.partial(trajectories.noise_trajectories, mixed=True),
+        **_DENOISER,
         counts_vectors=True,
         sensitive=sensitive.unet_sensitive,
     ),
@@ -89,7 +103,8 @@ FAMILIES = {
         diffusion.unet_last_block,
         diffusion.conditional_unet_inputs,
         trajectories.noise_trajectories,
-        samples_together=_OF_A_TIMESTEP,
+        mixed=functools.partial(trajectories.noise_trajectories, mixed=True),
+        **_DENOISER,
         counts_vectors=True,
         sensitive=sensitive.unet_sensitive,
     ),
@@ -97,35 +112,40 @@ FAMILIES = {
         diffusion.transformer_last_block,
         diffusion.class_conditional_transformer_inputs,
         trajectories.noise_trajectories,
-        samples_together=_OF_A_TIMESTEP,
+        mixed=functools.partial(trajectories.noise_trajectories, mixed=True),
+        **_DENOISER,
         sensitive=sensitive.dit_sensitive,
     ),
     "PixArtTransformer2DModel": Family(
         diffusion.transformer_last_block,
         diffusion.pixart_inputs,
         trajectories.noise_trajectories,
-        samples_together=_OF_A_TIMESTEP,
+        mixed=functools.partial(trajectories.noise_trajectories, mixed=True),
+        **_DENOISER,
         sensitive=sensitive.pixart_sensitive,
     ),
     "SD3Transformer2DModel": Family(
         diffusion.transformer_last_block,
         flow.sd3_inputs,
         trajectories.flow_trajectories,
-        samples_together=_OF_A_TIMESTEP,
+        mixed=functools.partial(trajectories.flow_trajectories, mixed=True),
+        **_DENOISER,
         sensitive=sensitive.mmdit_sensitive,
     ),
     "FluxTransformer2DModel": Family(
         flow.flux_last_block,
         flow.flux_inputs,
         functools.partial(trajectories.flow_trajectories, time_scale=1.0),
-        samples_together=_OF_A_TIMESTEP,
+        mixed=functools.partial(trajectories.flow_trajectories, time_scale=1.0, mixed=True),
+        **_DENOISER,
         sensitive=sensitive.mmdit_sensitive,
     ),
     "WanTransformer3DModel": Family(
         flow.wan_last_block,
         flow.wan_inputs,
         trajectories.flow_trajectories,
-        samples_together=_OF_A_TIMESTEP,
+        mixed=functools.partial(trajectories.flow_trajectories, mixed=True),
+        **_DENOISER,
         sensitive=sensitive.wan_sensitive,
     ),
     "AutoencoderKL": Family(

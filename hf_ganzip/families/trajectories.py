@@ -29,8 +29,10 @@ _UNBATCHED = {"img_ids", "txt_ids"}
 _Step = Callable[[int, Tensor, Tensor], Tensor]  # (number, prediction, state) -> next state
 
 
-def noise_trajectories(model: nn.Module, batch_size: int, seed: int) -> Iterator[Callable[[nn.Module], Tensor]]:
-    """Predictions (B, ...) on the states of the model's own 20-step DDIM trajectories, each batch at one timestep.
+def noise_trajectories(
+    model: nn.Module, batch_size: int, seed: int, *, mixed: bool = False
+) -> Iterator[Callable[[nn.Module], Tensor]]:
+    """Predictions (B, ...) on the states of the model's own 20-step DDIM trajectories, each batch at one timestep or, ``mixed``, each sample at its own.
 
     The trajectories start from N(0, I), with random classes, or N(0, I) in place of encoded texts, and are run by ``model`` as it
     is now, once for every 20 batches. Trajectory i depends on (seed, i). The model is taken to predict the noise, on diffusers'
@@ -45,11 +47,11 @@ def noise_trajectories(model: nn.Module, batch_size: int, seed: int) -> Iterator
     def step(number: int, noise: Tensor, state: Tensor) -> Tensor:
         return scheduler.step(noise, scheduler.timesteps[number], state).prev_sample
 
-    return _passes(model, batch_size, seed, scheduler.timesteps, step)
+    return _passes(model, batch_size, seed, scheduler.timesteps, step, mixed)
 
 
 def flow_trajectories(
-    model: nn.Module, batch_size: int, seed: int, *, time_scale: float = 1000.0
+    model: nn.Module, batch_size: int, seed: int, *, time_scale: float = 1000.0, mixed: bool = False
 ) -> Iterator[Callable[[nn.Module], Tensor]]:
     """Velocities (B, ...) on the states of the model's own flow from N(0, I) to images, in 20 Euler steps; else :func:`noise_trajectories`.
 
@@ -61,11 +63,11 @@ def flow_trajectories(
     def step(number: int, velocity: Tensor, state: Tensor) -> Tensor:
         return state + float(sigmas[number + 1] - sigmas[number]) * velocity
 
-    return _passes(model, batch_size, seed, sigmas[:-1] * time_scale, step)
+    return _passes(model, batch_size, seed, sigmas[:-1] * time_scale, step, mixed)
 
 
 def _passes(
-    model: nn.Module, batch_size: int, seed: int, timesteps: Tensor, step: _Step
+    model: nn.Module, batch_size: int, seed: int, timesteps: Tensor, step: _Step, mixed: bool
 ) -> Iterator[Callable[[nn.Module], Tensor]]:
     from . import example_inputs
 
@@ -79,9 +81,19 @@ def _passes(
             for number, timestep in enumerate(timesteps):
                 states.append((state.to(example.dtype), timestep.expand(batch_size).to(example.device)))
                 state = _advance(step, number, _predict(model, *states[-1], kwargs), state)  # in float32
-        for index in torch.randperm(len(states), generator=generator).tolist():
-            state, timestep = states[index]
+        if mixed:
+            orders = [torch.randperm(len(states), generator=generator).tolist() for _ in range(batch_size)]
+            states = [_of_each(states, order) for order in zip(*orders)]
+        else:
+            states = [states[index] for index in torch.randperm(len(states), generator=generator).tolist()]
+        for state, timestep in states:
             yield functools.partial(_predict, state=state, timestep=timestep, kwargs=kwargs)
+
+
+def _of_each(states: list[tuple[Tensor, Tensor]], order: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """State and timestep number ``order[i]`` of sample i."""
+    state, timestep = (torch.stack([states[at][part][i] for i, at in enumerate(order)]) for part in (0, 1))
+    return state, timestep
 
 
 def _advance(step: _Step, number: int, prediction: Tensor, state: Tensor) -> Tensor:

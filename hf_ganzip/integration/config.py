@@ -44,6 +44,8 @@ class GanzipConfig(QuantizationConfigMixin):
         scale_dtype: "float32" or "float16".
         embeddings: Also quantize embedding tables.
         headroom: Share of bytes on top of ``bits`` for small and sensitive layers.
+        svd_rank: Rank of a part of every weight that is kept in 16 bits; 0 for none.
+        hadamard: Rotate rows of weights before they are rounded.
         preset: "best" or "paper": what options that are not given are.
         compute: "packed" or "dequantized".
         layers: Written by the library: layout and digest of every packed weight.
@@ -84,6 +86,8 @@ class GanzipConfig(QuantizationConfigMixin):
         headroom: float | None = None,
         preset: str | None = None,
         modules_to_not_convert: Sequence[str] | str | None = None,
+        svd_rank: int = 0,
+        hadamard: bool = False,
         **kwargs,
     ):
         kwargs.pop("quant_method", None)
@@ -119,6 +123,8 @@ class GanzipConfig(QuantizationConfigMixin):
                 scale_dtype=scale_dtype,
                 embeddings=embeddings,
                 headroom=headroom,
+                svd_rank=svd_rank,
+                hadamard=hadamard,
                 preset=preset,
                 modules_to_not_convert=modules_to_not_convert,
             )

@@ -35,7 +35,14 @@ from ..quantization.rows import quantize_weight
 from ..record import RECORD, compression_of, origin, origin_of, recorded_steps
 from ..structure import apply_structure_, structure_of
 from .config import QUANT_METHODS, GanzipConfig, as_ganzip, merge_strictly_
-from .packed_model import allocate_packed_layers_, allow_casting_, finish_config, refuse_disk, verify_packed_layers
+from .packed_model import (
+    allocate_packed_layers_,
+    allow_casting_,
+    finish_config,
+    refuse_disk,
+    refuse_fused,
+    verify_packed_layers,
+)
 
 
 class GanzipQuantizer(DiffusersQuantizer):
@@ -170,6 +177,7 @@ class GanzipQuantizer(DiffusersQuantizer):
                 f"save_pretrained: packed layers were changed, {lost[0]} first ({len(lost)} in all). Of a model with "
                 "adapters save the adapters with save_lora_adapter, and call unload_lora before save_pretrained."
             )
+        refuse_fused(state_dict)
         # A second key beside "format" would come in random order: files would differ from save to save.
         return state_dict, {}
 

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..quantization.folding import remove_parametrization_
+from ..quantization.fused import FUSED
 from ..quantization.layout import PackedLayout
 from ..quantization.packed import digests, pack_module_, packed_modules, packed_parameters
 from ..record import Step, recorded_steps
@@ -26,6 +27,20 @@ def refuse_disk(device_map: Any) -> None:
     placed = device_map.values() if isinstance(device_map, dict) else [device_map]
     if any(str(device) == "disk" for device in placed):
         raise ValueError("device_map puts packed weights on disk, where they cannot be unpacked; use cpu or a device.")
+
+
+def refuse_fused(state_dict: Mapping[str, Any]) -> None:
+    """Check what ``save_pretrained`` is to write.
+
+    Raises:
+        ValueError: An adapter is fused into a packed layer.
+    """
+    fused = [name.rpartition(".")[0] for name in state_dict if name.endswith(f".{FUSED[0]}")]
+    if fused:
+        raise ValueError(
+            f"save_pretrained: an adapter is fused into {fused[0]} ({len(fused)} packed layers in all), and a packed folder holds none. Call "
+            "unfuse_lora and save the adapter by itself; or dequantize_, which keeps it in the weights, and quantize_ again."
+        )
 
 
 def allow_casting_(cls: type, *names: str) -> None:

@@ -28,7 +28,14 @@ from ..quantization.quantize import apply_plan_, quantization_report
 from ..quantization.report import QuantizeReport
 from ..record import RECORD, origin_of
 from .config import QUANT_METHODS, GanzipConfig, as_ganzip, merge_strictly_
-from .packed_model import allocate_packed_layers_, allow_casting_, finish_config, refuse_disk, verify_packed_layers
+from .packed_model import (
+    allocate_packed_layers_,
+    allow_casting_,
+    finish_config,
+    refuse_disk,
+    refuse_fused,
+    verify_packed_layers,
+)
 
 
 class TransformersGanzipConfig(GanzipConfig, QuantizationConfigMixin):
@@ -88,6 +95,7 @@ class GanzipHfQuantizer(HfQuantizer):
         return [WeightRenaming(rf"^({names})\.weight$", r"\1.weight_codes")]  # codes of older folders have their name
 
     def get_state_dict_and_metadata(self, model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+        refuse_fused(model.state_dict())
         codes = {f"{name}.weight_codes": f"{name}.weight" for name in packed_modules(model)}
         return {codes.get(name, name): tensor for name, tensor in model.state_dict().items()}, {}
 

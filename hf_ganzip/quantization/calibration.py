@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..families import family_of
 from .folding import fold_rest_, is_parametrized, remove_parametrization_
-from .grid import QuantizedRows, fold_channels
+from .grid import QuantizedRows
 from .packed import packed_modules, unpack_module_
 
 
@@ -56,8 +56,10 @@ class CalibrationTask:
                 fold_rest_(model)
         return model
 
-    def batches(self, inputs: Callable | None, batch_size: int, seed: int) -> Iterator[Callable[[nn.Module], Tensor]]:
-        """Endless forward passes ``model -> output`` (B, ...), each repeatable, of ``inputs`` or of the model's own inputs.
+    def batches(
+        self, inputs: Callable | None, batch_size: int, seed: int, *, mixed: bool = False
+    ) -> Iterator[Callable[[nn.Module], Tensor]]:
+        """Endless forward passes ``model -> output`` (B, ...), each repeatable, of ``inputs`` or of the model's own inputs, ``mixed`` for training.
 
         Raises:
             ValueError: The model belongs to no family with such inputs.
@@ -71,7 +73,8 @@ class CalibrationTask:
                 "(model, batch_size, seed) -> iterator of functions model -> output tensor; "
                 "hf_ganzip.families.recorded_inputs(model, run) makes one of what the model is given while run() runs."
             )
-        return family.calibration(self.model, batch_size, seed)
+        calibration = (mixed and family.mixed) or family.calibration
+        return calibration(self.model, batch_size, seed)
 
 
 def channels_first(module: nn.Module, weight: Tensor) -> Tensor:
@@ -82,10 +85,7 @@ def channels_first(module: nn.Module, weight: Tensor) -> Tensor:
 def expanded(module: nn.Module, quantized: QuantizedRows) -> Tensor:
     """Dequantized weight in the layout and dtype of the module's own."""
     shape = channels_first(module, module.weight).shape
-    values = quantized.values()
-    if quantized.sources is not None:
-        values = fold_channels(values.view(shape[0], shape[1] + len(quantized.sources), -1), quantized.sources)
-    return channels_first(module, values.reshape(shape)).to(module.weight.dtype)
+    return channels_first(module, quantized.weight(shape)).to(module.weight.dtype)
 
 
 @contextlib.contextmanager
@@ -104,3 +104,22 @@ def substituted(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[Non
             owner, _, leaf = name.rpartition(".")
             module = model.get_submodule(owner)
             module._parameters[leaf] = parameter
+
+
+class LayerOutputs:
+    """Outputs of the layers in the order of the forward pass."""
+
+    def __init__(self, model: nn.Module, names: Mapping[str, Any]):
+        self.found: list[Tensor] = []
+        self.handles = [
+            model.get_submodule(name).register_forward_hook(lambda module, args, output: self.found.append(output))
+            for name in names
+        ]
+
+    def take(self) -> list[Tensor]:
+        found, self.found = self.found, []
+        return found
+
+    def close(self) -> None:
+        for handle in self.handles:
+            handle.remove()

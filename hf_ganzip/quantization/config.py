@@ -33,7 +33,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "headroom": 0.0,
     },
 }
-_OVERRIDES = ("method", "method_options", "bits", "granularity", "group_size", "symmetric", "scale_dtype")
+_OVERRIDES = (
+    "method",
+    "method_options",
+    "bits",
+    "granularity",
+    "group_size",
+    "symmetric",
+    "scale_dtype",
+    "svd_rank",
+    "hadamard",
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,8 @@ class LayerSettings:
     group_size: int = 128
     symmetric: bool = True
     scale_dtype: str = "float32"
+    svd_rank: int = 0
+    hadamard: bool = False
 
     @property
     def method_name(self) -> str:
@@ -92,14 +104,17 @@ class QuantizeConfig:
             ".attn.", stands for the modules of that name, wherever they are, and all below them.
         skip_last_block: Leave the last residual block and the output layer alone (the paper's rule); None: that of the preset.
         embeddings: Also quantize ``nn.Embedding`` tables.
-        overrides: Glob pattern -> changed ``method``, ``method_options``, ``bits``, ``granularity``, ``group_size``, ``symmetric`` or
-            ``scale_dtype``; the first match counts. A match also brings back a layer that ``skip_last_block`` would leave alone;
+        overrides: Glob pattern -> changed ``method``, ``method_options``, ``bits``, ``granularity``, ``group_size``, ``symmetric``,
+            ``scale_dtype``, ``svd_rank`` or ``hadamard``; the first match counts. A match also brings back a layer that ``skip_last_block`` would leave alone;
             ``bits=None`` skips it.
         compute: "packed" (unpack in every forward: no more memory than packed weights and one unpacked one) or "dequantized" (unpack
             once, on first use, and keep both: faster).
         requantize: Accept a model that is already quantized: its packed weights are unpacked and quantized again.
         headroom: Share of bytes on top of ``bits``, 0 to 1, for layers that are small or known to be sensitive: they get up to 8 bits, or stay in full
             precision where that costs next to nothing (:mod:`.spread`); None: that of the preset.
+        svd_rank: Rank of a part of every weight that is kept in 16 bits beside its codes, singular values first; 0: none. Layers that it would
+            cost more than a bit per weight have none, and the report says so.
+        hadamard: Rotate rows of weights by signs and Hadamard matrices of up to 128 before they are rounded, and back when they are unpacked. Takes no bytes.
         preset: What options that are None are: "best", the best that was found without calibration ("auto", a float16 scale per output
             channel, a tenth of the bytes more for small and sensitive layers), or "paper" (C+Q with one float32 scale per tensor, the last block in full
             precision, all layers in equal bits); None: "paper" for the paper's methods ("linear", "monte_carlo", "outlier_splitting",
@@ -128,6 +143,8 @@ class QuantizeConfig:
     compute: str = "packed"
     requantize: bool = False
     headroom: float = None  # type: ignore[assignment]
+    svd_rank: int = 0
+    hadamard: bool = False
     preset: InitVar[str | None] = None
     modules_to_not_convert: InitVar[Sequence[str] | str | None] = None
 
@@ -207,12 +224,16 @@ class QuantizeConfig:
         size = values["group_size"]
         if not isinstance(size, int) or isinstance(size, bool) or size < 2:
             raise ValueError(f"group_size is {size!r}; allowed are integers from 2.")
+        rank = values["svd_rank"]
+        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:
+            raise ValueError(f"svd_rank is {rank!r}; allowed are integers from 0, which is none.")
         method = _make_method(values["method"], values["method_options"])
         if hasattr(method, "quantize_channels") and (granularity == "group" or not values["symmetric"]):
             raise ValueError(
                 "outlier_splitting takes granularity 'tensor' or 'channel' and symmetric=True: it has no groups and no offsets."
             )
-        return LayerSettings(method, bits, granularity, size, bool(values["symmetric"]), values["scale_dtype"])
+        symmetric, hadamard = bool(values["symmetric"]), bool(values["hadamard"])
+        return LayerSettings(method, bits, granularity, size, symmetric, values["scale_dtype"], rank, hadamard)
 
     def to_dict(self) -> dict[str, Any]:
         """Options of the result as JSON types, without ``requantize``; a method object becomes its name and options."""

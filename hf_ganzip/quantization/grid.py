@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .chunks import float_dtype, row_chunks
+from .rotation import rotated, unrotated
 
 
 _FEW_EDGES = 15  # up to which comparing with each is faster than a binary search
@@ -25,6 +26,9 @@ class QuantizedRows:
         codebook: (2**bits,) float16, as it is stored; if given, ``level(code) = codebook[code + 2**(bits-1)]``.
         offset: (R, 1) in the dtype of ``scale``; None means 0.
         sources: (n,) int16, for methods that split input channels: the last n of N + n columns are added to the columns ``sources``.
+        up: (O, r) float16, with ``down`` (r, C) a low rank that is added to the weight (O, C), output channels first; None for none.
+        down: See ``up``.
+        rotation: Size of the blocks in which the rows of the weight (O, C) were rotated before, see :mod:`.rotation`; 0 for none.
     """
 
     codes: Tensor
@@ -33,11 +37,32 @@ class QuantizedRows:
     codebook: Tensor | None = None
     offset: Tensor | None = None
     sources: Tensor | None = None
+    up: Tensor | None = None
+    down: Tensor | None = None
+    rotation: int = 0
 
     def values(self) -> Tensor:
-        """Dequantized rows (R, N) float32, before split columns are folded."""
+        """Dequantized rows (R, N) float32, before split columns are folded, still rotated and without the low rank."""
         half = 0 if self.codebook is None else len(self.codebook) // 2
         return to_values(self.codes.int() + half, self.scale, self.level_offset, self.codebook, self.offset)
+
+    def weight(self, shape: tuple[int, ...]) -> Tensor:
+        """The whole weight, float32 of ``shape``, output channels first."""
+        values = self.values()
+        if self.sources is not None:
+            values = fold_channels(values.view(shape[0], shape[1] + len(self.sources), -1), self.sources)
+        values = unrotated(values.view(shape[0], -1), self.rotation) if self.rotation else values
+        if self.up is not None:
+            add_low_rank_(values.view(shape[0], -1), self.up, self.down)
+        return values.reshape(shape)
+
+    def target(self, weight: Tensor) -> Tensor:
+        """What the codes are to stand for in ``weight`` (O, ...), output channels first: ``weight`` without the low rank, rotated."""
+        left = weight.detach().flatten(1)
+        if self.up is not None:
+            left = left.clone()
+            add_low_rank_(left, -self.up, self.down)
+        return (rotated(left, self.rotation) if self.rotation else left).view(weight.shape)
 
 
 def to_values(
@@ -63,6 +88,15 @@ def fold_channels(values: Tensor, sources: Tensor) -> Tensor:
     """Add the last ``len(sources)`` input channels of (O, I + n, K) to the channels they were split from: (O, I, K)."""
     kept = values.shape[1] - len(sources)
     return values[:, :kept].index_add(1, sources.int(), values[:, kept:])
+
+
+def add_low_rank_(weight: Tensor, up: Tensor, down: Tensor) -> None:
+    """Add ``up`` (O, r) times ``down`` (r, C), float16, to ``weight`` (O, C), one rank after the other.
+
+    Products of two float16 are exact in float32: the same bits by any kernel and in any parts, unlike those of a matrix product.
+    """
+    for column, row in zip(up.to(weight.dtype).t(), down.to(weight.dtype)):
+        weight.addcmul_(column[:, None], row)
 
 
 def stored_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:

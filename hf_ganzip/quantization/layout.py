@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from .packing import packed_size
+from .rotation import POWERS
 
 
 SCALE_DTYPES = {"float32": torch.float32, "float16": torch.float16}
@@ -30,6 +31,8 @@ class PackedLayout:
         codebook: Levels come from a codebook of the tensor.
         offset: Rows have an offset (asymmetric quantization).
         splits: Number of input channels that were split; their copies follow the others.
+        rotation: Size of the blocks in which rows are rotated (:mod:`.rotation`); 0 for none.
+        rank: Of the low rank that is added to what the codes stand for; 0 for none.
 
     Attributes:
         moved_shape: Shape with the output channels first, without split channels.
@@ -45,6 +48,8 @@ class PackedLayout:
     codebook: bool = False
     offset: bool = False
     splits: int = 0
+    rank: int = 0
+    rotation: int = 0
 
     def __post_init__(self):
         problems = [
@@ -56,6 +61,8 @@ class PackedLayout:
                 "scale_dtype": self.scale_dtype in SCALE_DTYPES,
                 "level_offset": self.level_offset in (0.0, 0.5),
                 "splits": type(self.splits) is int and self.splits >= 0,
+                "rank": type(self.rank) is int and self.rank >= 0,
+                "rotation": type(self.rotation) is int and self.rotation in (0, *POWERS),
             }.items()
             if not fits
         ]
@@ -64,6 +71,8 @@ class PackedLayout:
             moved = (second, first, *kernel) if self.axis else self.shape
             object.__setattr__(self, "moved_shape", moved)
             object.__setattr__(self, "num_codes", math.prod(moved) // moved[1] * (moved[1] + self.splits))
+        if not problems and self.rotation and math.prod(self.moved_shape[1:]) % self.rotation:
+            problems.append(f"rotation is {self.rotation!r}")
         if problems or self.num_codes % self.rows:
             raise ValueError(f"impossible layout: {'; '.join(problems) or 'the rows do not divide the weight'}")
 
@@ -81,6 +90,10 @@ class PackedLayout:
             found["weight_codebook"] = ((2**self.bits,), torch.float16)
         if self.splits:
             found["weight_sources"] = ((self.splits,), torch.int16)
+        if self.rank:
+            outputs, *inputs = self.moved_shape
+            found["weight_up"] = ((outputs, self.rank), torch.float16)
+            found["weight_down"] = ((self.rank, math.prod(inputs)), torch.float16)
         return found
 
     @property

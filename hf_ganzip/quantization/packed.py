@@ -2,8 +2,8 @@
 """Packed layers: a layer keeps its class and forward; its ``weight`` becomes a property over packed buffers.
 
 ``pack_module_`` swaps the class of a module for a dynamic subclass with the buffers ``weight_codes`` (uint8, see
-:mod:`.packing`), ``weight_scale`` and, where the method needs them, ``weight_offset``, ``weight_codebook`` and
-``weight_sources``. Everything that reads ``self.weight`` (Conv, ConvTranspose, Linear, modulated convolutions) works
+:mod:`.packing`), ``weight_scale`` and, where they are needed, ``weight_offset``, ``weight_codebook``, ``weight_sources``,
+``weight_up`` and ``weight_down``. Everything that reads ``self.weight`` (Conv, ConvTranspose, Linear, modulated convolutions) works
 unchanged, and ``isinstance`` stays true.
 """
 
@@ -22,13 +22,18 @@ from torch import Tensor, nn
 
 from ..components import all_networks, is_pipeline
 from .chunks import float_dtype
-from .grid import QuantizedRows, fold_channels, to_values
+from .fused import FUSED, with_fused
+from .grid import QuantizedRows, add_low_rank_, fold_channels, to_values
 from .layout import PackedLayout
 from .packing import pack, unpack
+from .rotation import unrotated
 
 
 COMPUTE_MODES = ("packed", "dequantized")
-BUFFERS = ("weight_codes", "weight_scale", "weight_offset", "weight_codebook", "weight_sources")
+BUFFERS = (
+    *("weight_codes", "weight_scale", "weight_offset", "weight_codebook"),
+    *("weight_sources", "weight_up", "weight_down"),
+)
 _CHUNK = 2**17  # weights that are unpacked at once on CPUs: their intermediate values fit a core's cache
 
 
@@ -40,6 +45,8 @@ def pack_rows(quantized: QuantizedRows, layout: PackedLayout) -> dict[str, Tenso
         "weight_offset": quantized.offset,
         "weight_codebook": None if quantized.codebook is None else quantized.codebook.half(),
         "weight_sources": quantized.sources,
+        "weight_up": quantized.up,
+        "weight_down": quantized.down,
     }
     return {name: found[name].contiguous() for name in layout.buffers}
 
@@ -54,7 +61,7 @@ def unpack_rows(buffers: dict[str, Tensor], layout: PackedLayout, dtype: torch.d
         return values.transpose(0, 1).contiguous() if layout.axis else values
     weight = torch.empty(layout.shape, dtype=dtype)
     moved = weight.transpose(0, 1) if layout.axis else weight
-    direct = dtype == torch.float32 and not layout.axis and not layout.splits
+    direct = dtype == torch.float32 and not (layout.axis or layout.splits or layout.rotation)
     for channels in channel_parts(layout):
         part = moved[channels]
         values = _unpack_channels(buffers, layout, channels.start, channels.stop, part if direct else None)
@@ -107,12 +114,16 @@ def _unpack_channels(
         values = fold_channels(
             values.view(stop - start, layout.moved_shape[1] + layout.splits, -1), buffers["weight_sources"]
         )
+    if layout.rotation:
+        values = unrotated(values.view(stop - start, -1), layout.rotation)
+    if layout.rank:
+        add_low_rank_(values.view(stop - start, -1), buffers["weight_up"][start:stop], buffers["weight_down"])
     return values
 
 
 _READ_ONLY = (
-    "the weight of a packed layer is read-only: writing to it, for example by merging a LoRA, would be lost. "
-    "Call hf_ganzip.dequantize_(model) first, or keep the LoRA unmerged."
+    "the weight of a packed layer is read-only: writing to it, for example by merging a LoRA by hand, or a DoRA, would be lost. "
+    "Call hf_ganzip.dequantize_(model) first, or keep the adapter unmerged."
 )
 _WRITES = re.compile(
     r"__set\w*__|__i(add|sub|mul|div|truediv|floordiv|mod|pow|and|or|xor|lshift|rshift)__|[a-z]\w*[^_]_"
@@ -151,6 +162,7 @@ class PackedWeightMixin:
     packed_dtype: torch.dtype
     packed_compute: str
     packed_requires_grad: bool
+    packed_fused: tuple[tuple[str, int], ...] = ()  # name and rank of adapters, see :mod:`.fused`
 
     def __new__(cls, *args, **options):
         # Whoever builds another layer of the class of this one, as peft does for convolutions, gets an ordinary layer.
@@ -167,8 +179,10 @@ class PackedWeightMixin:
         return value if torch.compiler.is_compiling() else value.as_subclass(PackedWeight)
 
     def dequantized_weight(self) -> Tensor:
-        """Weight of its original shape in ``packed_dtype``."""
-        return unpack_rows(self.packed_buffers(), self.packed_layout, self.packed_dtype)
+        """Weight of its original shape in ``packed_dtype``, with the adapters that are fused into it."""
+        if not self.packed_fused:
+            return unpack_rows(self.packed_buffers(), self.packed_layout, self.packed_dtype)
+        return with_fused(self, unpack_rows(self.packed_buffers(), self.packed_layout)).to(self.packed_dtype)
 
     def packed_buffers(self) -> dict[str, Tensor]:
         """The packed buffers by name."""
@@ -189,7 +203,8 @@ class PackedWeightMixin:
 
     def _apply(self, fn, recurse=True):
         # Casting a model casts what it computes with; codes and scales stay exact.
-        exact, self._dequantized = self.packed_buffers(), None
+        exact = {name: self._buffers[name] for name in (*BUFFERS, *FUSED) if name in self._buffers}
+        self._dequantized = None
         probe = fn(torch.zeros((), dtype=self.packed_dtype, device=self.weight_scale.device))
         if probe.dtype.itemsize == 1:
             raise RuntimeError(
@@ -259,10 +274,10 @@ def pack_codes(codes: Tensor, bits: int) -> Tensor:
 def unpack_module_(module: nn.Module) -> None:
     """Turn a packed layer back into its original class with an ordinary parameter, trainable if the weight was before it was packed."""
     weight = nn.Parameter(module.dequantized_weight(), requires_grad=module.packed_requires_grad)
-    for name in (*module.packed_buffers(), "_dequantized"):
+    for name in {*BUFFERS, *FUSED, "_dequantized"} & module._buffers.keys():
         delattr(module, name)
-    for name in ("packed_layout", "packed_dtype", "packed_compute", "packed_requires_grad"):
-        del module.__dict__[name]
+    for name in ("packed_layout", "packed_dtype", "packed_compute", "packed_requires_grad", "packed_fused"):
+        module.__dict__.pop(name, None)
     module.__class__ = base_class(module)
     module.weight = weight
 

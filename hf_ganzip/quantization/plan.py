@@ -18,11 +18,13 @@ from .chunks import all_finite
 from .config import LayerSettings, QuantizeConfig
 from .folding import folded_weight, is_parametrized
 from .packed import PackedWeightMixin, packed_modules
+from .rotation import POWERS, block_of
 from .rows import channels_first_shape, weight_shape
 from .spread import spread_bits
 
 
 QUANTIZABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_FACTOR_BITS = 16  # of the factors of a low rank
 _SMALLEST_GROUP = 16  # of those that are taken where the group size does not divide
 OUTPUT_EMBEDDINGS = "output embeddings, or their weight (their library ties it to the input embeddings)"
 
@@ -68,7 +70,11 @@ def plan_quantization(model: nn.Module, config: QuantizeConfig) -> QuantizationP
         else:
             settings[name] = decision
     _spread_headroom(config, model, settings, skipped, notes)
-    problems += _fit_groups(weights, settings, notes)
+    problems += _fit_groups(weights, settings, notes) + _fit_low_rank(config, weights, settings, notes)
+    for name, chosen in settings.items():
+        length = math.prod(channels_first_shape(weights[name])[1:])
+        if chosen.hadamard and not block_of(length):
+            _note(notes, name, f"not rotated ({POWERS[0]} does not divide {length})")
     if not settings and not already:
         problems.append(
             f"there is nothing to quantize in {type(model).__name__} ({len(weights)} weights, all skipped)"
@@ -185,7 +191,7 @@ def _fit_groups(weights: dict[str, nn.Module], settings: dict[str, LayerSettings
             settings[name], note = dataclasses.replace(chosen, group_size=sizes[0]), f"groups of {sizes[0]} ({why})"
         else:
             settings[name], note = dataclasses.replace(chosen, granularity="channel"), f"one scale per channel ({why})"
-        notes[name] = f"{notes[name]}; {note}" if name in notes else note
+        _note(notes, name, note)
     if grouped and not fitted:
         asked = " and ".join(map(str, sorted({chosen.group_size for chosen in grouped.values()})))
         return [
@@ -193,6 +199,38 @@ def _fit_groups(weights: dict[str, nn.Module], settings: dict[str, LayerSettings
             "set granularity 'channel'"
         ]
     return []
+
+
+def _fit_low_rank(
+    config: QuantizeConfig, weights: dict[str, nn.Module], settings: dict[str, LayerSettings], notes: dict[str, str]
+) -> list[str]:
+    """No low rank where it costs more than a bit per weight, which codes would use better; problems, if it is larger than all, or than asked for by name."""
+    problems, pays = [], {}
+    for name, chosen in settings.items():
+        if not chosen.svd_rank:
+            continue
+        outputs, *inputs = channels_first_shape(weights[name])
+        most, size = min(outputs, math.prod(inputs)), outputs * math.prod(inputs)
+        pays[name] = size // (_FACTOR_BITS * (outputs + math.prod(inputs)))
+        by_name = "svd_rank" in config.overrides.get(_override(name, config), {})
+        of = f"{name}, {outputs} x {math.prod(inputs)} as a matrix"
+        if by_name and chosen.svd_rank > most:
+            problems.append(f"svd_rank is {chosen.svd_rank} for {of}; allowed are 0 to {most}")
+        elif not by_name and chosen.svd_rank > pays[name]:
+            settings[name] = dataclasses.replace(chosen, svd_rank=0)
+            _note(notes, name, f"no low rank (more than {pays[name]} would cost over a bit per weight)")
+    if pays and not problems and not any(settings[name].svd_rank for name in pays):
+        name = max(pays, key=pays.__getitem__)
+        outputs, *inputs = channels_first_shape(weights[name])
+        problems.append(
+            f"svd_rank is {config.svd_rank}, which is larger than any layer has use for; {name}, {outputs} x {math.prod(inputs)} as a matrix, "
+            f"has for {pays[name]} (more costs over a bit per weight); choose more bits, or set svd_rank of a layer in overrides"
+        )
+    return problems
+
+
+def _note(notes: dict[str, str], name: str, note: str) -> None:
+    notes[name] = f"{notes[name]}; {note}" if name in notes else note
 
 
 def _unmatched(kind: str, pattern: str, names: Iterable[str]) -> str:

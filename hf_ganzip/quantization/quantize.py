@@ -21,6 +21,9 @@ from .report import LayerReport, QuantizeReport
 from .rows import QuantizedWeight, channels_first_shape, pack_quantized, quantize_rows, weight_rows
 
 
+_NO_LOW_RANK = "no low rank (beyond float16)"
+
+
 def quantize_(
     model: nn.Module | Any, config: Any = None, *, components: Iterable[str] | None = None, **options: Any
 ) -> QuantizeReport | PipelineReport:
@@ -141,7 +144,10 @@ def quantization_report(model: nn.Module, plan: QuantizationPlan, sqnr_db: dict[
             counted += layout.packed_bytes
             entry |= {"kind": base_class(module).__name__, "shape": layout.shape, "bytes_after": layout.packed_bytes}
             entry |= {"bytes_before": math.prod(layout.shape) * module.packed_dtype.itemsize, "bits": settings.bits}
-            entry |= {"method": settings.method_name, "sqnr_db": sqnr_db[name], "note": plan.notes.get(name)}
+            note = plan.notes.get(name)
+            if settings.svd_rank and not layout.rank:
+                note = f"{note}; {_NO_LOW_RANK}" if note else _NO_LOW_RANK
+            entry |= {"method": settings.method_name, "sqnr_db": sqnr_db[name], "note": note}
         else:
             size = module.weight.nbytes
             counted += size

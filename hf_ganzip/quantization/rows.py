@@ -16,7 +16,9 @@ from .config import LayerSettings
 from .folding import folded_weight, is_parametrized
 from .grid import QuantizedRows
 from .layout import SCALE_DTYPES, PackedLayout
+from .low_rank import with_low_rank
 from .packed import PackedWeightMixin, pack_rows, packing_error
+from .rotation import block_of, rotated
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,24 @@ def weight_rows(module: nn.Module, settings: LayerSettings, weight: Tensor | Non
 
 
 def quantize_rows(rows: Tensor, shape: tuple[int, ...], settings: LayerSettings) -> QuantizedRows:
-    """Quantize ``rows`` (R, N) of a weight of ``shape``, output channels first.
+    """Quantize ``rows`` (R, N) of a weight of ``shape``, output channels first; beside a low rank, if it is to have one.
 
     Raises:
         ValueError: The method returned a scale that is not finite.
     """
+    if not settings.svd_rank:
+        return _codes_of_rows(rows, shape, settings)
+    return with_low_rank(
+        as_float(rows).reshape(shape),
+        settings.svd_rank,
+        lambda left: _codes_of_rows(left.reshape(rows.shape), shape, settings),
+    )
+
+
+def _codes_of_rows(rows: Tensor, shape: tuple[int, ...], settings: LayerSettings) -> QuantizedRows:
+    block = block_of(math.prod(shape[1:])) if settings.hadamard else 0
+    if block:
+        rows = rotated(as_float(rows).reshape(shape[0], -1), block).reshape(rows.shape)
     method, dtype = settings.method, SCALE_DTYPES[settings.scale_dtype]
     if hasattr(method, "quantize_channels"):
         found = method.quantize_channels(rows.reshape(shape[0], shape[1], -1), settings.bits, len(rows), dtype)
@@ -68,7 +83,7 @@ def quantize_rows(rows: Tensor, shape: tuple[int, ...], settings: LayerSettings)
         raise ValueError(
             f"quantize_: {settings.method_name} gave a scale that is not finite; the weights exceed float32."
         )
-    return found
+    return dataclasses.replace(found, rotation=block)
 
 
 def pack_quantized(
@@ -86,6 +101,8 @@ def pack_quantized(
         codebook=found.codebook is not None,
         offset=found.offset is not None,
         splits=0 if found.sources is None else len(found.sources),
+        rank=0 if found.up is None else found.up.shape[1],
+        rotation=found.rotation,
     )
     buffers = pack_rows(found, layout)
     signal, noise = packing_error(buffers, layout, weight.detach())

@@ -163,3 +163,27 @@ def test_sensitivity_takes_inputs_and_those_of_the_method():
     config = gz.QuantizeConfig(method, granularity="channel")
     own = gz.sensitivity(build(), (2,), config=config, num_samples=6, progress=False)
     assert given.layers == own.layers and given.layers[0].errors[2] > 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("make", [tiny_unet, conditional_unet, sd3, flux])
+def test_mixed_batches_have_a_timestep_for_every_sample(make):
+    """Training sees all of a trajectory at every step; states and timesteps are those of batches at one timestep."""
+    model, family = make(), family_of(make())
+    seen = []
+
+    def record(state, timestep, return_dict, **conditions):
+        seen.append((state, timestep))
+        return (state,)
+
+    for forward in itertools.islice(family.mixed(model, 3, 0), STEPS):
+        forward(record)
+    times = torch.stack([timestep for _, timestep in seen])
+    assert all(len(times[:, sample].unique()) == STEPS for sample in range(3))
+    assert any(len(row.unique()) > 1 for row in times)
+    expected = {time: state for state, time, _ in inputs_of(model, STEPS)}
+    for state, timestep in seen:
+        for sample, time in enumerate(timestep.tolist()):
+            assert torch.equal(state[sample], expected[time][sample])
+    first, again = (next(family.mixed(model, 3, 0))(model) for _ in range(2))
+    assert torch.equal(first, again)

@@ -298,3 +298,17 @@ class TestLatentDistill:
 
         method = LatentDistill(seed=3, inputs=inputs, progress=False)
         assert method._base() == GPTQ(seed=3, inputs=inputs, progress=False)
+
+
+@pytest.mark.parametrize(("make", "steps", "rate"), [(tiny_generator, 600, 0.01), (tiny_unet, 300, 0.004)])
+def test_options_of_training_that_are_not_given_are_those_of_the_kind_of_model(monkeypatch, make, steps, rate):
+    class Stop(Exception):
+        pass
+
+    def run(options, *rest):
+        assert (options.steps, options.learning_rate, options.feature_weight) == (steps, rate, 7.0)
+        raise Stop
+
+    monkeypatch.setattr(module, "_Run", run)
+    with pytest.raises(Stop):
+        gz.quantize_(make(), "latent_distill", bits=4, method_options={"base": "codebook", "feature_weight": 7.0})

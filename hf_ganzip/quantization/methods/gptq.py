@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from ...modes import evaluating
 from ..calibration import CalibrationTask, channels_first
 from ..grid import QuantizedRows, nearest_codes
+from ..rotation import rotated_curvature
 from .base import base_method
 
 
@@ -63,8 +64,11 @@ class GPTQ:
         found = {}
         for name in tqdm(task.own, desc="gptq: round", unit="layer", disable=not self.progress):
             module, start = model.get_submodule(name), task.start[name]
-            weight = channels_first(module, module.weight.detach())
-            found[name] = compensated(weight.flatten(1), start, task.settings[name].bits, curvatures.pop(name))
+            weight = start.target(channels_first(module, module.weight.detach()))
+            curvature = curvatures.pop(name)
+            if start.rotation and curvature is not None:
+                curvature = rotated_curvature(curvature, start.rotation)
+            found[name] = compensated(weight.flatten(1), start, task.settings[name].bits, curvature)
         return found, {}
 
     def _curvatures(self, task: CalibrationTask, model: nn.Module) -> dict[str, Tensor]:

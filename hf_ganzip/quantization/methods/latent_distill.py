@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ...families import family_of
 from ...modes import evaluating
-from ..calibration import CalibrationTask, expanded, substituted
+from ..calibration import CalibrationTask, LayerOutputs, expanded, substituted
 from ..grid import QuantizedRows
 from .base import base_method
 from .gptq import GPTQ
@@ -29,6 +30,13 @@ _CHECK_EVERY = 25  # steps between measurements on held-out inputs
 _HELD_OUT = 2  # batches
 _DIVERGED = 3.0  # times the error before the first step, or times this share of the output:
 _SMALL = 1e-2
+_DEFAULTS = {
+    "steps": 600,
+    "batch_size": 32,
+    "learning_rate": 0.01,
+    "scale_learning_rate": 0.002,
+    "feature_weight": 3.0,
+}  # of generators; those of diffusion models are in their families
 _WARM_UP = 10  # steps: the first of Adam are as large as all others, however small the gradient
 
 
@@ -48,11 +56,11 @@ class LatentDistill:
 
     Args:
         base: Name or object of the method that gives the start: codes, levels and scales.
-        steps: Optimizer steps.
-        batch_size: Samples in each.
-        learning_rate: Of v, in units of the distance between levels (Adam, cosine decay).
-        scale_learning_rate: Of log s, of the levels and of the parameters in full precision.
-        feature_weight: Weight of the layers' outputs against that of the model's output.
+        steps: Optimizer steps; None: 600, or 300 of diffusion models.
+        batch_size: Samples in each, of diffusion models each at a timestep of its own; None: 32, or 8.
+        learning_rate: Of v, in units of the distance between levels (Adam, cosine decay); None: 0.01, or 0.004.
+        scale_learning_rate: Of log s, of the levels and of the parameters in full precision; None: 0.002, or 0.0005.
+        feature_weight: Weight of the layers' outputs against that of the model's output; None: 3, or 0.3.
         tune: Which parameters in full precision are trained, too: "all", "biases" or "none". None is stored larger for it.
         seed: Of the inputs.
         inputs: Function (model, batch_size, seed) -> iterator of functions model -> output, instead of the model's own inputs.
@@ -64,11 +72,11 @@ class LatentDistill:
     """
 
     base: Any = "gptq"
-    steps: int = 600
-    batch_size: int = 32
-    learning_rate: float = 0.01
-    scale_learning_rate: float = 0.002
-    feature_weight: float = 3.0
+    steps: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    scale_learning_rate: float | None = None
+    feature_weight: float | None = None
     tune: str = "all"
     seed: int = 0
     inputs: Callable[[nn.Module, int, int], Iterator[Callable[[nn.Module], Tensor]]] | None = None
@@ -76,7 +84,7 @@ class LatentDistill:
     progress: bool = field(default=True, metadata={"recorded": False})
 
     def __post_init__(self):
-        if self.steps < 1 or self.batch_size < 1:
+        if not all(number is None or number >= 1 for number in (self.steps, self.batch_size)):
             raise ValueError(
                 f"latent_distill: steps is {self.steps}, batch_size {self.batch_size}; allowed are 1 and more."
             )
@@ -94,14 +102,17 @@ class LatentDistill:
 
     def calibrate(self, task: CalibrationTask) -> tuple[dict[str, QuantizedRows], dict[str, Tensor]]:
         """Trained codes and scales of every layer of the task, and the tuned parameters, both by name."""
+        family = family_of(task.model)
+        values = _DEFAULTS | dict(family.distillation if family else {})
+        options = dataclasses.replace(self, **{n: v for n, v in values.items() if getattr(self, n) is None})
         base = self._base()
         if hasattr(base, "calibrate"):
             better, _ = base.calibrate(task)
             task = dataclasses.replace(task, start={**task.start, **better})
         model = task.working_model()
         student = _Student(task, model, self.tune)
-        optimizer = torch.optim.Adam(student.parameter_groups(self), betas=(0.9, 0.999))
-        run = _Run(self, task, model, student, optimizer)
+        optimizer = torch.optim.Adam(student.parameter_groups(options), betas=(0.9, 0.999))
+        run = _Run(options, task, model, student, optimizer)
         required = {parameter: parameter.requires_grad for parameter in model.parameters()}
         try:
             model.requires_grad_(False)
@@ -181,7 +192,7 @@ class _Run:
 
     def train(self) -> None:
         options = self.options
-        batches = self.task.batches(options.inputs, options.batch_size, options.seed)
+        batches = self.task.batches(options.inputs, options.batch_size, options.seed, mixed=True)
         held_out = [next(batches) for _ in range(_HELD_OUT)]
         self._resume()
         for _ in range(self.start):
@@ -189,7 +200,7 @@ class _Run:
         if not self.start:
             self.first = self.measure(held_out)
             self.best = (self.first, self.student.state())
-        watch = _Watch(self.model, self.student.layers)
+        watch = LayerOutputs(self.model, self.student.layers)
         try:
             with tqdm(
                 total=options.steps, initial=self.start, desc="latent_distill", disable=not options.progress
@@ -219,7 +230,7 @@ class _Run:
             watch.close()
         self.student.load(self.best[1])
 
-    def step(self, forward: Callable[[nn.Module], Tensor], watch: _Watch) -> float:
+    def step(self, forward: Callable[[nn.Module], Tensor], watch: LayerOutputs) -> float:
         """One optimizer step; returns the loss."""
         with torch.no_grad():
             target, features = forward(self.model), watch.take()
@@ -236,7 +247,7 @@ class _Run:
         return float(loss.detach())
 
     @torch.no_grad()
-    def measure(self, batches: list[Callable[[nn.Module], Tensor]], watch: _Watch | None = None) -> float:
+    def measure(self, batches: list[Callable[[nn.Module], Tensor]], watch: LayerOutputs | None = None) -> float:
         """Relative squared error of the output on held-out inputs."""
         tensors = self.student.tensors()
         errors = []
@@ -306,25 +317,6 @@ class _Run:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
-
-
-class _Watch:
-    """Outputs of the layers in the order of the forward pass."""
-
-    def __init__(self, model: nn.Module, names: Mapping[str, Any]):
-        self.found: list[Tensor] = []
-        self.handles = [
-            model.get_submodule(name).register_forward_hook(lambda module, args, output: self.found.append(output))
-            for name in names
-        ]
-
-    def take(self) -> list[Tensor]:
-        found, self.found = self.found, []
-        return found
-
-    def close(self) -> None:
-        for handle in self.handles:
-            handle.remove()
 
 
 def _described(value: Any) -> str:

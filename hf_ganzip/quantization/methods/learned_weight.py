@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..calibration import channels_first
 from ..grid import QuantizedRows, nearest_codes, stored_scale
+from ..rotation import unrotated
 
 
 class LearnedWeight:
@@ -26,7 +27,7 @@ class LearnedWeight:
         first = channels_first(module, module.weight.detach())
         self.shape = first.shape
         self.base_scale = start.scale.float()
-        rows = first.reshape(len(start.scale), -1).float()
+        rows = start.target(first).reshape(len(start.scale), -1).float()
         rows = rows if start.offset is None else rows - start.offset.float()
         self.position = rows / self.base_scale
         self.codebook = None if start.codebook is None else start.codebook.float().clone()
@@ -61,7 +62,12 @@ class LearnedWeight:
         values = (levels + (self.position - position)) * (self.base_scale * self.log_scale.exp())
         if self.start.offset is not None:
             values = values + self.start.offset.float()
-        return channels_first(self.module, values.reshape(self.shape)).to(self.module.weight.dtype)
+        values = values.reshape(self.shape[0], -1)
+        if self.start.rotation:
+            values = unrotated(values, self.start.rotation)
+        if self.start.up is not None:
+            values = values + self.start.up.float() @ self.start.down.float()
+        return channels_first(self.module, values.view(self.shape)).to(self.module.weight.dtype)
 
     def quantized(self) -> QuantizedRows:
         """Codes and scales as they are stored."""

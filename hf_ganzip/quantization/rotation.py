@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of weights rotated by random signs and Hadamard matrices before they are rounded, and back: errors are spread over all inputs."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+
+POWERS = (4, 8, 16, 32, 64, 128)  # inputs that are mixed
+
+
+def block_of(length: int) -> int:
+    """How many of ``length`` weights in a row are mixed: the largest power of 2 up to 128 that divides it; 0 below 4.
+
+    Example:
+        >>> block_of(1152), block_of(288), block_of(27)
+        (128, 32, 0)
+    """
+    return max((power for power in POWERS if length % power == 0), default=0)
+
+
+def rotated(weight: Tensor, block: int) -> Tensor:
+    """``weight`` (O, C) with every block of each row times signs and a Hadamard matrix; its size stays to a factor of 1.5."""
+    return _transformed(weight * _signs(weight.shape[1]).to(weight), block) * 2.0 ** -(block.bit_length() // 2)
+
+
+def unrotated(weight: Tensor, block: int) -> Tensor:
+    """Inverse of :func:`rotated`: sums and differences in a fixed order, the same bits by any kernel and in any parts."""
+    values = _transformed(weight, block) * 2.0 ** -((block.bit_length() - 1) // 2)
+    return values * _signs(weight.shape[1]).to(weight)
+
+
+def rotated_curvature(curvature: Tensor, block: int) -> Tensor:
+    """What ``curvature`` (C, C) of a row is to the rotated row."""
+    for _ in range(2):
+        scaled = curvature * _signs(len(curvature)).to(curvature) * 2.0 ** -((block.bit_length() - 1) // 2)
+        curvature = _transformed(scaled, block).t()
+    return curvature
+
+
+def _transformed(weight: Tensor, block: int) -> Tensor:
+    """Every block of ``weight`` (O, C) times the Hadamard matrix of its size, not normalized."""
+    rows, length = weight.shape
+    width = 1
+    while width < block:
+        pairs = weight.reshape(rows, length // (2 * width), 2, width)
+        first, second = pairs.unbind(2)
+        weight = torch.stack((first + second, first - second), dim=2)
+        width *= 2
+    return weight.reshape(rows, length)
+
+
+@torch.compiler.assume_constant_result
+def _signs(length: int) -> Tensor:
+    return _hashed_signs(length)
+
+
+@functools.lru_cache(maxsize=64)
+def _hashed_signs(length: int) -> Tensor:
+    """1 or -1 at every place, from a hash of it: stored models depend on these."""
+    places = torch.arange(1, length + 1) * 2654435761 & 0xFFFFFFFF
+    places = (places ^ (places >> 15)) * 2246822519 & 0xFFFFFFFF
+    return 1.0 - 2.0 * ((places ^ (places >> 13)) & 1).float()

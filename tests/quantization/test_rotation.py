@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of weights rotated before they are rounded."""
+
+import copy
+
+import pytest
+import torch
+from diffusers import UNet2DModel
+from torch import nn
+
+import hf_ganzip as gz
+from hf_ganzip.quantization.packed import COMPUTE_MODES, packed_modules
+from hf_ganzip.quantization.rotation import block_of, rotated, rotated_curvature, unrotated
+
+from ..conftest import run, tiny_unet
+from ..test_contracts import method  # noqa: F401  a fixture: every method
+
+
+@pytest.mark.parametrize(("length", "block"), [(1152, 128), (576, 64), (288, 32), (12, 4), (27, 0), (2, 0)])
+def test_blocks_are_powers_of_two_that_divide(length, block):
+    assert block_of(length) == block
+
+
+@pytest.mark.parametrize("length", [4, 24, 64, 1152])
+def test_it_is_a_rotation_to_a_power_of_two_and_back(length):
+    block = block_of(length)
+    weight = torch.randn(7, length, dtype=torch.float64)
+    turned = rotated(weight, block)
+    torch.testing.assert_close(unrotated(turned, block), weight)
+    matrix = rotated(torch.eye(length, dtype=torch.float64), block)
+    size = matrix.square().sum(1)
+    torch.testing.assert_close(matrix @ matrix.t(), torch.diag(size))
+    assert size.unique().numel() == 1 and 0.5 <= float(size[0]) <= 1
+    curvature = torch.randn(length, length, dtype=torch.float64)
+    curvature = curvature @ curvature.t()
+    error = torch.randn(3, length, dtype=torch.float64)
+    other = rotated(error, block)
+    expected = ((error @ curvature) * error).sum()
+    torch.testing.assert_close(((other @ rotated_curvature(curvature, block)) * other).sum(), expected)
+
+
+def test_stored_models_rely_on_these_signs():
+    row = unrotated(torch.eye(128)[:1], 128) * 8
+    signs = "".join("+" if value > 0 else "-" for value in row[0, :32].tolist())
+    assert signs == "++-++-----+----++-++--++-+--+--+"
+
+
+def test_parts_come_back_with_the_same_bits():
+    weight = torch.randn(64, 1152)
+    whole = unrotated(weight, 128)
+    for size in (1, 5, 64):
+        assert torch.equal(torch.cat([unrotated(part, 128) for part in weight.split(size)]), whole)
+
+
+def test_an_outlier_is_spread_over_its_row_and_takes_no_bytes():
+    found = {}
+    for hadamard in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(256, 256))
+        with torch.no_grad():
+            model[0].weight.normal_()[:, 7] = 30.0
+        found[hadamard] = gz.quantize_(model, "linear", preset="best", bits=3, headroom=0, hadamard=hadamard)
+    assert found[True].layers[0].sqnr_db > found[False].layers[0].sqnr_db + 1.5
+    assert found[True].bytes_after == found[False].bytes_after
+
+
+@pytest.mark.parametrize("compute", COMPUTE_MODES)
+def test_it_is_saved_and_loaded_again_bit_by_bit(tmp_path, compute):
+    model = tiny_unet()
+    full = tmp_path / "full"
+    model.save_pretrained(full)
+    report = gz.quantize_(model, bits=3, hadamard=True, compute=compute)
+    assert all(layer.sqnr_db > 5 for layer in report.quantized)
+    assert any(layer.packed_layout.rotation for layer in packed_modules(model).values())
+    model.save_pretrained(tmp_path / "small")
+    again = UNet2DModel.from_pretrained(tmp_path / "small")
+    while_loading = UNet2DModel.from_pretrained(full, quantization_config=gz.GanzipConfig(bits=3, hadamard=True))
+    for name, layer in packed_modules(model).items():
+        assert torch.equal(again.get_submodule(name).weight, layer.weight)
+        assert while_loading.get_submodule(name).digest() == layer.digest()
+    for mode in COMPUTE_MODES:
+        gz.set_compute_(again, mode)
+        assert torch.equal(run(again), run(model))
+
+
+def test_every_method_has_it_beside_a_low_rank(method):  # noqa: F811
+    model = tiny_unet(block_out_channels=(32, 32), norm_num_groups=8)
+    report = gz.quantize_(model, method, bits=4, hadamard=True, svd_rank=1, preset="best", headroom=0)
+    assert any(layer.packed_layout.rank and layer.packed_layout.rotation for layer in packed_modules(model).values())
+    assert all(layer.sqnr_db > 5 for layer in report.quantized)
+
+
+def test_layers_of_odd_rows_are_not_rotated_and_the_report_says_so():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 6, 3))
+    plain = copy.deepcopy(model)
+    notes = [layer.note for layer in gz.quantize_(model, bits=4, hadamard=True, headroom=0).layers]
+    assert notes == ["not rotated (4 does not divide 27)", None]
+    gz.quantize_(plain, bits=4, headroom=0)
+    assert torch.equal(model[0].weight, plain[0].weight) and not torch.equal(model[1].weight, plain[1].weight)
+    assert [each.packed_layout.rotation for each in model] == [0, 8]
+
+
+@pytest.mark.process
+def test_rotated_layers_with_a_low_rank_are_compiled_without_a_break():
+    model = nn.Sequential(nn.Linear(128, 64))
+    gz.quantize_(model, bits=3, svd_rank=1, hadamard=True, headroom=0)
+    inputs = torch.randn(2, 128)
+    with torch.no_grad():
+        compiled = torch.compile(model, backend="eager", fullgraph=True)(inputs)
+        torch.testing.assert_close(compiled, model(inputs))
