@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
+import math
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -188,10 +188,8 @@ class Integers:
         geometry, pads = self.geometry, self.padding
         shape = self.output_shape(codes.shape)
         found = torch.empty(shape, dtype=dtype, device=codes.device, memory_format=torch.channels_last)
-        if bias is None:
-            found.zero_()
-        else:
-            found.copy_(bias.to(dtype)[:, None, None].expand(shape))
+        if len(self._products) < math.prod(geometry.stride) or any(geometry.output_padding):  # nothing reaches some outputs
+            found.zero_() if bias is None else found.copy_(bias.to(dtype)[:, None, None].expand(shape))
         for first, product in self._products:
             wanted, given = [], []
             for axis in (0, 1):
