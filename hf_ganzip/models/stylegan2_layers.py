@@ -187,7 +187,7 @@ class SynthesisLayer(nn.Module):
             energy = at_least_float32(weight).square().sum(dim=(2, 3))  # (O, I)
             x = resampled_conv2d(x, weight.to(x.dtype), None, self.resample, self.resample_filter, 1)
         else:
-            energy = self.packed_integers.energy()
+            energy = self.integer_energy()
             x = product if self.resample is None else smoothed(product, self.resample_filter, 1)
         scale = self.demodulation(styles, energy).mul(gain).to(x.dtype)  # (B, O)
         shifts = [(self.bias * gain).to(x.dtype)[:, None, None]]

@@ -102,7 +102,8 @@ class Integers:
 
     def __init__(self, layer: nn.Module):
         self.layer = weakref.proxy(layer)
-        self.kernel = layer.packed_layout.moved_shape[2:]
+        self.shape = layer.packed_layout.moved_shape
+        self.kernel = self.shape[2:]
         self.geometry: Geometry = geometry_of(layer)
         self.padding = self._padding()
         self.number = next(_NUMBERS)
@@ -162,8 +163,7 @@ class Integers:
 
     def output_shape(self, padded: torch.Size) -> tuple[int, ...]:
         """Shape of the output for padded codes of this shape."""
-        geometry, layout = self.geometry, self.layer.packed_layout
-        outputs = layout.moved_shape[0]
+        geometry, outputs = self.geometry, self.shape[0]
         if geometry.kind == "linear":
             return (*padded[:-1], outputs)
         kernel = self.kernel
@@ -258,6 +258,17 @@ def integer_product(
 ) -> Tensor:
     """Product of padded codes with the weight of layer number ``layer``."""
     return _dense(_LAYERS[layer].product(codes, scale, zero_point, bias, dtype))
+
+
+@torch.library.custom_op("hf_ganzip::integer_energy", mutates_args=())
+def integer_energy(scale: Tensor, layer: int) -> Tensor:
+    """:meth:`Integers.energy` of layer number ``layer``, whose ``weight_scale`` is given."""
+    return _LAYERS[layer].energy()
+
+
+@integer_energy.register_fake
+def _(scale, layer):
+    return torch.empty(_LAYERS[layer].shape[:2], device=scale.device)
 
 
 @integer_product.register_fake

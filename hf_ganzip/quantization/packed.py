@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..components import all_networks, is_pipeline
 from .chunks import as_float
 from .grid import QuantizedRows, fold_channels, to_values
-from .integers import Integers, computes_plainly, integer_forward
+from .integers import Integers, computes_plainly, integer_energy, integer_forward
 from .layout import PackedLayout
 from .packing import pack, unpack
 
@@ -174,6 +174,11 @@ class PackedWeightMixin:
         if self.packed_integers is None or self.packed_compute != "int8":
             return None
         return integer_forward(self, x, bias)
+
+    def integer_energy(self) -> Tensor:
+        """Sums of squares (O, I) float32 of the weight over its taps, from the integers."""
+        number = self.packed_integers.number
+        return integer_energy(self.weight_scale, number) if torch.compiler.is_compiling() else self.packed_integers.energy()
 
     def dequantized_weight(self) -> Tensor:
         """Weight of its original shape in ``packed_dtype``."""
