@@ -57,7 +57,11 @@ class Side:
         sides = {"real": self.real, "generated": extract_features(images, self.extractor, progress=False)}
         distance = frechet_distance(**sides, allow_singular=True)["frechet_distance"]
         noise = float(squared_errors(self.images, images[:PAIRS]).mean())
-        found = {"PSNR dB": decibels(255.0**2, noise), "FD": distance, "FD / full": distance / self.full.get("FD", distance)}
+        found = {
+            "PSNR dB": decibels(255.0**2, noise),
+            "FD": distance,
+            "FD / full": distance / self.full.get("FD", distance),
+        }
         return found | {"recall": knn_precision_recall(**sides)["recall"]}
 
 
@@ -73,7 +77,11 @@ def candidates(model, arguments):
         target = {8: "<= 1.03", 4: "<= 1.10"}.get(bits)
         yield f"W{bits}", lambda bits=bits: ours(bits), None
         for kind in arguments.ranges:
-            yield f"W{bits}A8 {kind}", lambda bits=bits, kind=kind: ours(bits, activations="int8", activation_range=kind), target
+            yield (
+                f"W{bits}A8 {kind}",
+                lambda bits=bits, kind=kind: ours(bits, activations="int8", activation_range=kind),
+                target,
+            )
     if hasattr(model, "conv_in"):
         if importlib.util.find_spec("sdnq"):
             yield "SDNQ int8, quantized matmul", lambda: sdnq(model, "int8"), None
@@ -85,7 +93,12 @@ def candidates(model, arguments):
 def sdnq(model, dtype: str):
     from sdnq.quantizer import sdnq_post_load_quant
 
-    options = {"use_quantized_matmul": True, "use_quantized_matmul_conv": True, "quant_conv": True, "add_skip_keys": False}
+    options = {
+        "use_quantized_matmul": True,
+        "use_quantized_matmul_conv": True,
+        "quant_conv": True,
+        "add_skip_keys": False,
+    }
     sizes = {"minimum_allowed_numel": 0, "minimum_allowed_channel_size": 0}
     return sdnq_post_load_quant(copy.deepcopy(model), weights_dtype=dtype, **options, **sizes).eval()
 

@@ -36,6 +36,7 @@ class Family:
             that all others depend on. A pattern may match nothing, where a model has no such part.
         samples_together: Samples of a batch of ``calibration`` when sensitivities are measured: few where a batch shares a timestep, so that
             many timesteps are seen.
+        float_activations: Model -> glob patterns of modules whose inputs are not rounded to 8 bits.
     """
 
     last_block: Callable[[nn.Module], tuple[str, ...]]
@@ -45,6 +46,7 @@ class Family:
     counts_vectors: bool = False
     sensitive: Callable[[nn.Module], tuple[str, ...]] = sensitive.sensitive_by_name
     samples_together: int = 16
+    float_activations: Callable[[nn.Module], tuple[str, ...]] = sensitive.none
 
 
 FAMILIES = {
@@ -54,6 +56,7 @@ FAMILIES = {
         gan.latent_calibration,
         refine_prefix="synthesis.",
         sensitive=sensitive.stylegan_sensitive,
+        float_activations=sensitive.stylegan2_float_activations,
     ),
     "StyleGAN2Discriminator": Family(gan.discriminator_last_block, gan.image_inputs, gan.image_calibration),
     "StyleGANGenerator": Family(

@@ -13,7 +13,7 @@ import torch
 from ..registry import lookup, named_options
 from .layout import SCALE_DTYPES
 from .methods import METHODS
-from .methods.base import with_integer_levels
+from .methods.base import row_method, with_integer_levels
 from .packed import COMPUTE_MODES
 
 
@@ -245,6 +245,12 @@ class QuantizeConfig:
         method = _make_method(values["method"], values["method_options"])
         if activations is not None:
             method = with_integer_levels(method)
+            why = _not_integers(method, granularity, bool(values["symmetric"]))
+            if why:
+                raise ValueError(
+                    f"activations is 'int8' with {why}, which are no integers times a scale per output channel; give method 'mse_clip', 'linear', 'aciq' "
+                    "or 'gptq', granularity 'channel' or 'tensor' and symmetric=True, or activations=None (in overrides, for some layers)."
+                )
             activations = "dynamic" if self.activation_range == "dynamic" else "static"
         if hasattr(method, "quantize_channels") and (granularity == "group" or not values["symmetric"]):
             raise ValueError(
@@ -282,6 +288,15 @@ def stored_method(method: Any, options: Mapping[str, Any]) -> tuple[Any, Mapping
     except (TypeError, ValueError):
         return StoredMethod(method, dict(options)), {}
     return method, options
+
+
+def _not_integers(method: Any, granularity: str, symmetric: bool) -> str | None:
+    """What keeps the weights of these settings from being integers times a scale per output channel, if it is known before they are quantized."""
+    rows = row_method(method)
+    uneven = next((name for name in ("codebook", "outlier_splitting") if isinstance(rows, METHODS[name])), None)
+    if uneven:
+        return f"method {uneven!r}"
+    return "granularity 'group'" if granularity == "group" else None if symmetric else "symmetric=False"
 
 
 def _make_method(method: Any, options: Mapping[str, Any]) -> Any:

@@ -97,11 +97,6 @@ def range_codes(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     return scale.reshape(1), zero_point.reshape(1)
 
 
-def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """What codes stand for, float32."""
-    return (codes.float() - zero_point) * scale
-
-
 class Product:
     """The product of uint8 inputs with int8 weights (O, I / groups, ...), prepared once: subclasses keep one copy of the weights.
 
@@ -179,7 +174,7 @@ class MatrixProduct(Product):
 
     def _patches(self, codes: Tensor) -> Tensor:
         """(B, I, H, W) to (B, H', W', k * k * I), the channels of a pixel together."""
-        (height, width), taps = self.kernel, self.taps
+        taps = self.taps
         spans = [(size - 1) * step + 1 for size, step in zip(self.kernel, taps.dilation)]
         windows = codes.permute(0, 2, 3, 1).unfold(1, spans[0], taps.stride[0]).unfold(2, spans[1], taps.stride[1])
         windows = windows[..., :: taps.dilation[0], :: taps.dilation[1]]  # (B, H', W', I, k, k)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .int8 import Product, Taps, dequantize, dynamic_range, product_class, quantize
+from .int8 import LEVELS, Product, Taps, dynamic_range, product_class, quantize
 
 
 _LAYERS: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
@@ -188,7 +188,9 @@ class Integers:
         geometry, pads = self.geometry, self.padding
         shape = self.output_shape(codes.shape)
         found = torch.empty(shape, dtype=dtype, device=codes.device, memory_format=torch.channels_last)
-        if len(self._products) < math.prod(geometry.stride) or any(geometry.output_padding):  # nothing reaches some outputs
+        if len(self._products) < math.prod(geometry.stride) or any(
+            geometry.output_padding
+        ):  # nothing reaches some outputs
             found.zero_() if bias is None else found.copy_(bias.to(dtype)[:, None, None].expand(shape))
         for first, product in self._products:
             wanted, given = [], []
@@ -242,11 +244,12 @@ def integer_forward(layer: nn.Module, x: Tensor, bias: Tensor | None) -> Tensor:
     return integers.product(codes, scale, zero_point, bias, x.dtype)
 
 
-def rounded(layer: nn.Module, x: Tensor) -> Tensor:
-    """What inputs become: rounded to 8 bits, in the dtype of ``x``."""
-    scale, zero_point = input_range(layer, x)
-    padding = None if x.ndim != 4 else (0, 0)
-    return dequantize(quantize(x, scale, zero_point, padding), scale, zero_point).to(x.dtype)
+def input_ends(layer: nn.Module) -> tuple[float, float] | None:
+    """Least and greatest input of a packed layer that is not clipped; None without a stored range."""
+    if layer.packed_layout.activations != "static":
+        return None
+    scale, zero = float(layer.input_scale), int(layer.input_zero_point)
+    return -zero * scale, (LEVELS - zero) * scale
 
 
 # Operators of their own, so that compiled graphs hold no packed weights: layers are found by number.
@@ -296,7 +299,7 @@ def input_gradient(grad: Tensor, x: Tensor, scale: Tensor, zero_point: Tensor, l
     """Gradient of ``x``: zero where it was clipped, else as if nothing was rounded."""
     steps = (x.float() * scale.reciprocal()).round() + zero_point
     found = _LAYERS[layer].input_gradient(grad, x.shape)
-    return (found * ((steps >= 0) & (steps <= 255))).to(x.dtype).contiguous()
+    return (found * ((steps >= 0) & (steps <= LEVELS))).to(x.dtype).contiguous()
 
 
 @input_gradient.register_fake

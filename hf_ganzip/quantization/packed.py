@@ -178,7 +178,11 @@ class PackedWeightMixin:
     def integer_energy(self) -> Tensor:
         """Sums of squares (O, I) float32 of the weight over its taps, from the integers."""
         number = self.packed_integers.number
-        return integer_energy(self.weight_scale, number) if torch.compiler.is_compiling() else self.packed_integers.energy()
+        return (
+            integer_energy(self.weight_scale, number)
+            if torch.compiler.is_compiling()
+            else self.packed_integers.energy()
+        )
 
     def dequantized_weight(self) -> Tensor:
         """Weight of its original shape in ``packed_dtype``."""

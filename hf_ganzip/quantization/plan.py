@@ -202,18 +202,24 @@ def _fit_activations(
 ) -> list[str]:
     """Leave activations in floating point where a layer cannot compute with integers; problems, if none can, or ranges have no inputs."""
     asked = [name for name, chosen in settings.items() if chosen.activations]
+    family = family_of(model)
+    patterns = family.float_activations(model) if family else ()
     for name in asked:
         module = model.get_submodule(name)
+        chosen = "activations" in config.overrides.get(_override(name, config), {})
+        why = None
         if geometry_of(module) is None:
+            why = (base_class(module) if isinstance(module, PackedWeightMixin) else type(module)).__name__
+        elif not chosen and any(_matches(name, pattern) for pattern in patterns):
+            why = "sensitive"
+        if why:
             settings[name] = dataclasses.replace(settings[name], activations=None)
-            cls = base_class(module) if isinstance(module, PackedWeightMixin) else type(module)
-            note = f"activations in float ({cls.__name__})"
+            note = f"activations in float ({why})"
             notes[name] = f"{notes[name]}; {note}" if name in notes else note
     if not asked:
         return []
     if not any(chosen.activations for chosen in settings.values()):
         return ["no layer can compute with integers; leave out activations='int8'"]
-    family = family_of(model)
     known = config.activation_inputs or (family and family.calibration)
     if "static" in {chosen.activations for chosen in settings.values()} and not known:
         return [

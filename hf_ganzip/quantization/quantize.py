@@ -15,6 +15,7 @@ from .activations import input_ranges
 from .calibration import CalibrationTask
 from .config import QuantizeConfig
 from .folding import fold_rest_, remove_parametrization_
+from .integers import input_ends
 from .packed import base_class, pack_module_, packed_modules, unpack_module_
 from .pipeline import PipelineReport, quantize_pipeline_
 from .plan import QuantizationPlan, plan_quantization, require_finite, weighted_modules
@@ -146,6 +147,9 @@ def quantization_report(model: nn.Module, plan: QuantizationPlan, sqnr_db: dict[
             entry |= {"kind": base_class(module).__name__, "shape": layout.shape, "bytes_after": layout.packed_bytes}
             entry |= {"bytes_before": math.prod(layout.shape) * module.packed_dtype.itemsize, "bits": settings.bits}
             entry |= {"method": settings.method_name, "sqnr_db": sqnr_db[name], "note": plan.notes.get(name)}
+            entry |= {"activations": layout.activations or None, "input_range": input_ends(module)}
+            if settings.activations and not layout.activations:
+                entry["note"] = f"activations in float ({layout.not_integers()})"
         else:
             size = module.weight.nbytes
             counted += size

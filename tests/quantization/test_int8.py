@@ -11,7 +11,6 @@ from torch import nn
 import hf_ganzip as gz
 from hf_ganzip.quantization import int8
 from hf_ganzip.quantization.integers import integer_weight
-from hf_ganzip.quantization.packed import packed_modules
 
 
 LAYERS = {
