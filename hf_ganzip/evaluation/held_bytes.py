@@ -7,6 +7,7 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -36,8 +37,12 @@ def held_bytes(*networks: Any) -> int:
         if isinstance(item, Tensor) and is_traceable_wrapper_subclass(item):
             queue += [getattr(item, name) for name in item.__tensor_flatten__()[0]]
         elif isinstance(item, Tensor) and item.device.type != "meta":
-            size = min(item.numel() * item.element_size(), item.untyped_storage().nbytes())
-            sizes[(item.device, item.data_ptr(), size)] = size
+            size = item.numel() * item.element_size()
+            if item.layout == torch.strided:
+                size = min(size, item.untyped_storage().nbytes())
+                sizes[(item.device, item.data_ptr(), size)] = size
+            else:  # a weight that oneDNN packed: nobody else's memory
+                sizes[(item.device, id(item), size)] = size
         elif isinstance(item, Mapping):
             queue += item.values()
         elif isinstance(item, (list, tuple, set)):

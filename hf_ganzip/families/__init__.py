@@ -47,6 +47,7 @@ class Family:
             many timesteps are seen.
         mixed: As ``calibration``, with a timestep of its own for every sample of a batch, for training; None: ``calibration``.
         distillation: Options of ``latent_distill`` where they are not given, other than those of generators.
+        float_activations: Model -> glob patterns of modules whose inputs are not rounded to 8 bits; None: there are none.
     """
 
     last_block: Callable[[nn.Module], tuple[str, ...]]
@@ -57,7 +58,8 @@ class Family:
     sensitive: Callable[[nn.Module], tuple[str, ...]] = sensitive.sensitive_by_name
     samples_together: int = 16
     mixed: Callable[[nn.Module, int, int], Iterator[Callable[[nn.Module], Tensor]]] | None = None
-    distillation: Mapping[str, float] = field(default_factory=dict)
+    distillation: Mapping[str, float] = field(default_factory=dict, hash=False)
+    float_activations: Callable[[nn.Module], tuple[str, ...]] | None = None
 
 
 FAMILIES = {
@@ -67,6 +69,7 @@ FAMILIES = {
         gan.latent_calibration,
         refine_prefix="synthesis.",
         sensitive=sensitive.stylegan_sensitive,
+        float_activations=sensitive.stylegan2_float_activations,
     ),
     "StyleGAN2Discriminator": Family(gan.discriminator_last_block, gan.image_inputs, gan.image_calibration),
     "StyleGANGenerator": Family(

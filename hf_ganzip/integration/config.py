@@ -7,7 +7,7 @@ import copy
 import dataclasses
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
 
@@ -47,7 +47,10 @@ class GanzipConfig(QuantizationConfigMixin):
         svd_rank: Rank of a part of every weight that is kept in 16 bits; 0 for none.
         hadamard: Rotate rows of weights before they are rounded.
         preset: "best" or "paper": what options that are not given are.
-        compute: "packed" or "dequantized".
+        compute: "packed", "dequantized" or "int8".
+        activations: None, or "int8": inputs of layers are rounded to 8 bits, too.
+        activation_range: "mse", "percentile", "minmax" or "dynamic".
+        activation_inputs: What ranges are calibrated with instead of the family's own inputs.
         layers: Written by the library: layout and digest of every packed weight.
         structure: Written by the library: how a pruned model differs from what its class's own config builds.
         record: Written by the library: the steps that led to the model.
@@ -74,7 +77,7 @@ class GanzipConfig(QuantizationConfigMixin):
         skip: tuple[str, ...] = (),
         skip_last_block: bool | None = None,
         overrides: dict | None = None,
-        compute: str = "packed",
+        compute: str | None = None,
         layers: dict | None = None,
         record: list | None = None,
         format_version: int = FORMAT_VERSION,
@@ -88,6 +91,9 @@ class GanzipConfig(QuantizationConfigMixin):
         modules_to_not_convert: Sequence[str] | str | None = None,
         svd_rank: int = 0,
         hadamard: bool = False,
+        activations: str | None = None,
+        activation_range: str = "mse",
+        activation_inputs: Callable[..., Any] | None = None,
         **kwargs,
     ):
         kwargs.pop("quant_method", None)
@@ -127,6 +133,9 @@ class GanzipConfig(QuantizationConfigMixin):
                 hadamard=hadamard,
                 preset=preset,
                 modules_to_not_convert=modules_to_not_convert,
+                activations=activations,
+                activation_range=activation_range,
+                activation_inputs=activation_inputs,
             )
         self.layers = layers
         self.structure = structure

@@ -14,6 +14,7 @@ from .packing import packed_size
 from .rotation import POWERS
 
 
+ACTIVATIONS = ("", "static", "dynamic")
 SCALE_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
@@ -33,6 +34,8 @@ class PackedLayout:
         splits: Number of input channels that were split; their copies follow the others.
         rotation: Size of the blocks in which rows are rotated (:mod:`.rotation`); 0 for none.
         rank: Of the low rank that is added to what the codes stand for; 0 for none.
+        activations: What the layer's inputs are rounded to where it computes in integers: "" (floating point), "static" (8 bits, with a stored range) or
+            "dynamic" (8 bits, with the range of every batch).
 
     Attributes:
         moved_shape: Shape with the output channels first, without split channels.
@@ -50,6 +53,7 @@ class PackedLayout:
     splits: int = 0
     rank: int = 0
     rotation: int = 0
+    activations: str = ""
 
     def __post_init__(self):
         problems = [
@@ -63,6 +67,7 @@ class PackedLayout:
                 "splits": type(self.splits) is int and self.splits >= 0,
                 "rank": type(self.rank) is int and self.rank >= 0,
                 "rotation": type(self.rotation) is int and self.rotation in (0, *POWERS),
+                "activations": self.activations in ACTIVATIONS,
             }.items()
             if not fits
         ]
@@ -73,8 +78,29 @@ class PackedLayout:
             object.__setattr__(self, "num_codes", math.prod(moved) // moved[1] * (moved[1] + self.splits))
         if not problems and self.rotation and math.prod(self.moved_shape[1:]) % self.rotation:
             problems.append(f"rotation is {self.rotation!r}")
-        if problems or self.num_codes % self.rows:
-            raise ValueError(f"impossible layout: {'; '.join(problems) or 'the rows do not divide the weight'}")
+        if not problems and self.num_codes % self.rows:
+            problems = ["the rows do not divide the weight"]
+        if not problems and self.activations and self.not_integers():
+            problems = [f"activations with {self.not_integers()}"]
+        if problems:
+            raise ValueError(f"impossible layout: {'; '.join(problems)}")
+
+    def not_integers(self) -> str | None:
+        """Why the weight is not an int8 tensor times one scale per output channel; None if it is.
+
+        Levels on both sides of zero, (k + 1/2) s, are the odd integers 2 k + 1 times s / 2.
+        """
+        if self.codebook:
+            return "levels of a codebook"
+        if self.offset:
+            return "offsets (symmetric=False)"
+        if self.splits:
+            return "split channels"
+        if self.rank or self.rotation:
+            return "a low rank" if self.rank else "rotated rows"
+        if self.rows not in (1, self.shape[self.axis]):
+            return "scales of groups"
+        return "8 bits on both sides of zero" if self.level_offset and self.bits == 8 else None
 
     @property
     def buffers(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -94,6 +120,8 @@ class PackedLayout:
             outputs, *inputs = self.moved_shape
             found["weight_up"] = ((outputs, self.rank), torch.float16)
             found["weight_down"] = ((self.rank, math.prod(inputs)), torch.float16)
+        if self.activations == "static":
+            found |= {"input_scale": ((1,), torch.float32), "input_zero_point": ((1,), torch.int32)}
         return found
 
     @property

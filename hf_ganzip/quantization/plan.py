@@ -17,7 +17,8 @@ from ..registry import suggestion
 from .chunks import all_finite
 from .config import LayerSettings, QuantizeConfig
 from .folding import folded_weight, is_parametrized
-from .packed import PackedWeightMixin, packed_modules
+from .integers import geometry_of
+from .packed import PackedWeightMixin, base_class, packed_modules
 from .rotation import POWERS, block_of
 from .rows import channels_first_shape, weight_shape
 from .spread import spread_bits
@@ -71,6 +72,7 @@ def plan_quantization(model: nn.Module, config: QuantizeConfig) -> QuantizationP
             settings[name] = decision
     _spread_headroom(config, model, settings, skipped, notes)
     problems += _fit_groups(weights, settings, notes) + _fit_low_rank(config, weights, settings, notes)
+    problems += _fit_activations(config, model, settings, notes)
     for name, chosen in settings.items():
         length = math.prod(channels_first_shape(weights[name])[1:])
         if chosen.hadamard and not block_of(length):
@@ -231,6 +233,37 @@ def _fit_low_rank(
 
 def _note(notes: dict[str, str], name: str, note: str) -> None:
     notes[name] = f"{notes[name]}; {note}" if name in notes else note
+
+
+def _fit_activations(
+    config: QuantizeConfig, model: nn.Module, settings: dict[str, LayerSettings], notes: dict[str, str]
+) -> list[str]:
+    """Leave activations in floating point where a layer cannot compute with integers; problems, if none can, or ranges have no inputs."""
+    asked = [name for name, chosen in settings.items() if chosen.activations]
+    family = family_of(model)
+    patterns = family.float_activations(model) if family and family.float_activations else ()
+    for name in asked:
+        module = model.get_submodule(name)
+        chosen = "activations" in config.overrides.get(_override(name, config), {})
+        why = None
+        if geometry_of(module) is None:
+            why = (base_class(module) if isinstance(module, PackedWeightMixin) else type(module)).__name__
+        elif not chosen and any(_matches(name, pattern) for pattern in patterns):
+            why = "sensitive"
+        if why:
+            settings[name] = dataclasses.replace(settings[name], activations=None)
+            _note(notes, name, f"activations in float ({why})")
+    if not asked:
+        return []
+    if not any(chosen.activations for chosen in settings.values()):
+        return ["no layer can compute with integers; leave out activations='int8'"]
+    known = config.activation_inputs or (family and family.calibration)
+    if "static" in {chosen.activations for chosen in settings.values()} and not known:
+        return [
+            f"ranges of activations are found by running the model, and a {type(model).__name__} has no inputs of its own; give activation_inputs, "
+            "or activation_range='dynamic'"
+        ]
+    return []
 
 
 def _unmatched(kind: str, pattern: str, names: Iterable[str]) -> str:

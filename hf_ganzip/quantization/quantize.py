@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ..components import all_networks, is_pipeline, refuse_name
+from .activations import input_ranges
 from .calibration import CalibrationTask
 from .config import QuantizeConfig
 from .folding import fold_rest_, remove_parametrization_
+from .integers import input_ends
 from .packed import base_class, pack_module_, packed_modules, unpack_module_
 from .pipeline import PipelineReport, quantize_pipeline_
 from .plan import QuantizationPlan, plan_quantization, require_finite, weighted_modules
@@ -61,23 +63,26 @@ def quantize_(
     if components is not None:
         raise ValueError(f"quantize_: components are those of a pipeline; a {type(model).__name__} has none.")
     plan = plan_quantization(model, config)
-    sqnr_db = apply_plan_(model, plan, config.compute)
+    sqnr_db = apply_plan_(model, plan, config)
     from ..integration import attach
 
     attach(model, config)
     return quantization_report(model, plan, sqnr_db)
 
 
-def apply_plan_(model: nn.Module, plan: QuantizationPlan, compute: str) -> dict[str, float | None]:
+def apply_plan_(model: nn.Module, plan: QuantizationPlan, config: QuantizeConfig) -> dict[str, float | None]:
     """Quantize as planned, and put the packed weights into the model; returns the error of each in decibel, by module name."""
     modules = dict(model.named_modules())
     dtypes = {name: modules[name].weight.dtype for name in plan.settings}
     quantized, tuned = quantize_weights(model, plan)
+    static = [name for name, weight in quantized.items() if weight.layout.activations == "static"]
+    for name, buffers in input_ranges(model, static, config).items() if static else ():
+        quantized[name].buffers.update(buffers)
     if packed_modules(model):
         dequantize_(model)
     for name, weight in quantized.items():
         remove_parametrization_(modules[name])
-        pack_module_(modules[name], weight.layout, weight.buffers, dtype=dtypes[name], compute=compute)
+        pack_module_(modules[name], weight.layout, weight.buffers, dtype=dtypes[name], compute=config.compute)
     with torch.no_grad():
         for name, value in tuned.items():
             model.get_parameter(name).copy_(value)
@@ -144,10 +149,14 @@ def quantization_report(model: nn.Module, plan: QuantizationPlan, sqnr_db: dict[
             counted += layout.packed_bytes
             entry |= {"kind": base_class(module).__name__, "shape": layout.shape, "bytes_after": layout.packed_bytes}
             entry |= {"bytes_before": math.prod(layout.shape) * module.packed_dtype.itemsize, "bits": settings.bits}
-            note = plan.notes.get(name)
+            notes = [plan.notes.get(name)]
             if settings.svd_rank and not layout.rank:
-                note = f"{note}; {_NO_LOW_RANK}" if note else _NO_LOW_RANK
-            entry |= {"method": settings.method_name, "sqnr_db": sqnr_db[name], "note": note}
+                notes.append(_NO_LOW_RANK)
+            if settings.activations and not layout.activations:
+                notes.append(f"activations in float ({layout.not_integers()})")
+            entry |= {"method": settings.method_name, "sqnr_db": sqnr_db[name]}
+            entry |= {"note": "; ".join(filter(None, notes)) or None}
+            entry |= {"activations": layout.activations or None, "input_range": input_ends(module)}
         else:
             size = module.weight.nbytes
             counted += size

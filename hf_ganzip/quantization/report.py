@@ -25,6 +25,8 @@ class LayerReport:
         bits: 2 to 8; None if it was not quantized.
         method: Name of the method; None if it was not quantized.
         sqnr_db: Signal to quantization noise, 10 log10(sum w^2 / sum (w - q)^2), in decibel; None without error or signal.
+        activations: "static" or "dynamic" where inputs of the layer are rounded to 8 bits; None where they stay in floating point.
+        input_range: Least and greatest input that is not clipped, of static ones.
         skipped: Why it was not quantized; None if it was.
         note: What differs from the options, such as more bits or smaller groups, and why; None if nothing does.
     """
@@ -37,6 +39,8 @@ class LayerReport:
     bits: int | None = None
     method: str | None = None
     sqnr_db: float | None = None
+    activations: str | None = None
+    input_range: tuple[float, float] | None = None
     skipped: str | None = None
     note: str | None = None
 
@@ -96,8 +100,11 @@ class QuantizeReport(Report):
         return dataclasses.asdict(self) | {name: getattr(self, name) for name in totals}
 
     def facts(self) -> dict[str, str]:
+        rounded = sum(layer.activations is not None for layer in self.layers)
+        activations = {"activations of 8 bits": f"{rounded} layers"} if rounded else {}
         return {
             "weights quantized": f"{len(self.quantized)} of {len(self.layers)}",
+            **activations,
             "bits per weight": f"{self.bits_per_weight:.3f}",
             "bytes": f"{self.bytes_before:,} -> {self.bytes_after:,} ({self._ratio} smaller)",
         }
@@ -106,17 +113,20 @@ class QuantizeReport(Report):
         return [dataclasses.asdict(layer) for layer in self.layers]
 
     def tables(self) -> dict[str, list[tuple[str, ...]]]:
-        rows = [("layer", "shape", "bits", "SQNR dB", "bytes before", "bytes after", "")]
+        rounded = any(layer.activations for layer in self.layers)
+        inputs = ("inputs",) if rounded else ()
+        rows = [("layer", "shape", "bits", *inputs, "SQNR dB", "bytes before", "bytes after", "")]
         for layer in self.layers:
             sqnr = "" if layer.sqnr_db is None else f"{layer.sqnr_db:.2f}"
             shape = "x".join(map(str, layer.shape)) or "scalar"
             bits = "" if layer.bits is None else str(layer.bits)
             after = f"{layer.bytes_after:,}"
-            rows.append(
-                (layer.name, shape, bits, sqnr, f"{layer.bytes_before:,}", after, layer.skipped or layer.note or "")
-            )
-        rows.append(("other tensors", "", "", "", f"{self.other_bytes:,}", f"{self.other_bytes:,}", ""))
-        rows.append(("total", "", "", "", f"{self.bytes_before:,}", f"{self.bytes_after:,}", ""))
+            inputs = (_inputs(layer),) if rounded else ()
+            why = layer.skipped or layer.note or ""
+            rows.append((layer.name, shape, bits, *inputs, sqnr, f"{layer.bytes_before:,}", after, why))
+        empty = ("",) * (4 if rounded else 3)
+        rows.append(("other tensors", *empty, f"{self.other_bytes:,}", f"{self.other_bytes:,}", ""))
+        rows.append(("total", *empty, f"{self.bytes_before:,}", f"{self.bytes_after:,}", ""))
         return {"weights": rows}
 
     @property
@@ -129,3 +139,10 @@ class QuantizeReport(Report):
             f"{self._ratio} smaller"
         )
         return "\n".join([*table(self.tables()["weights"]), summary])
+
+
+def _inputs(layer: LayerReport) -> str:
+    """What the inputs of a layer are rounded to."""
+    if layer.input_range is None:
+        return layer.activations or "float"
+    return f"{layer.input_range[0]:.3g} to {layer.input_range[1]:.3g}"

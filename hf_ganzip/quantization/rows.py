@@ -104,6 +104,8 @@ def pack_quantized(
         rank=0 if found.up is None else found.up.shape[1],
         rotation=found.rotation,
     )
+    if not layout.not_integers():
+        layout = dataclasses.replace(layout, activations=settings.activations or "")
     buffers = pack_rows(found, layout)
     signal, noise = packing_error(buffers, layout, weight.detach())
     return QuantizedWeight(layout, buffers, 10 * math.log10(signal / noise) if signal and noise else None)
