@@ -36,7 +36,7 @@ class Family:
             that all others depend on. A pattern may match nothing, where a model has no such part.
         samples_together: Samples of a batch of ``calibration`` when sensitivities are measured: few where a batch shares a timestep, so that
             many timesteps are seen.
-        float_activations: Model -> glob patterns of modules whose inputs are not rounded to 8 bits.
+        float_activations: Model -> glob patterns of modules whose inputs are not rounded to 8 bits; None: there are none.
     """
 
     last_block: Callable[[nn.Module], tuple[str, ...]]
@@ -46,7 +46,7 @@ class Family:
     counts_vectors: bool = False
     sensitive: Callable[[nn.Module], tuple[str, ...]] = sensitive.sensitive_by_name
     samples_together: int = 16
-    float_activations: Callable[[nn.Module], tuple[str, ...]] = sensitive.none
+    float_activations: Callable[[nn.Module], tuple[str, ...]] | None = None
 
 
 FAMILIES = {

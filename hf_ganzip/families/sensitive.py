@@ -101,11 +101,6 @@ def _has_matrix(module: nn.Module) -> bool:
     return isinstance(weight, Tensor) and weight.ndim > 1
 
 
-def none(model: nn.Module) -> tuple[str, ...]:
-    """No module."""
-    return ()
-
-
 def stylegan2_float_activations(model: nn.Module) -> tuple[str, ...]:
     """The last convolution: of the 14.6 % that rounding all inputs of the bundled generator adds to its Frechet distance, it causes 13.3."""
     return (f"synthesis.b{model.config.resolution}.conv1",)

@@ -203,7 +203,7 @@ def _fit_activations(
     """Leave activations in floating point where a layer cannot compute with integers; problems, if none can, or ranges have no inputs."""
     asked = [name for name, chosen in settings.items() if chosen.activations]
     family = family_of(model)
-    patterns = family.float_activations(model) if family else ()
+    patterns = family.float_activations(model) if family and family.float_activations else ()
     for name in asked:
         module = model.get_submodule(name)
         chosen = "activations" in config.overrides.get(_override(name, config), {})

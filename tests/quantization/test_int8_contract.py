@@ -6,8 +6,6 @@ import torch
 
 from hf_ganzip.quantization import int8
 
-from ..processes import fresh_python
-
 
 OPERATORS = {
     "qconv2d_pointwise": "qx x_scale x_zero_point qw w_scale w_zero_point bias stride padding dilation groups output_scale output_zero_point "
