@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Activations of 8 bits: ranges, what is saved, what is refused, modes of computing."""
+
+import copy
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import hf_ganzip as gz
+from hf_ganzip.evaluation.held_bytes import held_bytes
+from hf_ganzip.families import example_inputs
+from hf_ganzip.quantization import int8
+from hf_ganzip.quantization.packed import computing, packed_modules
+
+from ..conftest import TINY, run, tiny_generator, tiny_unet
+
+
+def rounding(model):
+    return {name: layer for name, layer in packed_modules(model).items() if layer.packed_layout.activations}
+
+
+@pytest.mark.parametrize("kind", ["mse", "dynamic"])
+@pytest.mark.parametrize("name", ["unet", "stylegan2"])
+def test_ranges_and_outputs_are_restored_bit_by_bit(name, kind, tmp_path):
+    full = {"unet": tiny_unet, "stylegan2": tiny_generator}[name]().eval()
+    full.save_pretrained(tmp_path / "full")
+    config = gz.GanzipConfig(bits=4, activations="int8", activation_range=kind)
+    model = type(full).from_pretrained(tmp_path / "full", quantization_config=config).eval()
+    expected = run(model)
+    assert rounding(model) and not torch.equal(expected, run(full))
+    model.save_pretrained(tmp_path / "packed")
+    restored = type(full).from_pretrained(tmp_path / "packed").eval()
+    assert torch.equal(run(restored), expected)
+    assert restored.config.quantization_config.to_dict() == model.config.quantization_config.to_dict()
+    stored = load_file(tmp_path / "packed" / "diffusion_pytorch_model.safetensors")
+    ranges = {key for key in stored if key.endswith(("input_scale", "input_zero_point"))}
+    assert len(ranges) == (0 if kind == "dynamic" else 2 * len(rounding(model)))
+    gz.quantize_(full, bits=4, activations="int8", activation_range=kind)
+    assert torch.equal(run(full), expected)  # in memory as while loading
+
+
+def test_an_edited_range_is_an_error(tmp_path):
+    model = tiny_unet()
+    gz.quantize_(model, bits=8, activations="int8")
+    next(iter(rounding(model).values())).input_scale.mul_(2)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="differ from their digest"):
+        type(model).from_pretrained(tmp_path)
+
+
+def test_folders_without_activations_say_nothing_of_them():
+    model = tiny_unet()
+    gz.quantize_(model, bits=8)
+    written = model.config.quantization_config.to_dict()
+    assert not [name for name in written if "activation" in name]
+    assert not any("activations" in entry for entry in written["layers"].values())
+
+
+@pytest.mark.parametrize("kind", ["mse", "percentile", "minmax"])
+def test_a_range_holds_zero_and_what_it_clips(kind):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8)).eval()
+    values = torch.randn(4000, 8)
+    values[1, 1] = 100.0
+
+    def inputs(model, batch_size, seed):
+        while True:
+            yield lambda module: module(values)
+
+    options = {"activations": "int8", "activation_range": kind, "activation_inputs": inputs, "headroom": 0}
+    low, high = gz.quantize_(model, bits=8, **options).layers[0].input_range
+    assert low < 0 < high
+    assert (high > 99) == (kind == "minmax")
+
+
+def test_inputs_that_are_always_zero_have_a_range_and_broken_ones_are_named():
+    model = nn.Sequential(nn.Linear(4, 4)).eval()
+
+    def inputs(value):
+        return lambda model, batch_size, seed: iter([lambda module: module(torch.full((2, 4), value))] * 20)
+
+    broken = copy.deepcopy(model)
+    with pytest.raises(ValueError, match="NaN or infinity while the ranges.*: 0; nothing was"):
+        gz.quantize_(broken, bits=8, activations="int8", activation_inputs=inputs(float("inf")))
+    assert not packed_modules(broken)
+    gz.quantize_(model, bits=8, activations="int8", activation_inputs=inputs(0.0))
+    assert model[0].input_scale == 1 and torch.equal(model(torch.zeros(2, 4)), model[0].bias.expand(2, 4))
+
+
+def test_infinite_inputs_do_not_become_finite_outputs():
+    model = nn.Sequential(nn.Linear(4, 4)).eval()
+    gz.quantize_(model, bits=8, activations="int8", activation_range="dynamic")
+    assert not torch.isfinite(model(torch.tensor([[1.0, torch.inf, 0, 0]]))).all()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"activations": "int4"}, "allowed are None and 'int8'"),
+        ({"activations": "int8", "activation_range": "best"}, "allowed are mse, percentile, minmax, dynamic"),
+        ({"activations": "int8", "method": "codebook"}, "method 'codebook', which are no integers"),
+        ({"activations": "int8", "granularity": "group"}, "granularity 'group', which"),
+        ({"activations": "int8", "symmetric": False}, "symmetric=False, which"),
+        ({"compute": "int8"}, "give activations='int8', too"),
+    ],
+)
+def test_what_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        gz.QuantizeConfig(**options)
+
+
+def test_a_model_without_inputs_or_integer_layers_is_refused():
+    with pytest.raises(ValueError, match="give activation_inputs, or activation_range='dynamic'"):
+        gz.quantize_(nn.Sequential(nn.Linear(4, 4)), bits=8, activations="int8")
+    with pytest.raises(ValueError, match="no layer can compute with integers"):
+        gz.quantize_(nn.Sequential(nn.Conv1d(4, 4, 3)), bits=8, activations="int8", activation_range="dynamic")
+    model = nn.Sequential(nn.Linear(4, 4))
+    gz.quantize_(model, bits=8)
+    with pytest.raises(ValueError, match="no layer rounds its activations"):
+        gz.set_compute_(model, "int8")
+
+
+def test_the_report_says_which_layers_stay_in_float():
+    model = tiny_generator()
+    report = gz.quantize_(
+        model, bits=8, activations="int8", headroom=0, overrides={"*b4.conv1": {"activations": None}}
+    )
+    inputs = {layer.name: (layer.activations, layer.note) for layer in report.quantized}
+    last = f"synthesis.b{model.config.resolution}.conv1.weight"
+    assert inputs["synthesis.b4.conv1.weight"] == (None, None)
+    assert inputs[last] == (None, "activations in float (sensitive)")
+    assert inputs["synthesis.b8.conv0.weight"] == ("static", None)
+    assert "activations in float (FullyConnectedLayer)" in str(report)
+    asked = gz.QuantizeConfig(bits=8, activations="int8", overrides={last: {"activations": "int8"}})
+    again = gz.quantize_(tiny_generator(), asked)
+    assert {layer.name: layer.activations for layer in again.layers}[last] == "static"
+
+
+def test_other_modes_compute_with_the_weights_alone_and_sampling_leaves_integers_on():
+    model = tiny_unet().eval()
+    plain = copy.deepcopy(model)
+    gz.quantize_(model, bits=8, activations="int8")
+    gz.quantize_(plain, bits=8, method="mse_clip", method_options={"levels": "integers"})
+    integers = run(model)
+    with computing(model, "dequantized"):
+        assert torch.equal(run(model), integers)
+    gz.set_compute_(model, "dequantized")
+    assert torch.equal(run(model), run(plain)) and not torch.equal(run(model), integers)
+    gz.set_compute_(model, "int8")
+    assert torch.equal(run(model), integers)
+
+
+def test_a_copy_computes_with_its_own_weights():
+    model = tiny_unet().eval()
+    gz.quantize_(model, bits=8, activations="int8")
+    expected, copied = run(model), copy.deepcopy(model)
+    for layer in rounding(copied).values():
+        layer.weight_scale.zero_()
+    assert not torch.equal(run(copied), expected) and torch.equal(run(model), expected)
+
+
+def test_memory_is_packed_codes_and_one_copy_in_int8():
+    layer = nn.Sequential(nn.Conv2d(128, 128, 3, padding=1)).eval()
+    gz.quantize_(layer, bits=4, activations="int8", activation_range="dynamic", headroom=0)
+    before = held_bytes(layer)
+    with torch.no_grad():
+        for size in (8, 16):
+            layer(torch.randn(2, 128, size, size))
+    assert held_bytes(layer) - before <= 128 * 128 * 9 + 8 * 128 * 4
+
+
+def test_processors_without_vnni_compute_the_same(monkeypatch):
+    model = tiny_unet().eval()
+    gz.quantize_(model, bits=8, activations="int8")
+    expected = run(model)
+    monkeypatch.setattr(int8, "onednn_is_exact", lambda: False)
+    assert int8.kernels("cpu") == "reference"
+    gz.set_compute_(model, "int8")  # prepares anew
+    found = run(model)
+    assert 10 * torch.log10(expected.square().mean() / (found - expected).square().mean()) > 40
+
+
+def test_gradients_are_those_of_rounded_inputs_within_the_range():
+    torch.manual_seed(0)
+    for make, shape in (
+        (lambda: nn.Linear(6, 5), (3, 6)),
+        (lambda: nn.ConvTranspose2d(4, 6, 3, stride=2), (2, 4, 5, 5)),
+    ):
+        model = nn.Sequential(make()).eval()
+        gz.quantize_(model, bits=8, activations="int8", activation_range="dynamic", headroom=0)
+        exact = copy.deepcopy(model)
+        gz.dequantize_(exact)
+        x = torch.randn(shape)
+        seed = torch.randn(exact(x).shape)
+        grads = []
+        for side in (model, exact):
+            given = x.clone().requires_grad_()
+            output = side(given)
+            grads.append(torch.autograd.grad(output, [given, side[0].bias], seed))
+        for found, expected in zip(*grads):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype):
+    model = tiny_unet().eval()
+    full = run(model)
+    gz.quantize_(model, bits=8, activations="int8")
+    found = run(model.to(dtype)).float()
+    assert rounding(model) and all(layer.input_scale.dtype == torch.float32 for layer in rounding(model).values())
+    assert 10 * torch.log10(full.square().mean() / (found - full).square().mean()) > 20
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("name", ["unet", "stylegan2"])
+def test_compiles_in_one_graph(name, grad):
+    model = {"unet": tiny_unet, "stylegan2": tiny_generator}[name]().eval()
+    gz.quantize_(model, bits=8, activations="int8")
+    args, kwargs = example_inputs(model)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    with torch.set_grad_enabled(grad):
+        expected = model(*args, **kwargs, return_dict=False)[0]
+        found = compiled(*args, **kwargs, return_dict=False)[0]
+    assert torch.equal(found, expected)
+    if grad:
+        wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        sides = [torch.autograd.grad(output.sum(), wanted, allow_unused=True) for output in (found, expected)]
+        assert all(a is b is None or torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(*sides))
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("name", sorted(TINY))
+def test_every_architecture_with_integer_layers(name):
+    model = TINY[name]().eval()
+    full = run(model)
+    try:
+        gz.quantize_(model, bits=8, activations="int8", headroom=0)
+    except ValueError as error:
+        assert "no layer can compute with integers" in str(error)
+        return
+    assert torch.isfinite(run(model)).all() and not torch.equal(run(model), full)
