@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make image generators small, and say honestly what that cost.
 
-``import hf_ganzip`` is cheap: names load on first use, and the quantizers register themselves when diffusers or transformers is
-imported.
+``import hf_ganzip`` is cheap: names load on first use, the quantizers register themselves when diffusers or transformers is
+imported, and the names of our metrics when `evaluate` is.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
 
 from .post_import import when_imported
@@ -106,4 +107,8 @@ when_imported("transformers.quantizers.auto", lambda: importlib.import_module(".
 when_imported(
     "diffusers.loaders.lora_pipeline",
     lambda: importlib.import_module(".integration.flux_adapters", __name__).register(),
+)
+when_imported(
+    "evaluate.loading",
+    lambda: importlib.import_module(".bare_names", __name__).register(sys.modules["evaluate.loading"]),
 )
