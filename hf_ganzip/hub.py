@@ -19,11 +19,12 @@ from .registry import lookup
 
 
 HUB_OPTIONS = ("revision", "cache_dir", "token", "force_download", "local_files_only", "subfolder")
-MODEL_FILES = ("*.json", "*.safetensors")
+_CODE = ("hf_ganzip_*.py", "*/hf_ganzip_*.py")  # named by config.json; not executed where this package is
+MODEL_FILES = ("*.json", "*.safetensors", *_CODE)
 _WEIGHTS = ("model.safetensors", "model-?????-of-?????.safetensors")
 # Of a pipeline only what from_pretrained opens: repositories hold variants and the same weights in one file, too.
 PIPELINE_FILES = (
-    *("*.json", "*.txt", "*.model", "README.md"),
+    *("*.json", "*.txt", "*.model", "README.md", *_CODE),
     *(
         f"{prefix}{weights}"
         for prefix in ("", "*/", "diffusion_pytorch_", "*/diffusion_pytorch_")
@@ -147,3 +148,9 @@ def parts_of(pipeline: Path) -> dict[str, str]:
         return {name: entry[1] for name, entry in entries.items() if len(entry) == 2 and isinstance(entry[1], str)}
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{file} is damaged: {error}.") from error
+
+
+def pipeline_class(index: Path) -> Any:
+    """The class that a ``model_index.json`` names, of a module beside it, too; None if it names none."""
+    found = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+    return found[-1] if isinstance(found, list) and found else found

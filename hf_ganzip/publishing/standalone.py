@@ -146,11 +146,10 @@ def _names(node: ast.AST) -> Iterator[ast.Name]:
     return (each for each in ast.walk(node) if isinstance(each, ast.Name))
 
 
-def write_standalone(path: Path, title: str, roots: Iterable[Key], *, opens_packed: bool) -> None:
-    """Write the file.
+def standalone_code(title: str, roots: Iterable[Key], *, opens_packed: bool) -> str:
+    """Text of the file.
 
     Args:
-        path: Of the file.
         title: First line of its docstring.
         roots: Module and name of the definitions that it must have; of other libraries, too.
         opens_packed: Whether it lets diffusers open packed and pruned weights.
@@ -179,7 +178,7 @@ def write_standalone(path: Path, title: str, roots: Iterable[Key], *, opens_pack
     tail = _TAIL.format(digest=_DIGEST, register="register_restoring()\n" * opens_packed)
     text = "\n\n".join([_HEAD.format(**values), *(f"{part}\n" for part in parts)]) + tail
     digest = hashlib.sha256(text.encode()).hexdigest()
-    path.write_text(text.replace(f'{_DIGEST} = ""', f'{_DIGEST} = "{digest}"'), encoding="utf-8")
+    return text.replace(f'{_DIGEST} = ""', f'{_DIGEST} = "{digest}"')
 
 
 def _closure(roots: Iterable[Key | None]) -> set[Key]:
