@@ -19,12 +19,15 @@ from .registry import lookup
 
 
 HUB_OPTIONS = ("revision", "cache_dir", "token", "force_download", "local_files_only", "subfolder")
-_CODE = ("hf_ganzip_*.py", "*/hf_ganzip_*.py")  # named by config.json; not executed where this package is
-MODEL_FILES = ("*.json", "*.safetensors", *_CODE)
+REMOTE_CODE = (
+    "hf_ganzip_"  # so begin the names of modules that are published beside weights; not executed where this package is
+)
+CODE_FILES = (f"{REMOTE_CODE}*.py", f"*/{REMOTE_CODE}*.py")
+MODEL_FILES = ("*.json", "*.safetensors", *CODE_FILES)
 _WEIGHTS = ("model.safetensors", "model-?????-of-?????.safetensors")
 # Of a pipeline only what from_pretrained opens: repositories hold variants and the same weights in one file, too.
 PIPELINE_FILES = (
-    *("*.json", "*.txt", "*.model", "README.md", *_CODE),
+    *("*.json", "*.txt", "*.model", "README.md", *CODE_FILES),
     *(
         f"{prefix}{weights}"
         for prefix in ("", "*/", "diffusion_pytorch_", "*/diffusion_pytorch_")

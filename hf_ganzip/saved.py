@@ -20,7 +20,6 @@ from .record import origin
 
 
 _DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
-REMOTE_CODE = "hf_ganzip_"  # so begin the names of modules that are published beside weights
 _LIBRARIES = ("hf_ganzip", "hf_ganzip.models", "diffusers", "transformers")
 
 

@@ -27,7 +27,7 @@ from ..record import RECORD, compression_of, origin, origin_of, recorded_steps
 from ..structure import apply_structure_, structure_of
 from .config import QUANT_METHODS, GanzipConfig, as_ganzip, merge_strictly_
 from .packed_model import finish_config
-from .restoring import RestoringQuantizer
+from .restoring import RestoringQuantizer, drop_auto_map_
 
 
 class GanzipQuantizer(RestoringQuantizer):
@@ -151,6 +151,7 @@ def register() -> None:
             elif known is not value:
                 raise RuntimeError(f"another package has registered the quantization method {name!r} with diffusers.")
     merge_strictly_(auto.DiffusersAutoQuantizer)
+    drop_auto_map_()
 
 
 def build(cls: type, config: dict) -> nn.Module:

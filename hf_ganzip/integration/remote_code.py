@@ -9,7 +9,8 @@ import re
 from types import ModuleType
 from typing import Any
 
-from ..saved import REMOTE_CODE, library_of
+from ..hub import REMOTE_CODE
+from ..saved import library_of
 
 
 def take_own_classes_(module: ModuleType) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -12,6 +13,7 @@ from diffusers.quantizers.quantization_config import QuantizationConfigMixin
 from torch import Tensor, nn
 
 from ..alignment import align_
+from ..hub import REMOTE_CODE
 from ..quantization.packed import BUFFERS, PackedWeightMixin, packed_modules, unpack_module_
 from ..structure import apply_structure_
 from .packed_model import GanzipMethod, allocate_packed_layers_, allow_casting_, refuse_disk, verify_packed_layers
@@ -161,10 +163,30 @@ class RestoredConfig(QuantizationConfigMixin):
         return {name: value for name, value in self.to_dict().items() if name not in ("layers", "structure")}
 
 
+def drop_auto_map_() -> None:
+    """Let diffusers read configs without the ``auto_map`` that we publish, of which it warns, and which it would save where no module is; harmless when repeated."""
+    from diffusers.configuration_utils import ConfigMixin
+
+    read = ConfigMixin.extract_init_dict.__func__
+    if hasattr(read, "of_hf_ganzip"):
+        return
+
+    @functools.wraps(read)
+    def read_without(cls, config_dict, **kwargs):
+        named = config_dict.get("auto_map")
+        if isinstance(named, dict) and str(named.get("AutoModel")).startswith(REMOTE_CODE):
+            config_dict = {name: value for name, value in config_dict.items() if name != "auto_map"}
+        return read(cls, config_dict, **kwargs)
+
+    read_without.of_hf_ganzip = True
+    ConfigMixin.extract_init_dict = classmethod(read_without)
+
+
 def register_restoring() -> None:
     """Let diffusers open what hf_ganzip saved, unless something does already."""
     from diffusers.quantizers import auto
 
+    drop_auto_map_()
     for name in ("hf_ganzip", "ganzip"):
         auto.AUTO_QUANTIZER_MAPPING.setdefault(name, RestoringQuantizer)
         auto.AUTO_QUANTIZATION_CONFIG_MAPPING.setdefault(name, RestoredConfig)

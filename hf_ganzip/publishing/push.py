@@ -15,9 +15,10 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from ..hub import CODE_FILES
 from ..record import origin_of, recorded_steps
 from ..reports import Report
-from ..saved import REMOTE_CODE, dtype_argument, loading_snippet, read_saved
+from ..saved import dtype_argument, loading_snippet, read_saved
 from .card import PICTURE, as_dicts, by_kind, render_card
 from .check import differences, fingerprint, networks_of, run_remote_snippet, run_snippet
 from .metadata import Base, Licence, base_of, find_licence
@@ -38,7 +39,7 @@ _STORAGE = "the store of large files refused it, because its link is too old or 
 _SAMPLES, _COLUMNS = 20, 10
 _STALE = (  # of what was there before
     *("*.safetensors", "*.safetensors.index.json", "config.json", "model_index.json"),
-    *(f"{REMOTE_CODE}*.py", f"*/{REMOTE_CODE}*.py"),
+    *CODE_FILES,
 )
 # Whatever HTTP library huggingface_hub uses; RuntimeError: a file could not be sent.
 NETWORK_ERRORS = (*HfHubHTTPError.__bases__, OSError, RuntimeError)
@@ -178,7 +179,7 @@ def save_for_hub(
         ValueError: ``standalone`` of a model that transformers loads, or of a discriminator.
     """
     folder = Path(folder)
-    for pattern in (f"{REMOTE_CODE}*.py", f"*/{REMOTE_CODE}*.py"):
+    for pattern in CODE_FILES:
         for old in folder.glob(pattern):
             old.unlink()
     model.save_pretrained(folder, **({} if max_shard_size is None else {"max_shard_size": max_shard_size}))
@@ -192,7 +193,7 @@ def _save_and_compare(
     save_for_hub(model, folder, standalone=standalone, max_shard_size=max_shard_size)
     expected, saved = fingerprint(model), read_saved(folder)
     problems = differences(expected, run_snippet(loading_snippet(saved, str(folder))))
-    if any(folder.rglob(f"{REMOTE_CODE}*.py")):
+    if any(folder.rglob(CODE_FILES[0])):
         snippet = remote_snippet(saved, str(folder), dtype_argument(saved))
         found = differences(expected, run_remote_snippet(snippet, model, without_us=standalone))
         problems += [f"{problem} (with trust_remote_code=True)" for problem in found]
