@@ -218,14 +218,13 @@ class TestOpened:
             from diffusers import AutoModel, DiffusionPipeline
             from huggingface_hub import snapshot_download
             offline = {offline}
-            unet = DiffusionPipeline.from_pretrained("me/ddpm", trust_remote_code=True).unet
-            same = AutoModel.from_pretrained(
-                snapshot_download("me/ddpm") if offline else "me/ddpm", subfolder="unet", trust_remote_code=True
-            )
             # The Hub is asked for the commit of remote code: without it, folders of the cache are named.
-            small = AutoModel.from_pretrained(snapshot_download("me/small") if offline else "me/small", trust_remote_code=True)
-            gan = snapshot_download("me/gan") if offline else "me/gan"
+            ddpm, small, gan = (snapshot_download(f"me/{name}") if offline else f"me/{name}" for name in ("ddpm", "small", "gan"))
+            unet = DiffusionPipeline.from_pretrained("me/ddpm", trust_remote_code=True).unet
+            same = AutoModel.from_pretrained(ddpm, subfolder="unet", trust_remote_code=True)
+            small = AutoModel.from_pretrained(small, trust_remote_code=True)
             pipe = DiffusionPipeline.from_pretrained(gan, trust_remote_code=True)
+            [] if offline else [snapshot_download(f"me/{name}") for name in ("ddpm", "small", "gan")]  # the cards, too
             x, z = torch.load("inputs.pt")
             with torch.no_grad():
                 outputs = [unet(x, 3).sample, same(x, 3).sample, small(z, noise_mode="const").sample,
