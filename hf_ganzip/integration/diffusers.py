@@ -146,8 +146,10 @@ def register() -> None:
     ):
         for name in QUANT_METHODS:
             known = mapping.get(name)
-            if known is None or known.__module__.startswith("diffusers_modules."):
-                mapping[name] = value  # in place of what a standalone file opens its model with
+            if known is None or known.__module__.partition(".")[0] in ("diffusers", "diffusers_modules"):
+                mapping[name] = (
+                    value  # in place of a factory that imports us, or of what a standalone file opens its model with
+                )
             elif known is not value:
                 raise RuntimeError(f"another package has registered the quantization method {name!r} with diffusers.")
     merge_strictly_(auto.DiffusersAutoQuantizer)
