@@ -101,6 +101,7 @@ def push_to_hub(
     max_shard_size: int | str | None = None,
     samples: int = _SAMPLES,
     standalone: bool = False,
+    measure: bool = True,
     dry_run: bool = False,
     token: str | None = None,
 ) -> PushReport:
@@ -127,6 +128,7 @@ def push_to_hub(
         samples: Images of the card's picture, for models that draw images from latents or noise, in whole rows of ten where there are more; 0: none.
         standalone: What diffusers opens with ``trust_remote_code=True`` is one file that needs torch and diffusers alone, instead of a few lines that import
             hf_ganzip; see :func:`save_for_hub`.
+        measure: Where no report tells sizes and the time of a pass, measure them here (beside those of ``reference``) for the card.
         dry_run: Do everything but talk to the Hub.
         token: None: the one that is logged in.
 
@@ -145,6 +147,8 @@ def push_to_hub(
         folder = Path(parent, "model")
         compared = _save_and_compare(model, folder, max_shard_size, standalone)
         _draw(model, reference, folder, samples)
+        if measure and not by_kind(reports)["cost"]:
+            reports += _measured(model, reference)
         licence = license if license is not None else _licence(model, folder, base_model, token, dry_run)
         card = render_card(
             folder, repo_id, report=reports, base_model=base_model, license=licence, datasets=datasets, title=title
@@ -203,6 +207,16 @@ def _save_and_compare(
             f"push_to_hub: the saved model loads with other bits: {', '.join(problems)}. Nothing was uploaded.{advice}"
         )
     return expected
+
+
+def _measured(model: Any, reference: Any) -> list[dict[str, Any]]:
+    """A cost report, if the model has one network that makes the images, of a known family."""
+    from ..evaluation.cost import measure_cost
+
+    try:
+        return [measure_cost(model, reference, repeats=3, memory=False).to_dict()]
+    except ValueError:  # of no family, of several networks, or on another device than the reference
+        return []
 
 
 def _casting_advice(network: Any) -> str:

@@ -21,7 +21,7 @@ from ..saved import Saved, library_of, read_saved
 from .standalone import standalone_code
 
 
-_THIN = f"{REMOTE_CODE}code"
+_THIN, _ALONE = f"{REMOTE_CODE}code", f"{REMOTE_CODE}alone_"
 _TEXT = '''# SPDX-License-Identifier: Apache-2.0
 """{what}, opened by hf_ganzip."""
 
@@ -74,6 +74,11 @@ def write_code(folder: str | Path, *, standalone: bool = False) -> list[Path]:
     return written
 
 
+def is_standalone(file: str) -> bool:
+    """Whether a module beside weights needs no package of ours, by its name."""
+    return file.startswith(_ALONE)
+
+
 def remote_snippet(saved: Saved, place: str, dtype: str) -> str:
     """Python code that loads ``place`` with ``trust_remote_code=True``; it defines ``pipe`` or ``model``.
 
@@ -120,7 +125,7 @@ def _standalone(places: Iterable[Path], classes: Iterable[str], packed: bool) ->
         f"{' and '.join(classes)}: the model, its pipeline and its packed weights.", roots, opens_packed=packed
     )
     # Named by its content: diffusers copies the files of all local folders into one package, by their names.
-    return _write(places, f"{REMOTE_CODE}alone_{hashlib.sha256(text.encode()).hexdigest()[:8]}", text)
+    return _write(places, f"{_ALONE}{hashlib.sha256(text.encode()).hexdigest()[:8]}", text)
 
 
 def _write(places: Iterable[Path], name: str, text: str) -> list[Path]:
