@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make image generators small, and say honestly what that cost.
 
-``import hf_ganzip`` is cheap: names load on first use, and the quantizers register themselves when diffusers or transformers is
-imported.
+``import hf_ganzip`` is cheap: names load on first use, the quantizers register themselves when diffusers or transformers is
+imported, and the names of our metrics when `evaluate` is.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
 
 from .post_import import when_imported
@@ -35,6 +36,7 @@ if TYPE_CHECKING:  # `as`: type checkers do not see through `__all__` below
     from .pruning import PruneConfig as PruneConfig
     from .pruning import prune_ as prune_
     from .publishing import push_to_hub as push_to_hub
+    from .publishing import save_for_hub as save_for_hub
     from .quantization import QuantizeConfig as QuantizeConfig
     from .quantization import dequantize_ as dequantize_
     from .quantization import quantize_ as quantize_
@@ -83,6 +85,7 @@ _NAMES = {
     "evaluate": "evaluation.evaluate",
     "compare": "evaluation.compare",
     "push_to_hub": "publishing",
+    "save_for_hub": "publishing",
 }
 
 __all__ = [*_NAMES]
@@ -111,3 +114,14 @@ when_imported(
     "peft.tuners.lora.layer",
     lambda: importlib.import_module(".integration.lora_fusing", __name__).register(),
 )
+when_imported(
+    "evaluate.loading",
+    lambda: importlib.import_module(".bare_names", __name__).register(sys.modules["evaluate.loading"]),
+)
+for _name in ("diffusers.pipelines.pipeline_loading_utils", "diffusers.models.auto_model"):
+    when_imported(
+        _name,
+        lambda name=_name: importlib.import_module(".integration.remote_code", __name__).take_own_classes_(
+            sys.modules[name]
+        ),
+    )

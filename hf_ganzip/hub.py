@@ -19,11 +19,15 @@ from .registry import lookup
 
 
 HUB_OPTIONS = ("revision", "cache_dir", "token", "force_download", "local_files_only", "subfolder")
-MODEL_FILES = ("*.json", "*.safetensors")
+REMOTE_CODE = (
+    "hf_ganzip_"  # so begin the names of modules that are published beside weights; not executed where this package is
+)
+CODE_FILES = (f"{REMOTE_CODE}*.py", f"*/{REMOTE_CODE}*.py")
+MODEL_FILES = ("*.json", "*.safetensors", *CODE_FILES)
 _WEIGHTS = ("model.safetensors", "model-?????-of-?????.safetensors")
 # Of a pipeline only what from_pretrained opens: repositories hold variants and the same weights in one file, too.
 PIPELINE_FILES = (
-    *("*.json", "*.txt", "*.model", "README.md"),
+    *("*.json", "*.txt", "*.model", "README.md", *CODE_FILES),
     *(
         f"{prefix}{weights}"
         for prefix in ("", "*/", "diffusion_pytorch_", "*/diffusion_pytorch_")
@@ -147,3 +151,9 @@ def parts_of(pipeline: Path) -> dict[str, str]:
         return {name: entry[1] for name, entry in entries.items() if len(entry) == 2 and isinstance(entry[1], str)}
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{file} is damaged: {error}.") from error
+
+
+def pipeline_class(index: Path) -> Any:
+    """The class that a ``model_index.json`` names, of a module beside it, too; None if it names none."""
+    found = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+    return found[-1] if isinstance(found, list) and found else found

@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from .hub import model_folder, parts_of
+from .hub import model_folder, parts_of, pipeline_class
 from .quantization.packed import BUFFERS
 from .record import table
 
@@ -43,8 +43,7 @@ def describe(model_or_id: str | Path, **hub_options: Any) -> dict[str, Any]:
         name: _describe_model(folder / name) if (folder / name / "config.json").is_file() else class_name
         for name, class_name in parts_of(folder).items()
     }
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    return {"folder": str(folder), "class_name": index.get("_class_name"), "parts": parts}
+    return {"folder": str(folder), "class_name": pipeline_class(folder / "model_index.json"), "parts": parts}
 
 
 def _describe_model(folder: Path) -> dict[str, Any]:
@@ -60,7 +59,7 @@ def _describe_model(folder: Path) -> dict[str, Any]:
     return {
         "folder": str(folder),
         "class_name": class_name,
-        "config": {name: value for name, value in config.items() if not name.startswith("_")},
+        "config": {name: value for name, value in config.items() if not name.startswith("_") and name != "auto_map"},
         "source": config.get("_ganzip_source"),
         "record": quantization.pop("record", None) or config.get("_ganzip_record", []),
         "quantization": quantization or None,

@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import safe_open
 
 from .assets import ASSETS
-from .hub import parts_of
+from .hub import parts_of, pipeline_class
 from .inspection import PACKED_TENSORS, describe
 from .record import origin
 
@@ -30,7 +30,7 @@ class Saved:
     Args:
         class_name: Of the model, or of the pipeline.
         is_pipeline: Whether it is one.
-        parts: Component ("" for a model alone) -> what :func:`.describe` finds, and ``dtype``: in which its full-precision weights load, "" for float32.
+        parts: Component ("" for a model alone) -> what :func:`.describe` finds, ``library``, as :func:`library_of`, and ``dtype``: in which its full-precision weights load, "" for float32.
         origin: What it was loaded from before it was saved, as :func:`.record.origin` has it; "" if unknown.
     """
 
@@ -46,13 +46,14 @@ class Saved:
         Raises:
             ValueError: None of them has it, or transformers is not installed.
         """
-        found = _library_of(self.class_name)
+        found = library_of(self.class_name)
         if found is not None:
             return found
         raise ValueError(f"the class {self.class_name!r} is in none of {', '.join(_LIBRARIES)}, as installed here.")
 
 
-def _library_of(class_name: str) -> str | None:
+def library_of(class_name: str) -> str | None:
+    """Module that has a class: "hf_ganzip", "hf_ganzip.models", "diffusers" or "transformers"; None: none of them, as installed here."""
     for name in _LIBRARIES:
         if importlib.util.find_spec(name) is None:
             continue
@@ -78,7 +79,7 @@ def read_saved(folder: str | Path) -> Saved:
         for name in parts_of(folder)
         if (folder / name / "config.json").is_file() and any((folder / name).glob("*.safetensors"))
     }
-    return _saved(index, parts, json.loads(index.read_text(encoding="utf-8")).get("_class_name"))
+    return _saved(index, parts, pipeline_class(index))
 
 
 def _saved(file: Path, parts: Mapping[str, Any], class_name: Any) -> Saved:
@@ -92,12 +93,16 @@ def _saved(file: Path, parts: Mapping[str, Any], class_name: Any) -> Saved:
 
 def _part(folder: Path) -> dict[str, Any]:
     found = describe(folder)
-    return found | {"dtype": _dtype(folder, {layer["name"] for layer in found["layers"]}, found["class_name"])}
+    library = library_of(found["class_name"]) if isinstance(found["class_name"], str) else None
+    return found | {
+        "library": library,
+        "dtype": _dtype(folder, {layer["name"] for layer in found["layers"]}, found["class_name"]),
+    }
 
 
 def _dtype(folder: Path, packed: set[str], class_name: Any) -> str:
     """What the weights share, apart from packed ones and from modules that ``from_pretrained`` keeps in float32 anyway."""
-    library = _library_of(class_name) if isinstance(class_name, str) else None
+    library = library_of(class_name) if isinstance(class_name, str) else None
     cls = None if library is None else getattr(importlib.import_module(library), class_name)
     kept = set(getattr(cls, "_keep_in_fp32_modules", None) or ())
     kinds = set()
@@ -111,6 +116,11 @@ def _dtype(folder: Path, packed: set[str], class_name: Any) -> str:
     return "".join(found - {"float32"}) if len(found) == 1 else ""
 
 
+def dtype_argument(saved: Saved) -> str:
+    """ ", torch_dtype=..." of ``from_pretrained`` for the dtype of the weights, "" for float32."""
+    return _in_python(_dtype_option(saved))
+
+
 def loading_snippet(saved: Saved, place: str) -> str:
     """Python code that loads ``place``, a Hub id, a folder or the name of a bundled model, in the dtype of its weights; it defines ``pipe`` or ``model``.
 
@@ -119,7 +129,7 @@ def loading_snippet(saved: Saved, place: str) -> str:
     """
     library = saved.library
     own, name = library == "hf_ganzip", "pipe" if saved.is_pipeline else "model"
-    dtype = _in_python(_dtype_option(saved))
+    dtype = dtype_argument(saved)
     lines = ["import hf_ganzip as gz"] if own else ["import hf_ganzip  # opens packed and pruned weights"]
     lines += ["import torch"] * bool(dtype)
     lines += [] if own else [f"from {library} import {saved.class_name}"]

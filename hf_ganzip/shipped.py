@@ -20,6 +20,12 @@ def shipped(name: str) -> Path:
     raise FileNotFoundError(f"no folder {name} in {package} or beside it; reinstall hf_ganzip.")
 
 
+def metric_folders() -> dict[str, Path]:
+    """Name -> folder of every `evaluate` module."""
+    files = sorted(shipped("metrics_hub").glob("*/*.py"))
+    return {path.parent.name: path.parent for path in files if path.stem == path.parent.name}
+
+
 def scripts(prefix: str = "") -> dict[str, Path]:
     """Name without ``prefix`` -> script of ``examples`` whose name begins with it.
 

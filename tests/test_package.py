@@ -48,6 +48,7 @@ def test_public_names_resolve_and_are_frozen():
         "evaluate",
         "compare",
         "push_to_hub",
+        "save_for_hub",
     ]
     for name in gz.__all__:
         assert getattr(gz, name) is not None

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,10 +98,10 @@ def prompted_pipeline(model: str, place: Place) -> str:
     import diffusers
 
     from ..evaluation.prompt_sampling import takes_prompts
-    from ..hub import PIPELINE_FILES, model_folder
+    from ..hub import PIPELINE_FILES, model_folder, pipeline_class
 
     index = model_folder(model, patterns=PIPELINE_FILES[:1], **place.hub_options(model)) / "model_index.json"
-    name = json.loads(index.read_text(encoding="utf-8")).get("_class_name", "") if index.is_file() else ""
+    name = pipeline_class(index) or "" if index.is_file() else ""
     cls = getattr(diffusers, str(name), None)
     return name if isinstance(cls, type) and takes_prompts(cls) else ""
 

@@ -88,6 +88,19 @@ def push(
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead of committing.")] = False,
     samples: Annotated[int, typer.Option(min=0, help="Images of the card's picture; 0: none.")] = 20,
     max_shard_size: Annotated[str | None, typer.Option(help="Of a weight file, such as 5GB.")] = None,
+    standalone: Annotated[
+        bool,
+        typer.Option(
+            "--standalone",
+            help="Write all code that the model needs beside its weights, for trust_remote_code=True without hf_ganzip; default: a few lines that import it.",
+        ),
+    ] = False,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure/--no-measure", help="Time a pass for the card, where no report of hf-ganzip cost is given."
+        ),
+    ] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the card and the files; send nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -109,6 +122,8 @@ def push(
         create_pr=create_pr,
         samples=samples,
         max_shard_size=max_shard_size,
+        standalone=standalone,
+        measure=measure,
         dry_run=dry_run,
     )
     if as_json:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put our `evaluate` modules where ``evaluate.load("NAME")`` finds them without the Hub."""
+"""Put our `evaluate` modules where ``evaluate.load("NAME")`` finds them without the Hub, in processes that do not import hf_ganzip."""
 
 from __future__ import annotations
 
@@ -9,13 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from ..shipped import shipped
-
-
-def metric_folders() -> dict[str, Path]:
-    """Name -> folder of every module, in the wheel or in a source checkout."""
-    files = sorted(shipped("metrics_hub").glob("*/*.py"))
-    return {path.parent.name: path.parent for path in files if path.stem == path.parent.name}
+from ..shipped import metric_folders
 
 
 def install_metrics() -> dict[str, Path]:
@@ -27,15 +21,22 @@ def install_metrics() -> dict[str, Path]:
 
     Raises:
         ImportError: `evaluate` is missing.
+        ValueError: The cache has a module of one of the names that is not ours; nothing was installed.
     """
     try:
         from evaluate.loading import init_dynamic_modules
     except ImportError as error:
         raise ImportError('Installing metrics needs evaluate: pip install "hf_ganzip[metrics]".') from error
     cache = Path(init_dynamic_modules(), "metrics")
-    return {
-        name: _install(name, folder, cache / f"evaluate-metric--{name}") for name, folder in metric_folders().items()
-    }
+    targets = {name: cache / f"evaluate-metric--{name}" for name in metric_folders()}
+    for name, target in targets.items():
+        for file in target.glob(f"*/{name}.py"):
+            if "hf_ganzip" not in file.read_text(encoding="utf-8"):
+                raise ValueError(
+                    f"evaluate has cached a metric {name} that is not of hf_ganzip: {file.parent}. Remove that folder, or leave "
+                    f'it: after `import hf_ganzip`, evaluate.load("{name}") is ours without being installed. Nothing was installed.'
+                )
+    return {name: _install(name, folder, targets[name]) for name, folder in metric_folders().items()}
 
 
 def _install(name: str, folder: Path, target: Path) -> Path:

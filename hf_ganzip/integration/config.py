@@ -8,23 +8,17 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from enum import Enum
 from typing import Any
 
 from diffusers.quantizers.quantization_config import QuantizationConfigMixin
 
 from ..quantization.config import QuantizeConfig, stored_method
 from ..registry import suggestion
+from .packed_model import GanzipMethod
+from .restoring import FORMAT_VERSION, check_format
 
 
-FORMAT_VERSION = 1
 QUANT_METHODS = ("hf_ganzip", "ganzip")  # in config.json: what is written, and what is read besides
-
-
-class GanzipMethod(str, Enum):
-    """``quant_method`` in ``config.json``; diffusers asks for its ``.value``."""
-
-    GANZIP = QUANT_METHODS[0]
 
 
 class GanzipConfig(QuantizationConfigMixin):
@@ -100,11 +94,7 @@ class GanzipConfig(QuantizationConfigMixin):
         for name in sorted(kwargs):
             near = suggestion(inspect.signature(GanzipConfig).parameters, name)
             raise ValueError(f"GanzipConfig has no option {name}.{near}")
-        if format_version != FORMAT_VERSION:
-            raise ValueError(
-                f"This model was saved in hf_ganzip format {format_version!r}; this hf_ganzip reads format "
-                f"{FORMAT_VERSION}. Install a version of hf_ganzip that reads it."
-            )
+        check_format(format_version)
         self.quant_method = GanzipMethod.GANZIP
         if bits is None and structure is None:
             raise ValueError("GanzipConfig: bits is None; allowed are 2 to 8.")
@@ -146,6 +136,11 @@ class GanzipConfig(QuantizationConfigMixin):
     def of(cls, config: QuantizeConfig) -> GanzipConfig:
         """The config of a model that was quantized in memory."""
         return cls(**{f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name != "requantize"})
+
+    @property
+    def compute(self) -> str | None:
+        """Of packed layers; None for a model that was only pruned."""
+        return None if self.quantize_config is None else self.quantize_config.compute
 
     def unused(self) -> GanzipConfig:
         """A copy without what loading writes into it, so that one config serves several models."""

@@ -8,26 +8,17 @@ diffusers has no public way to register a quantizer: :func:`register` writes the
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import torch
 from diffusers.configuration_utils import FrozenDict
 from diffusers.quantizers import auto
-from diffusers.quantizers.base import DiffusersQuantizer
-from torch import Tensor, nn
+from torch import nn
 
-from ..alignment import align_
 from ..quantization.chunks import all_finite
 from ..quantization.config import QuantizeConfig
 from ..quantization.folding import is_parametrized
-from ..quantization.packed import (
-    BUFFERS,
-    PackedWeightMixin,
-    pack_module_,
-    packed_modules,
-    unpack_module_,
-)
+from ..quantization.packed import pack_module_
 from ..quantization.plan import plan_quantization
 from ..quantization.quantize import apply_plan_, quantization_report
 from ..quantization.report import QuantizeReport
@@ -35,27 +26,16 @@ from ..quantization.rows import quantize_weight
 from ..record import RECORD, compression_of, origin, origin_of, recorded_steps
 from ..structure import apply_structure_, structure_of
 from .config import QUANT_METHODS, GanzipConfig, as_ganzip, merge_strictly_
-from .packed_model import (
-    allocate_packed_layers_,
-    allow_casting_,
-    finish_config,
-    refuse_disk,
-    refuse_fused,
-    verify_packed_layers,
-)
+from .packed_model import finish_config
+from .restoring import RestoringQuantizer, drop_auto_map_
 
 
-class GanzipQuantizer(DiffusersQuantizer):
+class GanzipQuantizer(RestoringQuantizer):
     """Quantizes while full-precision weights load, or restores packed ones; strict in both cases."""
 
-    use_keep_in_fp32_modules = True
-
     def __init__(self, quantization_config: GanzipConfig | QuantizeConfig, **kwargs):
-        from diffusers import ModelMixin  # which imports this module
-
         config = as_ganzip(quantization_config)
         super().__init__(config, **kwargs)
-        allow_casting_(ModelMixin, "to", "half", "float")
         self.pre_quantized = self.pre_quantized and not config.pending
         if not self.pre_quantized:
             self.quantization_config = config.unused()
@@ -64,136 +44,60 @@ class GanzipQuantizer(DiffusersQuantizer):
         self._in_memory = False
         self._sqnr_db: dict[str, float | None] = {}
         self._problems: list[str] = []
-        self._loaded_keys: set[str] = set()
         self._base_model = ""
 
-    # -- environment --------------------------------------------------------------------------------------------------
-
-    def validate_environment(self, *args, device_map=None, **kwargs) -> None:
-        refuse_disk(device_map)
-
-    def update_torch_dtype(self, torch_dtype: torch.dtype | None) -> torch.dtype:
-        self.dtype = torch_dtype or torch.float32
-        return self.dtype
-
-    # -- loading ------------------------------------------------------------------------------------------------------
-
     def maybe_update_loaded_keys(self, loaded_keys: list[str], checkpoint_files: list[str]) -> list[str]:
-        self._loaded_keys = set(loaded_keys)
         self._base_model = origin(Path(checkpoint_files[0]).parent) if checkpoint_files else ""
-        return loaded_keys
+        return super().maybe_update_loaded_keys(loaded_keys, checkpoint_files)
 
-    def _process_model_before_weight_loading(
-        self, model: nn.Module, device_map=None, keep_in_fp32_modules=(), **kwargs
-    ) -> None:
-        self._keep_in_fp32 = set(keep_in_fp32_modules or ())
-        if self.quantization_config.structure is not None:
-            apply_structure_(model, self.quantization_config.structure)
+    def _prepare(self, model: nn.Module) -> None:
         if self.pre_quantized:
-            allocate_packed_layers_(model, self.quantization_config, self._dtype_of)
-        else:
-            self._plan = plan_quantization(model, self.quantization_config.quantize_config)
-            # Calibrated methods, ranges and folded weights need the whole model; all others are quantized tensor by tensor.
-            self._in_memory = any(
-                hasattr(settings.method, "calibrate")
-                or settings.activations == "static"
-                or is_parametrized(model.get_submodule(name))
-                for name, settings in self._plan.settings.items()
-            )
-        self._check_keys(model)
-
-    def _dtype_of(self, name: str) -> torch.dtype:
-        return torch.float32 if self._keep_in_fp32 & set(name.split(".")) else self.dtype
-
-    def _check_keys(self, model: nn.Module) -> None:
-        ignored = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or []
-        expected = set(model.state_dict())
-        unexpected = {k for k in self._loaded_keys - expected if not any(re.search(pattern, k) for pattern in ignored)}
-        missing = expected - self._loaded_keys
-        if missing or unexpected:
-            raise ValueError(
-                f"{type(model).__name__}: the checkpoint does not fit the config: "
-                f"missing tensors {sorted(missing)[:5]} ({len(missing)} in all), "
-                f"unexpected tensors {sorted(unexpected)[:5]} ({len(unexpected)} in all)."
-            )
+            return super()._prepare(model)
+        self._plan = plan_quantization(model, self.quantization_config.quantize_config)
+        # Calibrated methods, ranges and folded weights need the whole model; all others are quantized tensor by tensor.
+        self._in_memory = any(
+            hasattr(settings.method, "calibrate")
+            or settings.activations == "static"
+            or is_parametrized(model.get_submodule(name))
+            for name, settings in self._plan.settings.items()
+        )
 
     def check_if_quantized_param(self, model, param_value, param_name: str, state_dict, **kwargs) -> bool:
-        module_name, _, tensor = param_name.rpartition(".")
         if self.pre_quantized:
-            return tensor in BUFFERS and isinstance(model.get_submodule(module_name), PackedWeightMixin)
+            return super().check_if_quantized_param(model, param_value, param_name, state_dict, **kwargs)
+        module_name, _, tensor = param_name.rpartition(".")
         return tensor == "weight" and module_name in self._plan.settings and not self._in_memory
-
-    def check_quantized_param_shape(self, param_name: str, current: Tensor, loaded: Tensor) -> bool:
-        raise ValueError(
-            f"{param_name} has shape {tuple(loaded.shape)} in the checkpoint; config.json asks for {tuple(current.shape)}."
-        )
 
     def create_quantized_param(
         self, model, param_value, param_name: str, target_device, state_dict=None, unexpected_keys=None, **kwargs
     ) -> None:
-        module_name, _, tensor = param_name.rpartition(".")
-        module = model.get_submodule(module_name)
-        stored = state_dict[param_name].to(target_device)  # before diffusers cast it to the load dtype
         if self.pre_quantized:
-            expected = module._buffers[tensor].dtype
-            if stored.dtype != expected:
-                raise ValueError(f"{param_name} is {stored.dtype} in the checkpoint; allowed is {expected}.")
-            module._buffers[tensor] = stored
-            return
+            return super().create_quantized_param(model, param_value, param_name, target_device, state_dict)
+        module_name = param_name.rpartition(".")[0]
+        module = model.get_submodule(module_name)
+        stored = state_dict[param_name].to(target_device)
         if not all_finite(stored):
             self._problems.append(f"{param_name} holds NaN or infinity")
             return
         weight = quantize_weight(module, self._plan.settings[module_name], stored)
         self._sqnr_db[module_name] = weight.sqnr_db
-        compute = self.quantization_config.quantize_config.compute
+        compute = self.quantization_config.compute
         pack_module_(module, weight.layout, weight.buffers, dtype=self._dtype_of(module_name), compute=compute)
 
-    def _process_model_after_weight_loading(self, model: nn.Module, **kwargs) -> nn.Module:
+    def _finish(self, model: nn.Module) -> None:
         if self._problems:
             raise ValueError(f"{type(model).__name__}: {'; '.join(self._problems)}; nothing was quantized.")
         if self.pre_quantized:
-            verify_packed_layers(model, self.quantization_config)
-        else:
-            if self._in_memory:
-                self._sqnr_db = apply_plan_(model, self._plan, self.quantization_config.quantize_config)
-            self.report = quantization_report(model, self._plan, self._sqnr_db)
-            finish_config(model, self.quantization_config, self._base_model)
-        align_(model)
-        if self.quantization_config.quantize_config is None:
-            model.is_quantized = False  # only pruned: trained, cast and moved like any other model
-        model.register_to_config(quantization_config=self.quantization_config)
-        return model
-
-    # -- the rest of the protocol -------------------------------------------------------------------------------------
+            return super()._finish(model)
+        if self._in_memory:
+            self._sqnr_db = apply_plan_(model, self._plan, self.quantization_config.quantize_config)
+        self.report = quantization_report(model, self._plan, self._sqnr_db)
+        finish_config(model, self.quantization_config, self._base_model)
 
     def _dequantize(self, model: nn.Module) -> nn.Module:
-        for module in packed_modules(model).values():
-            unpack_module_(module)
+        super()._dequantize(model)
         _forget_quantization(model)
         return model
-
-    def get_state_dict_and_metadata(self, state_dict, safe_serialization: bool = False):
-        lost = [name for name in self.quantization_config.layers or () if f"{name}.weight_codes" not in state_dict]
-        if lost:
-            raise ValueError(
-                f"save_pretrained: packed layers were changed, {lost[0]} first ({len(lost)} in all). Of a model with "
-                "adapters save the adapters with save_lora_adapter, and call unload_lora before save_pretrained."
-            )
-        refuse_fused(state_dict)
-        # A second key beside "format" would come in random order: files would differ from save to save.
-        return state_dict, {}
-
-    @property
-    def is_serializable(self) -> bool:
-        return True
-
-    @property
-    def is_trainable(self) -> bool:
-        return True  # adapters beside packed layers
-
-    @property
-    def is_compileable(self) -> bool:
-        return True
 
 
 def attach(model: nn.Module, config: QuantizeConfig) -> None:
@@ -243,9 +147,15 @@ def register() -> None:
         (auto.AUTO_QUANTIZATION_CONFIG_MAPPING, GanzipConfig),
     ):
         for name in QUANT_METHODS:
-            if mapping.setdefault(name, value) is not value:
+            known = mapping.get(name)
+            if known is None or known.__module__.partition(".")[0] in ("diffusers", "diffusers_modules"):
+                mapping[name] = (
+                    value  # in place of a factory that imports us, or of what a standalone file opens its model with
+                )
+            elif known is not value:
                 raise RuntimeError(f"another package has registered the quantization method {name!r} with diffusers.")
     merge_strictly_(auto.DiffusersAutoQuantizer)
+    drop_auto_map_()
 
 
 def build(cls: type, config: dict) -> nn.Module:

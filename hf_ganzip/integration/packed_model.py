@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from enum import Enum
 from typing import Any
 
 import torch
@@ -15,7 +16,12 @@ from ..quantization.fused import FUSED
 from ..quantization.layout import PackedLayout
 from ..quantization.packed import digests, pack_module_, packed_modules, packed_parameters
 from ..record import Step, recorded_steps
-from .config import GanzipConfig, GanzipMethod
+
+
+class GanzipMethod(str, Enum):
+    """``quant_method`` in ``config.json``; diffusers asks for its ``.value``."""
+
+    GANZIP = "hf_ganzip"
 
 
 def refuse_disk(device_map: Any) -> None:
@@ -70,14 +76,12 @@ def _casting(method: Callable[..., Any]) -> Callable[..., Any]:
     return cast
 
 
-def allocate_packed_layers_(model: nn.Module, config: GanzipConfig, dtype_of: Callable[[str], torch.dtype]) -> None:
-    """Replace the weights named in ``config.layers``, if it is quantized, by empty packed buffers on the meta device.
+def allocate_packed_layers_(model: nn.Module, config: Any, dtype_of: Callable[[str], torch.dtype]) -> None:
+    """Replace the weights named in ``config.layers`` by empty packed buffers on the meta device.
 
     Raises:
         ValueError: The table is missing, damaged, or names layers or shapes that the model does not have.
     """
-    if config.quantize_config is None:
-        return
     if not isinstance(config.layers, dict) or not config.layers:
         raise ValueError("config.json has quant_method 'hf_ganzip' but no layers table; the folder is damaged.")
     modules, problems = dict(model.named_modules()), []
@@ -100,13 +104,13 @@ def allocate_packed_layers_(model: nn.Module, config: GanzipConfig, dtype_of: Ca
             buffers = {
                 tensor: torch.empty(shape, dtype=dtype, device="meta") for tensor, (shape, dtype) in wanted.items()
             }
-            pack_module_(module, layout, buffers, dtype=dtype_of(name), compute=config.quantize_config.compute)
+            pack_module_(module, layout, buffers, dtype=dtype_of(name), compute=config.compute)
     if problems:
         raise ValueError(f"{type(model).__name__}: config.json does not fit: {'; '.join(problems[:10])}.")
     _count_packed_parameters(type(model))
 
 
-def verify_packed_layers(model: nn.Module, config: GanzipConfig) -> None:
+def verify_packed_layers(model: nn.Module, config: Any) -> None:
     """Compare codes and scales, which were loaded just now, with the digests in ``config.layers``.
 
     Raises:
@@ -121,7 +125,7 @@ def verify_packed_layers(model: nn.Module, config: GanzipConfig) -> None:
         )
 
 
-def finish_config(model: nn.Module, config: GanzipConfig, base_model: str) -> None:
+def finish_config(model: nn.Module, config: Any, base_model: str) -> None:
     """Write the layer table and the step into the config of a model that was quantized just now."""
     _count_packed_parameters(type(model))
     found = digests(model)

@@ -63,7 +63,8 @@ class GanzipHfQuantizer(HfQuantizer):
             plan_quantization(model, self.quantization_config.quantize_config)  # fails early
             return
         modules = dict(model.named_modules())
-        allocate_packed_layers_(model, self.quantization_config, lambda name: modules[name].weight.dtype)
+        if self.quantization_config.compute is not None:
+            allocate_packed_layers_(model, self.quantization_config, lambda name: modules[name].weight.dtype)
         packed = packed_modules(model)
         for module in packed.values():
             module._is_hf_initialized = True

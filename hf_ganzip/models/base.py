@@ -23,7 +23,18 @@ RandomSource = torch.Generator | list[torch.Generator] | None
 
 
 class AlignedMixin:
-    """Loading by bundled names, too, that gives the same bits as the saved model."""
+    """Loading that gives the same bits as the saved model."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """diffusers' ``from_pretrained``; tensors are aligned, so that the outputs repeat those of the saved model exactly."""
+        loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        align_(loaded[0] if isinstance(loaded, tuple) else loaded)
+        return loaded
+
+
+class NamedMixin(AlignedMixin):
+    """Loading by bundled names, too, and of no other class than this."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
@@ -37,9 +48,7 @@ class AlignedMixin:
         folder = named(pretrained_model_name_or_path)
         if not Path(folder).exists() and unreachable():
             kwargs["local_files_only"] = True  # what is not in the cache fails at once
-        loaded = super().from_pretrained(folder, **kwargs)
-        align_(loaded[0] if isinstance(loaded, tuple) else loaded)
-        return loaded
+        return super().from_pretrained(folder, **kwargs)
 
     @classmethod
     def load_config(cls, pretrained_model_name_or_path, **kwargs):
@@ -65,7 +74,7 @@ def class_named(name: str) -> type | None:
     return found if isinstance(found, type) and issubclass(found, diffusers.ModelMixin) else None
 
 
-class PresetMixin(AlignedMixin):
+class PresetMixin(NamedMixin):
     """Published configurations by name."""
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}

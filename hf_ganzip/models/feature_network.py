@@ -12,7 +12,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-from .base import AlignedMixin, check_images
+from .base import NamedMixin, check_images
 
 
 @dataclass
@@ -28,7 +28,7 @@ class FeatureNetworkOutput(BaseOutput):
     embedding: Tensor
 
 
-class FeatureNetwork(AlignedMixin, ModelMixin, ConfigMixin):
+class FeatureNetwork(NamedMixin, ModelMixin, ConfigMixin):
     """Classifier of small images: per entry of ``channels`` a 3x3 convolution, batch norm, ReLU and 2x2 max pooling,
     then one hidden layer (the embedding) and one output layer.
 

@@ -7,6 +7,7 @@ import inspect
 
 from diffusers import DiffusionPipeline
 
+from ..assets import class_names
 from ..hub import HUB_OPTIONS, MODEL_FILES, model_folder
 from ..recipes import load_model
 
@@ -19,13 +20,16 @@ class LocalPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """Load a pipeline, or a generator alone, from a folder, by a bundled name or from the Hub.
+        """Load a pipeline, or a generator alone, from a folder, by a bundled name or from the Hub; the classes of bundled generators have names.
 
         Args:
             pretrained_model_name_or_path: Of the pipeline or of its generator.
             **kwargs: Options of :func:`.model_folder`, and of diffusers' ``from_pretrained`` for the pipeline, or for
                 the generator together with arguments of the pipeline's class.
         """
+        names = class_names(pretrained_model_name_or_path)
+        if names and "class_names" in inspect.signature(cls).parameters:
+            kwargs.setdefault("class_names", list(names))
         options = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         path = model_folder(pretrained_model_name_or_path, patterns=[*MODEL_FILES, "*.md"], **options)
         if (path / "model_index.json").is_file() or not (path / "config.json").is_file():

@@ -10,7 +10,6 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
-from ..assets import class_names
 from ..models.base import RandomSource, check_sources
 from ..models.class_labels import one_hot_labels
 from ..modes import evaluating
@@ -50,14 +49,6 @@ class GANPipeline(LocalPipeline):
             raise ValueError(f"class_names has {len(class_names)} entries; the generator has {classes} classes.")
         self.register_to_config(class_names=class_names)
         self.image_processor = VaeImageProcessor(vae_scale_factor=1)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """As :meth:`.LocalPipeline.from_pretrained`; the classes of bundled generators have names."""
-        names = class_names(pretrained_model_name_or_path)
-        return super().from_pretrained(
-            pretrained_model_name_or_path, **({"class_names": list(names)} if names else {}) | kwargs
-        )
 
     @torch.no_grad()
     def __call__(

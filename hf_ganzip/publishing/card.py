@@ -11,10 +11,12 @@ from typing import Any
 import jinja2
 import yaml
 
+from ..hub import CODE_FILES
 from ..recipes import STEPS
 from ..record import origin
-from ..saved import loading_snippet, read_saved
+from ..saved import dtype_argument, loading_snippet, read_saved
 from .metadata import Facts, Licence, base_of, find_licence, metadata, own_evaluations
+from .remote_code import is_standalone, remote_snippet
 from .tables import changes, cost_table, details, quality_table, source_table
 
 
@@ -44,16 +46,26 @@ _TEMPLATE = """---
 ---
 
 # {{ title }}
-
+{% if picture %}
+![Samples]({{ picture }})
+{% endif %}
 {{ summary }}
 
 ## Use it
 
+```bash
+pip install hf_ganzip
+```
+
 ```python
 {{ snippet }}
 ```
-{% if picture %}
-![Samples]({{ picture }})
+{% if remote %}
+{{ remote_note }}
+
+```python
+{{ remote }}
+```
 {% endif %}
 {%- if costs %}
 ## Size and speed
@@ -89,8 +101,20 @@ _TEMPLATE = """---
 
 </details>
 {% endfor %}
-Written by hf_ganzip from the record in `config.json`{{ " and the reports named above" if reported }}.{{ licence }}
+## Licence
+
+{{ licence }}
+
+Written by hf_ganzip from the record in `config.json`{{ " and the reports named above" if reported }}.
 """
+_REMOTE = (
+    "diffusers alone opens it, too, with the code that lies beside the weights, `{file}`{what}. Read it before you trust it, and "
+    "name the commit that you read with `revision=`."
+)
+_THIN_CODE = ": a few lines that import hf_ganzip"
+_STANDALONE = (
+    " (Apache-2.0): all that the model needs but torch and diffusers, so that nothing has to be installed besides"
+)
 
 
 def render_card(
@@ -131,6 +155,7 @@ def render_card(
     if license is None:
         license = find_licence(saved, folder, base)
     licence = license if isinstance(license, Licence) else Licence({"license": license})
+    code = next((file.name for file in sorted(folder.rglob(CODE_FILES[0]))), "")
     own = own_evaluations(found["evaluate"], _names(folder, repo_id, saved.origin, steps), base)
     facts = Facts(saved, repo_id, steps, base, licence, datasets, own)
     return (
@@ -141,6 +166,8 @@ def render_card(
             title=title or repo_id.rpartition("/")[2],
             summary=_summary(facts),
             snippet=loading_snippet(saved, repo_id),
+            remote=remote_snippet(saved, repo_id, dtype_argument(saved)) if code else "",
+            remote_note=_REMOTE.format(file=code, what=_STANDALONE if is_standalone(code) else _THIN_CODE),
             picture=picture or (PICTURE if (folder / PICTURE).is_file() else None),
             costs="\n\n".join(map(cost_table, found["cost"])),
             quality=quality_table(found["evaluate"]),
@@ -150,7 +177,7 @@ def render_card(
             source=source_table(next((part["source"] for part in saved.parts.values() if part["source"]), None)),
             details=details(saved, found),
             reported=any(found.values()),
-            licence=licence.note,
+            licence=licence.text,
         )
     )
 
@@ -242,6 +269,10 @@ def _summary(facts: Facts) -> str:
     if base.hub_id:
         tree, at = (f"/tree/{base.revision}", f" at revision {base.revision}") if base.revision else ("", "")
         of = f" of [{base.name}](https://huggingface.co/{base.name}{tree}){at}"
+    elif base.name:
+        of = f" of `{base.name}`, which comes with hf_ganzip"
+    elif local := next((step["base_model"] for step in facts.steps if step["base_model"]), ""):
+        of = f" of a model in a local folder, `{local}`"
     words = [_DONE.get(name, name) for name in dict.fromkeys(step["name"] for step in facts.steps)]
     text = f"A `{saved.class_name}` {'pipeline' if saved.is_pipeline else 'model'}"
     precision = ", ".join(sorted({part["dtype"] for part in saved.parts.values()} - {""})) or "full precision"

@@ -47,11 +47,20 @@ class Licence:
 
     Args:
         metadata: ``license``, and ``license_name`` and ``license_link`` where it is "other".
-        note: A sentence for the end of the card, or "".
+        note: Where it comes from, or that it is unknown: a sentence, or "".
     """
 
     metadata: Mapping[str, str]
     note: str = ""
+
+    @property
+    def text(self) -> str:
+        """Sentences for the card."""
+        if self.metadata["license"] == "other" and self.note:
+            return self.note
+        name = self.metadata.get("license_name") or self.metadata["license"]
+        link = self.metadata.get("license_link")
+        return " ".join(filter(None, [f"The weights are under {f'[{name}]({link})' if link else name}.", self.note]))
 
 
 @dataclass(frozen=True)
@@ -120,7 +129,7 @@ def find_licence(
     if (found := _stated(_head(folder / "README.md"))) and found.get("license_name") != name:
         return Licence(found)
     if name and not name.startswith("unknown"):
-        note = f" The licence {name} was inferred from the file's format, not stated: find out whether it holds before you use the weights."
+        note = f"The licence {name} was inferred from the file's format, not stated: find out whether it holds before you use the weights."
         return Licence({"license": "other", "license_name": name}, note)
     of_base: Mapping[str, Any] = {}
     if base.name in ASSETS:
@@ -128,8 +137,8 @@ def find_licence(
     elif base.hub_id and ask_hub is not None:
         of_base = ask_hub(base)
     if found := _stated(of_base):
-        return Licence(found, f" The licence is that of {base.name}.")
-    note = " The licence of the weights was not stated: find it out before you use them."
+        return Licence(found, f"The licence is that of {base.name}.")
+    note = "The licence of the weights was not stated: find it out before you use them."
     return Licence({"license": "other", "license_name": "unknown"}, note)
 
 

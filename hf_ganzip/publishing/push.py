@@ -15,12 +15,14 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from ..hub import CODE_FILES
 from ..record import origin_of, recorded_steps
 from ..reports import Report
-from ..saved import loading_snippet, read_saved
+from ..saved import dtype_argument, loading_snippet, read_saved
 from .card import PICTURE, as_dicts, by_kind, render_card
-from .check import differences, fingerprint, networks_of, run_snippet
+from .check import differences, fingerprint, networks_of, run_remote_snippet, run_snippet
 from .metadata import Base, Licence, base_of, find_licence
+from .remote_code import remote_snippet, write_code
 
 
 _ADVICE = {
@@ -35,7 +37,10 @@ _AGAIN = "try again: files that arrived are not sent twice, and no commit was ma
 _UNKNOWN = "whether the commit was made is not known: look at the repository, then try again"
 _STORAGE = "the store of large files refused it, because its link is too old or a proxy stands in between; " + _AGAIN
 _SAMPLES, _COLUMNS = 20, 10
-_STALE = ("*.safetensors", "*.safetensors.index.json", "config.json", "model_index.json")  # of what was there before
+_STALE = (  # of what was there before
+    *("*.safetensors", "*.safetensors.index.json", "config.json", "model_index.json"),
+    *CODE_FILES,
+)
 # Whatever HTTP library huggingface_hub uses; RuntimeError: a file could not be sent.
 NETWORK_ERRORS = (*HfHubHTTPError.__bases__, OSError, RuntimeError)
 
@@ -95,6 +100,8 @@ def push_to_hub(
     commit_message: str | None = None,
     max_shard_size: int | str | None = None,
     samples: int = _SAMPLES,
+    standalone: bool = False,
+    measure: bool = True,
     dry_run: bool = False,
     token: str | None = None,
 ) -> PushReport:
@@ -119,11 +126,14 @@ def push_to_hub(
         commit_message: None: what the model is.
         max_shard_size: Of a weight file, such as "5GB".
         samples: Images of the card's picture, for models that draw images from latents or noise, in whole rows of ten where there are more; 0: none.
+        standalone: What diffusers opens with ``trust_remote_code=True`` is one file that needs torch and diffusers alone, instead of a few lines that import
+            hf_ganzip; see :func:`save_for_hub`.
+        measure: Where no report tells sizes and the time of a pass, measure them here (beside those of ``reference``) for the card.
         dry_run: Do everything but talk to the Hub.
         token: None: the one that is logged in.
 
     Raises:
-        ValueError: ``repo_id`` is none, ``create_pr`` together with a branch, or what was saved does not load to the same bits; nothing was uploaded then.
+        ValueError: ``repo_id`` is none, ``create_pr`` together with a branch, ``standalone`` as for :func:`save_for_hub`, or what was saved does not load to the same bits; nothing was uploaded then.
         TypeError: Not a model or pipeline, or a report of another kind.
         RuntimeError: The loading snippet of the card fails.
         ConnectionError: The Hub refused or cannot be reached; says what to do, and if it is not known whether there is a commit.
@@ -135,8 +145,10 @@ def push_to_hub(
         raise TypeError(f"push_to_hub: a {type(model).__name__} is no model and no pipeline.")
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent, "model")
-        compared = _save_and_compare(model, folder, max_shard_size)
+        compared = _save_and_compare(model, folder, max_shard_size, standalone)
         _draw(model, reference, folder, samples)
+        if measure and not by_kind(reports)["cost"]:
+            reports += _measured(model, reference)
         licence = license if license is not None else _licence(model, folder, base_model, token, dry_run)
         card = render_card(
             folder, repo_id, report=reports, base_model=base_model, license=licence, datasets=datasets, title=title
@@ -153,18 +165,58 @@ def push_to_hub(
     return PushReport(repo_id, url, files, card, compared)
 
 
-def _save_and_compare(model: Any, folder: Path, max_shard_size: int | str | None) -> dict[str, dict[str, str | None]]:
-    options = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
-    model.save_pretrained(folder, **options)
+def save_for_hub(
+    model: Any, folder: str | Path, *, standalone: bool = False, max_shard_size: int | str | None = None
+) -> None:
+    """Save a model or pipeline with what diffusers needs to open it with ``trust_remote_code=True``.
+
+    ``save_pretrained`` writes the weights alone, which load where hf_ganzip is imported; they do here, too.
+
+    Args:
+        model: Model or diffusers pipeline.
+        folder: Made if it is missing; modules that an earlier call wrote there are removed.
+        standalone: False: the module imports hf_ganzip, and says what to install. True: it holds the generator, its pipeline and the unpacking itself, copied from
+            this package.
+        max_shard_size: Of a weight file, such as "5GB".
+
+    Raises:
+        ValueError: ``standalone`` of a model that transformers loads, or of a discriminator.
+    """
+    folder = Path(folder)
+    for pattern in CODE_FILES:
+        for old in folder.glob(pattern):
+            old.unlink()
+    model.save_pretrained(folder, **({} if max_shard_size is None else {"max_shard_size": max_shard_size}))
     _forget_local_paths(model, folder)
-    expected = fingerprint(model)
-    problems = differences(expected, run_snippet(loading_snippet(read_saved(folder), str(folder))))
+    write_code(folder, standalone=standalone)
+
+
+def _save_and_compare(
+    model: Any, folder: Path, max_shard_size: int | str | None, standalone: bool
+) -> dict[str, dict[str, str | None]]:
+    save_for_hub(model, folder, standalone=standalone, max_shard_size=max_shard_size)
+    expected, saved = fingerprint(model), read_saved(folder)
+    problems = differences(expected, run_snippet(loading_snippet(saved, str(folder))))
+    if any(folder.rglob(CODE_FILES[0])):
+        snippet = remote_snippet(saved, str(folder), dtype_argument(saved))
+        found = differences(expected, run_remote_snippet(snippet, model, without_us=standalone))
+        problems += [f"{problem} (with trust_remote_code=True)" for problem in found]
     if problems:
         advice = "".join(map(_casting_advice, networks_of(model).values()))
         raise ValueError(
             f"push_to_hub: the saved model loads with other bits: {', '.join(problems)}. Nothing was uploaded.{advice}"
         )
     return expected
+
+
+def _measured(model: Any, reference: Any) -> list[dict[str, Any]]:
+    """A cost report, if the model has one network that makes the images, of a known family."""
+    from ..evaluation.cost import measure_cost
+
+    try:
+        return [measure_cost(model, reference, repeats=3, memory=False).to_dict()]
+    except ValueError:  # of no family, of several networks, or on another device than the reference
+        return []
 
 
 def _casting_advice(network: Any) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.install_metrics import metric_folders
 from ..registry import lookup
+from ..shipped import metric_folders
 from .push import check_target, upload
 
 

@@ -99,6 +99,7 @@ def _metrics() -> Mapping[str, Any]:
         "batches": np.split(sets["generated"], 4),
         "generated_features": sets["generated"],
         "real_features": sets["real"],
+        **{"processes": 1, "rank": 0, "my_generated": sets["generated"], "my_real": sets["real"]},
     }
 
 

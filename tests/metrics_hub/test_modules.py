@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,12 +18,17 @@ import torch
 from PIL import Image
 
 from hf_ganzip import metrics
-from hf_ganzip.evaluation.install_metrics import metric_folders
+from hf_ganzip.evaluation.install_metrics import install_metrics
+from hf_ganzip.shipped import metric_folders
+
+from ..processes import run_processes
 
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # third-party import-time warnings
     evaluate = pytest.importorskip("evaluate")
+
+    import datasets
 
 FOLDERS = metric_folders()
 NAMES = sorted(FOLDERS)
@@ -126,10 +133,50 @@ class TestModule:
         metric, (real, generated) = load(name), features
         with pytest.raises(ValueError, match=r"predictions has shape \(5,\)"):
             metric.add_batch(predictions=generated[0])
-        with pytest.raises(ValueError, match="generated has dimension 4"):
+        with pytest.raises(ValueError, match="references has dimension 5 and predictions has dimension 4"):
             metric.compute(predictions=generated[:, :4], references=real)
-        with pytest.raises(ValueError, match="num_process is 2; allowed is 1"):
-            load(name, num_process=2, process_id=0, experiment_id="x")
+        with pytest.raises(ValueError, match="predictions has NaN or infinity in 43 of 43 rows"):
+            metric.compute(predictions=generated * np.nan, references=real)
+        with pytest.raises(TypeError, match="references is .*; allowed are real numbers"):
+            metric.compute(predictions=generated, references=real.astype("complex64"))
+
+    def test_images_without_an_extractor(self, name, load):
+        images = np.zeros((3, 1, 8, 8), "uint8")
+        for side, what in (
+            (images, r"images of shape \(3, 1, 8, 8\)"),
+            ([Image.new("L", (8, 8))] * 3, "3 PIL images"),
+        ):
+            with pytest.raises(ValueError, match=f"predictions are {what}, and no feature_extractor= was given"):
+                load(name).compute(predictions=side, references=images)
+
+    def test_columns_of_images_and_of_features(self, name, load, features):
+        random = np.random.default_rng(0)
+        pictures = [
+            [Image.fromarray(x) for x in random.integers(0, 256, (40, 6, 6), dtype=np.uint8)] for _ in range(2)
+        ]
+        columns = [
+            datasets.Dataset.from_dict({"image": p}, datasets.Features({"image": datasets.Image()})) for p in pictures
+        ]
+
+        def extractor(batch):
+            return batch.flatten(1).float()[:, :9]
+
+        given = {"feature_extractor": extractor}
+        expected = load(name).compute(predictions=pictures[0], references=pictures[1], **given)
+        assert load(name).compute(predictions=columns[0]["image"], references=columns[1]["image"], **given) == expected
+        torch_columns = [column.with_format("torch")["image"] for column in columns]
+        assert load(name).compute(predictions=torch_columns[0], references=torch_columns[1], **given) == expected
+        real, generated = features
+        column = datasets.Dataset.from_dict({"features": real.tolist()})["features"]
+        expected = load(name).compute(predictions=generated, references=real)
+        assert load(name).compute(predictions=generated, references=column) == pytest.approx(expected)
+
+    def test_images_of_two_sizes(self, name, load):
+        bad = [Image.new("L", (8, 8)), Image.new("L", (8, 9))]
+        with pytest.raises(ValueError, match="references are images of 2 different sizes"):
+            load(name).compute(
+                predictions=bad[:1] * 2, references=bad, feature_extractor=lambda batch: batch.flatten(1)
+            )
 
     def test_the_folder_is_a_space(self, name):
         card = (FOLDERS[name] / "README.md").read_text()
@@ -182,6 +229,149 @@ def test_combine_and_save(load, features, tmp_path):
     assert combined.compute(draws=2, k=2) == pytest.approx(result)
     evaluate.save(tmp_path / "result.json", **result)
     assert json.loads((tmp_path / "result.json").read_text())["draws"] == 2
+
+
+class TestBareNames:
+    """``hf_ganzip`` is imported in this process."""
+
+    def test_of_another_folder_and_kind(self, tmp_path, monkeypatch, features):
+        monkeypatch.chdir(tmp_path)
+        assert type(evaluate.load("frechet_distance")).__module__.startswith("hf_ganzip.metrics_hub")
+        for elsewhere in ({"module_type": "comparison"}, {"revision": "main"}):
+            with pytest.raises((FileNotFoundError, ConnectionError)):
+                evaluate.load("frechet_distance", **elsewhere)
+        with pytest.raises((FileNotFoundError, ConnectionError)):
+            evaluate.load("evaluate-metric/frechet_distance")
+
+    def test_a_folder_of_the_user_comes_first(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "frechet_distance").mkdir()
+        text = (FOLDERS["frechet_distance"] / "frechet_distance.py").read_text()
+        (tmp_path / "frechet_distance/frechet_distance.py").write_text(text.replace("class Frechet", "class Own"))
+        assert type(evaluate.load("frechet_distance")).__name__ == "OwnDistance"
+
+    def test_a_foreign_module_of_the_name_is_not_overwritten(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("evaluate.loading.init_dynamic_modules", lambda: str(tmp_path))
+        foreign = tmp_path / f"metrics/evaluate-metric--frechet_distance/{'0' * 64}/frechet_distance.py"
+        foreign.parent.mkdir(parents=True)
+        foreign.write_text("import evaluate")
+        with pytest.raises(ValueError, match="cached a metric frechet_distance that is not of hf_ganzip"):
+            install_metrics()
+        assert [path.name for path in tmp_path.rglob("*.py")] == ["frechet_distance.py"]
+
+    @pytest.mark.process
+    @pytest.mark.parametrize("imports", ["hf_ganzip, evaluate", "evaluate, hf_ganzip"])
+    def test_offline_and_nothing_is_written(self, tmp_path, imports):
+        home = tmp_path / "home"
+        code = (
+            f"import {imports}; m = evaluate.load('knn_precision_recall'); "
+            "print(m.compute(predictions=[[0., 0], [1, 1]], references=[[0., 0], [1, 1]]))"
+        )
+        environment = os.environ | {"HF_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2])}
+        found = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path
+        )
+        assert "'precision': 1.0" in found.stdout, found.stderr
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.process
+    def test_without_evaluate(self, tmp_path):
+        code = "import sys; sys.modules['evaluate'] = None; import hf_ganzip as gz; print(gz.__version__)"
+        assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+
+
+class TestSeveralProcesses:
+    @staticmethod
+    def load(tmp_path, rank, count=3, **options):
+        options = {"experiment_id": "x/y", "timeout": 20} | options
+        folder, cache = str(FOLDERS[options.pop("name", "knn_precision_recall")]), str(tmp_path / "cache")
+        return evaluate.load(folder, cache_dir=cache, num_process=count, process_id=rank, **options)
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_threads_that_meet_through_files(self, tmp_path, features, name):
+        real, generated = features
+        expected = metrics.METRICS[name](real=real, generated=generated)
+
+        def part(rank):
+            metric = self.load(tmp_path, rank, name=name)
+            for _ in range(2):  # again from the start
+                if rank < 2:  # the last one has nothing of one side
+                    metric.add_batch(predictions=generated[rank::2])
+                found = metric.compute(references=real[rank::3])
+            return found
+
+        with ThreadPoolExecutor(3) as threads:
+            found = list(threads.map(part, range(3)))
+        assert found[0] == pytest.approx(expected, rel=1e-9) and found[1:] == [None, None]
+        assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {".lock"}
+
+    def test_images(self, tmp_path):
+        images = np.random.default_rng(0).integers(0, 256, (2, 40, 1, 6, 6), dtype=np.uint8)
+        rows = images.reshape(2, 40, 36)[..., :9].astype("float32")
+
+        def part(rank):
+            metric = self.load(tmp_path, rank, 2)
+            metric.add_batch(predictions=images[0, rank::2], references=images[1, rank::2])
+            return metric.compute(feature_extractor=lambda batch: batch.flatten(1).float()[:, :9])
+
+        with ThreadPoolExecutor(2) as threads:
+            assert next(threads.map(part, range(2))) == metrics.knn_precision_recall(real=rows[1], generated=rows[0])
+
+    def test_one_that_never_comes(self, tmp_path, features):
+        for rank, missing in ((0, "1, 2"), (1, "0")):
+            with pytest.raises(ValueError, match=f"experiment_id x/y: process {missing} of 3 did not come"):
+                self.load(tmp_path, rank, timeout=0.2).add_batch(references=features[0])
+
+    def test_one_that_died_half_way_and_what_it_left(self, tmp_path, features):
+        real, generated = features
+
+        def first(rank):
+            metric = self.load(tmp_path, rank, timeout=1)
+            metric.add_batch(predictions=generated + 5, references=real)
+            if rank != 1:  # it added, and died
+                return metric.compute()
+
+        with ThreadPoolExecutor(3) as threads:
+            running = [threads.submit(first, rank) for rank in range(3)]
+            with pytest.raises(ValueError, match="process 1 of 3 gave nothing: it died"):
+                running[0].result()
+        (folder,) = tmp_path.rglob("x%2Fy-3")
+        (left,) = folder.glob("2-*.safetensors")  # of the third
+        (folder / "token").write_text(left.name[2:].partition(".")[0])  # process 0 was killed, too
+
+        def again(rank):
+            time.sleep(0.3 * (rank == 0))
+            return self.load(tmp_path, rank).compute(predictions=generated[rank::3], references=real[rank::3])
+
+        with ThreadPoolExecutor(3) as threads:
+            found = next(threads.map(again, range(3)))
+        assert found == metrics.knn_precision_recall(real=real, generated=generated)
+
+    def test_two_evaluations_at_the_same_place(self, tmp_path, features):
+        def part(rank):
+            metric = self.load(tmp_path, rank, 2)
+            metric.add_batch(references=features[0])
+            if rank:
+                with pytest.raises(ValueError, match="another evaluation is process 1 of 2 of it"):
+                    self.load(tmp_path, rank, 2).add_batch(references=features[0])
+            return metric.compute(predictions=features[1])
+
+        with ThreadPoolExecutor(2) as threads:
+            assert [found is None for found in threads.map(part, range(2))] == [False, True]
+
+    @pytest.mark.process
+    @pytest.mark.parametrize("name", NAMES)
+    def test_torch_distributed(self, tmp_path, features, name):
+        found = run_processes(_distributed, 2, tmp_path, name, *features, str(tmp_path / "cache"))
+        expected = metrics.METRICS[name](real=features[0], generated=features[1])
+        assert found[0] == pytest.approx(expected, rel=1e-9) and found[1] is None
+        assert not (tmp_path / "cache").exists()
+
+
+def _distributed(rank, count, name, real, generated, cache):
+    metric = evaluate.load(str(FOLDERS[name]), num_process=count, process_id=rank, cache_dir=cache)
+    metric.add_batch(references=real[rank::count])
+    return metric.compute(predictions=generated if rank else None)
 
 
 class NotThere(BaseHTTPRequestHandler):

@@ -21,6 +21,7 @@ def equal(monkeypatch):
     """Skip the fresh process: other tests have it."""
     found = []
     monkeypatch.setattr("hf_ganzip.publishing.push.run_snippet", lambda snippet: found[-1])
+    monkeypatch.setattr("hf_ganzip.publishing.push.run_remote_snippet", lambda *args, **options: found[-1])
     original = check.fingerprint
 
     def remember(model):

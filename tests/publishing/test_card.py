@@ -87,7 +87,8 @@ class TestMetadata:
         model = gz.StyleGAN2Generator.from_pretrained(tmp_path / "full")
         gz.quantize_(model, gz.QuantizeConfig(bits=4))
         model.save_pretrained(tmp_path / "small")
-        assert "base_model" not in metadata(render_card(tmp_path / "small", "me/small"))
+        text = render_card(tmp_path / "small", "me/small")
+        assert "base_model" not in metadata(text) and "quantized of a model in a local folder, `full`." in text
         assert metadata(render_card(tmp_path / "small", "me/s", base_model="org/full"))["base_model"] == "org/full"
 
     @pytest.mark.parametrize(
@@ -190,6 +191,15 @@ class TestText:
         )
         assert "| weights on disk | 4.00 MiB | 1.00 MiB | 4.00x |" in text and "x86_64, 2 threads" in text
         assert "4.00x smaller on disk, not faster" in text
+
+    def test_a_bundled_base_is_said_to_be_one(self, tmp_path):
+        model = gz.load_model("stylegan2-fashion-mnist")
+        gz.quantize_(model)
+        model.save_pretrained(tmp_path / "small")
+        text = render_card(tmp_path / "small", "me/small")
+        assert "quantized of `stylegan2-fashion-mnist`, which comes with hf_ganzip" in text
+        assert "The weights are under apache-2.0. The licence is that of stylegan2-fashion-mnist." in text
+        assert "trust_remote_code" not in text  # save_pretrained writes no code
 
     def test_nothing_is_said_that_was_not_measured(self, tmp_path):
         text = render_card(finished([], tmp_path), "me/full")

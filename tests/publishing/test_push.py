@@ -57,8 +57,17 @@ class TestWhole:
             "README.md",
             "config.json",
             "diffusion_pytorch_model.safetensors",
+            "hf_ganzip_code.py",
             "samples.png",
         }
+        text = found.card
+        assert (
+            text.index("![Samples](samples.png)")
+            < text.index("pip install hf_ganzip")
+            < text.index("import hf_ganzip")
+        )
+        assert "`hf_ganzip_code.py`: a few lines that import hf_ganzip" in text and "trust_remote_code=True" in text
+        assert "| weights on disk |" in text and "The weights are under apache-2.0." in text
         assert torch.equal(run(model), before) and set(found.compared["model"]) == {"tensors", "output"}
         code = (
             "import hf_ganzip as gz, torch, diffusers\n"
@@ -89,6 +98,20 @@ class TestWhole:
         assert "DDPMPipeline.from_pretrained" in found.card and "pruned" in found.card
         folder = snapshot_download("me/pipeline", cache_dir=tmp_path / "cache")
         assert torch.equal(run(DDPMPipeline.from_pretrained(folder).unet), run(unet))
+
+    def test_a_model_that_loads_with_other_bits_by_remote_code_stays_here(self, hub, equal, monkeypatch):
+        other = {"model": {"tensors": "0", "output": "0"}}
+        monkeypatch.setattr("hf_ganzip.publishing.push.run_remote_snippet", lambda *args, **options: other)
+        with pytest.raises(ValueError, match=r"tensors of model \(with trust_remote_code=True\)"):
+            push(small()[0])
+        assert hub.requests == []
+
+    def test_what_is_measured(self, hub, equal):
+        model, full = small()[0], tiny_generator()
+        assert "Size and speed" not in push(model, dry_run=True, measure=False).card
+        text = push(model, reference=full, dry_run=True, standalone=True).card
+        assert "full model | this model" in text and "time of one pass" in text
+        assert "(Apache-2.0): all that the model needs but torch and diffusers" in text
 
     def test_shards(self, hub, equal, tmp_path):
         model = small()[0]

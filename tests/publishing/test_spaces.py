@@ -3,8 +3,8 @@
 
 import pytest
 
-from hf_ganzip.evaluation.install_metrics import metric_folders
 from hf_ganzip.publishing.spaces import push_metrics
+from hf_ganzip.shipped import metric_folders
 
 from ..hub import LocalHub
 

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Repositories with a module of ours beside the weights: where hf_ganzip is imported its own classes are taken, and nothing has to be trusted."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import re
+from types import ModuleType
+from typing import Any
+
+from ..hub import REMOTE_CODE
+from ..saved import library_of
+
+
+def take_own_classes_(module: ModuleType) -> None:
+    """Let a module of diffusers, which executes modules of repositories, take the classes of ours from here; harmless when repeated."""
+    load = module.get_class_from_dynamic_module
+    if hasattr(load, "of_hf_ganzip"):
+        return
+
+    @functools.wraps(load)
+    def load_ours(name: Any, module_file: str, *args: Any, class_name: str | None = None, **kwargs: Any) -> type:
+        library = (
+            library_of(class_name) if class_name and re.fullmatch(rf"{REMOTE_CODE}\w+\.py", module_file) else None
+        )
+        if library is None:
+            return load(name, module_file, *args, class_name=class_name, **kwargs)
+        return getattr(importlib.import_module(library), str(class_name))
+
+    load_ours.of_hf_ganzip = True  # type: ignore[attr-defined]
+    module.get_class_from_dynamic_module = load_ours  # type: ignore[attr-defined]
