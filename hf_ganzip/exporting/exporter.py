@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models as ONNX files: traced by torch's exporter, with weights as they are stored, compared with torch before they are left behind."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import ModelMixin
+from torch import nn
+
+from ..components import is_pipeline, refuse_name
+from ..modes import evaluating
+from ..quantization import dequantize_
+from ..quantization.packed import packed_modules
+from .graph import add_default_, save, trim_
+from .interface import Interface, interface_of
+from .libraries import library
+from .report import ExportReport
+from .tracing import quiet, tensors_of, trace
+from .verify import compare_with_torch
+from .weights import FIRST_OPSET, LAST_OPSET, store_weights_
+
+
+FORMATS = ("onnx",)
+FILE, CONFIG = "model.onnx", "config.json"
+TOLERANCE = 1e-4  # of a float graph
+
+
+def export(
+    model: ModelMixin,
+    folder: str | Path,
+    *,
+    format: str = "onnx",
+    opset: int = FIRST_OPSET,
+    truncation_psi: float | None = None,
+    class_label: int | None = None,
+    noise: str | None = None,
+    checks: int = 4,
+) -> ExportReport:
+    """Write a model as ``model.onnx`` and ``config.json``, which :class:`.OnnxGenerator` and others open.
+
+    The batch may have any size. Packed weights are stored as their integers with their scales: 4 and 8 bits in ONNX's types, as is 2 in operator set 25, others in the bytes of our
+    packed form, which bit operators cut apart; all other weights in the dtype that they have. It computes in float32. The file is run in ONNX Runtime and compared with torch first: a difference above 1e-4 is an error, and nothing is left.
+
+    Args:
+        model: Generator of this library, or a diffusion model of diffusers that has a family; compressed or not. It stays as it is.
+        folder: New folder.
+        format: "onnx".
+        opset: Operator set, 21 to 25.
+        truncation_psi: StyleGANs and BigGAN-deep: fixed; None: an input of StyleGANs (one number for each style), 1 for BigGAN-deep.
+        class_label: Fixed; None: an input (B, num_classes) of generators with classes, rows that sum to 1.
+        noise: StyleGAN 1 and 2: "input" (an input (B, all pixels) that may be left out, which means the stored noise), "const" or "none"; None: "input".
+        checks: Inputs that are compared.
+
+    Raises:
+        ImportError: The extra ``export`` is missing.
+        ValueError: An operator that has no counterpart (named, with its layer), an option that does not fit the model, an operator set that is too old, a folder that is
+            not empty, or a file that differs from torch.
+        TypeError: No model.
+    """
+    refuse_name(model)
+    if is_pipeline(model) or not isinstance(model, nn.Module):
+        raise TypeError(f"export: a {type(model).__name__} is no model; allowed are generators and diffusion models.")
+    if format not in FORMATS:
+        raise ValueError(f"format is {format!r}; allowed are {', '.join(FORMATS)}.")
+    if checks < 1:
+        raise ValueError(f"checks is {checks}; allowed are 1 and more.")
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is not empty; choose a new folder.")
+    if not FIRST_OPSET <= opset <= LAST_OPSET:
+        raise ValueError(
+            f"opset is {opset}; allowed are {FIRST_OPSET}, which brought 4-bit integers, to {LAST_OPSET}, which brought 2-bit ones."
+        )
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        library(name)
+    with torch.random.fork_rng(), evaluating(model):
+        plain = _plain(model)
+    interface = interface_of(plain, truncation_psi=truncation_psi, class_label=class_label, noise=noise)
+    with tempfile.TemporaryDirectory() as parent:
+        report = _write(model, plain, interface, Path(parent), opset, checks)
+        if not report.compared.largest_error <= TOLERANCE:
+            raise ValueError(
+                f"export: ONNX Runtime differs from torch by {report.compared.largest_error:.1e}; allowed is {TOLERANCE:g}. Nothing was "
+                "written."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in Path(parent).iterdir():
+            shutil.move(file, folder / file.name)
+    return ExportReport(**{**report.__dict__, "file": str(folder / FILE)})
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """A copy with ordinary float32 weights, in eval mode."""
+    plain = copy.deepcopy(model).to("cpu").float().eval().requires_grad_(False)
+    if packed_modules(plain):
+        dequantize_(plain)
+    return plain.requires_grad_(False)
+
+
+def _write(
+    model: nn.Module, plain: nn.Module, interface: Interface, folder: Path, opset: int, checks: int
+) -> ExportReport:
+    graph_model = trace(interface, opset)
+    packed = {f"{name}.weight": module for name, module in packed_modules(model).items()}
+    own = tensors_of(model)
+    stored = {name: own.get(name, tensor) for name, tensor in tensors_of(plain).items()}
+    weights = store_weights_(graph_model, stored, packed)
+    if "noise" in interface.example:
+        parts = [plain.get_buffer(name).flatten() for name in interface.noise]
+        add_default_(graph_model, "noise", torch.cat(parts)[None].numpy())
+    with quiet():
+        trim_(graph_model)
+    size = save(graph_model, folder / FILE)
+    compared = compare_with_torch(folder / FILE, interface, checks)
+    inputs = {value.name: tuple(_sizes(value.shape)) for value in graph_model.graph.inputs}
+    (folder / CONFIG).write_text(json.dumps(_config(model, interface, opset), indent=2) + "\n", encoding="utf-8")
+    total = sum(tensor.nbytes for tensor in model.state_dict().values())
+    return ExportReport(str(folder / FILE), size, total, opset, inputs, interface.outputs, tuple(weights), compared)
+
+
+def _sizes(shape: Any) -> list[int | str]:
+    return [each if isinstance(each, int) else each.value for each in shape]
+
+
+def _config(model: nn.Module, interface: Interface, opset: int) -> dict[str, Any]:
+    from .. import __version__
+
+    config = json.loads(model.to_json_string())
+    config |= {"_class_name": "OnnxModel", "_diffusers_version": diffusers.__version__}
+    return config | {
+        "export": {
+            "class_name": type(model).__name__,
+            "format": "onnx",
+            "opset": opset,
+            "activations": None,
+            **interface.settings,
+            "hf_ganzip": __version__,
+            "torch": torch.__version__,
+            "onnxruntime": library("onnxruntime").__version__,
+        }
+    }

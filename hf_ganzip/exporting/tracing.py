@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A graph of a network by torch's exporter, in which every tensor of the model is an input.
+
+Inputs are never folded: whatever the exporter does with constants, each tensor of the model reaches the graph under its name
+and in its shape, and can be put there in the form in which it is stored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .interface import Interface, noise_slices
+from .libraries import library
+
+
+_OF_MODEL = "model."
+_LOGGERS = (  # of torch, says that torchvision is missing; of onnx_ir, that an input with a default is not merged with another
+    "torch.onnx._internal.exporter._registration",
+    "onnx_ir.passes.common.initializer_deduplication",
+)
+
+
+class _WithTensors(nn.Module):
+    """An interface's network, called with inputs and with all tensors of the model by name."""
+
+    def __init__(self, interface: Interface):
+        super().__init__()
+        self.network = interface.network
+        self._noise = interface.noise
+
+    def forward(self, inputs: dict[str, Tensor], tensors: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        inputs = dict(inputs)
+        replaced = {f"{_OF_MODEL}{name}": tensor for name, tensor in tensors.items()}
+        if "noise" in inputs:
+            noise = noise_slices(self.network.model, self._noise, inputs.pop("noise"))
+            replaced |= {f"{_OF_MODEL}{name}": tensor for name, tensor in noise.items()}
+        found: tuple[Tensor, ...] = torch.func.functional_call(self.network, replaced, (), inputs)
+        return found
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, each under its first name if it has several."""
+    return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+
+
+@torch.no_grad()
+def run_in_torch(interface: Interface, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """What the exported network is compared with."""
+    kept = {name: tensor.clone() for name, tensor in tensors_of(interface.network.model).items()}
+    return _WithTensors(interface)({name: tensor.clone() for name, tensor in inputs.items()}, kept)
+
+
+@torch.no_grad()
+def trace(interface: Interface, opset: int) -> Any:
+    """The graph as an ``onnx_ir.Model``; inputs are those of the interface, then the tensors of its model by name.
+
+    Raises:
+        ValueError: An operator that cannot be exported; names it and its layer.
+        ImportError: onnx or onnxscript is missing.
+    """
+    library("onnx"), library("onnxscript")
+    tensors = tensors_of(interface.network.model)
+    free = torch.export.Dim.DYNAMIC
+    shapes = {name: {axis: free for axis in axes} for name, axes in interface.dynamic.items()}
+    kwargs = {"inputs": dict(interface.example), "tensors": tensors}
+    names = [*interface.example, *tensors]
+    with quiet():
+        try:
+            program = torch.export.export(
+                _WithTensors(interface).eval(),
+                (),
+                kwargs=kwargs,
+                dynamic_shapes={"inputs": shapes, "tensors": {name: {} for name in tensors}},
+                strict=False,
+            )
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                input_names=names,
+                output_names=list(interface.outputs),
+                opset_version=opset,
+                verbose=False,
+            )
+        except (torch.onnx.OnnxExporterError, torch._dynamo.exc.UserError, RuntimeError) as error:
+            raise ValueError(_explained(interface, error)) from error
+    graph = exported.model.graph
+    for value, (name, axes) in zip(graph.inputs, interface.dynamic.items()):
+        shape = library("onnx_ir").Shape([axes.get(axis, size) for axis, size in enumerate(value.shape)])
+        value.shape, value.name = shape, name
+    return exported.model
+
+
+def _explained(interface: Interface, error: BaseException) -> str:
+    """The operator that an error of the exporter names, and the layer where it is."""
+    said = []
+    each: BaseException | None = error
+    while each is not None:
+        said.append(str(each))
+        each = each.__cause__
+    text = "\n".join(said)
+    name = type(interface.network.model).__name__
+    operator = re.search(r"torch\.ops\.([\w.]+)|No ONNX function found for <OpOverload\(op='([\w.:]+)'", text)
+    if operator is None:
+        return f"export: torch cannot trace the {name}: {said[-1].partition(chr(10))[0]}"
+    layer = re.search(r"L\['self'\]\.network\.model\.([\w.]+)|network\.model\.([\w.]+)", text)
+    where = next(filter(None, layer.groups()), "") if layer else ""
+    found = next(filter(None, operator.groups()))
+    return (
+        f"export: {found}{f' in the layer {where}' if where else ''} of the {name} has no ONNX operator; write that layer with "
+        "others."
+    )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what torch and onnx_ir say of themselves: a deprecation within torch, and the notes of two loggers."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*", category=FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
