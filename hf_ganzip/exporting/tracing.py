@@ -69,9 +69,10 @@ def trace(interface: Interface, opset: int) -> Any:
     library("onnx"), library("onnxscript")
     tensors = tensors_of(interface.network.model)
     free = torch.export.Dim.DYNAMIC
-    shapes = {name: {axis: free for axis in axes} for name, axes in interface.dynamic.items()}
+    shapes = {name: dict.fromkeys(axes, free) for name, axes in interface.dynamic.items()}
     kwargs = {"inputs": dict(interface.example), "tensors": tensors}
     names = [*interface.example, *tensors]
+    program = None
     with quiet():
         try:
             program = torch.export.export(
@@ -90,7 +91,7 @@ def trace(interface: Interface, opset: int) -> Any:
                 verbose=False,
             )
         except (torch.onnx.OnnxExporterError, torch._dynamo.exc.UserError, RuntimeError) as error:
-            raise ValueError(_explained(interface, error)) from error
+            raise ValueError(_explained(interface, program, error)) from error
     graph = exported.model.graph
     for value, (name, axes) in zip(graph.inputs, interface.dynamic.items()):
         shape = library("onnx_ir").Shape([axes.get(axis, size) for axis, size in enumerate(value.shape)])
@@ -98,24 +99,21 @@ def trace(interface: Interface, opset: int) -> Any:
     return exported.model
 
 
-def _explained(interface: Interface, error: BaseException) -> str:
-    """The operator that an error of the exporter names, and the layer where it is."""
-    said = []
-    each: BaseException | None = error
-    while each is not None:
-        said.append(str(each))
-        each = each.__cause__
-    text = "\n".join(said)
-    name = type(interface.network.model).__name__
-    operator = re.search(r"torch\.ops\.([\w.]+)|No ONNX function found for <OpOverload\(op='([\w.:]+)'", text)
-    if operator is None:
-        return f"export: torch cannot trace the {name}: {said[-1].partition(chr(10))[0]}"
-    layer = re.search(r"L\['self'\]\.network\.model\.([\w.]+)|network\.model\.([\w.]+)", text)
-    where = next(filter(None, layer.groups()), "") if layer else ""
-    found = next(filter(None, operator.groups()))
+def _explained(interface: Interface, program: Any, error: BaseException) -> str:
+    """The operator that an error of the exporter names, and the layers that have it."""
+    name, last = type(interface.network.model).__name__, error
+    while last.__cause__ is not None:
+        last = last.__cause__
+    operator = re.search(r"torch\.ops\.([\w.]+)", str(error))
+    if operator is None or program is None:
+        return f"export: torch cannot trace the {name}: {str(last).partition(chr(10))[0]}"
+    kind = operator[1].split(".")[1]
+    found = (node.meta.get("nn_module_stack", {}) for node in program.graph.nodes if kind in str(node.target))
+    layers = dict.fromkeys(list(stack.values())[-1][0] for stack in found if stack)
+    where = ", ".join(layer.rpartition(f"network.{_OF_MODEL}")[2] for layer in layers)
     return (
-        f"export: {found}{f' in the layer {where}' if where else ''} of the {name} has no ONNX operator; write that layer with "
-        "others."
+        f"export: {operator[1]}{f' in the layer {where}' if where else ''} of the {name} has no operator of ONNX; write it "
+        "with others."
     )
 
 

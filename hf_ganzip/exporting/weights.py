@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from ..quantization.layout import PackedLayout
-from ..quantization.packed import packed_modules
 from ..quantization.packing import PLANES, unpack
 from .libraries import library
 

@@ -158,15 +158,15 @@ def test_the_model_stays_as_it_is(tmp_path):
     assert model.training and all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-class Fourier(nn.Module):
+class Bessel(nn.Module):
     def forward(self, x):
-        return torch.fft.fft2(x).real
+        return torch.special.bessel_j0(x)
 
 
 def test_operators_that_cannot_be_exported_are_named_with_their_layer(tmp_path):
     model = tiny_biggan()
-    model.output_layer[1] = Fourier()
-    with pytest.raises(ValueError, match=r"_fft_\w+.* in the layer output_layer\.1 of the BigGANGenerator"):
+    model.output_layer[1] = Bessel()
+    with pytest.raises(ValueError, match=r"bessel_j0.* in the layer output_layer\.1 of the BigGANGenerator"):
         gz.export(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
