@@ -18,7 +18,7 @@ from ..models.biggan_deep import BigGANDeepGenerator
 
 NOISES = ("input", "const", "none")
 _UNBATCHED = ("img_ids", "txt_ids")
-_TOKENS = "encoder_hidden_states"
+_TOKENS = {"encoder_hidden_states": 1, "txt_ids": 0}  # input -> axis of the tokens of a text
 _BATCH = 2  # of example inputs
 
 
@@ -184,8 +184,9 @@ def _by_family(model: nn.Module) -> Interface:
     for name, tensor in tensors.items():
         batched = tensor.ndim and len(tensor) == _BATCH and name not in _UNBATCHED
         dynamic[name] = {0: "batch"} if batched else {}
-    if "Condition" in type(model).__name__ and _TOKENS in tensors:
-        dynamic[_TOKENS][1] = "tokens"
+    for name, axis in _TOKENS.items():
+        if name in tensors:
+            dynamic[name][axis] = "tokens"
     with torch.no_grad():
         count = len(_Called(model, fixed, nested)(**map_tensors(torch.clone, tensors)))
     first = "out_sample" if "sample" in tensors else "sample"  # names of optimum

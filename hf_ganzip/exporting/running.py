@@ -120,9 +120,6 @@ class OnnxGenerator(OnnxModel):
 
     Args:
         folder: As for :class:`OnnxModel`, as are the others.
-
-    Example:
-        >>> OnnxGenerator.from_pretrained("nowhere/at-all", local_files_only=True)  # doctest: +SKIP
     """
 
     def __new__(cls, folder: str | Path, **options: Any):

@@ -68,8 +68,11 @@ def trace(interface: Interface, opset: int) -> Any:
     """
     library("onnx"), library("onnxscript")
     tensors = tensors_of(interface.network.model)
-    free = torch.export.Dim.DYNAMIC
-    shapes = {name: dict.fromkeys(axes, free) for name, axes in interface.dynamic.items()}
+    free = {
+        "batch": torch.export.Dim.DYNAMIC,
+        "tokens": torch.export.Dim.AUTO,
+    }  # some models have a fixed number of tokens
+    shapes = {name: {axis: free[size] for axis, size in axes.items()} for name, axes in interface.dynamic.items()}
     kwargs = {"inputs": dict(interface.example), "tensors": tensors}
     names = [*interface.example, *tensors]
     program = None
@@ -82,6 +85,7 @@ def trace(interface: Interface, opset: int) -> Any:
                 dynamic_shapes={"inputs": shapes, "tensors": {name: {} for name in tensors}},
                 strict=False,
             )
+            _drop_idle_squeezes_(program.graph)
             exported = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -94,9 +98,20 @@ def trace(interface: Interface, opset: int) -> Any:
             raise ValueError(_explained(interface, program, error)) from error
     graph = exported.model.graph
     for value, (name, axes) in zip(graph.inputs, interface.dynamic.items()):
-        shape = library("onnx_ir").Shape([axes.get(axis, size) for axis, size in enumerate(value.shape)])
+        shape = library("onnx_ir").Shape(
+            [size if isinstance(size, int) else axes[axis] for axis, size in enumerate(value.shape)]
+        )
         value.shape, value.name = shape, name
     return exported.model
+
+
+def _drop_idle_squeezes_(graph: torch.fx.Graph) -> None:
+    """``squeeze`` of a dimension that is not 1 does nothing in torch and is an error in ONNX; the exporter writes it as it is."""
+    for node in list(graph.find_nodes(op="call_function", target=torch.ops.aten.squeeze.dim)):
+        source, dim = node.args
+        if source.meta["val"].shape[dim] != 1:
+            node.replace_all_uses_with(source)
+            graph.erase_node(node)
 
 
 def _explained(interface: Interface, program: Any, error: BaseException) -> str:
