@@ -7,7 +7,7 @@ import copy
 import dataclasses
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
 
@@ -45,7 +45,10 @@ class GanzipConfig(QuantizationConfigMixin):
         embeddings: Also quantize embedding tables.
         headroom: Share of bytes on top of ``bits`` for small and sensitive layers.
         preset: "best" or "paper": what options that are not given are.
-        compute: "packed" or "dequantized".
+        compute: "packed", "dequantized" or "int8".
+        activations: None, or "int8": inputs of layers are rounded to 8 bits, too.
+        activation_range: "mse", "percentile", "minmax" or "dynamic".
+        activation_inputs: What ranges are calibrated with instead of the family's own inputs.
         layers: Written by the library: layout and digest of every packed weight.
         structure: Written by the library: how a pruned model differs from what its class's own config builds.
         record: Written by the library: the steps that led to the model.
@@ -72,7 +75,7 @@ class GanzipConfig(QuantizationConfigMixin):
         skip: tuple[str, ...] = (),
         skip_last_block: bool | None = None,
         overrides: dict | None = None,
-        compute: str = "packed",
+        compute: str | None = None,
         layers: dict | None = None,
         record: list | None = None,
         format_version: int = FORMAT_VERSION,
@@ -84,6 +87,9 @@ class GanzipConfig(QuantizationConfigMixin):
         headroom: float | None = None,
         preset: str | None = None,
         modules_to_not_convert: Sequence[str] | str | None = None,
+        activations: str | None = None,
+        activation_range: str = "mse",
+        activation_inputs: Callable[..., Any] | None = None,
         **kwargs,
     ):
         kwargs.pop("quant_method", None)
@@ -121,6 +127,9 @@ class GanzipConfig(QuantizationConfigMixin):
                 headroom=headroom,
                 preset=preset,
                 modules_to_not_convert=modules_to_not_convert,
+                activations=activations,
+                activation_range=activation_range,
+                activation_inputs=activation_inputs,
             )
         self.layers = layers
         self.structure = structure

@@ -86,9 +86,11 @@ class GanzipQuantizer(DiffusersQuantizer):
             allocate_packed_layers_(model, self.quantization_config, self._dtype_of)
         else:
             self._plan = plan_quantization(model, self.quantization_config.quantize_config)
-            # Calibrated methods and folded weights need the whole model; all others are quantized tensor by tensor.
+            # Calibrated methods, ranges and folded weights need the whole model; all others are quantized tensor by tensor.
             self._in_memory = any(
-                hasattr(settings.method, "calibrate") or is_parametrized(model.get_submodule(name))
+                hasattr(settings.method, "calibrate")
+                or settings.activations == "static"
+                or is_parametrized(model.get_submodule(name))
                 for name, settings in self._plan.settings.items()
             )
         self._check_keys(model)
@@ -146,7 +148,7 @@ class GanzipQuantizer(DiffusersQuantizer):
             verify_packed_layers(model, self.quantization_config)
         else:
             if self._in_memory:
-                self._sqnr_db = apply_plan_(model, self._plan, self.quantization_config.quantize_config.compute)
+                self._sqnr_db = apply_plan_(model, self._plan, self.quantization_config.quantize_config)
             self.report = quantization_report(model, self._plan, self._sqnr_db)
             finish_config(model, self.quantization_config, self._base_model)
         align_(model)

@@ -98,7 +98,7 @@ def verify_packed_layers(model: nn.Module, config: GanzipConfig) -> None:
         ValueError: A packed weight was changed after it was saved.
     """
     for module in packed_modules(model).values():
-        module._dequantized = None  # of what was in the buffers before
+        module._forget()  # what was made of the buffers before
     changed = [
         name for name, module in packed_modules(model).items() if module.digest() != config.layers[name]["digest"]
     ]

@@ -70,7 +70,7 @@ class GanzipHfQuantizer(HfQuantizer):
         else:
             config = self.quantization_config.quantize_config
             plan = plan_quantization(model, config)
-            self.report = quantization_report(model, plan, apply_plan_(model, plan, config.compute))
+            self.report = quantization_report(model, plan, apply_plan_(model, plan, config))
             finish_config(model, self.quantization_config, origin_of(model))
         model.config.quantization_config = self.quantization_config
 

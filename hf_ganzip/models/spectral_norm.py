@@ -64,6 +64,8 @@ class SpectralNormMixin:
 class SNLinear(SpectralNormMixin, nn.Linear):
     """Linear layer with spectral normalization."""
 
+    ganzip_plain_product = True  # once it is folded
+
     def __init__(self, in_features: int, out_features: int, bias: bool = True, *, sn_eps: float | None = 1e-12):
         super().__init__(in_features, out_features, bias)
         self.init_spectral_norm(sn_eps)
@@ -74,6 +76,8 @@ class SNLinear(SpectralNormMixin, nn.Linear):
 
 class SNConv2d(SpectralNormMixin, nn.Conv2d):
     """Convolution with stride 1, "same" padding and spectral normalization."""
+
+    ganzip_plain_product = True  # once it is folded
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, bias: bool = True, *, sn_eps: float | None = 1e-12

@@ -104,9 +104,14 @@ def resampled_conv2d(
     if padding == 0:
         x = upsample2d(F.conv2d(x, weight), kernel)
     else:
-        x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # (B, O, 2H + 1, 2W + 1)
-        x = blur(x, kernel, ((size + 1) // 2 - padding, (size - 2) // 2), gain=4.0)
+        x = smoothed(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), kernel, padding)
     return x if bias is None else x + bias[:, None, None]
+
+
+def smoothed(x: Tensor, kernel: Tensor, padding: int) -> Tensor:
+    """What a transposed convolution makes of an image of half the size (B, C, 2H + 1, 2W + 1), filtered: (B, C, 2H, 2W)."""
+    size = kernel.shape[0]
+    return blur(x, kernel, ((size + 1) // 2 - padding, (size - 2) // 2), gain=4.0)
 
 
 def scale_and_shift(x: Tensor, scale: Tensor, *shifts: Tensor) -> Tensor:
@@ -130,6 +135,15 @@ class SynthesisLayer(nn.Module):
 
     ganzip_quantizable = True
 
+    @property
+    def integer_geometry(self) -> dict:
+        """How its modulated inputs meet the weight."""
+        return (
+            {"kind": "conv2d", "padding": (1, 1)}
+            if self.resample is None
+            else {"kind": "conv_transpose2d", "stride": (2, 2)}
+        )
+
     def __init__(
         self,
         in_channels: int,
@@ -151,6 +165,10 @@ class SynthesisLayer(nn.Module):
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.register_buffer("resample_filter", blur_kernel(resample_filter))
 
+    def integer_product(self, x: Tensor) -> Tensor | None:
+        """Modulated inputs times the weight, where a packed layer computes with integers."""
+        return None
+
     def forward(
         self,
         x: Tensor,
@@ -161,20 +179,25 @@ class SynthesisLayer(nn.Module):
     ) -> Tensor:
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
         gain = gain * ACTIVATION_GAINS["lrelu"]
-        styles, weight = self.affine(w), self.weight  # (B, I), (O, I, 3, 3)
-        scale = self.demodulation(styles, weight).mul(gain).to(x.dtype)  # (B, O)
-        x = resampled_conv2d(
-            x * styles.to(x.dtype)[:, :, None, None], weight.to(x.dtype), None, self.resample, self.resample_filter, 1
-        )
+        styles = self.affine(w)  # (B, I)
+        x = x * styles.to(x.dtype)[:, :, None, None]
+        product = self.integer_product(x)
+        if product is None:
+            weight = self.weight  # (O, I, 3, 3)
+            energy = at_least_float32(weight).square().sum(dim=(2, 3))  # (O, I)
+            x = resampled_conv2d(x, weight.to(x.dtype), None, self.resample, self.resample_filter, 1)
+        else:
+            energy = self.packed_integers.energy()
+            x = product if self.resample is None else smoothed(product, self.resample_filter, 1)
+        scale = self.demodulation(styles, energy).mul(gain).to(x.dtype)  # (B, O)
         shifts = [(self.bias * gain).to(x.dtype)[:, None, None]]
         if noise_mode != "none":
             shifts.append(self.noise(x.shape[0], x, noise_mode, generator, gain))
         return activate(scale_and_shift(x, scale[:, :, None, None], *shifts), "lrelu", clamp)
 
     @staticmethod
-    def demodulation(styles: Tensor, weight: Tensor) -> Tensor:
-        """Inverse norm (B, O) of each sample's modulated weights, in float32 or wider."""
-        energy = at_least_float32(weight).square().sum(dim=(2, 3))  # (O, I)
+    def demodulation(styles: Tensor, energy: Tensor) -> Tensor:
+        """Inverse norm (B, O) of each sample's modulated weights, in float32 or wider; ``energy`` (O, I): their squares, summed over taps."""
         return (F.linear(at_least_float32(styles).square(), energy) + 1e-8).rsqrt()
 
     def noise(self, batch: int, x: Tensor, noise_mode: str, generator, gain: float) -> Tensor:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from typing import Any, ClassVar
 
@@ -13,6 +13,7 @@ import torch
 from ..registry import lookup, named_options
 from .layout import SCALE_DTYPES
 from .methods import METHODS
+from .methods.base import with_integer_levels
 from .packed import COMPUTE_MODES
 
 
@@ -33,7 +34,18 @@ PRESETS: dict[str, dict[str, Any]] = {
         "headroom": 0.0,
     },
 }
-_OVERRIDES = ("method", "method_options", "bits", "granularity", "group_size", "symmetric", "scale_dtype")
+ASKED_ONCE = ("requantize", "activation_inputs")  # what is not written into a model
+_OVERRIDES = (
+    "method",
+    "method_options",
+    "bits",
+    "granularity",
+    "group_size",
+    "symmetric",
+    "scale_dtype",
+    "activations",
+)
+ACTIVATION_RANGES = ("mse", "percentile", "minmax", "dynamic")
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,7 @@ class LayerSettings:
     group_size: int = 128
     symmetric: bool = True
     scale_dtype: str = "float32"
+    activations: str | None = None  # "static" or "dynamic"
 
     @property
     def method_name(self) -> str:
@@ -92,11 +105,17 @@ class QuantizeConfig:
             ".attn.", stands for the modules of that name, wherever they are, and all below them.
         skip_last_block: Leave the last residual block and the output layer alone (the paper's rule); None: that of the preset.
         embeddings: Also quantize ``nn.Embedding`` tables.
-        overrides: Glob pattern -> changed ``method``, ``method_options``, ``bits``, ``granularity``, ``group_size``, ``symmetric`` or
-            ``scale_dtype``; the first match counts. A match also brings back a layer that ``skip_last_block`` would leave alone;
+        overrides: Glob pattern -> changed ``method``, ``method_options``, ``bits``, ``granularity``, ``group_size``, ``symmetric``,
+            ``scale_dtype`` or ``activations``; the first match counts. A match also brings back a layer that ``skip_last_block`` would leave alone;
             ``bits=None`` skips it.
         compute: "packed" (unpack in every forward: no more memory than packed weights and one unpacked one) or "dequantized" (unpack
-            once, on first use, and keep both: faster).
+            once, on first use, and keep both: faster), or "int8" (compute with the integers that are stored, of layers with ``activations``; others as
+            "packed"); None: "int8" with ``activations``, else "packed".
+        activations: "int8": layers also round what they are given to 8 bits, so that they can compute in integers (``compute="int8"``); "auto" is then
+            ``mse_clip`` at all bits, whose levels are integers. None: activations stay in floating point.
+        activation_range: How the range of a layer's inputs is found: "mse" (the least squared error), "percentile" (without the outermost
+            0.01 %) or "minmax" of the family's own latents or trajectories, or "dynamic" (of every batch anew: nothing is run).
+        activation_inputs: Function (model, batch_size, seed) -> iterator of functions model -> output, to run instead of the family's own.
         requantize: Accept a model that is already quantized: its packed weights are unpacked and quantized again.
         headroom: Share of bytes on top of ``bits``, 0 to 1, for layers that are small or known to be sensitive: they get up to 8 bits, or stay in full
             precision where that costs next to nothing (:mod:`.spread`); None: that of the preset.
@@ -125,7 +144,10 @@ class QuantizeConfig:
     skip_last_block: bool = None  # type: ignore[assignment]
     embeddings: bool = False
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    compute: str = "packed"
+    compute: str = None  # type: ignore[assignment]
+    activations: str | None = None
+    activation_range: str = "mse"
+    activation_inputs: Callable[..., Any] | None = None
     requantize: bool = False
     headroom: float = None  # type: ignore[assignment]
     preset: InitVar[str | None] = None
@@ -142,8 +164,16 @@ class QuantizeConfig:
         modules = modules_to_not_convert or ()
         modules = [modules] if isinstance(modules, str) else modules
         object.__setattr__(self, "skip", (*self.skip, *(f".{name.strip('.')}." for name in modules)))
+        if self.compute is None:
+            object.__setattr__(self, "compute", "int8" if self.activations else "packed")
+        if self.compute == "int8" and not self.activations:
+            raise ValueError("compute is 'int8' with activations in floating point; give activations='int8', too.")
         if self.compute not in COMPUTE_MODES:
             raise ValueError(f"compute is {self.compute!r}; allowed are {', '.join(COMPUTE_MODES)}.")
+        if self.activation_range not in ACTIVATION_RANGES:
+            raise ValueError(
+                f"activation_range is {self.activation_range!r}; allowed are {', '.join(ACTIVATION_RANGES)}."
+            )
         self.settings()
         for pattern, changes in self.overrides.items():
             unknown = sorted(set(changes) - set(_OVERRIDES))
@@ -182,6 +212,8 @@ class QuantizeConfig:
             }
             if "method" in options:
                 given["method_options"] = {}
+            if options.get("activations", config.activations) != config.activations:
+                del given["compute"]
             return cls(**given | {"preset": config._preset} | options)
         if isinstance(config, str) or callable(config):
             return cls(config, **options)
@@ -207,17 +239,29 @@ class QuantizeConfig:
         size = values["group_size"]
         if not isinstance(size, int) or isinstance(size, bool) or size < 2:
             raise ValueError(f"group_size is {size!r}; allowed are integers from 2.")
+        activations = values["activations"]
+        if activations not in (None, "int8"):
+            raise ValueError(f"activations is {activations!r}; allowed are None and 'int8'.")
         method = _make_method(values["method"], values["method_options"])
+        if activations is not None:
+            method = with_integer_levels(method)
+            activations = "dynamic" if self.activation_range == "dynamic" else "static"
         if hasattr(method, "quantize_channels") and (granularity == "group" or not values["symmetric"]):
             raise ValueError(
                 "outlier_splitting takes granularity 'tensor' or 'channel' and symmetric=True: it has no groups and no offsets."
             )
-        return LayerSettings(method, bits, granularity, size, bool(values["symmetric"]), values["scale_dtype"])
+        return LayerSettings(
+            method, bits, granularity, size, bool(values["symmetric"]), values["scale_dtype"], activations
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """Options of the result as JSON types, without ``requantize``; a method object becomes its name and options."""
+        """Options of the result as JSON types, without those of the process alone; a method object becomes its name and options.
+
+        Those of activations are left out where they stay in floating point, so that versions which do not know them read the folder.
+        """
         base = self.settings()
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "requantize"}
+        left_out = ASKED_ONCE if self.activations else (*ASKED_ONCE, "activations", "activation_range")
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in left_out}
         values |= {"method": base.method_name, "method_options": _method_options(base.method), "skip": list(self.skip)}
         values["overrides"] = {pattern: _plain_override(self, changes) for pattern, changes in self.overrides.items()}
         return values

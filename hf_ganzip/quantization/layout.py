@@ -13,6 +13,7 @@ import torch
 from .packing import packed_size
 
 
+ACTIVATIONS = ("", "static", "dynamic")
 SCALE_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
@@ -30,6 +31,8 @@ class PackedLayout:
         codebook: Levels come from a codebook of the tensor.
         offset: Rows have an offset (asymmetric quantization).
         splits: Number of input channels that were split; their copies follow the others.
+        activations: What the layer's inputs are rounded to where it computes in integers: "" (floating point), "static" (8 bits, with a stored range) or
+            "dynamic" (8 bits, with the range of every batch).
 
     Attributes:
         moved_shape: Shape with the output channels first, without split channels.
@@ -45,6 +48,7 @@ class PackedLayout:
     codebook: bool = False
     offset: bool = False
     splits: int = 0
+    activations: str = ""
 
     def __post_init__(self):
         problems = [
@@ -56,6 +60,7 @@ class PackedLayout:
                 "scale_dtype": self.scale_dtype in SCALE_DTYPES,
                 "level_offset": self.level_offset in (0.0, 0.5),
                 "splits": type(self.splits) is int and self.splits >= 0,
+                "activations": self.activations in ACTIVATIONS,
             }.items()
             if not fits
         ]
@@ -64,8 +69,27 @@ class PackedLayout:
             moved = (second, first, *kernel) if self.axis else self.shape
             object.__setattr__(self, "moved_shape", moved)
             object.__setattr__(self, "num_codes", math.prod(moved) // moved[1] * (moved[1] + self.splits))
-        if problems or self.num_codes % self.rows:
-            raise ValueError(f"impossible layout: {'; '.join(problems) or 'the rows do not divide the weight'}")
+        if not problems and self.num_codes % self.rows:
+            problems = ["the rows do not divide the weight"]
+        if not problems and self.activations and self.not_integers():
+            problems = [f"activations with {self.not_integers()}"]
+        if problems:
+            raise ValueError(f"impossible layout: {'; '.join(problems)}")
+
+    def not_integers(self) -> str | None:
+        """Why the weight is not an int8 tensor times one scale per output channel; None if it is.
+
+        Levels on both sides of zero, (k + 1/2) s, are the odd integers 2 k + 1 times s / 2.
+        """
+        if self.codebook:
+            return "levels of a codebook"
+        if self.offset:
+            return "offsets (symmetric=False)"
+        if self.splits:
+            return "split channels"
+        if self.rows not in (1, self.shape[self.axis]):
+            return "scales of groups"
+        return "8 bits on both sides of zero" if self.level_offset and self.bits == 8 else None
 
     @property
     def buffers(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -81,6 +105,8 @@ class PackedLayout:
             found["weight_codebook"] = ((2**self.bits,), torch.float16)
         if self.splits:
             found["weight_sources"] = ((self.splits,), torch.int16)
+        if self.activations == "static":
+            found |= {"input_scale": ((1,), torch.float32), "input_zero_point": ((1,), torch.int32)}
         return found
 
     @property

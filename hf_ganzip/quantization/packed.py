@@ -14,7 +14,7 @@ import functools
 import hashlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +22,14 @@ from torch import Tensor, nn
 from ..components import all_networks, is_pipeline
 from .chunks import as_float
 from .grid import QuantizedRows, fold_channels, to_values
+from .integers import Integers, computes_plainly, integer_forward
 from .layout import PackedLayout
 from .packing import pack, unpack
 
 
-COMPUTE_MODES = ("packed", "dequantized")
-BUFFERS = ("weight_codes", "weight_scale", "weight_offset", "weight_codebook", "weight_sources")
+COMPUTE_MODES = ("packed", "dequantized", "int8")
+INPUT_RANGE = ("input_scale", "input_zero_point")
+BUFFERS = ("weight_codes", "weight_scale", "weight_offset", "weight_codebook", "weight_sources", *INPUT_RANGE)
 _CHUNK = 2**17  # weights that are unpacked at once on CPUs: their intermediate values fit a core's cache
 
 
@@ -39,6 +41,8 @@ def pack_rows(quantized: QuantizedRows, layout: PackedLayout) -> dict[str, Tenso
         "weight_offset": quantized.offset,
         "weight_codebook": None if quantized.codebook is None else quantized.codebook.half(),
         "weight_sources": quantized.sources,
+        "input_scale": torch.ones(1),  # until it is calibrated
+        "input_zero_point": torch.zeros(1, dtype=torch.int32),
     }
     return {name: found[name].contiguous() for name in layout.buffers}
 
@@ -137,6 +141,11 @@ class PackedWeight(Tensor):
         raise RuntimeError(_READ_ONLY)
 
 
+def unpack_codes(buffers: dict[str, Tensor], layout: PackedLayout) -> Tensor:
+    """Signed codes (num_codes,) int8."""
+    return unpack(buffers["weight_codes"], layout.bits, layout.num_codes).sub_(2 ** (layout.bits - 1)).view(torch.int8)
+
+
 class PackedWeightMixin:
     """Read-only ``weight`` from packed buffers, computed in float32, then cast to ``packed_dtype``."""
 
@@ -144,6 +153,7 @@ class PackedWeightMixin:
     packed_dtype: torch.dtype
     packed_compute: str
     packed_requires_grad: bool
+    packed_integers: Integers | None
 
     def __new__(cls, *args, **options):
         # Whoever builds another layer of the class of this one, as peft does for convolutions, gets an ordinary layer.
@@ -151,13 +161,19 @@ class PackedWeightMixin:
 
     @property
     def weight(self) -> Tensor:
-        if self.packed_compute == "packed":
+        if self.packed_compute != "dequantized":
             value = self.dequantized_weight()
         else:
             if self._dequantized is None or self._dequantized.device != self.weight_codes.device:
                 self._dequantized = self.dequantized_weight()
             value = self._dequantized
         return value if torch.compiler.is_compiling() else value.as_subclass(PackedWeight)
+
+    def integer_product(self, x: Tensor, bias: Tensor | None = None) -> Tensor | None:
+        """Output for inputs ``x``, computed with integers; None where the layer computes in floating point."""
+        if self.packed_integers is None or self.packed_compute != "int8":
+            return None
+        return integer_forward(self, x, bias)
 
     def dequantized_weight(self) -> Tensor:
         """Weight of its original shape in ``packed_dtype``."""
@@ -182,7 +198,8 @@ class PackedWeightMixin:
 
     def _apply(self, fn, recurse=True):
         # Casting a model casts what it computes with; codes and scales stay exact.
-        exact, self._dequantized = self.packed_buffers(), None
+        exact = self.packed_buffers()
+        self._forget()
         probe = fn(torch.zeros((), dtype=self.packed_dtype, device=self.weight_scale.device))
         if probe.dtype.itemsize == 1:
             raise RuntimeError(
@@ -198,10 +215,23 @@ class PackedWeightMixin:
 
     def _load_from_state_dict(self, *args, **kwargs):
         super()._load_from_state_dict(*args, **kwargs)
+        self._forget()
+
+    def _forget(self) -> None:
         self._dequantized = None
+        if self.packed_integers is not None:
+            self.packed_integers.forget()
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_buffers": self._buffers | {"_dequantized": None}}
+        without = {"_buffers": self._buffers | {"_dequantized": None}, "packed_integers": None}
+        return self.__dict__ | without
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self._prepare_integers()
+
+    def _prepare_integers(self) -> None:
+        self.packed_integers = Integers(self) if self.packed_layout.activations else None
 
     def __reduce_ex__(self, protocol):
         # Dynamic classes have no importable name: deepcopy and pickle go through the original class.
@@ -211,7 +241,19 @@ class PackedWeightMixin:
 @functools.cache
 def packed_class(base: type[nn.Module]) -> type[nn.Module]:
     """The packed subclass of a layer class."""
-    return type(f"Packed{base.__name__}", (PackedWeightMixin, base), {"__module__": base.__module__})
+    own = {"__module__": base.__module__}
+    if computes_plainly(base):  # others ask for the product by themselves, or have none
+        own["forward"] = _forward(base.forward)
+    return type(f"Packed{base.__name__}", (PackedWeightMixin, base), own)
+
+
+def _forward(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @functools.wraps(original)
+    def forward(self, *args, **kwargs) -> Tensor:
+        found = self.integer_product(args[0], self.bias) if len(args) == 1 and not kwargs else None
+        return original(self, *args, **kwargs) if found is None else found
+
+    return forward
 
 
 def base_class(module: nn.Module) -> type[nn.Module]:
@@ -234,7 +276,7 @@ def pack_module_(
         layout: Storage layout.
         buffers: Tensors of the shapes and dtypes of ``layout.buffers``; on the meta device they are filled later.
         dtype: Floating dtype of the unpacked weight.
-        compute: "packed" (unpack in every forward) or "dequantized" (unpack once, on first use).
+        compute: "packed" (unpack in every forward), "dequantized" (unpack once, on first use) or "int8" (compute with the codes).
     """
     module.packed_requires_grad = module._parameters.pop("weight").requires_grad
     for name, tensor in buffers.items():
@@ -242,6 +284,7 @@ def pack_module_(
     module.packed_layout, module.packed_dtype, module.packed_compute = layout, dtype, compute
     module.register_buffer("_dequantized", None, persistent=False)  # a buffer, so that whoever counts memory counts it
     module.__class__ = packed_class(type(module))
+    module._prepare_integers()
 
 
 def pack_codes(codes: Tensor, bits: int) -> Tensor:
@@ -254,7 +297,7 @@ def unpack_module_(module: nn.Module) -> None:
     weight = nn.Parameter(module.dequantized_weight(), requires_grad=module.packed_requires_grad)
     for name in (*module.packed_buffers(), "_dequantized"):
         delattr(module, name)
-    for name in ("packed_layout", "packed_dtype", "packed_compute", "packed_requires_grad"):
+    for name in ("packed_layout", "packed_dtype", "packed_compute", "packed_requires_grad", "packed_integers"):
         del module.__dict__[name]
     module.__class__ = base_class(module)
     module.weight = weight
@@ -278,25 +321,35 @@ def packed_parameters(model: nn.Module, embeddings: bool = True) -> int:
 
 
 def set_compute_(model: nn.Module, compute: str) -> None:
-    """Choose how packed layers compute: "packed" keeps only packed weights in memory, "dequantized" unpacked ones too and is faster.
+    """Choose how packed layers compute: "packed" keeps only packed weights in memory, "dequantized" unpacked ones too and is faster, "int8" computes with
+    integers where layers have ``activations`` (others as "packed").
 
     Raises:
-        ValueError: Unknown mode, or the model has no packed layer.
+        ValueError: Unknown mode, the model has no packed layer, or none with activations for "int8".
     """
     if compute not in COMPUTE_MODES:
         raise ValueError(f"set_compute_: compute is {compute!r}; allowed are {', '.join(COMPUTE_MODES)}.")
     modules = packed_modules(model)
     if not modules:
         raise ValueError("set_compute_: the model has no packed layer; quantize it first.")
+    if compute == "int8" and not any(module.packed_layout.activations for module in modules.values()):
+        raise ValueError(
+            "set_compute_: compute is 'int8', and no layer rounds its activations; quantize the model with activations='int8'."
+        )
     for module in modules.values():
-        module.packed_compute, module._dequantized = compute, None
+        module.packed_compute = compute
+        module._forget()
 
 
 @contextlib.contextmanager
 def computing(model: nn.Module, compute: str | None) -> Iterator[None]:
-    """:func:`set_compute_` within the context; afterwards every packed layer computes as it did before. Without packed layers, or for None, nothing."""
+    """:func:`set_compute_` within the context; afterwards every packed layer computes as it did before. Without packed layers, or for None, nothing.
+
+    Layers that compute with integers go on with it: the others would give other numbers.
+    """
     before = {module: module.packed_compute for module in packed_modules(model).values()}
-    changed = [module for module, mode in before.items() if compute not in (None, mode)]
+    integers = {module for module, mode in before.items() if mode == "int8" and module.packed_layout.activations}
+    changed = [module for module, mode in before.items() if compute not in (None, mode) and module not in integers]
     for module in changed:
         module.packed_compute, module._dequantized = compute, None
     try:

@@ -17,7 +17,8 @@ from ..registry import suggestion
 from .chunks import all_finite
 from .config import LayerSettings, QuantizeConfig
 from .folding import folded_weight, is_parametrized
-from .packed import PackedWeightMixin, packed_modules
+from .integers import geometry_of
+from .packed import PackedWeightMixin, base_class, packed_modules
 from .rows import channels_first_shape, weight_shape
 from .spread import spread_bits
 
@@ -69,6 +70,7 @@ def plan_quantization(model: nn.Module, config: QuantizeConfig) -> QuantizationP
             settings[name] = decision
     _spread_headroom(config, model, settings, skipped, notes)
     problems += _fit_groups(weights, settings, notes)
+    problems += _fit_activations(config, model, settings, notes)
     if not settings and not already:
         problems.append(
             f"there is nothing to quantize in {type(model).__name__} ({len(weights)} weights, all skipped)"
@@ -191,6 +193,32 @@ def _fit_groups(weights: dict[str, nn.Module], settings: dict[str, LayerSettings
         return [
             f"no layer has output channels that group_size {asked} or a smaller size of at least {_SMALLEST_GROUP} divides; "
             "set granularity 'channel'"
+        ]
+    return []
+
+
+def _fit_activations(
+    config: QuantizeConfig, model: nn.Module, settings: dict[str, LayerSettings], notes: dict[str, str]
+) -> list[str]:
+    """Leave activations in floating point where a layer cannot compute with integers; problems, if none can, or ranges have no inputs."""
+    asked = [name for name, chosen in settings.items() if chosen.activations]
+    for name in asked:
+        module = model.get_submodule(name)
+        if geometry_of(module) is None:
+            settings[name] = dataclasses.replace(settings[name], activations=None)
+            cls = base_class(module) if isinstance(module, PackedWeightMixin) else type(module)
+            note = f"activations in float ({cls.__name__})"
+            notes[name] = f"{notes[name]}; {note}" if name in notes else note
+    if not asked:
+        return []
+    if not any(chosen.activations for chosen in settings.values()):
+        return ["no layer can compute with integers; leave out activations='int8'"]
+    family = family_of(model)
+    known = config.activation_inputs or (family and family.calibration)
+    if "static" in {chosen.activations for chosen in settings.values()} and not known:
+        return [
+            f"ranges of activations are found by running the model, and a {type(model).__name__} has no inputs of its own; give activation_inputs, "
+            "or activation_range='dynamic'"
         ]
     return []
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..components import all_networks, is_pipeline, refuse_name
+from .activations import input_ranges
 from .calibration import CalibrationTask
 from .config import QuantizeConfig
 from .folding import fold_rest_, remove_parametrization_
@@ -58,23 +59,26 @@ def quantize_(
     if components is not None:
         raise ValueError(f"quantize_: components are those of a pipeline; a {type(model).__name__} has none.")
     plan = plan_quantization(model, config)
-    sqnr_db = apply_plan_(model, plan, config.compute)
+    sqnr_db = apply_plan_(model, plan, config)
     from ..integration import attach
 
     attach(model, config)
     return quantization_report(model, plan, sqnr_db)
 
 
-def apply_plan_(model: nn.Module, plan: QuantizationPlan, compute: str) -> dict[str, float | None]:
+def apply_plan_(model: nn.Module, plan: QuantizationPlan, config: QuantizeConfig) -> dict[str, float | None]:
     """Quantize as planned, and put the packed weights into the model; returns the error of each in decibel, by module name."""
     modules = dict(model.named_modules())
     dtypes = {name: modules[name].weight.dtype for name in plan.settings}
     quantized, tuned = quantize_weights(model, plan)
+    static = [name for name, weight in quantized.items() if weight.layout.activations == "static"]
+    for name, buffers in input_ranges(model, static, config).items() if static else ():
+        quantized[name].buffers.update(buffers)
     if packed_modules(model):
         dequantize_(model)
     for name, weight in quantized.items():
         remove_parametrization_(modules[name])
-        pack_module_(modules[name], weight.layout, weight.buffers, dtype=dtypes[name], compute=compute)
+        pack_module_(modules[name], weight.layout, weight.buffers, dtype=dtypes[name], compute=config.compute)
     with torch.no_grad():
         for name, value in tuned.items():
             model.get_parameter(name).copy_(value)

@@ -87,6 +87,8 @@ def pack_quantized(
         offset=found.offset is not None,
         splits=0 if found.sources is None else len(found.sources),
     )
+    if not layout.not_integers():
+        layout = dataclasses.replace(layout, activations=settings.activations or "")
     buffers = pack_rows(found, layout)
     signal, noise = packing_error(buffers, layout, weight.detach())
     return QuantizedWeight(layout, buffers, 10 * math.log10(signal / noise) if signal and noise else None)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from ...registry import lookup
@@ -27,6 +28,17 @@ def base_method(base: Any, calibrated: bool = False) -> Any:
             f"base is {base!r}; allowed are methods that look at single rows, such as codebook or mse_clip."
         )
     return found
+
+
+def with_integer_levels(method: Any) -> Any:
+    """``method`` with levels that are int8 integers times a scale, where it is free to choose them: "auto", and "mse_clip" by itself or as a base."""
+    from . import METHODS
+
+    if isinstance(method, METHODS["auto"]) or method == METHODS["mse_clip"]():
+        return METHODS["mse_clip"](levels="integers")
+    if getattr(method, "base", None) in ("mse_clip", "auto"):
+        return dataclasses.replace(method, base=METHODS["mse_clip"](levels="integers"))
+    return method
 
 
 def row_method(method: Any) -> Any:

@@ -33,7 +33,8 @@ class MSEClip:
 
     Args:
         levels: "midrise": (k + 1/2) s, as many levels below as above zero, none at zero (1-2 dB better at 2 bits);
-            "midtread": k s, one level more below zero than above; "auto": the one with the smaller error, by tensor.
+            "midtread": k s, one level more below zero than above; "auto": the one with the smaller error, by tensor; "integers": "auto" up to 7 bits,
+            "midtread" at 8, where the odd integers of "midrise" are no int8.
 
     Example:
         >>> sorted(MSEClip()(torch.randn(1, 1000, generator=torch.Generator().manual_seed(0)), bits=2).codes.unique().tolist())
@@ -44,8 +45,10 @@ class MSEClip:
     levels: str = "auto"
 
     def __post_init__(self):
-        if self.levels not in ("auto", *_OFFSETS):
-            raise ValueError(f"mse_clip: levels is {self.levels!r}; allowed are auto, {', '.join(_OFFSETS)}.")
+        if self.levels not in ("auto", "integers", *_OFFSETS):
+            raise ValueError(
+                f"mse_clip: levels is {self.levels!r}; allowed are auto, integers, {', '.join(_OFFSETS)}."
+            )
 
     def __call__(self, rows: Tensor, bits: int, scale_dtype: torch.dtype = torch.float32) -> QuantizedRows:
         large, step, sample, peaks = rows.numel() >= _LARGE, 1, rows, None
@@ -53,7 +56,8 @@ class MSEClip:
             step = max(1, rows.shape[1] // max(_SAMPLED, _SAMPLED_IN_ALL // len(rows)))
             sample, peaks = as_float(rows[:, ::step].contiguous()), largest_of_blocks(rows, _BLOCK)
         largest = largest_of_rows(rows if peaks is None else peaks)
-        offsets = list(_OFFSETS.values()) if self.levels == "auto" else [_OFFSETS[self.levels]]
+        levels = "midtread" if self.levels == "integers" and bits == 8 else self.levels
+        offsets = [_OFFSETS[levels]] if levels in _OFFSETS else list(_OFFSETS.values())
         found = [_Search(largest, bits, offset, scale_dtype) for offset in offsets]
         coarse, fine = (_COARSE_OF_LARGE, _FINE_OF_LARGE) if large else (_COARSE, _FINE)
         for search in found:
