@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
+import math
 import shutil
 import tempfile
 from pathlib import Path
@@ -16,21 +18,22 @@ from diffusers import ModelMixin
 from torch import nn
 
 from ..components import is_pipeline, refuse_name
-from ..modes import evaluating
 from ..quantization import dequantize_
 from ..quantization.packed import packed_modules
+from .activations import measured_ranges, round_activations_
 from .graph import add_default_, save, trim_
 from .interface import Interface, interface_of
 from .libraries import library
-from .report import ExportReport
+from .report import Compared, ExportReport
 from .tracing import quiet, tensors_of, trace
 from .verify import compare_with_torch
-from .weights import FIRST_OPSET, LAST_OPSET, store_weights_
+from .weights import FIRST_OPSET, LAST_OPSET, Builder, store_weights_
 
 
 FORMATS = ("onnx",)
 FILE, CONFIG = "model.onnx", "config.json"
-TOLERANCE = 1e-4  # of a float graph
+TOLERANCE = 1e-4  # of a graph in floating point
+SQNR_DB = 20.0  # of one with integer products against ours, which do not round their outputs
 
 
 def export(
@@ -81,56 +84,68 @@ def export(
         )
     for name in ("onnx", "onnxscript", "onnxruntime"):
         library(name)
-    with torch.random.fork_rng(), evaluating(model):
-        plain = _plain(model)
-    interface = interface_of(plain, truncation_psi=truncation_psi, class_label=class_label, noise=noise)
+    options = {"truncation_psi": truncation_psi, "class_label": class_label, "noise": noise}
+    interface = interface_of(_plain(model), **options)
+    integer = any(module.packed_compute == "int8" for module in packed_modules(model).values())
     with tempfile.TemporaryDirectory() as parent:
-        report = _write(model, plain, interface, Path(parent), opset, checks)
-        if not report.compared.largest_error <= TOLERANCE:
-            raise ValueError(
-                f"export: ONNX Runtime differs from torch by {report.compared.largest_error:.1e}; allowed is {TOLERANCE:g}. Nothing was "
-                "written."
-            )
+        report = _write(model, interface, Path(parent), opset, integer)
+        reference = interface_of(_copy(model), **options) if integer else interface
+        compared = compare_with_torch(Path(parent, FILE), reference, checks, integer=integer)
+        _refuse_differences(compared, integer)
         folder.mkdir(parents=True, exist_ok=True)
         for file in Path(parent).iterdir():
             shutil.move(file, folder / file.name)
-    return ExportReport(**{**report.__dict__, "file": str(folder / FILE)})
+    return dataclasses.replace(report, file=str(folder / FILE), compared=compared)
+
+
+def _refuse_differences(compared: Compared, integer: bool) -> None:
+    sqnr = math.inf if compared.sqnr_db is None else compared.sqnr_db
+    if compared.largest_error <= TOLERANCE or integer and math.isfinite(compared.largest_error) and sqnr >= SQNR_DB:
+        return
+    said = f"to {sqnr:.1f} dB; allowed are {SQNR_DB:g} and more" if integer else f"by {compared.largest_error:.1e}; allowed is {TOLERANCE:g}"
+    raise ValueError(f"export: ONNX Runtime differs from torch {said}. Nothing was written.")
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model).to("cpu").float().eval().requires_grad_(False)
 
 
 def _plain(model: nn.Module) -> nn.Module:
     """A copy with ordinary float32 weights, in eval mode."""
-    plain = copy.deepcopy(model).to("cpu").float().eval().requires_grad_(False)
+    plain = _copy(model)
     if packed_modules(plain):
         dequantize_(plain)
     return plain.requires_grad_(False)
 
 
-def _write(
-    model: nn.Module, plain: nn.Module, interface: Interface, folder: Path, opset: int, checks: int
-) -> ExportReport:
+def _write(model: nn.Module, interface: Interface, folder: Path, opset: int, integer: bool) -> ExportReport:
+    plain = interface.network.model
     graph_model = trace(interface, opset)
     packed = {f"{name}.weight": module for name, module in packed_modules(model).items()}
     own = tensors_of(model)
     stored = {name: own.get(name, tensor) for name, tensor in tensors_of(plain).items()}
-    weights = store_weights_(graph_model, stored, packed)
+    ranges = measured_ranges(model, plain) if integer else {}
+    builder = Builder(opset, integer)
+    rounded = round_activations_(graph_model, builder, stored, packed, ranges)
+    weights = store_weights_(graph_model, builder, stored, packed)
     if "noise" in interface.example:
         parts = [plain.get_buffer(name).flatten() for name in interface.noise]
         add_default_(graph_model, "noise", torch.cat(parts)[None].numpy())
     with quiet():
         trim_(graph_model)
     size = save(graph_model, folder / FILE)
-    compared = compare_with_torch(folder / FILE, interface, checks)
     inputs = {value.name: tuple(_sizes(value.shape)) for value in graph_model.graph.inputs}
-    (folder / CONFIG).write_text(json.dumps(_config(model, interface, opset), indent=2) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(json.dumps(_config(model, interface, opset, integer), indent=2) + "\n", encoding="utf-8")
     total = sum(tensor.nbytes for tensor in model.state_dict().values())
-    return ExportReport(str(folder / FILE), size, total, opset, inputs, interface.outputs, tuple(weights), compared)
+    names = (interface.outputs, tuple(weights), tuple(rounded))
+    return ExportReport(str(folder / FILE), size, total, opset, inputs, *names)
 
 
 def _sizes(shape: Any) -> list[int | str]:
     return [each if isinstance(each, int) else each.value for each in shape]
 
 
-def _config(model: nn.Module, interface: Interface, opset: int) -> dict[str, Any]:
+def _config(model: nn.Module, interface: Interface, opset: int, integer: bool) -> dict[str, Any]:
     from .. import __version__
 
     config = json.loads(model.to_json_string())
@@ -140,7 +155,7 @@ def _config(model: nn.Module, interface: Interface, opset: int) -> dict[str, Any
             "class_name": type(model).__name__,
             "format": "onnx",
             "opset": opset,
-            "activations": None,
+            "activations": "int8" if integer else None,
             **interface.settings,
             "hf_ganzip": __version__,
             "torch": torch.__version__,

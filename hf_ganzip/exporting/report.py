@@ -38,6 +38,7 @@ class ExportReport(Report):
         inputs: Name -> shape.
         outputs: Names.
         weights: Of packed layers.
+        rounded: Layers whose products are computed with integers.
         compared: With torch.
     """
 
@@ -48,7 +49,8 @@ class ExportReport(Report):
     inputs: dict[str, tuple[int | str, ...]]
     outputs: tuple[str, ...]
     weights: tuple[StoredWeight, ...]
-    compared: Compared
+    rounded: tuple[str, ...] = ()
+    compared: Compared = Compared(0, 0.0, None)
 
     @property
     def ratio(self) -> float:
@@ -60,7 +62,8 @@ class ExportReport(Report):
         return asdict(self)
 
     def facts(self) -> dict[str, str]:
-        said = f"largest error {self.compared.largest_error:.1e}"
+        noise = "" if self.compared.sqnr_db is None else f", {self.compared.sqnr_db:.1f} dB"
+        said = f"largest error {self.compared.largest_error:.1e}{noise}"
         return {
             "file": self.file,
             "bytes": f"{self.bytes:,} ({self.ratio:.3f} of the model's)",

@@ -45,17 +45,17 @@ class StoredWeight:
 
 
 def store_weights_(
-    graph_model: Any, tensors: Mapping[str, Tensor], packed: Mapping[str, nn.Module]
+    graph_model: Any, builder: Builder, tensors: Mapping[str, Tensor], packed: Mapping[str, nn.Module]
 ) -> list[StoredWeight]:
     """Turn the inputs of a traced graph that are tensors of the model into what is stored; inputs that nothing uses are dropped.
 
     Args:
         graph_model: Of :func:`.trace`.
+        builder: Of its initializers.
         tensors: Tensors by name, in the dtypes in which they are stored.
         packed: Weight name -> packed layer.
     """
     graph, found = graph_model.graph, []
-    builder = _Builder(graph.opset_imports[""])
     for value in [value for value in graph.inputs if value.name in tensors]:
         graph.inputs.remove(value)
         if not value.uses():
@@ -75,15 +75,41 @@ def store_weights_(
     return found
 
 
-class _Builder:
-    """Initializers and nodes of weights."""
+@dataclass(frozen=True)
+class IntegerWeight:
+    """A weight as integers in a graph.
 
-    def __init__(self, opset: int):
-        self.opset = opset
+    Args:
+        codes: Value, int8 in the shape of the weight.
+        scale: Value, float32 (O,), or () for one scale.
+        numbers: What ``scale`` holds.
+        axis: Of the scales; None for one scale.
+        rank: Of the weight.
+    """
+
+    codes: Any
+    scale: Any
+    numbers: np.ndarray
+    axis: int | None
+    rank: int
+
+
+class Builder:
+    """Initializers, and nodes that depend on nothing else.
+
+    Args:
+        opset: Operator set.
+        integer: Products of the graph are computed with integers.
+    """
+
+    def __init__(self, opset: int, integer: bool = False):
+        self.opset, self.integer = opset, integer
         self.ir = library("onnx_ir")
         self.tape = self.ir.tape.Tape()
         self.initializers: list[Any] = []
         self._shared: dict[Any, Any] = {}
+        self._codes: dict[str, tuple[Any, str]] = {}
+        self._scales: dict[str, Any] = {}
 
     def stored(self, name: str, array: np.ndarray) -> Any:
         """An initializer."""
@@ -120,22 +146,22 @@ class _Builder:
 
     def packed(self, name: str, layout: PackedLayout, buffers: Mapping[str, Tensor]) -> tuple[Any, str]:
         """The weight of a packed layer, and the type of its codes."""
-        shape, axis = _placement(layout)
+        shape, axis = placement(layout)
         along = tuple(-1 if i == axis else 1 for i in range(len(shape)))
-        scale = self.floating(f"{name}_scale", buffers["weight_scale"].flatten())
-        codes, stored_as = self.codes(name, layout, buffers["weight_codes"], shape)
+        codes, stored_as = self.codes(name, layout, buffers["weight_codes"])
+        scale = self.scale(name, layout, buffers["weight_scale"])
         shift = layout.level_offset
         if layout.codebook:
             levels = self.floating(f"{name}_codebook", buffers["weight_codebook"])
             values = self.op("Gather", levels, self.op("Cast", codes, to=self.ir.DataType.INT32.value))
             values = self.op("Mul", values, self.shaped(scale, along))
-        elif stored_as == _PLANES:
+        elif stored_as == _PLANES or self.integer:  # there, runtimes leave DequantizeLinear to its products
             values = self.op("Cast", codes, to=self.ir.DataType.FLOAT.value)
-            values = self.op("Add", values, self.shared(np.float32(shift - 2 ** (layout.bits - 1))))
+            shift -= 2 ** (layout.bits - 1) if stored_as == _PLANES else 0
+            values = self.op("Add", values, self.shared(np.float32(shift))) if shift else values
             values = self.op("Mul", values, self.shaped(scale, along))
         else:
             one = layout.rows == 1
-            scale = self.shaped(scale, ()) if one else scale
             values = self.op("DequantizeLinear", codes, scale, **({} if one else {"axis": axis}))
             if shift:
                 shifts = self.op("Mul", scale, self.shared(np.float32(shift)))
@@ -145,8 +171,36 @@ class _Builder:
             values = self.op("Add", values, self.shaped(offset, along))
         return self._original(name, layout, buffers, values, shape), stored_as
 
-    def codes(self, name: str, layout: PackedLayout, packed: Tensor, shape: tuple[int, ...]) -> tuple[Any, str]:
-        """Codes in ``shape`` and their type: of ONNX, signed (indices into codebooks: unsigned), or else uint8 0 to 2**bits - 1 from packed bytes."""
+    def integers(self, name: str, layout: PackedLayout, buffers: Mapping[str, Tensor]) -> IntegerWeight:
+        """The weight as int8 and scales; see :func:`hf_ganzip.quantization.integers.integer_weight`."""
+        codes, stored_as = self.codes(name, layout, buffers["weight_codes"])
+        scale = self.scale(name, layout, buffers["weight_scale"])
+        numbers = to_array(buffers["weight_scale"].float().flatten())
+        lowest = 2 ** (layout.bits - 1) if stored_as == _PLANES else 0
+        if lowest or layout.level_offset:
+            codes = self.op("Cast", codes, to=self.ir.DataType.INT32.value)
+            codes = self.op("Sub", codes, self.shared(np.int32(lowest))) if lowest else codes
+        if layout.level_offset:  # (k + 1/2) s = (2 k + 1) s / 2
+            codes = self.op("Add", self.op("Add", codes, codes), self.shared(np.int32(1)))
+            scale, numbers = self.op("Mul", scale, self.shared(np.float32(0.5))), numbers / 2
+        if stored_as != "int8":
+            codes = self.op("Cast", codes, to=self.ir.DataType.INT8.value)
+        return IntegerWeight(codes, scale, numbers, None if layout.rows == 1 else layout.axis, len(layout.shape))
+
+    def scale(self, name: str, layout: PackedLayout, stored: Tensor) -> Any:
+        """Scales (R,) float32 of a weight, or () for one."""
+        if name not in self._scales:
+            scale = self.floating(f"{name}_scale", stored.flatten())
+            self._scales[name] = self.shaped(scale, ()) if layout.rows == 1 and not layout.codebook else scale
+        return self._scales[name]
+
+    def codes(self, name: str, layout: PackedLayout, packed: Tensor) -> tuple[Any, str]:
+        """Codes as :func:`placement` says and their type: of ONNX, signed (indices into codebooks: unsigned), or else uint8 0 to 2**bits - 1 from packed bytes."""
+        if name not in self._codes:
+            self._codes[name] = self._new_codes(name, layout, packed, placement(layout)[0])
+        return self._codes[name]
+
+    def _new_codes(self, name: str, layout: PackedLayout, packed: Tensor, shape: tuple[int, ...]) -> tuple[Any, str]:
         in_order = (shape[1], shape[0], *shape[2:]) if layout.axis and shape == layout.shape else shape
         swapped = [1, 0, *range(2, len(shape))]
         if layout.bits in (4, 8) or layout.bits == 2 and self.opset >= LAST_OPSET:
@@ -198,7 +252,7 @@ class _Builder:
         return values
 
 
-def _placement(layout: PackedLayout) -> tuple[tuple[int, ...], int]:
+def placement(layout: PackedLayout) -> tuple[tuple[int, ...], int]:
     """Shape of the codes and the axis of their scales: that of the weight where scales belong to output channels, else rows (R, N)."""
     if layout.splits or layout.rows not in (1, layout.moved_shape[0]):
         return (layout.rows, layout.num_codes // layout.rows), 0
