@@ -26,7 +26,11 @@ from .weights import Builder, IntegerWeight, to_array
 
 _BATCHES = 20  # one for every timestep of a trajectory
 _PRODUCTS = {torch.conv2d, torch.conv_transpose2d, torch._C._nn.linear}
-_KERNELS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_KERNELS = (
+    "Conv",
+    "ConvTranspose",
+    "MatMul",
+)  # not Gemm, of a row for each sample: ONNX Runtime merges its bias, and then has no integer kernel
 Range = tuple[float, int]  # scale and zero point
 
 
@@ -110,7 +114,7 @@ def round_activations_(
         products = list(_products(values[name]))
         if not products:
             continue
-        weight = builder.integers(name, packed[name].packed_layout, packed[name].packed_buffers())
+        weight = builder.integers(name, packed[name])
         for node, swapped in products:
             nodes = _Nodes(builder)
             if node.op_type == "ConvTranspose":
@@ -154,21 +158,22 @@ class _Nodes:
         return tape.op("DequantizeLinear", [codes, *constants])
 
 
-def _round(nodes, node, weight: IntegerWeight, swapped: bool, ranges: LayerRanges, tensors) -> None:
+def _round(nodes: _Nodes, node: Any, weight: IntegerWeight, swapped: bool, ranges: LayerRanges, tensors) -> None:
     """Pairs around a product."""
-    builder, codes, axis = nodes.builder, weight.codes, weight.axis
+    builder, codes, axis, output = nodes.builder, weight.codes, weight.axis, node.outputs[0]
     if swapped:
         codes = builder.op("Transpose", codes, perm=[1, 0, *range(2, weight.rank)])
         axis = None if axis is None else 1 - axis
-    where = {} if axis is None else {"axis": axis}
-    node.replace_input_with(0, nodes.pair(nodes.before, node.inputs[0], ranges.given))
-    node.replace_input_with(1, builder.op("DequantizeLinear", codes, weight.scale, **where))
-    if node.op_type in ("Conv", "Gemm") and len(node.inputs) > 2 and node.inputs[2] is not None:
+    given = nodes.pair(nodes.before, node.inputs[0], ranges.given)
+    factor = builder.op("DequantizeLinear", codes, weight.scale, **({} if axis is None else {"axis": axis}))
+    users = list(output.uses())
+    node.replace_input_with(0, given)
+    node.replace_input_with(1, factor)
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
         _round_bias(nodes, node, weight, ranges, tensors)
-    if node.op_type == "Conv":  # products of matrices are not rounded: their kernels give floats
-        output, uses = node.outputs[0], list(node.outputs[0].uses())
+    if node.op_type == "Conv":  # products of matrices are not rounded: their kernel gives floats
         rounded = nodes.pair(nodes.after, output, ranges.output)
-        for user, index in uses:
+        for user, index in users:
             user.replace_input_with(index, rounded)
 
 

@@ -21,7 +21,7 @@ from ..components import is_pipeline, refuse_name
 from ..quantization import dequantize_
 from ..quantization.packed import packed_modules
 from .activations import measured_ranges, round_activations_
-from .graph import add_default_, save, trim_
+from .graph import add_default_, save, spell_out_norms_, trim_
 from .interface import Interface, interface_of
 from .libraries import library
 from .report import Compared, ExportReport
@@ -102,7 +102,11 @@ def _refuse_differences(compared: Compared, integer: bool) -> None:
     sqnr = math.inf if compared.sqnr_db is None else compared.sqnr_db
     if compared.largest_error <= TOLERANCE or integer and math.isfinite(compared.largest_error) and sqnr >= SQNR_DB:
         return
-    said = f"to {sqnr:.1f} dB; allowed are {SQNR_DB:g} and more" if integer else f"by {compared.largest_error:.1e}; allowed is {TOLERANCE:g}"
+    said = (
+        f"to {sqnr:.1f} dB; allowed are {SQNR_DB:g} and more"
+        if integer
+        else f"by {compared.largest_error:.1e}; allowed is {TOLERANCE:g}"
+    )
     raise ValueError(f"export: ONNX Runtime differs from torch {said}. Nothing was written.")
 
 
@@ -121,6 +125,7 @@ def _plain(model: nn.Module) -> nn.Module:
 def _write(model: nn.Module, interface: Interface, folder: Path, opset: int, integer: bool) -> ExportReport:
     plain = interface.network.model
     graph_model = trace(interface, opset)
+    spell_out_norms_(graph_model)
     packed = {f"{name}.weight": module for name, module in packed_modules(model).items()}
     own = tensors_of(model)
     stored = {name: own.get(name, tensor) for name, tensor in tensors_of(plain).items()}
@@ -135,7 +140,9 @@ def _write(model: nn.Module, interface: Interface, folder: Path, opset: int, int
         trim_(graph_model)
     size = save(graph_model, folder / FILE)
     inputs = {value.name: tuple(_sizes(value.shape)) for value in graph_model.graph.inputs}
-    (folder / CONFIG).write_text(json.dumps(_config(model, interface, opset, integer), indent=2) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(
+        json.dumps(_config(model, interface, opset, integer), indent=2) + "\n", encoding="utf-8"
+    )
     total = sum(tensor.nbytes for tensor in model.state_dict().values())
     names = (interface.outputs, tuple(weights), tuple(rounded))
     return ExportReport(str(folder / FILE), size, total, opset, inputs, *names)

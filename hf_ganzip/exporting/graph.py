@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .libraries import library
 
 
@@ -40,6 +42,34 @@ def trim_(model: Any) -> None:
             if id(value) not in kept:
                 value.name, number = f"v{number}", number + 1
                 value.type = value.shape = None
+
+
+def spell_out_norms_(model: Any) -> None:
+    """Group norms as instance norms of groups: ONNX Runtime has a kernel for these on CPUs, and takes the others apart into a dozen passes."""
+    ir = library("onnx_ir")
+    for node in [node for node in model.graph if node.op_type == "GroupNormalization"]:
+        x, weight, bias = node.inputs
+        if x.shape is None or not all(isinstance(size, int) for size in x.shape[1:]):
+            continue
+        groups, tape = node.attributes["num_groups"].as_int(), ir.tape.Tape()
+
+        def stored(array: Any) -> Any:
+            return tape.initializer(ir.tensor(array), name=f"norm{id(array)}")
+
+        ones, zeros = (stored(np.full(groups, each, dtype=np.float32)) for each in (1, 0))
+        flat = tape.op("Reshape", [x, stored(np.array([0, groups, -1]))])
+        normed = tape.op(
+            "InstanceNormalization", [flat, ones, zeros], {"epsilon": node.attributes["epsilon"].as_float()}
+        )
+        value = tape.op("Reshape", [normed, stored(np.array([0, *x.shape[1:]]))])
+        each = stored(np.array([-1, *[1] * (len(x.shape) - 2)]))
+        value = tape.op("Mul", [value, tape.op("Reshape", [weight, each])])
+        value = tape.op("Add", [value, tape.op("Reshape", [bias, each])])
+        for initializer in tape.initializers:
+            model.graph.register_initializer(initializer)
+        model.graph.insert_before(node, tape.nodes)
+        ir.convenience.replace_all_uses_with(node.outputs[0], value)
+        model.graph.remove(node, safe=True)
 
 
 def add_default_(model: Any, name: str, array: Any) -> None:

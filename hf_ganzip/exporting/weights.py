@@ -58,16 +58,15 @@ def store_weights_(
     graph, found = graph_model.graph, []
     for value in [value for value in graph.inputs if value.name in tensors]:
         graph.inputs.remove(value)
-        if not value.uses():
-            continue
         name, value.name = value.name, None
-        if name in packed:
+        if value.uses():
+            layer = packed.get(name)
+            new = builder.floating(name, tensors[name]) if layer is None else builder.packed(name, layer)
+            library("onnx_ir").convenience.replace_all_uses_with(value, new)
+        if name in builder.stored_as:
             layout = packed[name].packed_layout
-            new, stored_as = builder.packed(name, layout, packed[name].packed_buffers())
-            found.append(StoredWeight(name, layout.bits, stored_as, builder.bytes_of(name), layout.packed_bytes))
-        else:
-            new = builder.floating(name, tensors[name])
-        library("onnx_ir").convenience.replace_all_uses_with(value, new)
+            kind, size = builder.stored_as[name], builder.bytes_of(name)
+            found.append(StoredWeight(name, layout.bits, kind, size, layout.packed_bytes))
     for initializer in builder.initializers:
         graph.register_initializer(initializer)
     if builder.tape.nodes:
@@ -144,8 +143,14 @@ class Builder:
         own = (value.const_value for value in self.initializers if value.name.startswith(f"{weight}_"))
         return sum(-(-math.prod(tensor.shape) * tensor.dtype.bitwidth // 8) for tensor in own)
 
-    def packed(self, name: str, layout: PackedLayout, buffers: Mapping[str, Tensor]) -> tuple[Any, str]:
-        """The weight of a packed layer, and the type of its codes."""
+    @property
+    def stored_as(self) -> dict[str, str]:
+        """Weight -> type of its codes, of those that are stored."""
+        return {name: kind for name, (_, kind) in self._codes.items()}
+
+    def packed(self, name: str, layer: nn.Module) -> Any:
+        """The weight of a packed layer."""
+        layout, buffers = layer.packed_layout, layer.packed_buffers()
         shape, axis = placement(layout)
         along = tuple(-1 if i == axis else 1 for i in range(len(shape)))
         codes, stored_as = self.codes(name, layout, buffers["weight_codes"])
@@ -169,10 +174,11 @@ class Builder:
         if layout.offset:
             offset = self.floating(f"{name}_offset", buffers["weight_offset"].flatten())
             values = self.op("Add", values, self.shaped(offset, along))
-        return self._original(name, layout, buffers, values, shape), stored_as
+        return self._original(name, layout, buffers, values, shape)
 
-    def integers(self, name: str, layout: PackedLayout, buffers: Mapping[str, Tensor]) -> IntegerWeight:
-        """The weight as int8 and scales; see :func:`hf_ganzip.quantization.integers.integer_weight`."""
+    def integers(self, name: str, layer: nn.Module) -> IntegerWeight:
+        """The weight of a packed layer as int8 and scales; see :func:`hf_ganzip.quantization.integers.integer_weight`."""
+        layout, buffers = layer.packed_layout, layer.packed_buffers()
         codes, stored_as = self.codes(name, layout, buffers["weight_codes"])
         scale = self.scale(name, layout, buffers["weight_scale"])
         numbers = to_array(buffers["weight_scale"].float().flatten())
