@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .opening import Place, open_model
-from .shared import Json, Model, Quiet, Revision, Subfolder, app, print_json, refuse_full, say
+from .shared import Json, Model, Quiet, Revision, Subfolder, app, print_json, refuse_full, refuse_options, say
 
 
 @app.command()
@@ -30,24 +30,50 @@ def export(
         ),
     ] = None,
     checks: Annotated[int, typer.Option(min=1, help="Inputs on which the file is compared with torch.")] = 4,
+    web: Annotated[
+        bool,
+        typer.Option(
+            "--web", help="Also a page that draws in the browser, with all it needs: a static Space as it stands."
+        ),
+    ] = False,
+    cdn: Annotated[
+        bool,
+        typer.Option(
+            "--cdn",
+            help="With --web: link onnxruntime-web instead of copying it, so that the page needs a connection.",
+        ),
+    ] = False,
+    runtime: Annotated[
+        Path | None, typer.Option(help="With --web: the npm archive of onnxruntime-web; default: npm pack gets it.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="With --web: of the page; default: the name of the model.")] = None,
     subfolder: Subfolder = None,
     revision: Revision = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Write a model as an ONNX file with its weights as they are stored, compared with torch before it is left behind."""
+    from ..assets import class_names
     from ..exporting import export as run
+    from ..exporting.web_page import export_web
 
     refuse_full(output_dir)
-    report = run(
-        open_model(model, Place(subfolder, revision)),
-        output_dir,
-        opset=opset,
-        truncation_psi=truncation_psi,
-        class_label=class_label,
-        noise=noise,
-        checks=checks,
-    )
+    if not web:
+        refuse_options(
+            {"cdn": cdn, "runtime": runtime is not None, "title": title is not None}, "the export is no page"
+        )
+    options = {"opset": opset, "truncation_psi": truncation_psi, "class_label": class_label}
+    options |= {"noise": noise, "checks": checks}
+    opened = open_model(model, Place(subfolder, revision))
+    if web:
+        page = {"title": title or Path(model).name, "class_names": class_names(model), "cdn": cdn, "runtime": runtime}
+        report = export_web(opened, output_dir, **page, **options)
+    else:
+        report = run(opened, output_dir, **options)
     if as_json:
         return print_json(report.to_dict())
     say(report)
+    if web:
+        say(
+            f"python -m http.server --directory {output_dir} shows the page; hf-ganzip push {output_dir} NAMESPACE/NAME --space static publishes it"
+        )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,7 @@ def spell_out_norms_(model: Any) -> None:
         if x.shape is None or not all(isinstance(size, int) for size in x.shape[1:]):
             continue
         groups, tape = node.attributes["num_groups"].as_int(), ir.tape.Tape()
-
-        def stored(array: Any) -> Any:
-            return tape.initializer(ir.tensor(array), name=f"norm{id(array)}")
+        stored = functools.partial(_constant, model.graph)
 
         ones, zeros = (stored(np.full(groups, each, dtype=np.float32)) for each in (1, 0))
         flat = tape.op("Reshape", [x, stored(np.array([0, groups, -1]))])
@@ -65,11 +64,17 @@ def spell_out_norms_(model: Any) -> None:
         each = stored(np.array([-1, *[1] * (len(x.shape) - 2)]))
         value = tape.op("Mul", [value, tape.op("Reshape", [weight, each])])
         value = tape.op("Add", [value, tape.op("Reshape", [bias, each])])
-        for initializer in tape.initializers:
-            model.graph.register_initializer(initializer)
         model.graph.insert_before(node, tape.nodes)
         ir.convenience.replace_all_uses_with(node.outputs[0], value)
         model.graph.remove(node, safe=True)
+
+
+def _constant(graph: Any, array: np.ndarray) -> Any:
+    ir = library("onnx_ir")
+    name = f"norm{len(graph.initializers)}"
+    value = ir.val(name, const_value=ir.tensor(array, name=name))
+    graph.register_initializer(value)
+    return value
 
 
 def add_default_(model: Any, name: str, array: Any) -> None:
