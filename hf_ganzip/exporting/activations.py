@@ -7,7 +7,7 @@ here, as those of inputs were when the model was quantized.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -59,12 +59,15 @@ class _Watching(TorchFunctionMode):
         return output
 
 
-def measured_ranges(model: nn.Module, plain: nn.Module, *, kind: str = "mse") -> dict[str, LayerRanges]:
+def measured_ranges(
+    model: nn.Module, plain: nn.Module, inputs: Callable[..., Any] | None = None, *, kind: str = "mse"
+) -> dict[str, LayerRanges]:
     """Ranges of all layers of ``model`` with activations of 8 bits, by name; inputs as they are stored, unless they are dynamic.
 
     Args:
         model: Packed.
         plain: The same with ordinary weights.
+        inputs: As ``QuantizeConfig.activation_inputs``; None: the family's own.
         kind: Of ranges, as for ``QuantizeConfig.activation_range``.
     """
     layers = {name: each for name, each in model.named_modules() if getattr(each, "packed_integers", None) is not None}
@@ -72,7 +75,7 @@ def measured_ranges(model: nn.Module, plain: nn.Module, *, kind: str = "mse") ->
         return {}
     family = family_of(plain)
     size = family.samples_together if family else 1
-    batches = CalibrationTask(plain, {}, {}, []).batches(None, size, 0)
+    batches = CalibrationTask(plain, {}, {}, []).batches(inputs, size, 0)
     with torch.no_grad(), _Watching(plain, list(layers)) as watching:
         for forward in islice(batches, _BATCHES):
             forward(plain)

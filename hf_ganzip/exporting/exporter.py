@@ -9,6 +9,7 @@ import json
 import math
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def export(
     class_label: int | None = None,
     noise: str | None = None,
     checks: int = 4,
+    activation_inputs: Callable[..., Any] | None = None,
 ) -> ExportReport:
     """Write a model as ``model.onnx`` and ``config.json``, which :class:`.OnnxGenerator` and others open.
 
@@ -61,6 +63,7 @@ def export(
         class_label: Fixed; None: an input (B, num_classes) of generators with classes, rows that sum to 1.
         noise: StyleGAN 1 and 2: "input" (an input (B, all pixels) that may be left out, which means the stored noise), "const" or "none"; None: "input".
         checks: Inputs that are compared.
+        activation_inputs: What the ranges of outputs are measured with where products are computed with integers, as for ``QuantizeConfig``; None: the family's own inputs.
 
     Raises:
         ImportError: The extra ``export`` is missing.
@@ -88,7 +91,7 @@ def export(
     interface = interface_of(_plain(model), **options)
     integer = any(module.packed_compute == "int8" for module in packed_modules(model).values())
     with tempfile.TemporaryDirectory() as parent:
-        report = _write(model, interface, Path(parent), opset, integer)
+        report = _write(model, interface, Path(parent), opset, integer, activation_inputs)
         reference = interface_of(_copy(model), **options) if integer else interface
         compared = compare_with_torch(Path(parent, FILE), reference, checks, integer=integer)
         _refuse_differences(compared, integer)
@@ -122,14 +125,16 @@ def _plain(model: nn.Module) -> nn.Module:
     return plain.requires_grad_(False)
 
 
-def _write(model: nn.Module, interface: Interface, folder: Path, opset: int, integer: bool) -> ExportReport:
+def _write(
+    model: nn.Module, interface: Interface, folder: Path, opset: int, integer: bool, activation_inputs: Any
+) -> ExportReport:
     plain = interface.network.model
     graph_model = trace(interface, opset)
     spell_out_norms_(graph_model)
     packed = {f"{name}.weight": module for name, module in packed_modules(model).items()}
     own = tensors_of(model)
     stored = {name: own.get(name, tensor) for name, tensor in tensors_of(plain).items()}
-    ranges = measured_ranges(model, plain) if integer else {}
+    ranges = measured_ranges(model, plain, activation_inputs) if integer else {}
     builder = Builder(opset, integer)
     rounded = round_activations_(graph_model, builder, stored, packed, ranges)
     weights = store_weights_(graph_model, builder, stored, packed)
