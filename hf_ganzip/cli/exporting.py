@@ -8,8 +8,20 @@ from typing import Annotated
 
 import typer
 
-from .opening import Place, open_model
-from .shared import Json, Model, Quiet, Revision, Subfolder, app, print_json, refuse_full, refuse_options, say
+from .opening import Place, open_model, open_whole
+from .shared import (
+    Components,
+    Json,
+    Model,
+    Quiet,
+    Revision,
+    Subfolder,
+    app,
+    print_json,
+    refuse_full,
+    refuse_options,
+    say,
+)
 
 
 @app.command()
@@ -30,6 +42,7 @@ def export(
         ),
     ] = None,
     checks: Annotated[int, typer.Option(min=1, help="Inputs on which the file is compared with torch.")] = 4,
+    components: Components = None,
     web: Annotated[
         bool,
         typer.Option(
@@ -55,6 +68,7 @@ def export(
     """Write a model as an ONNX file with its weights as they are stored, compared with torch before it is left behind."""
     from ..assets import class_names
     from ..exporting import export as run
+    from ..exporting import export_parts
     from ..exporting.web_page import export_web
 
     refuse_full(output_dir)
@@ -64,6 +78,14 @@ def export(
         )
     options = {"opset": opset, "truncation_psi": truncation_psi, "class_label": class_label}
     options |= {"noise": noise, "checks": checks}
+    if components:
+        fixed = {"truncation_psi": truncation_psi is not None, "class_label": class_label is not None}
+        refuse_options({**fixed, "noise": noise is not None, "web": web}, "components of pipelines have none of these")
+        whole, networks = open_whole(model, components, Place(subfolder, revision))
+        found = export_parts(whole, output_dir, list(networks), opset=opset, checks=checks)
+        if as_json:
+            return print_json({name: report.to_dict() for name, report in found.items()})
+        return say("\n".join(map(str, found.values())))
     opened = open_model(model, Place(subfolder, revision))
     if web:
         page = {"title": title or Path(model).name, "class_names": class_names(model), "cdn": cdn, "runtime": runtime}

@@ -9,21 +9,21 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
-from diffusers import ModelMixin
 from torch import nn
 
-from ..components import is_pipeline, refuse_name
+from ..components import network_of, networks_of, refuse_name
 from ..quantization import dequantize_
 from ..quantization.packed import packed_modules
 from .activations import measured_ranges, round_activations_
 from .graph import add_default_, save, spell_out_norms_, trim_
-from .interface import Interface, interface_of
+from .interface import Interface, autoencoder_interface, interface_of
 from .libraries import library
 from .report import Compared, ExportReport
 from .tracing import quiet, tensors_of, trace
@@ -38,7 +38,7 @@ SQNR_DB = 20.0  # of one with integer products against ours, which do not round 
 
 
 def export(
-    model: ModelMixin,
+    model: Any,
     folder: str | Path,
     *,
     format: str = "onnx",
@@ -55,7 +55,7 @@ def export(
     packed form, which bit operators cut apart; all other weights in the dtype that they have. It computes in float32. The file is run in ONNX Runtime and compared with torch first: a difference above 1e-4 is an error, and nothing is left.
 
     Args:
-        model: Generator of this library, or a diffusion model of diffusers that has a family; compressed or not. It stays as it is.
+        model: Generator of this library, or a diffusion model of diffusers that has a family; compressed or not; of a pipeline its denoiser. It stays as it is.
         folder: New folder.
         format: "onnx".
         opset: Operator set, 21 to 25.
@@ -72,8 +72,6 @@ def export(
         TypeError: No model.
     """
     refuse_name(model)
-    if is_pipeline(model) or not isinstance(model, nn.Module):
-        raise TypeError(f"export: a {type(model).__name__} is no model; allowed are generators and diffusion models.")
     if format not in FORMATS:
         raise ValueError(f"format is {format!r}; allowed are {', '.join(FORMATS)}.")
     if checks < 1:
@@ -87,12 +85,53 @@ def export(
         )
     for name in ("onnx", "onnxscript", "onnxruntime"):
         library(name)
+    model = network_of(model)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"export: a {type(model).__name__} is no model; allowed are generators and diffusion models.")
     options = {"truncation_psi": truncation_psi, "class_label": class_label, "noise": noise}
-    interface = interface_of(_plain(model), **options)
+    common = {"opset": opset, "checks": checks, "activation_inputs": activation_inputs}
+    return _export(model, folder, partial(interface_of, **options), **common)
+
+
+def export_parts(
+    pipeline: Any, folder: str | Path, components: Sequence[str] | None = None, **options: Any
+) -> dict[str, ExportReport]:
+    """:func:`.export` of networks of a pipeline, each into a folder of its own called as optimum calls it: ``unet``, ``vae_decoder``, ``vae_encoder``.
+
+    Args:
+        pipeline: Of diffusers.
+        folder: New folder.
+        components: Names of networks that have a family, so not text encoders; None: the denoiser.
+        **options: ``opset``, ``checks``, ``activation_inputs`` of :func:`.export`.
+
+    Raises:
+        ValueError: As :func:`.export`, or a network that the pipeline has not. Parts before that one are complete.
+    """
+    found: dict[str, ExportReport] = {}
+    for name, network in networks_of(pipeline, components).items():
+        if type(network).__name__ != "AutoencoderKL":
+            found[name] = export(network, Path(folder, name), **options)
+            continue
+        for part in ("vae_decoder", "vae_encoder"):
+            common = {"opset": FIRST_OPSET, "checks": 4, "activation_inputs": None, **options}
+            found[part] = _export(network, Path(folder, part), partial(autoencoder_interface, part), **common)
+    return found
+
+
+def _export(
+    model: nn.Module,
+    folder: Path,
+    interface_for: Callable[[nn.Module], Interface],
+    *,
+    opset: int,
+    checks: int,
+    activation_inputs: Any,
+) -> ExportReport:
+    interface = interface_for(_plain(model))
     integer = any(module.packed_compute == "int8" for module in packed_modules(model).values())
     with tempfile.TemporaryDirectory() as parent:
         report = _write(model, interface, Path(parent), opset, integer, activation_inputs)
-        reference = interface_of(_copy(model), **options) if integer else interface
+        reference = interface_for(_copy(model)) if integer else interface
         compared = compare_with_torch(Path(parent, FILE), reference, checks, integer=integer)
         _refuse_differences(compared, integer)
         folder.mkdir(parents=True, exist_ok=True)

@@ -103,6 +103,28 @@ class _Called(nn.Module):
         return output if isinstance(output, tuple) else (output,)
 
 
+class _Decoder(nn.Module):
+    """An autoencoder's latents (B, C, h, w) to images."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, latent_sample):
+        return self.model.decode(latent_sample, return_dict=False)
+
+
+class _Encoder(nn.Module):
+    """Images to the means and logarithms of variances of latents, (B, 2C, h, w)."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, sample):
+        return (self.model.encode(sample).latent_dist.parameters,)
+
+
 def _baked_rows(z: Tensor, classes: int, label: int | None) -> Tensor | None:
     if not classes:
         return None
@@ -163,6 +185,16 @@ def _check(model, truncation_psi, class_label, noise, *, classes: int, noisy: bo
         raise ValueError(
             f"truncation_psi is {truncation_psi}, but a {name} has no truncation in its network; leave it out."
         )
+
+
+def autoencoder_interface(part: str, model: nn.Module) -> Interface:
+    """One part of an ``AutoencoderKL``, "vae_decoder" or "vae_encoder", with optimum's names of inputs and outputs."""
+    (images,), _ = example_inputs(model)
+    if part == "vae_encoder":
+        return Interface(_Encoder(model), {"sample": images}, {"sample": {0: "batch"}}, ("latent_parameters",))
+    with torch.no_grad():
+        latents = model.encode(images).latent_dist.mean
+    return Interface(_Decoder(model), {"latent_sample": latents}, {"latent_sample": {0: "batch"}}, ("sample",))
 
 
 def _by_family(model: nn.Module) -> Interface:

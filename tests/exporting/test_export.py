@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import hf_ganzip as gz
-from hf_ganzip.exporting import exporter, interface
+from hf_ganzip.exporting import OnnxModel, export_parts, exporter, interface
 from hf_ganzip.exporting.libraries import Session
 
 from ..conftest import TINY, tiny_biggan, tiny_biggan_deep, tiny_generator, tiny_stylegan3, tiny_unet
@@ -134,6 +134,23 @@ def test_pruned_refined_and_half_precision_models(tmp_path):
     brain = tiny_stylegan3().bfloat16()
     gz.export(brain, tmp_path / "brain")
     assert ("BFLOAT16", (4, 8)) in tensors(tmp_path / "brain").values()
+
+
+@pytest.mark.process
+def test_parts_of_a_pipeline(tmp_path):
+    from ..tiny_pipelines import stable_diffusion
+
+    pipe = stable_diffusion()
+    gz.quantize_(pipe, bits=8, components=["unet", "vae"])
+    found = export_parts(pipe, tmp_path / "out", ["unet", "vae"], checks=2)
+    assert list(found) == ["unet", "vae_decoder", "vae_encoder"]
+    assert found["unet"].inputs["encoder_hidden_states"][:2] == ("batch", "tokens")
+    decoder = OnnxModel.from_pretrained(tmp_path / "out" / "vae_decoder")
+    channels, side = pipe.vae.config.latent_channels, found["vae_decoder"].inputs["latent_sample"][2]
+    latents = torch.randn(3, channels, side, side)
+    with torch.no_grad():
+        expected = pipe.vae.decode(latents).sample
+    torch.testing.assert_close(decoder(latent_sample=latents)[0], expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.process
