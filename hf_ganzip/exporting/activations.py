@@ -114,7 +114,7 @@ def round_activations_(
     values = {value.name: value for value in graph.inputs}
     for layer, found in ranges.items():
         name = f"{layer}.weight"
-        products = list(_products(values[name]))
+        products = list(_products(values[name])) if name in packed else []
         if not products:
             continue
         weight = builder.integers(name, packed[name])

@@ -170,7 +170,9 @@ def _write(
     plain = interface.network.model
     graph_model = trace(interface, opset)
     spell_out_norms_(graph_model)
+    traced = {value.name for value in graph_model.graph.inputs}
     packed = {f"{name}.weight": module for name, module in packed_modules(model).items()}
+    packed = {name: module for name, module in packed.items() if name in traced}
     own = tensors_of(model)
     stored = {name: own.get(name, tensor) for name, tensor in tensors_of(plain).items()}
     ranges = measured_ranges(model, plain, activation_inputs) if integer else {}

@@ -33,6 +33,7 @@ class Interface:
         outputs: Names.
         noise: Buffers of the model that the input ``noise`` (B, all their elements) takes the place of.
         settings: What a caller must know, for ``config.json``.
+        unused: Beginnings of the names of tensors that the network does not use; torch cannot trace with them.
     """
 
     network: nn.Module
@@ -41,6 +42,7 @@ class Interface:
     outputs: tuple[str, ...]
     noise: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
 
     def draw(self, batch: int, seed: int) -> dict[str, Tensor]:
         """Other inputs of these shapes for ``batch`` samples: N(0, 1) for floats, the values of the example in turn for the rest."""
@@ -191,10 +193,12 @@ def autoencoder_interface(part: str, model: nn.Module) -> Interface:
     """One part of an ``AutoencoderKL``, "vae_decoder" or "vae_encoder", with optimum's names of inputs and outputs."""
     (images,), _ = example_inputs(model)
     if part == "vae_encoder":
-        return Interface(_Encoder(model), {"sample": images}, {"sample": {0: "batch"}}, ("latent_parameters",))
+        names, unused = ("latent_parameters",), ("decoder.", "post_quant_conv.")
+        return Interface(_Encoder(model), {"sample": images}, {"sample": {0: "batch"}}, names, unused=unused)
     with torch.no_grad():
         latents = model.encode(images).latent_dist.mean
-    return Interface(_Decoder(model), {"latent_sample": latents}, {"latent_sample": {0: "batch"}}, ("sample",))
+    example, unused = {"latent_sample": latents}, ("encoder.", "quant_conv.")
+    return Interface(_Decoder(model), example, {"latent_sample": {0: "batch"}}, ("sample",), unused=unused)
 
 
 def _by_family(model: nn.Module) -> Interface:

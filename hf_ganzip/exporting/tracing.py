@@ -68,10 +68,9 @@ def trace(interface: Interface, opset: int) -> Any:
     """
     library("onnx"), library("onnxscript")
     tensors = tensors_of(interface.network.model)
-    free = {
-        "batch": torch.export.Dim.DYNAMIC,
-        "tokens": torch.export.Dim.AUTO,
-    }  # some models have a fixed number of tokens
+    tensors = {name: each for name, each in tensors.items() if not name.startswith(interface.unused)}
+    # Some models have a fixed number of tokens.
+    free = {"batch": torch.export.Dim.DYNAMIC, "tokens": torch.export.Dim.AUTO}
     shapes = {name: {axis: free[size] for axis, size in axes.items()} for name, axes in interface.dynamic.items()}
     kwargs = {"inputs": dict(interface.example), "tensors": tensors}
     names = [*interface.example, *tensors]
@@ -85,7 +84,7 @@ def trace(interface: Interface, opset: int) -> Any:
                 dynamic_shapes={"inputs": shapes, "tensors": {name: {} for name in tensors}},
                 strict=False,
             )
-            _drop_idle_squeezes_(program.graph)
+            _simplify_(program.graph)
             exported = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -105,8 +104,8 @@ def trace(interface: Interface, opset: int) -> Any:
     return exported.model
 
 
-def _drop_idle_squeezes_(graph: torch.fx.Graph) -> None:
-    """``squeeze`` of a dimension that is not 1 does nothing in torch and is an error in ONNX; the exporter writes it as it is."""
+def _simplify_(graph: torch.fx.Graph) -> None:
+    """Leave out ``squeeze`` of a dimension that is not 1, which does nothing in torch and is an error in ONNX."""
     for node in list(graph.find_nodes(op="call_function", target=torch.ops.aten.squeeze.dim)):
         source, dim = node.args
         if source.meta["val"].shape[dim] != 1:
