@@ -84,7 +84,7 @@ def trace(interface: Interface, opset: int) -> Any:
                 dynamic_shapes={"inputs": shapes, "tensors": {name: {} for name in tensors}},
                 strict=False,
             )
-            _simplify_(program.graph)
+            _simplify_(program)
             exported = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -104,13 +104,17 @@ def trace(interface: Interface, opset: int) -> Any:
     return exported.model
 
 
-def _simplify_(graph: torch.fx.Graph) -> None:
-    """Leave out ``squeeze`` of a dimension that is not 1, which does nothing in torch and is an error in ONNX."""
-    for node in list(graph.find_nodes(op="call_function", target=torch.ops.aten.squeeze.dim)):
+def _simplify_(program: Any) -> None:
+    """Leave out what the exporter cannot handle: checks of the shapes of inputs, which it cannot evaluate for some models, and ``squeeze`` of a dimension that is not 1,
+    which does nothing in torch and is an error in ONNX.
+    """
+    if hasattr(program, "_guards_code"):  # there is no public way to leave them out
+        program._guards_code = []
+    for node in list(program.graph.find_nodes(op="call_function", target=torch.ops.aten.squeeze.dim)):
         source, dim = node.args
         if source.meta["val"].shape[dim] != 1:
             node.replace_all_uses_with(source)
-            graph.erase_node(node)
+            program.graph.erase_node(node)
 
 
 def _explained(interface: Interface, program: Any, error: BaseException) -> str:
