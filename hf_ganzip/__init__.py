@@ -21,6 +21,9 @@ if TYPE_CHECKING:  # `as`: type checkers do not see through `__all__` below
     from .checkpoints import convert as convert
     from .evaluation.compare import compare as compare
     from .evaluation.evaluate import evaluate as evaluate
+    from .exporting import OnnxGenerator as OnnxGenerator
+    from .exporting import OnnxUNet2DModel as OnnxUNet2DModel
+    from .exporting import export as export
     from .integration import GanzipConfig as GanzipConfig
     from .models import BigGANDeepGenerator as BigGANDeepGenerator
     from .models import BigGANDiscriminator as BigGANDiscriminator
@@ -86,6 +89,9 @@ _NAMES = {
     "compare": "evaluation.compare",
     "push_to_hub": "publishing",
     "save_for_hub": "publishing",
+    "export": "exporting",
+    "OnnxGenerator": "exporting",
+    "OnnxUNet2DModel": "exporting",
 }
 
 __all__ = [*_NAMES]

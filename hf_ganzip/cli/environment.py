@@ -12,7 +12,7 @@ from .shared import Json, app, print_json
 
 _PACKAGES = (
     "hf_ganzip torch torchvision numpy diffusers transformers accelerate huggingface_hub safetensors datasets evaluate torch-pruning "
-    "matplotlib gradio peft"
+    "matplotlib gradio peft onnx onnxscript onnxruntime"
 )
 
 

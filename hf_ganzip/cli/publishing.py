@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from .opening import open_model
-from .shared import Json, Model, app, print_json
+from .shared import Json, Model, app, print_json, refuse_options
 
 
 Reports = Annotated[
@@ -73,6 +73,7 @@ def card(
 
 @app.command()
 def push(
+    context: typer.Context,
     model: Model,
     repo_id: Annotated[str, typer.Argument(help="Repository on the Hub: NAMESPACE/NAME; created if it is missing.")],
     report: Reports = None,
@@ -101,6 +102,10 @@ def push(
             "--measure/--no-measure", help="Time a pass for the card, where no report of hf-ganzip cost is given."
         ),
     ] = True,
+    space: Annotated[
+        str | None,
+        typer.Option(help="static: MODEL is a folder that export --web wrote, and becomes a Space as it stands."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the card and the files; send nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -108,6 +113,8 @@ def push(
     from ..publishing import push_to_hub
     from ..saved import open_saved
 
+    if space is not None:
+        return _push_space(context, space, model, repo_id, private, create_pr, dry_run, as_json)
     found = push_to_hub(
         open_saved(_folder(model)),
         repo_id,
@@ -131,6 +138,24 @@ def push(
     if dry_run:
         print(found.card)
     print(found)
+
+
+_OF_SPACES = ("space", "private", "create_pr", "dry_run", "as_json", "model", "repo_id")
+
+
+def _push_space(context, space, folder, repo_id, private, create_pr, dry_run, as_json) -> None:
+    from ..publishing.spaces import push_page
+
+    if space != "static":
+        raise ValueError(f"space is {space!r}; allowed is static.")
+    given = {name: context.get_parameter_source(name).name == "COMMANDLINE" for name in context.params}
+    refuse_options({name: each for name, each in given.items() if name not in _OF_SPACES}, "a Space has none of these")
+    found = push_page(folder, repo_id, private=private, create_pr=create_pr, dry_run=dry_run)
+    if as_json:
+        return print_json(found)
+    for name, size in found["files"].items():
+        print(f"{size:>14,}  {name}")
+    print(found["url"] or f"nothing was uploaded; the Space would be {repo_id}")
 
 
 def _folder(model: str) -> Path:

@@ -19,7 +19,7 @@ from . import completion
 
 
 _ORDER = (
-    "demo convert info sample compress prune refine sensitivity cost evaluate compare study translate train finetune examples card push metrics env"
+    "demo convert info sample compress prune refine sensitivity cost evaluate compare study translate train finetune examples export card push metrics env"
 ).split()
 
 

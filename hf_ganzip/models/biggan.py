@@ -175,7 +175,7 @@ class BigGANGenerator(GeneratorMixin, ModelMixin, ConfigMixin):
         check_latents(z, self.config.z_dim)
         check_noise_mode(noise_mode)
         dtype = self.linear.bias.dtype
-        y = self.shared(one_hot_labels(class_labels, self.config.num_classes, len(z), dtype))
+        y = self.shared(one_hot_labels(class_labels, self.config.num_classes, z.shape[0], dtype))
         first, *parts = z.to(dtype).chunk(self.slots, dim=1)
         x = self.linear(first).unflatten(1, (-1, 4, 4)).contiguous(memory_format=torch.channels_last)
         for index, block in enumerate(self.blocks):

@@ -260,7 +260,7 @@ class BigGANDeepGenerator(GeneratorMixin, ModelMixin, ConfigMixin):
         check_latents(z, self.config.z_dim)
         check_noise_mode(noise_mode)
         dtype = self.generator.gen_z.bias.dtype
-        rows = one_hot_labels(class_labels, self.config.num_classes, len(z), dtype)
+        rows = one_hot_labels(class_labels, self.config.num_classes, z.shape[0], dtype)
         statistics = statistics_weights(truncation_psi, self.config.n_stats, self.config.interpolation)
         image = self.generator(torch.cat([z.to(dtype), self.embeddings(rows)], dim=1), statistics)
         return GeneratorOutput(sample=image) if return_dict else (image,)

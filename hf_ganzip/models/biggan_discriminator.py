@@ -144,7 +144,7 @@ class BigGANDiscriminator(DiscriminatorMixin, ModelMixin, ConfigMixin):
         features = F.relu(x).sum(dim=(2, 3))  # (B, C)
         logits, class_logits, twin_logits = self.linear(features), None, None
         if self.config.head == "projection":
-            rows = one_hot_labels(class_labels, self.config.num_classes, len(images), features.dtype)
+            rows = one_hot_labels(class_labels, self.config.num_classes, images.shape[0], features.dtype)
             logits = logits + (self.embed(rows) * features).sum(dim=1, keepdim=True)
         elif self.config.head == "tac":
             class_logits, twin_logits = self.linear_c(features), self.linear_mi(features)

@@ -80,8 +80,11 @@ class SelfAttention(nn.Module):
 def pooled_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Unscaled dot-product attention over 2 x 2 max-pooled keys and values, all (B, ., H, W)."""
     rows = [x.flatten(2).transpose(1, 2) for x in (queries, F.max_pool2d(keys, 2), F.max_pool2d(values, 2))]
-    found = F.scaled_dot_product_attention(*rows, scale=1.0)  # (B, H * W, C)
-    return found.transpose(1, 2).reshape(len(values), -1, *queries.shape[2:])
+    if torch.compiler.is_exporting():  # ONNX's attention has heads
+        found = F.scaled_dot_product_attention(*(x[:, None] for x in rows), scale=1.0)[:, 0]
+    else:
+        found = F.scaled_dot_product_attention(*rows, scale=1.0)  # (B, H * W, C)
+    return found.transpose(1, 2).reshape(values.shape[0], -1, *queries.shape[2:])
 
 
 class GeneratorBlock(nn.Module):

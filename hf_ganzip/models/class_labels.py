@@ -23,7 +23,7 @@ def one_hot_labels(class_labels: Tensor | None, num_classes: int, batch: int, dt
             f"class_labels is required: the model has {num_classes} classes. "
             f"Pass ids of shape ({batch},) in 0..{num_classes - 1} or one-hot rows ({batch}, {num_classes})."
         )
-    if class_labels.ndim == 1 and len(class_labels) == batch:
+    if class_labels.ndim == 1 and class_labels.shape[0] == batch:
         return F.one_hot(class_labels.long(), num_classes).to(dtype)
     if class_labels.shape == (batch, num_classes):
         return class_labels.to(dtype)

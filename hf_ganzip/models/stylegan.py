@@ -40,7 +40,7 @@ class StyleLayer(nn.Module):
         if noise_mode != "none":
             noise = self.noise_const
             if noise_mode == "random":
-                shape = (len(x), 1, self.resolution, self.resolution)
+                shape = (x.shape[0], 1, self.resolution, self.resolution)
                 noise = randn_tensor(shape, generator=generator, device=x.device, dtype=torch.float32)
             x = x + (noise * self.noise_strength[:, None, None]).to(x.dtype)
         x = F.leaky_relu(x + self.bias.to(x.dtype)[:, None, None], 0.2)
@@ -69,7 +69,11 @@ class SynthesisBlock(nn.Module):
     def forward(self, x: Tensor | None, ws: Tensor, dtype: torch.dtype, noise_mode: str, generator) -> Tensor:
         gain = math.sqrt(2)
         if x is None:
-            x = self.const.to(dtype)[None].expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+            x = (
+                self.const.to(dtype)[None]
+                .expand(ws.shape[0], -1, -1, -1)
+                .contiguous(memory_format=torch.channels_last)
+            )
         else:
             x = self.conv0(F.interpolate(x, scale_factor=2), gain=gain)
             size = len(self.resample_filter)

@@ -192,7 +192,7 @@ class SynthesisLayer(nn.Module):
         scale = self.demodulation(styles, energy).mul(gain).to(x.dtype)  # (B, O)
         shifts = [(self.bias * gain).to(x.dtype)[:, None, None]]
         if noise_mode != "none":
-            shifts.append(self.noise(len(x), x, noise_mode, generator, gain))
+            shifts.append(self.noise(x.shape[0], x, noise_mode, generator, gain))
         return activate(scale_and_shift(x, scale[:, :, None, None], *shifts), "lrelu", clamp)
 
     @staticmethod

@@ -120,7 +120,7 @@ class SynthesisLayer(nn.Module):
         weight = at_least_float32(self.weight)
         if self.is_image:
             styles = styles / math.sqrt(weight[0].numel())
-            scale = input_gain.expand(len(styles), len(weight))
+            scale = input_gain.expand(styles.shape[0], len(weight))
         else:
             weight = weight * weight.square().mean(dim=(1, 2, 3), keepdim=True).clamp_min(_TINY).rsqrt()
             styles = styles * styles.square().mean(dim=1, keepdim=True).clamp_min(_TINY).rsqrt()

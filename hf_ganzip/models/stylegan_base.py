@@ -200,7 +200,7 @@ class MappingNetwork(nn.Module):
     def _map(self, z: Tensor | None, class_labels: Tensor | None) -> Tensor:
         bias = self.fc0.bias
         given = z if z is not None else class_labels
-        inputs, batch = [], 0 if given is None else len(given)
+        inputs, batch = [], 0 if given is None else given.shape[0]
         if self.z_dim:
             check_latents(z, self.z_dim)
             inputs.append(normalize_second_moment(z.to(bias.dtype)))
@@ -225,7 +225,7 @@ class StyleGeneratorMixin(GeneratorMixin):
     def synthesize(self, ws: Tensor, *, noise_mode: str = "random", generator: RandomSource = None) -> Tensor:
         """Styles ws (B, num_ws, w_dim) to float32 images (B, C, H, W); options as in :meth:`forward`."""
         check_noise_mode(noise_mode)
-        check_sources(generator, len(ws))
+        check_sources(generator, ws.shape[0])
         dtype = compute_dtype(self.synthesis.b4.const, ws.device)
         return self.synthesis(ws.to(dtype), dtype, noise_mode, generator)
 

@@ -79,7 +79,7 @@ class UGATITDiscriminator(DiscriminatorMixin, ModelMixin, ConfigMixin):
         """
         check_images(images, self.config.image_channels)
         dtype = self.conv1x1.bias.dtype
-        one_hot_labels(class_labels, 0, len(images), dtype)
+        one_hot_labels(class_labels, 0, images.shape[0], dtype)
         x = self.model(images.to(dtype))
         x, cam_logits = class_activation(x, self.gap_fc, self.gmp_fc, self.gap_fc.weight_orig, self.gmp_fc.weight_orig)
         x = F.leaky_relu(self.conv1x1(x), 0.2)

@@ -66,6 +66,49 @@ def push_metrics(
     return found
 
 
+def push_page(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    create_pr: bool = False,
+    dry_run: bool = False,
+    token: str | None = None,
+) -> dict[str, Any]:
+    """Upload a page that :func:`.export_web` wrote as a static Space, in one commit.
+
+    Args:
+        folder: Of the page.
+        repo_id: "namespace/name".
+        private: Of a Space that is created.
+        create_pr: Open a pull request instead of committing.
+        dry_run: Send nothing.
+        token: None: the one that is logged in.
+
+    Returns:
+        ``files`` (path -> bytes) and ``url`` ("" for a dry run).
+
+    Raises:
+        ValueError: A folder that is no page, or no Hub id.
+        ConnectionError: The Hub refused or cannot be reached; says what to do.
+    """
+    folder = Path(folder)
+    check_target(repo_id)
+    missing = [name for name in ("index.html", "script.js", "README.md") if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"{folder} is no page: it has no {missing[0]}; hf-ganzip export MODEL {folder} --web makes one."
+        )
+    files = {
+        str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+    url = ""
+    if not dry_run:
+        options = {"private": private, "create_pr": create_pr, "token": token, "space_sdk": "static"}
+        url = upload(folder, repo_id, repo_type="space", message="Upload a page that runs a model", **options)
+    return {"files": files, "url": url}
+
+
 def _load_from_hub(readme: Path, name: str, repo_id: str) -> None:
     """Let the snippets of a module's README.md load it from its Space instead of the folder in the repository."""
     local = rf'evaluate\.load\(\s*"metrics_hub/{name}"\s*\)[^\n]*'

@@ -36,7 +36,9 @@ class Observed:
         low, high = torch.aminmax(x)
         self.low, self.high = torch.minimum(self.low, low.float().cpu()), torch.maximum(self.high, high.float().cpu())
         flat = x.reshape(-1)
-        places = torch.linspace(0, len(flat) - 1, min(_KEPT, len(flat))).long().to(flat.device)  # prime to no pattern
+        places = (
+            torch.linspace(0, len(flat) - 1, min(_KEPT, len(flat)), dtype=torch.float64).long().to(flat.device)
+        )  # prime to no pattern
         self.parts.append(flat[places].float().cpu())
 
     def range(self, kind: str) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exported models called like the models that they were."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler
+
+import hf_ganzip as gz
+from hf_ganzip.exporting import OnnxModel, OnnxTranslator
+
+from ..conftest import tiny_biggan, tiny_biggan_deep, tiny_generator, tiny_stylegan, tiny_ugatit, tiny_unet
+
+
+@pytest.fixture(scope="module")
+def styled(tmp_path_factory):
+    """A packed StyleGAN2 and its export."""
+    torch.manual_seed(0)
+    model = tiny_generator()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("noise_strength"):
+                parameter.fill_(0.3)
+    gz.quantize_(model, bits=4)
+    folder = tmp_path_factory.mktemp("styled") / "out"
+    gz.export(model, folder, checks=1)
+    return model, gz.OnnxGenerator.from_pretrained(folder)
+
+
+def sources(count):
+    return [torch.Generator().manual_seed(i) for i in range(count)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ("random", "const", "none"))
+@pytest.mark.parametrize("cutoff", (None, 2))
+def test_the_call_of_a_stylegan(styled, mode, cutoff):
+    model, exported = styled
+    z = exported.draw_latents(3, sources(3))
+    assert torch.equal(z, model.draw_latents(3, sources(3))) and exported.num_ws == model.num_ws
+    options = {"truncation_psi": 0.6, "truncation_cutoff": cutoff, "noise_mode": mode}
+    for labels in (torch.tensor([0, 1, 2]), torch.eye(3)):
+        expected = model(z, labels, **options, generator=sources(3)).sample
+        torch.testing.assert_close(
+            exported(z, labels, **options, generator=sources(3)).sample, expected, atol=1e-4, rtol=0
+        )
+    ws = exported.mapping(z, torch.eye(3), truncation_psi=0.6, truncation_cutoff=cutoff)
+    torch.testing.assert_close(
+        exported.synthesize(ws, noise_mode=mode, generator=sources(3)), expected, atol=1e-4, rtol=0
+    )
+
+
+def test_in_the_pipeline(styled):
+    found = []
+    for model in styled:
+        pipe = gz.GANPipeline(model, class_names=["a", "b", "c"])
+        pipe.set_progress_bar_config(disable=True)
+        z, other = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(1))
+        images = pipe(3, "b", truncation_psi=0.7, generator=sources(3), output_type="np").images
+        mixed = pipe(latents=z, mixing_latents=other, mixing_cutoff=2, noise_mode="const", output_type="np").images
+        found.append((images, mixed, pipe.interpolate(latents=z, steps=2, output_type="np")))
+    for one, two in zip(*found):
+        np.testing.assert_allclose(one, two, atol=1e-4)
+
+
+def test_wrong_calls(styled):
+    exported = styled[1]
+    with pytest.raises(ValueError, match="z has shape"):
+        exported(torch.randn(2, 9), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="class_labels is required"):
+        exported(torch.randn(2, 8))
+    with pytest.raises(ValueError, match="noise_mode is 'some'"):
+        exported(torch.randn(2, 8), torch.tensor([0, 1]), noise_mode="some")
+    with pytest.raises(ValueError, match=r"providers is \['NoSuchProvider'\].*CPUExecutionProvider"):
+        gz.OnnxGenerator.from_pretrained(exported.folder, providers=["NoSuchProvider"])
+    with pytest.raises(ValueError, match="threads 0"):
+        gz.OnnxGenerator.from_pretrained(exported.folder, threads=0)
+    with pytest.raises(TypeError, match="has no option 'torch_dtype'"):
+        gz.OnnxGenerator.from_pretrained(exported.folder, torch_dtype=torch.float16)
+    with pytest.raises(
+        ValueError, match="is an exported StyleGAN2Generator; allowed for OnnxUNet2DModel are UNet2DModel"
+    ):
+        gz.OnnxUNet2DModel.from_pretrained(exported.folder)
+
+
+def test_folders_that_are_no_export(styled, tmp_path):
+    with pytest.raises(FileNotFoundError, match="is no export: it has no model.onnx"):
+        gz.OnnxGenerator.from_pretrained(tmp_path)
+    tiny_generator().save_pretrained(tmp_path / "model")
+    with pytest.raises(FileNotFoundError, match="is no export"):
+        gz.OnnxGenerator.from_pretrained(tmp_path / "model")
+    damaged = tmp_path / "damaged"
+    shutil.copytree(styled[1].folder, damaged)
+    (damaged / "model.onnx").write_bytes((damaged / "model.onnx").read_bytes()[:500])
+    with pytest.raises(ValueError, match="does not open"):
+        gz.OnnxGenerator.from_pretrained(damaged)
+    (damaged / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="config.json is damaged"):
+        gz.OnnxGenerator.from_pretrained(damaged)
+
+
+@pytest.mark.process
+def test_what_an_export_fixed_cannot_be_asked_for(tmp_path):
+    model = tiny_generator()
+    gz.export(model, tmp_path / "out", truncation_psi=0.5, class_label=1, noise="const", checks=1)
+    exported = gz.OnnxGenerator.from_pretrained(tmp_path / "out")
+    z = torch.randn(2, 8)
+    with torch.no_grad():
+        expected = model(z, torch.tensor([1, 1]), truncation_psi=0.5, noise_mode="const").sample
+    torch.testing.assert_close(exported(z, noise_mode="const").sample, expected, atol=1e-4, rtol=0)
+    for options in ({"truncation_psi": 0.7}, {"noise_mode": "random"}, {"class_labels": torch.tensor([0, 1])}):
+        with pytest.raises(ValueError, match="was exported with"):
+            exported(z, **{"noise_mode": "const"} | options)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("make", (tiny_biggan, tiny_biggan_deep, tiny_stylegan))
+def test_other_generators_in_the_pipeline(make, tmp_path):
+    model = make()
+    gz.quantize_(model, bits=4)
+    gz.export(model, tmp_path / "out", checks=1)
+    found = []
+    for each in (model, gz.OnnxGenerator.from_pretrained(tmp_path / "out", threads=1)):
+        pipe = gz.GANPipeline(each)
+        pipe.set_progress_bar_config(disable=True)
+        found.append(pipe(3, generator=sources(3), output_type="np").images)
+    np.testing.assert_allclose(*found, atol=1e-4)
+
+
+@pytest.mark.process
+def test_translation_in_the_pipeline(tmp_path):
+    model = tiny_ugatit()
+    gz.export(model, tmp_path / "out", checks=1)
+    images = torch.rand(2, 3, 16, 16)
+    found = []
+    for each in (model, OnnxTranslator.from_pretrained(tmp_path / "out")):
+        pipe = gz.ImageTranslationPipeline(each)
+        pipe.set_progress_bar_config(disable=True)
+        found.append(pipe(images, output_type="np").images)
+    np.testing.assert_allclose(*found, atol=1e-4)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("classes", (None, 4))
+def test_unets_in_pipelines_of_diffusers(classes, tmp_path):
+    model = tiny_unet(num_class_embeds=classes)
+    gz.quantize_(model, bits=4)
+    gz.export(model, tmp_path / "out", checks=1)
+    exported = gz.OnnxUNet2DModel.from_pretrained(tmp_path / "out")
+    sample, labels = torch.randn(3, 3, 8, 8), None if classes is None else torch.tensor([0, 3, 1])
+    with torch.no_grad():
+        expected = model(sample, 7, class_labels=labels).sample
+    torch.testing.assert_close(exported(sample, 7, class_labels=labels).sample, expected, atol=1e-4, rtol=0)
+    if classes is not None:
+        return
+    for pipeline, scheduler in ((DDPMPipeline, DDPMScheduler), (DDIMPipeline, DDIMScheduler)):
+        found = []
+        for unet in (model, exported):
+            pipe = pipeline(unet, scheduler())
+            pipe.set_progress_bar_config(disable=True)
+            options = {"num_inference_steps": 4, "output_type": "np", "batch_size": 2}
+            found.append(pipe(generator=torch.Generator().manual_seed(0), **options).images)
+        np.testing.assert_allclose(*found, atol=1e-3)
+
+
+@pytest.mark.process
+def test_any_other_model_by_the_names_of_its_inputs(tmp_path):
+    from ..tiny_diffusion import transformer
+
+    model = transformer()
+    gz.export(model, tmp_path / "out", checks=1)
+    exported = OnnxModel.from_pretrained(tmp_path / "out")
+    inputs = {
+        "hidden_states": torch.randn(3, 4, 8, 8),
+        "timestep": torch.tensor([1, 5, 9]),
+        "class_labels": torch.tensor([0, 1, 2]),
+    }
+    with torch.no_grad():
+        expected = model(**inputs, return_dict=False)[0]
+    torch.testing.assert_close(exported(**inputs)[0], expected, atol=1e-4, rtol=0)
+    assert (
+        json.loads((tmp_path / "out" / "config.json").read_text())["export"]["class_name"] == "DiTTransformer2DModel"
+    )
