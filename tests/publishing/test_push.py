@@ -64,7 +64,7 @@ class TestWhole:
         assert (
             text.index("![Samples](samples.png)")
             < text.index("pip install hf_ganzip")
-            < text.index("import hf_ganzip")
+            < text.index("import hf_ganzip as gz")
         )
         assert "`hf_ganzip_code.py`: a few lines that import hf_ganzip" in text and "trust_remote_code=True" in text
         assert "| weights on disk |" in text and "The weights are under apache-2.0." in text
