@@ -49,6 +49,9 @@ def test_public_names_resolve_and_are_frozen():
         "compare",
         "push_to_hub",
         "save_for_hub",
+        "export",
+        "OnnxGenerator",
+        "OnnxUNet2DModel",
     ]
     for name in gz.__all__:
         assert getattr(gz, name) is not None

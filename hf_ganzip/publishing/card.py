@@ -231,6 +231,8 @@ def recipe_of(steps: Sequence[Mapping[str, Any]]) -> str:
     for step in steps:
         config = STEPS[step["name"]].config if step["name"] in STEPS else None
         defaults = {each.name: each.default for each in dataclasses.fields(config)} if config else {}
+        if "compute" in defaults:  # which follows from another option
+            defaults["compute"] = "int8" if step["options"].get("activations") else "packed"
         options = {
             key: value
             for key, value in (_OLDER.get(step["name"], {}) | step["options"]).items()

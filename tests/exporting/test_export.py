@@ -196,8 +196,8 @@ def test_a_file_that_differs_is_not_left(tmp_path, monkeypatch):
 
 
 def off_by_a_little(store):
-    def stored(graph, tensors, packed):
-        return store(graph, {name: tensor * 1.01 for name, tensor in tensors.items()}, packed)
+    def stored(graph, builder, tensors, packed):
+        return store(graph, builder, {name: tensor * 1.01 for name, tensor in tensors.items()}, packed)
 
     return stored
 
