@@ -174,7 +174,8 @@ def _write(
     packed = {f"{name}.weight": module for name, module in packed_modules(model).items()}
     packed = {name: module for name, module in packed.items() if name in traced}
     own = tensors_of(model)
-    stored = {name: own.get(name, tensor) for name, tensor in tensors_of(plain).items()}
+    # In the dtype that they have; those of the copy, whose spectral norms are folded.
+    stored = {name: tensor.to(own.get(name, tensor).dtype) for name, tensor in tensors_of(plain).items()}
     ranges = measured_ranges(model, plain, activation_inputs) if integer else {}
     builder = Builder(opset, integer)
     rounded = round_activations_(graph_model, builder, stored, packed, ranges)

