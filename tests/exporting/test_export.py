@@ -49,6 +49,7 @@ def test_a_packed_model_keeps_its_integers(tmp_path):
     assert report.compared.largest_error < 1e-5 and report.inputs["z"] == ("batch", 8)
 
 
+@pytest.mark.process
 def test_the_plain_call_in_onnxruntime_repeats_the_model(tmp_path):
     model = quantized()
     gz.export(model, tmp_path / "out")
@@ -183,6 +184,7 @@ def test_what_is_fixed_is_no_input(tmp_path):
     assert {name: config["export"][name] for name in fixed} == fixed and config["z_dim"] == 8
 
 
+@pytest.mark.process
 def test_the_model_stays_as_it_is(tmp_path):
     model = tiny_generator().train()
     gz.quantize_(model, bits=4)
@@ -196,6 +198,7 @@ class Bessel(nn.Module):
         return torch.special.bessel_j0(x)
 
 
+@pytest.mark.process
 def test_operators_that_cannot_be_exported_are_named_with_their_layer(tmp_path):
     model = tiny_biggan()
     model.output_layer[1] = Bessel()
@@ -257,6 +260,7 @@ def test_a_missing_library_names_the_extra(tmp_path, monkeypatch):
         gz.export(tiny_generator(), tmp_path / "out")
 
 
+@pytest.mark.process
 def test_the_command(call, tmp_path):
     quantized().save_pretrained(tmp_path / "model")
     code, out, err = call("export", tmp_path / "model", tmp_path / "out", "--json", "--checks", "1")

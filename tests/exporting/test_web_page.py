@@ -13,6 +13,7 @@ from hf_ganzip.publishing.spaces import push_page
 from ..conftest import tiny_generator, tiny_ugatit
 
 
+@pytest.mark.process
 def test_a_linked_page_and_its_push(call, tmp_path):
     tiny_generator().save_pretrained(tmp_path / "model")
     code, _, err = call(
