@@ -171,7 +171,8 @@ def _write(
     graph_model = trace(interface, opset)
     spell_out_norms_(graph_model)
     traced = {value.name for value in graph_model.graph.inputs}
-    packed = {f"{name}.weight": module for name, module in packed_modules(model).items()}
+    # Where adapters are fused the weight is stored as it is computed with.
+    packed = {f"{name}.weight": module for name, module in packed_modules(model).items() if not module.packed_fused}
     packed = {name: module for name, module in packed.items() if name in traced}
     own = tensors_of(model)
     # In the dtype that they have; those of the copy, whose spectral norms are folded.

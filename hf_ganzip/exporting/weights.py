@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..quantization.layout import PackedLayout
 from ..quantization.packing import PLANES, unpack
+from ..quantization.rotation import unrotating
 from .libraries import library
 
 
@@ -239,8 +240,8 @@ class Builder:
     def _original(
         self, name: str, layout: PackedLayout, buffers: Mapping[str, Tensor], values: Any, shape: Any
     ) -> Any:
-        """Values in the shape of the weight: split channels folded, the axis of output channels where it was."""
-        if shape == layout.shape:
+        """Values in the shape of the weight: split channels folded, rows rotated back, with the low rank, the axis of output channels where it was."""
+        if shape == layout.shape and not (layout.rotation or layout.rank):
             return values
         outputs, inputs, *kernel = layout.moved_shape
         if layout.splits:
@@ -252,6 +253,15 @@ class Builder:
             depth, ends = self.shared(np.array([inputs])), self.shared(np.array([0, 1], dtype=np.float32))
             belongs = self.op("OneHot", sources, depth, ends, axis=0)  # (I, n)
             values = self.op("Add", kept, self.op("MatMul", belongs, copies))
+        if layout.rotation:
+            length = inputs * math.prod(kernel)
+            signs, factors = unrotating(length, layout.rotation)
+            matrix = self.op("Cast", self.shared(to_array(signs.to(torch.int8))), to=self.ir.DataType.FLOAT.value)
+            values = self.op("MatMul", self.shaped(values, (-1, layout.rotation)), matrix)
+            values = self.op("Mul", self.shaped(values, (outputs, length)), self.shared(to_array(factors)))
+        if layout.rank:
+            up, down = (self.floating(f"{name}_{part}", buffers[f"weight_{part}"]) for part in ("up", "down"))
+            values = self.op("Add", self.shaped(values, (outputs, -1)), self.op("MatMul", up, down))
         values = self.shaped(values, layout.moved_shape)
         if layout.axis:
             values = self.op("Transpose", values, perm=[1, 0, *range(2, len(layout.shape))])
@@ -259,8 +269,8 @@ class Builder:
 
 
 def placement(layout: PackedLayout) -> tuple[tuple[int, ...], int]:
-    """Shape of the codes and the axis of their scales: that of the weight where scales belong to output channels, else rows (R, N)."""
-    if layout.splits or layout.rows not in (1, layout.moved_shape[0]):
+    """Shape of the codes and the axis of their scales: that of the weight where scales belong to output channels and nothing is added, else rows (R, N)."""
+    if layout.splits or layout.rotation or layout.rank or layout.rows not in (1, layout.moved_shape[0]):
         return (layout.rows, layout.num_codes // layout.rows), 0
     return layout.shape, layout.axis
 

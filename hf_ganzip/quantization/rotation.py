@@ -33,6 +33,11 @@ def unrotated(weight: Tensor, block: int) -> Tensor:
     return values * _signs(weight.shape[1]).to(weight)
 
 
+def unrotating(length: int, block: int) -> tuple[Tensor, Tensor]:
+    """A matrix of +-1 (block, block) and factors (length,): :func:`unrotated` is every block times the matrix, times the factors."""
+    return _transformed(torch.eye(block), block), _signs(length) * 2.0 ** -((block.bit_length() - 1) // 2)
+
+
 def rotated_curvature(curvature: Tensor, block: int) -> Tensor:
     """What ``curvature`` (C, C) of a row is to the rotated row."""
     for _ in range(2):

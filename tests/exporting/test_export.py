@@ -14,6 +14,7 @@ from torch import nn
 import hf_ganzip as gz
 from hf_ganzip.exporting import OnnxModel, export_parts, exporter, interface
 from hf_ganzip.exporting.libraries import Session
+from hf_ganzip.quantization.packed import packed_modules
 
 from ..conftest import TINY, tiny_biggan, tiny_biggan_deep, tiny_generator, tiny_stylegan3, tiny_unet
 from ..tiny_diffusion import CONDITIONS, FAMILIES
@@ -40,7 +41,7 @@ def test_a_packed_model_keeps_its_integers(tmp_path):
     model = quantized()
     report = gz.export(model, tmp_path / "out")
     stored = tensors(tmp_path / "out")
-    packed = gz.quantization.packed.packed_modules(model)
+    packed = packed_modules(model)
     for name, module in packed.items():
         if module.packed_layout.bits == 4:
             assert stored[f"{name}.weight_codes"] == ("INT4", module.packed_layout.shape)
@@ -84,12 +85,26 @@ def test_every_kind_of_packed_weight(name, tmp_path):
         assert all(weight.bytes == weight.packed_bytes for weight in report.weights)
 
 
-@pytest.mark.slow
-@pytest.mark.xfail(
-    strict=False, reason="docs/export.md, Limits: refused for the tiny generator, fine for the bundled one"
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (tiny_generator, {"hadamard": True}),
+        (tiny_unet, {"hadamard": True}),
+        (tiny_unet, {"svd_rank": 1}),
+        (tiny_unet, {"hadamard": True, "svd_rank": 1, "bits": 3}),
+    ],
 )
+def test_rotated_rows_and_low_ranks(make, options, tmp_path):
+    model = quantized(make=make, **{"bits": 4} | options)
+    layouts = [module.packed_layout for module in packed_modules(model).values()]
+    assert any(layout.rotation if "hadamard" in options else layout.rank for layout in layouts)
+    assert gz.export(model, tmp_path / "out").compared.largest_error < 1e-4
+
+
+@pytest.mark.process
 def test_two_bits_have_a_type_of_their_own_in_operator_set_25(tmp_path):
-    report = gz.export(quantized("linear", 2, headroom=0.0), tmp_path / "out", opset=25)
+    report = gz.export(quantized("mse_clip", 2, headroom=0.0), tmp_path / "out", opset=25)
     assert {weight.stored_as for weight in report.weights} == {"int2"} and report.compared.largest_error < 1e-4
 
 
