@@ -48,7 +48,7 @@ def main(snippet: str, inputs_file: str, threads: str, blocked: str) -> None:
         sys.modules[blocked] = None  # type: ignore[assignment]  # whoever imports it gets an ImportError
     names: dict[str, Any] = {}
     exec(compile(Path(snippet).read_text(encoding="utf-8"), "snippet", "exec"), names)  # our own card's snippet
-    inputs: Mapping[str, Inputs | None] = torch.load(inputs_file, weights_only=False)
+    inputs: Mapping[str, Inputs | None] = torch.load(inputs_file, weights_only=True)
     networks = names["pipe"].components if "pipe" in names else {"model": names["model"]}
     found = {name: fingerprint_of(networks[name], each) for name, each in inputs.items()}
     print(MARK + json.dumps(found))
