@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shared fixtures: tiny models, and an environment without network."""
 
+import contextlib
 import copy
 import functools
 import os
@@ -166,8 +167,30 @@ def tiny_model(request):
     return TINY[request.param]()
 
 
-# `make test-processors` repeats what depends on kernels with gradients recorded: that chooses other kernels.
-@torch.set_grad_enabled(os.environ.get("TEST_WITH_GRADIENTS") == "yes")
+WITH_GRADIENTS = os.environ.get("TEST_WITH_GRADIENTS") == "yes"
+
+
+@contextlib.contextmanager
+def same_conditions(*models):
+    """What outputs depend on besides weights and inputs (docs/quantization.md), equal for all: memory alignment, flags, grad mode.
+
+    `make test-processors` repeats what depends on kernels with gradients recorded: that chooses other kernels.
+    """
+    from hf_ganzip.alignment import align_
+
+    parameters = {p: (n, p.requires_grad) for model in models for n, p in model.named_parameters()}
+    for model in models:
+        align_(model)
+    for parameter, (name, flag) in parameters.items():  # packed weights have no flag: it is that of a frozen one
+        parameter.requires_grad_(WITH_GRADIENTS and flag and not name.endswith("weight"))
+    try:
+        with torch.set_grad_enabled(WITH_GRADIENTS):
+            yield
+    finally:
+        for parameter, (_, flag) in parameters.items():
+            parameter.requires_grad_(flag)
+
+
 def run(model):
     """Output tensor of the model's example inputs."""
     from hf_ganzip.families import family_of
@@ -178,4 +201,5 @@ def run(model):
         args = (args[0].to(model.conv_in.bias.dtype), *args[1:])
     elif dtype != torch.float32:
         args = (args[0], *args[1:])
-    return model(*args, return_dict=False, **kwargs)[0].detach()
+    with same_conditions(model):
+        return model(*args, return_dict=False, **kwargs)[0].detach()

@@ -22,7 +22,10 @@ from transformers import (
 )
 
 import hf_ganzip as gz
+from hf_ganzip.components import all_networks
 from hf_ganzip.quantization.packed import packed_modules
+
+from .conftest import same_conditions
 
 
 IDS = torch.arange(12).view(2, 6)
@@ -203,7 +206,8 @@ def tiny_pipeline(folder):
 def generate(pipeline):
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
-    return pipeline("a b", num_inference_steps=2, generator=generator, output_type="np", height=16, width=16).images
+    with same_conditions(*all_networks(pipeline).values()):
+        return pipeline("a b", num_inference_steps=2, generator=generator, output_type="np", height=16, width=16).images
 
 
 class TestPipelines:

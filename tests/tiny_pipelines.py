@@ -5,6 +5,9 @@ import inspect
 
 import torch
 
+from hf_ganzip.components import all_networks
+
+from .conftest import same_conditions
 from .tiny_diffusion import autoencoder, flux, pixart, sd3, xl_unet
 
 
@@ -137,4 +140,5 @@ def generate(pipeline, **options):
     generator = torch.Generator().manual_seed(0)
     if "height" in inspect.signature(pipeline.__call__).parameters:
         options |= {"height": 16, "width": 16}
-    return pipeline("a b", generator=generator, num_inference_steps=2, output_type="np", **options).images
+    with same_conditions(*all_networks(pipeline).values()):
+        return pipeline("a b", generator=generator, num_inference_steps=2, output_type="np", **options).images

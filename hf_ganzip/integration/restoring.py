@@ -113,8 +113,8 @@ class RestoringQuantizer(DiffusersQuantizer):
         module._buffers[tensor] = stored
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs) -> nn.Module:
+        align_(model)  # before calibration, whose sums then repeat, too
         self._finish(model)
-        align_(model)
         if self.quantization_config.compute is None:
             model.is_quantized = False  # only pruned: trained, cast and moved like any other model
         model.register_to_config(quantization_config=self.quantization_config)
