@@ -4,6 +4,7 @@
 import contextlib
 import copy
 import functools
+import gc
 import os
 import sys
 
@@ -26,6 +27,12 @@ TINY_UNET = {
     "norm_num_groups": 4,
     "attention_head_dim": 4,
 }
+
+
+def pytest_collection_finish():
+    """A million objects of the imported libraries: left out of every garbage collection, a tenth of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -75,6 +75,10 @@ class LocalHub:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize, disable_nagle_algorithm = (
+                -1,
+                True,
+            )  # head and body at once: the other side waits 40 ms to acknowledge a part
 
             def log_message(self, *args):
                 pass

@@ -380,6 +380,7 @@ def test_demo_prints_its_table_and_files(call, tmp_path, monkeypatch):
     assert (tmp_path / "demo" / "samples.png").is_file() and (tmp_path / "demo" / "model" / "config.json").is_file()
 
 
+@pytest.mark.process
 def test_study_prints_its_report(call, tmp_path):
     flags = ("--method", "linear", "--method", "gptq", "--option", "gptq.batches=1", "--option", "gptq.progress=false")
     small = ("--bits", 4, "--num-samples", 130, "--draws", 1, "--output-dir", tmp_path / "study")

@@ -117,7 +117,7 @@ def test_a_text_encoder_alone(call, tmp_path):
     [
         (("--method", "acik"), "--method: Unknown quantization method 'acik'. Did you mean 'aciq'"),
         (("--bits", "9"), "Invalid value for '--bits'"),
-        (("--mean-bits", "2.0"), "--mean-bits is 2.0: "),
+        (("--mean-bits", "2.0"), "--mean-bits is 2.0; allowed are more than 2"),
         (("--granularity", "rows"), "--granularity is 'rows'; allowed are"),
         (("--granularity", "group", "--group-size", "1"), "--group-size is 1; allowed are"),
         (("--granularity", "group", "--group-size", "7"), "that --group-size 7 or a smaller size"),

@@ -94,7 +94,7 @@ with torch.no_grad():
 
 
 @pytest.mark.parametrize("name, module, loader", [
-    ("generator", "hf_ganzip", "StyleGAN2Generator"),
+    pytest.param("generator", "hf_ganzip", "StyleGAN2Generator", marks=pytest.mark.process),
     pytest.param("unet", "diffusers", "UNet2DModel", marks=pytest.mark.process),
     pytest.param("unet", "diffusers", "AutoModel", marks=pytest.mark.process),
 ])  # fmt: skip

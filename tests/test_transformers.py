@@ -207,7 +207,9 @@ def generate(pipeline):
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     with same_conditions(*all_networks(pipeline).values()):
-        return pipeline("a b", num_inference_steps=2, generator=generator, output_type="np", height=16, width=16).images
+        return pipeline(
+            "a b", num_inference_steps=2, generator=generator, output_type="np", height=16, width=16
+        ).images
 
 
 class TestPipelines:

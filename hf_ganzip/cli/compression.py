@@ -111,6 +111,8 @@ def compress(
 
     refuse_together(context, "recipe", _OF_QUANTIZATION)
     refuse_together(context, "mean_bits", ["bits"])
+    if mean_bits is not None and mean_bits <= 2:
+        raise ValueError(f"mean_bits is {mean_bits}; allowed are more than 2, the fewest bits, to which scales add.")
     refuse_full(output_dir)
     place = Place(subfolder, revision, device, dtype)
     if recipe is not None:

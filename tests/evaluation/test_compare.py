@@ -94,6 +94,7 @@ def test_noise_predictions_by_hand():
     assert report["psnr"].candidate.value < math.inf
 
 
+@pytest.mark.process
 def test_noise_predictions_fall_with_bits_in_a_half_precision_candidate_too():
     original = grey_unet()
     values = [gz.compare(original, quantized(original, bits), **DRAWN)["sqnr"].candidate.value for bits in (3, 5, 8)]
@@ -130,12 +131,13 @@ def test_the_same_seed_repeats_and_batches_do_not_matter():
     assert torch.initial_seed() == 0, "the global seed was changed"
 
 
+@pytest.mark.process
 def test_intervals_hold_the_figure_and_shrink_with_more_images():
     original = gz.load_model("stylegan2-fashion-mnist")
     candidate = quantized(original, 3)
     few, many = (
         gz.compare(original, candidate, **QUICK | {"num_images": count, "batch_size": 40, "bootstrap": 60})
-        for count in (20, 160)
+        for count in (20, 120)
     )
     for name in figures(many):
         for report in (few, many):
@@ -224,6 +226,7 @@ class TestIntervals:
         assert found.value == pytest.approx(20 * math.log10(5)) and found.low == found.high == found.value
 
 
+@pytest.mark.process
 def test_with_real_images_both_sides_and_their_difference_are_given():
     original = gz.load_model("stylegan2-fashion-mnist")
     report = gz.compare(

@@ -31,6 +31,7 @@ def study(tmp_path_factory):
     return folder, result
 
 
+@pytest.mark.process
 def test_every_setting_has_a_row_with_spread(study):
     _, result = study
     settings = [(row["method"], row["bits"]) for row in result["rows"]]
@@ -43,6 +44,7 @@ def test_every_setting_has_a_row_with_spread(study):
         assert len(row["realism_per_class"]) == 10 and row["n_draws"] == 2
 
 
+@pytest.mark.process
 def test_mixed_bits_take_no_more_bytes_than_equal_ones(study):
     _, result = study
     sizes = {(row["method"], row["bits"]): row["bits_per_weight"] for row in result["rows"]}
@@ -52,6 +54,7 @@ def test_mixed_bits_take_no_more_bytes_than_equal_ones(study):
     assert rows["latent_distill mixed", 4]["frechet_distance"] < rows["linear", 4]["frechet_distance"]
 
 
+@pytest.mark.process
 def test_report_and_pictures(study):
     folder, result = study
     text = (folder / "report.md").read_text()
@@ -64,6 +67,7 @@ def test_report_and_pictures(study):
             assert image.width > 60
 
 
+@pytest.mark.process
 def test_a_stopped_study_goes_on(study, tmp_path, monkeypatch):
     folder, result = study
     for file in (folder / "pieces").iterdir():
@@ -79,6 +83,7 @@ def test_a_stopped_study_goes_on(study, tmp_path, monkeypatch):
         assert {k: v for k, v in row.items() if k != "seconds"} == {k: v for k, v in before.items() if k != "seconds"}
 
 
+@pytest.mark.process
 def test_a_folder_of_another_study_is_refused(study):
     folder, _ = study
     with pytest.raises(

@@ -47,6 +47,7 @@ def study(folder, tmp_path_factory):
     return output, result
 
 
+@pytest.mark.process
 def test_noise_predictions_are_nearer_with_more_bits(study):
     _, result = study
     rows = {(row["method"], row["bits"]): row for row in result["rows"]}
@@ -79,6 +80,7 @@ def test_images_follow_the_schedule_of_the_pipeline(folder):
     assert (alone.name, alone.conditions()["num_train_timesteps"]) == ("UNet2DModel", 1000)
 
 
+@pytest.mark.process
 def test_conditions_say_how_images_were_drawn(study):
     conditions = study[1]["conditions"]
     assert conditions["model"] == "small-ddpm" and conditions["sampler"] == "DDIM, eta 0"
@@ -86,6 +88,7 @@ def test_conditions_say_how_images_were_drawn(study):
     assert {name: conditions[name] for name in expected} == expected  # 3 of 100 are 0, 33, 66, 99
 
 
+@pytest.mark.process
 def test_report_of_a_diffusion_model(study):
     output, result = study
     text = (output / "report.md").read_text()
@@ -101,6 +104,7 @@ def test_report_of_a_diffusion_model(study):
         assert image.width > 1000  # two panels
 
 
+@pytest.mark.process
 def test_a_stopped_study_goes_on(study, folder, tmp_path, monkeypatch):
     output, result = study
     (tmp_path / "pieces").mkdir()

@@ -4,6 +4,7 @@
 import runpy
 
 import numpy
+import pytest
 from PIL import Image
 
 from hf_ganzip.models import UGATITDiscriminator, UGATITGenerator
@@ -11,6 +12,7 @@ from hf_ganzip.models import UGATITDiscriminator, UGATITGenerator
 from .test_train_stylegan2 import ROOT, launch
 
 
+@pytest.mark.process
 def test_smoke_run_with_feature_quantization_resumes(tmp_path):
     script, flags = ROOT / "examples" / "train_ugatit.py", ("--smoke", "--output_dir", tmp_path, "--fq")
     result = launch(*flags, script=script)

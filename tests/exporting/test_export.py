@@ -222,6 +222,7 @@ def test_operators_that_cannot_be_exported_are_named_with_their_layer(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.process
 def test_a_file_that_differs_is_not_left(tmp_path, monkeypatch):
     monkeypatch.setattr(exporter, "store_weights_", off_by_a_little(exporter.store_weights_))
     with pytest.raises(ValueError, match=r"differs from torch by \d.*allowed is 0.0001. Nothing was written"):

@@ -15,6 +15,9 @@ from hf_ganzip.exporting import OnnxModel, OnnxTranslator
 from ..conftest import tiny_biggan, tiny_biggan_deep, tiny_generator, tiny_stylegan, tiny_ugatit, tiny_unet
 
 
+pytestmark = pytest.mark.process  # every export takes seconds; those of `make test` are in test_export.py
+
+
 @pytest.fixture(scope="module")
 def styled(tmp_path_factory):
     """A packed StyleGAN2 and its export."""

@@ -77,6 +77,7 @@ class TestWhole:
         hub.run(code, tmp_path / "cache")
         assert torch.equal(torch.load(tmp_path / "out.pt"), before)
 
+    @pytest.mark.process
     def test_the_snippet_of_the_card_is_what_was_executed(self, hub, monkeypatch):
         executed = []
         original = check.run_snippet

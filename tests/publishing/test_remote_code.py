@@ -144,6 +144,7 @@ class TestStandaloneText:
         )  # fmt: skip
         assert found.returncode == 0, found.stdout
 
+    @pytest.mark.process
     def test_names_of_two_modules(self, tmp_path):
         """Both StyleGANs have a SynthesisLayer of their own."""
         roots = [

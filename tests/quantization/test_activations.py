@@ -213,6 +213,7 @@ def test_half_precision(dtype):
     assert 10 * torch.log10(full.square().mean() / (found - full).square().mean()) > 20
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("name", ["unet", "stylegan2"])
 def test_compiles_in_one_graph(name, grad):

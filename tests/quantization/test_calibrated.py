@@ -175,7 +175,9 @@ def test_gptq_leaves_layers_that_do_not_move_the_output():
 
 
 class TestLatentDistill:
-    @pytest.mark.parametrize("base", ["codebook", "mse_clip", "linear"])
+    @pytest.mark.parametrize(
+        "base", ["linear", *(pytest.param(each, marks=pytest.mark.process) for each in ("codebook", "mse_clip"))]
+    )
     def test_learning_lowers_the_error_on_unseen_latents(self, base):
         torch.manual_seed(5)
         reference = tiny_generator()

@@ -57,10 +57,12 @@ def results(tmp_path_factory):
     return folder, json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.process
 def test_there_are_many(results):
     assert len(results[1]) >= 100
 
 
+@pytest.mark.process
 def test_each_is_refused_with_one_clear_error(results):
     wrong = {Path(path).name: result for path, result in results[1].items() if result[0] != "refused"}
     assert not wrong
@@ -69,6 +71,7 @@ def test_each_is_refused_with_one_clear_error(results):
         assert len(message) < 1500 and "Traceback" not in message
 
 
+@pytest.mark.process
 def test_none_executes(results):
     folder, _ = results
     assert not (folder / "CANARY").exists()
@@ -85,10 +88,12 @@ def test_the_canary_sings_when_a_pickle_is_loaded_carelessly(tmp_path):
         canary.unlink()
 
 
+@pytest.mark.process
 def test_none_takes_long(results):
     assert max(seconds for _, _, seconds in results[1].values()) < 20
 
 
+@pytest.mark.process
 def test_refusals_name_what_was_asked_for(results):
     messages = {Path(path).name: message for path, (_, message, _) in results[1].items()}
     for file, name in (

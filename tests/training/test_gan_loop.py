@@ -407,6 +407,7 @@ def train_in_a_group(rank, count, folder):
     return {f"{i}.{name}": x for i, state in enumerate(whole + parts) for name, x in state.items()}
 
 
+@pytest.mark.process
 def test_two_processes_stay_equal_and_resume_exactly(tmp_path):
     first, second = run_processes(train_in_a_group, 2, tmp_path, str(tmp_path))
     assert all(torch.equal(x, first[f"{int(name[0]) + 3}{name[1:]}"]) for name, x in first.items() if name[0] in "012")

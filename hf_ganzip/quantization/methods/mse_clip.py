@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..chunks import as_float, float_dtype, largest_of_blocks, largest_of_rows, row_chunks
+from ..chunks import CHUNK, as_float, float_dtype, largest_of_blocks, largest_of_rows, row_chunks
 from ..grid import QuantizedRows, nearest_codes, stored_scale
 
 
@@ -107,7 +107,7 @@ class _Search:
         """Those of ``count`` shares from 1 to 0.15 that lie in ``low .. high``."""
         spacing = _spacing(count)
         shares = [share for i in range(count) if low <= (share := 1 - i * spacing) <= high]
-        self._try(seen, [torch.full_like(self.best, share) for share in shares])
+        self._try(seen, self.best.new_tensor(shares).view(-1, 1, 1).expand(-1, *self.best.shape))
 
     def of_all_rows(self, largest: Tensor, seen: _Samples, count: int) -> _Search:
         """The search of all rows of which this was one of some: over the shares that were best, and their neighbours; of rows that are best at an end, over all."""
@@ -127,39 +127,41 @@ class _Search:
         """``count`` shares between the neighbours of the best of ``coarse``."""
         spacing = _spacing(coarse) / (count // 2 + 1)
         offsets = [spacing * i for i in range(-(count // 2), count // 2 + 1)]
-        self._try(seen, [(self.best + offset).clamp(max=1.0) for offset in offsets])
+        self._try(seen, (self.best + self.best.new_tensor(offsets).view(-1, 1, 1)).clamp_(max=1.0))
 
-    def _try(self, seen: _Samples, shares: list[Tensor]) -> None:
-        """Some rows at a time, so that what is computed for a share stays in the cache."""
-        half, start, weight = 2 ** (self.bits - 1), 0, seen.weight
-        scales = [self.scale(share).to(float_dtype(seen.rows)) for share in shares]
-        inverses = [scale.reciprocal() for scale in scales]
-        scratch = torch.empty(0, dtype=float_dtype(seen.rows), device=seen.rows.device), torch.empty(0)
+    def _try(self, seen: _Samples, shares: Tensor) -> None:
+        """Some rows and shares (S, R, 1) at a time, so that what is computed for them stays in the cache."""
+        dtype, half = float_dtype(seen.rows), 2 ** (self.bits - 1)
+        scales = self.scale(shares).to(dtype)
+        inverses, start, memory = scales.reciprocal(), 0, torch.empty(0, 0)
         for part in row_chunks(seen.rows):
             here = slice(start, start + len(part))
             start += len(part)
-            peaks = None if seen.peaks is None else seen.peaks[here]
-            if (
-                scratch[0].shape != part.shape
-            ):  # memory that is new to the process costs more than what is computed in it
-                scratch = torch.empty_like(part), torch.empty_like(part)
-            levels, codes = scratch
-            for share, scale, inverse in zip(shares, scales, inverses):
-                torch.mul(part, inverse[here], out=levels)
+            together = max(1, CHUNK // max(1, part.numel()))
+            for first in range(0, len(shares), together):
+                tried = slice(first, first + together)
+                inverse = inverses[tried, here]
+                size = len(inverse) * part.numel()
+                if memory.shape[1] < size:  # memory that is new to the process costs more than what is computed in it
+                    memory = torch.empty(2, size, dtype=dtype, device=part.device)
+                levels, codes = memory[:, :size].view(2, len(inverse), *part.shape)
+                torch.mul(part, inverse, out=levels)
                 if self.level_offset:
                     levels.sub_(self.level_offset)
                 torch.round(levels, out=codes)
                 squares = levels.sub_(codes.clamp_(-half, half - 1)).square_()
-                error = squares.sum(dim=1, keepdim=True)
-                if peaks is not None:
+                errors = squares.sum(dim=2, keepdim=True)
+                if seen.peaks is not None:
                     # Beyond half a step, squared, it is clipping: counted in the sample where it is common, in the peaks where it is rare.
-                    clipped = squares.sub_(0.25).clamp_min_(0.0).sum(dim=1, keepdim=True).mul_(weight)
-                    beyond = (peaks * inverse[here]).sub_(half - 0.5).clamp_min_(0.0).square_()
-                    beyond = beyond.sub_(0.25).clamp_min_(0.0).sum(dim=1, keepdim=True)
-                    error = error * weight + (beyond - clipped).clamp_min_(0.0)
-                error = error.mul_(scale[here].square())
+                    clipped = squares.sub_(0.25).clamp_min_(0.0).sum(dim=2, keepdim=True).mul_(seen.weight)
+                    beyond = (seen.peaks[here] * inverse).sub_(half - 0.5).clamp_min_(0.0).square_()
+                    beyond = beyond.sub_(0.25).clamp_min_(0.0).sum(dim=2, keepdim=True)
+                    errors = errors * seen.weight + (beyond - clipped).clamp_min_(0.0)
+                errors = errors.mul_(scales[tried, here].square())
+                best = errors.argmin(dim=0, keepdim=True)  # of equal ones the first
+                error, share = errors.gather(0, best)[0], shares[tried, here].gather(0, best)[0]
                 better = error < self.least[here]
-                self.best[here] = torch.where(better, share[here], self.best[here])
+                self.best[here] = torch.where(better, share, self.best[here])
                 self.least[here] = torch.where(better, error, self.least[here])
 
     def scale(self, share: Tensor) -> Tensor:
