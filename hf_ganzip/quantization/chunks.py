@@ -47,24 +47,22 @@ def largest_of_rows(rows: Tensor) -> Tensor:
     return by_rows(lambda part: part.abs().amax(dim=1, keepdim=True), rows)
 
 
-def largest_of_blocks(rows: Tensor, size: int) -> Tensor:
-    """Largest magnitudes of blocks of ``size`` weights of each row (R, N), the last of which may be smaller: (R, ceil(N / size))."""
-    whole = rows.shape[1] // size * size
+def folded_peaks(rows: Tensor, times: int) -> Tensor:
+    """Magnitudes of the rows (R, N) folded in half so many times, of what comes together the larger: (R, M), the largest of up to ``2**times`` weights each."""
     count, halves = max(1, CHUNK // max(1, rows.shape[1])), rows.dtype in (torch.float16, torch.bfloat16)
     found, memory = [], None
     for part in rows.split(count):
         part = part.view(torch.int16) if halves else as_float(part)
         memory = torch.empty_like(part) if memory is None else memory
+        folded = memory[: len(part)]
         # Without their sign, the bits of half-precision numbers are ordered as the numbers are.
-        magnitudes = (
-            torch.bitwise_and(part, 0x7FFF, out=memory[: len(part)])
-            if halves
-            else torch.abs(part, out=memory[: len(part)])
-        )
-        blocks = [magnitudes[:, :whole].reshape(len(part), -1, size).amax(dim=2)]
-        if whole < part.shape[1]:
-            blocks.append(magnitudes[:, whole:].amax(dim=1, keepdim=True))
-        found.append(torch.cat(blocks, dim=1))
+        torch.bitwise_and(part, 0x7FFF, out=folded) if halves else torch.abs(part, out=folded)
+        for _ in range(times):
+            width = folded.shape[1]
+            kept = -(-width // 2)
+            torch.maximum(folded[:, : width - kept], folded[:, kept:], out=folded[:, : width - kept])
+            folded = folded[:, :kept]
+        found.append(folded.clone(memory_format=torch.contiguous_format))
     largest = torch.cat(found)
     return as_float(largest.view(rows.dtype)) if halves else largest
 

@@ -36,6 +36,7 @@ BUFFERS = (
     *("weight_codes", "weight_scale", "weight_offset", "weight_codebook"),
     *("weight_sources", "weight_up", "weight_down", *INPUT_RANGE),
 )
+_LARGE = 2**20  # codes from which on errors are those of an eighth of the output channels
 _CHUNK = 2**17  # weights that are unpacked at once on CPUs: their intermediate values fit a core's cache
 
 
@@ -74,18 +75,25 @@ def unpack_rows(buffers: dict[str, Tensor], layout: PackedLayout, dtype: torch.d
     return weight
 
 
-def channel_parts(layout: PackedLayout) -> Iterator[slice]:
-    """Output channels, as many at a time as have about ``_CHUNK`` codes; all of them where scales belong to several channels, but not to all."""
+def channel_parts(layout: PackedLayout, skipping: int = 1) -> Iterator[slice]:
+    """Output channels, as many at a time as have about ``_CHUNK`` codes, or one of ``skipping`` of these; all of them where scales belong to several channels, but not to all."""
     outputs = layout.moved_shape[0]
-    step = outputs if layout.rows > 1 and layout.rows % outputs else max(1, _CHUNK * outputs // layout.num_codes)
+    if layout.rows > 1 and layout.rows % outputs:
+        yield slice(0, outputs)
+        return
+    step = max(1, _CHUNK * outputs // layout.num_codes)
     for start in range(0, outputs, step):
-        yield slice(start, min(start + step, outputs))
+        stop = min(start + step, outputs)
+        yield slice(start, start - (start - stop) // skipping)
 
 
 def packing_error(buffers: dict[str, Tensor], layout: PackedLayout, weight: Tensor) -> tuple[float, float]:
-    """Sum of squares of ``weight``, of ``layout.shape``, and of its difference to what the buffers unpack to."""
+    """Sum of squares of ``weight``, of ``layout.shape``, and of its difference to what the buffers unpack to.
+
+    Of weights of 2^20 numbers and more, of an eighth of their output channels, evenly spread.
+    """
     moved, signal, noise, memory = weight.transpose(0, 1) if layout.axis else weight, 0.0, 0.0, None
-    for channels in channel_parts(layout):
+    for channels in channel_parts(layout, 8 if layout.num_codes >= _LARGE else 1):
         part = moved[channels]
         if memory is None:  # one for all parts: what is new to the process costs more than what is computed in it
             memory = [torch.empty(part.shape, dtype=float_dtype(part), device=part.device) for _ in range(2)]

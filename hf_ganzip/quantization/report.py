@@ -24,7 +24,7 @@ class LayerReport:
         bytes_after: Bytes of packed codes and scales, or ``bytes_before`` if it was not quantized.
         bits: 2 to 8; None if it was not quantized.
         method: Name of the method; None if it was not quantized.
-        sqnr_db: Signal to quantization noise, 10 log10(sum w^2 / sum (w - q)^2), in decibel; None without error or signal.
+        sqnr_db: Signal to quantization noise, 10 log10(sum w^2 / sum (w - q)^2), in decibel; of 2^20 weights and more by an eighth of their output channels; None without error or signal.
         activations: "static" or "dynamic" where inputs of the layer are rounded to 8 bits; None where they stay in floating point.
         input_range: Least and greatest input that is not clipped, of static ones.
         skipped: Why it was not quantized; None if it was.
