@@ -18,6 +18,9 @@ _SAMPLED, _PER_LEVEL = (
     2**16,
     2**10,
 )  # weights that the levels are fitted to, evenly spaced, at least, of tensors with twice as many and more
+_OF_A_ROW = (
+    1024  # weights of a row that its scale is fitted to, evenly spaced, at least, of rows with twice as many and more
+)
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -54,10 +57,11 @@ class Codebook:
         some = as_float(rows.reshape(-1)[::step])
         owners = torch.arange(0, rows.numel(), step, device=rows.device) // rows.shape[1]
         levels = lloyd_levels((some / scale[:, 0][owners])[used[:, 0][owners]], bits).half().float()
-        codes = nearest_codes(rows, scale, bits, codebook=levels)
+        some = rows[:, :: max(1, rows.shape[1] // _OF_A_ROW)]
+        codes = nearest_codes(some, scale, bits, codebook=levels)
         half = 2 ** (bits - 1)
         better = by_rows(
-            lambda part, own, code: _least_squares_scale(part, own, levels, code.int() + half), rows, scale, codes
+            lambda part, own, code: _least_squares_scale(part, own, levels, code.int() + half), some, scale, codes
         )
         scale = stored_scale(better, scale_dtype)
         return QuantizedRows(nearest_codes(rows, scale, bits, codebook=levels), scale, codebook=levels.half())
