@@ -216,7 +216,8 @@ def main(args: argparse.Namespace) -> None:
                 print(f"{kind}, seed {seed}: measured", flush=True)
             runs.append(json.loads(path.read_text()))
             report = {"conditions": conditions | {"versions": versions()}, "runs": runs}
-            (output / "report.json").write_text(json.dumps(report))
+            short = json.loads(json.dumps(report), parse_float=lambda text: round(float(text), 5))
+            (output / "report.json").write_text(json.dumps(short))
     (output / "report.md").write_text(study_report(runs, conditions), encoding="utf-8")
     save_drift_plot(runs, output / "outliers.png")
 

@@ -123,3 +123,16 @@ def mean_drift(run: Mapping[str, Any], method: str, part: str, unit: str, share:
     return statistics.fmean(
         value for place in places for each in shares for value in drifts_of(run, method, place, each, unit)[key]
     )
+
+
+def passed(run: Mapping[str, Any], method: str, share: str) -> float:
+    """Share of the outliers that count as covered by a set without outliers, as far as the value shows it: mean over generators and sides.
+
+    Where outliers take the place of samples that were covered as often as all, the value is ``(1 - share) * clean + share * passed``.
+    """
+    found = [
+        drift(scores[method][i], run[place][share][name][method][i], side, place, float(share)) / float(share)
+        for name, scores in run["clean"].items()
+        for i, (side, place) in enumerate(zip(SIDES, ("generated", "reference")))
+    ]
+    return statistics.fmean(found)

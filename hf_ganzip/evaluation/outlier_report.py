@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .outlier_drift import PARTS, PLACES, SIDES, drift, gaps_of, mean_drift
+from .outlier_drift import PARTS, PLACES, SIDES, drift, gaps_of, mean_drift, passed
 from .pooled_scores import METHODS
 
 
@@ -22,9 +22,13 @@ _DRIFT = (
     "Drift: absolute change beyond what outliers must change. Precision must stay with outliers in the reference, and fall by their share with outliers in the "
     "generated set; recall the reverse; with outliers in both, both fall by at most the share. Means over generators and shares."
 )
+_PASSED = (
+    "Share of the outliers that count as covered, mean over generators, of reals by recall and of generated ones by precision, each with outliers in that set only "
+    "(drift over share: what all other samples lose or gain by the outliers is in it)."
+)
 _GAPS = (
     "Precision of real images minus that of the poor generator, recall of real images minus that of the generator with half the classes: without outliers -> with {} of "
-    "them."
+    "them; in brackets in how many runs it is above 0."
 )
 _GEOMETRY = (
     "Of the outliers in the reference: distance to the nearest ordinary image and radius of their balls, in median radii of ordinary images; share that has its hash "
@@ -78,6 +82,13 @@ def study_report(runs: Runs, conditions: Mapping[str, Any]) -> str:
             "",
         ]
         lines += verdict(runs, part=part)
+    lines += ["## Outliers that pass", "", _PASSED, ""]
+    rows = [
+        [kind, _percent(share), *(_spread([passed(run, method, share) for run in own], ".2f") for method in METHODS)]
+        for kind, own in kinds.items()
+        for share in shares
+    ]
+    lines += _table(["features", "share", *METHODS], rows)
     lines += ["## Good and bad generators", "", _GAPS.format(_percent(shares[-1])), ""]
     lines += _table(["features", "outliers in", *METHODS], _kept_gaps(kinds, shares[-1]))
     lines += ["## The outliers", "", _GEOMETRY, ""]
@@ -172,20 +183,20 @@ def _kept_gaps(kinds: Mapping[str, Runs], share: str) -> list[list[str]]:
         before = [gaps_of(run["clean"]) for run in runs]
         for place in PLACES:
             after = [gaps_of(run[place][share]) for run in runs]
-            means = {
-                method: [
-                    [statistics.fmean(gaps[method][i] for gaps in each) for each in (before, after)] for i in (0, 1)
-                ]
-                for method in METHODS
-            }
-            rows.append([kind, place, *(", ".join(f"{a:.3f} -> {b:.3f}" for a, b in means[m]) for m in METHODS)])
+            cells = []
+            for method in METHODS:
+                sides = [[[gaps[method][i] for gaps in each] for each in (before, after)] for i in (0, 1)]
+                cells.append(
+                    ", ".join(f"{_spread(a)} -> {_spread(b)} ({sum(gap > 0 for gap in b)})" for a, b in sides)
+                )
+            rows.append([kind, place, *cells])
     return rows
 
 
 def save_drift_plot(runs: Runs, path: Any) -> None:
     """Drift in percent of the gap against the share of outliers: a row of panels per kind of features, a column per kind of value.
 
-    Lines are means over generators and seeds; bands one standard deviation over seeds.
+    Lines are means over generators and seeds; bands one standard deviation over seeds, of KNN and LSH+KNN only.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -204,7 +215,7 @@ def save_drift_plot(runs: Runs, path: Any) -> None:
                 means = [statistics.fmean(each) for each in values]
                 width = 2 if method in ("KNN", "LSH+KNN") else 1
                 (line,) = axis.plot(x, means, marker="o", ms=3, lw=width, label=method)
-                if len(own) > 1:
+                if len(own) > 1 and width > 1:
                     ends = [[m + sign * statistics.stdev(v) for m, v in zip(means, values)] for sign in (-1, 1)]
                     axis.fill_between(x, *ends, color=line.get_color(), alpha=0.15, lw=0)
             axis.set_title(f"{kind}: {_TITLES[part]}", fontsize=8)

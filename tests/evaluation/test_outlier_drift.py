@@ -9,6 +9,7 @@ from hf_ganzip.evaluation.outlier_drift import (
     geometry_of,
     is_judged,
     mean_drift,
+    passed,
     with_outliers,
 )
 from hf_ganzip.evaluation.outlier_report import study_report, verdict
@@ -92,6 +93,9 @@ def test_drifts_are_relative_to_the_gap_between_good_and_bad(run):
     assert mean_drift(run, "KNN", "stay", "gap") == pytest.approx(
         0.05
     )  # the recall with outliers in the generated set stays
+    assert passed(run, "KNN", "0.1") == pytest.approx(
+        (0.9 + 0.9 + 0.4 + 0.8 + 0.3 + 0.8) / 6
+    )  # nothing fell: as many as of the others
     assert mean_drift(run, "LSH+KNN", "stay", "gap") == mean_drift(run, "KNN", "both", "gap") == 0
 
 
