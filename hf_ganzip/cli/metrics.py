@@ -150,15 +150,16 @@ def push_metrics(
         list[str] | None,
         typer.Option(help="Name of a module; repeatable; default: all.", autocompletion=completion.metrics),
     ] = None,
+    repository: Annotated[str | None, typer.Option(help="Address of the source, which the Spaces link.")] = None,
     private: Annotated[bool, typer.Option("--private/--public", help="Of Spaces that are created.")] = False,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open pull requests instead of committing.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files; send nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Upload the modules as Spaces, for evaluate.load("NAMESPACE/NAME")."""
+    """Upload the modules as Spaces, for evaluate.load("NAMESPACE/NAME"), with the wheel of this package beside each."""
     from ..publishing.spaces import push_metrics as run
 
-    found = run(namespace, metric, private=private, create_pr=create_pr, dry_run=dry_run)
+    found = run(namespace, metric, repository=repository, private=private, create_pr=create_pr, dry_run=dry_run)
     if as_json:
         return print_json(found)
     for name, entry in found.items():
