@@ -48,8 +48,8 @@ def parse_args(input_args=None) -> argparse.Namespace:
     add("--split", default="test", help="of a folder of idx files: train or test")
     add("--docs", type=Path, help="Markdown file with the two marks between which the section is written")
     add("--output_dir", type=Path, default=Path("docs/images"), help="for the picture")
-    add("--num_samples", type=int, default=2000, help="images of each side; five times as many are needed")
-    add("--seeds", type=int, default=5, help="draws of every set")
+    add("--num_samples", type=int, default=1000, help="images of each side; five times as many are needed")
+    add("--seeds", type=int, default=3, help="draws of every set")
     add("--smoke", action="store_true", help="100 images, two draws")
     args = parser.parse_args(input_args)
     if args.smoke:

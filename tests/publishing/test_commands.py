@@ -136,6 +136,16 @@ class TestMetrics:
         code, out, _ = call("metrics", "push", "me", "--dry-run")
         assert code == 0 and out.count("requirements.txt") == len(METRICS) and hub.requests == []
 
+    def test_the_demo_is_a_space_with_a_title_and_a_source(self, call, hub, small_wheel):
+        options = ("--space", "gradio", "--public", "--title", "Smaller", "--repository", "https://example.org/r")
+        code, out, err = call("push", "compress", "me/demo", *options)
+        repository = hub.repositories["spaces/me/demo"]
+        assert code == 0 and not repository.private and "comparison.py" in repository.files, err
+        readme = repository.files["README.md"].decode()
+        assert "title: Smaller" in readme and "<https://example.org/r>" in readme and "start.py" in out
+        code, _, err = call("push", "stylegan2-fashion-mnist", "me/model", "--repository", "https://example.org/r")
+        assert code == 1 and "leave out --repository" in err
+
     @pytest.mark.parametrize(
         "fault, status, message",
         [
