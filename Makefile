@@ -8,7 +8,7 @@ READY := .venv/ready
 
 MODELS := stylegan2-fashion-mnist stylegan2-fashion-mnist-discriminator biggan-fashion-mnist ddpm-fashion-mnist fashion-mnist-features
 
-.PHONY: demo test test-all test-peers test-processors test-versions quality style docs docs-serve benchmark model-cards
+.PHONY: demo test test-all test-peers test-processors test-versions release quality style docs docs-serve benchmark model-cards
 
 demo: $(READY)
 	$(BIN)/hf-ganzip demo
@@ -53,6 +53,15 @@ test-versions: .venv-lowest/ready .venv-newest/ready
 		OMP_NUM_THREADS=1 $$venv/bin/python -m pytest -n 2 --dist worksteal -m "not slow" --override-ini filterwarnings= $(VERSIONS_TESTED); \
 	done
 
+# What would be published, in dist/: built, its description and contents checked, tried in an empty environment. Nothing is uploaded: the tag vVERSION does that
+# (.github/workflows/release.yml), after the lowest and newest libraries of test-versions.
+release: .venv-release/ready $(READY)
+	rm -rf dist
+	.venv-release/bin/python -m build --outdir dist .
+	.venv-release/bin/python -m twine check --strict dist/*
+	OMP_NUM_THREADS=1 HF_GANZIP_DIST=dist $(BIN)/python -m pytest -m "not slow" tests/test_release.py
+	@echo "dist/ is ready. Before the tag v$$($(BIN)/python -c 'import hf_ganzip; print(hf_ganzip.__version__)'): make test test-all test-versions"
+
 quality: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -80,6 +89,11 @@ model-cards: $(READY)
 	grep -v '^torch==' constraints.txt > .venv-peers/constraints.txt
 	.venv-peers/bin/python -m pip install --quiet --progress-bar off --constraint .venv-peers/constraints.txt \
 		torch==2.14.1 torchvision==0.29.1 --editable ".[dev,features,perceptual]"
+	touch $@
+
+.venv-release/ready:
+	$(PYTHON) -m venv .venv-release
+	.venv-release/bin/python -m pip install --quiet --progress-bar off "build>=1.2" "twine>=6.1"
 	touch $@
 
 .venv-lowest/ready: pyproject.toml

@@ -15,7 +15,7 @@ from .post_import import when_imported
 from .registry import suggestion
 
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:  # `as`: type checkers do not see through `__all__` below
     from .checkpoints import convert as convert

@@ -24,7 +24,7 @@ import yaml
 TOKEN = "hf_" + "x" * 34
 CUT = -1  # as a fault: the connection ends without an answer
 HALF = -2  # as a fault: the connection ends in the middle of the body, of a PUT or of the answer to a GET
-_LARGE = (".safetensors", ".png")
+_LARGE = (".safetensors", ".png", ".whl")
 _KINDS = {"models": "", "spaces": "spaces/", "datasets": "datasets/"}
 Answer = tuple[int, dict[str, str], bytes]
 

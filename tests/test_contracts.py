@@ -199,7 +199,7 @@ class TestFamily:
 
 
 METRIC_OPTIONS = {"kernel_distance": {"subset_size": None}}  # its subsets are larger than the toy sets, and random
-DISTANCES = {"frechet_distance", "kernel_distance"}  # lower is better
+DISTANCES = {"frechet_distance", "kernel_distance", "monge_distance", "gaussian_kernel_distance"}  # lower is better
 
 
 @pytest.mark.parametrize("name", sorted(METRICS))
@@ -229,8 +229,9 @@ class TestMetric:
         real, generated = self.sets()
         collapsed = generated[:5].repeat(18, 1) + 0.01 * generated
         good, bad = (self.measure(name, real, each) for each in (generated, collapsed))
-        keys = [key for key in good if key in DISTANCES or "recall" in key or key == "coverage"]
-        keys = [key for key in keys if not key.endswith("_std")]
+        diversity = ("recall", "coverage", "vendi_score")
+        keys = [key for key in good if key in DISTANCES or any(each in key for each in diversity)]
+        keys = [key for key in keys if not key.endswith(("_std", "_real"))]
         assert keys
         for key in keys:
             assert (bad[key] > good[key]) if key in DISTANCES else (bad[key] < good[key]), key

@@ -311,7 +311,8 @@ def test_two_folders_of_photographs_of_many_sizes(call, tmp_path, monkeypatch):
     code, out, err = call("evaluate", real, generated, *wanted, *options)
     report = json.loads(out)
     assert code == 0 and err == "" and report["failures"] == {}
-    assert list(report["metrics"]) == ["frechet_distance", "kernel_distance", "knn_precision_recall"]
+    assert list(report["metrics"]) == ["fid", "kid", "knn_precision_recall"]
+    assert report["conditions"]["presets"]["kid"]["extractor"] == "inception_v3"
     assert report["conditions"]["metric_options"]["knn_precision_recall"] == {"k": 5}
     code, out, _ = call("evaluate", real, generated, "--resolution", 16, "--json", "--quiet")
     assert code == 0 and json.loads(out)["conditions"]["resolution"] == 16
@@ -328,11 +329,8 @@ def test_one_metric_that_fails_leaves_the_others(call, tmp_path, monkeypatch):
     assert code == 0 and "frechet_distance: not computed: real has 9" in out and "recall" in out
     code, out, err = call("evaluate", *folders, "--metric", "fid", "--metric", "knn", "--json", "--quiet")
     report = json.loads(out)
-    assert code == 1 and "not computed: frechet_distance" in err
-    assert (
-        list(report["metrics"]) == ["knn_precision_recall"]
-        and "of each are needed" in report["failures"]["frechet_distance"]
-    )
+    assert code == 1 and "not computed: fid" in err
+    assert list(report["metrics"]) == ["knn_precision_recall"] and "of each are needed" in report["failures"]["fid"]
     code, out, err = call("evaluate", *folders, "--metric", "fid", "--quiet")
     assert code == 1 and out == "" and err.startswith("hf-ganzip: frechet_distance: real has 9")
 

@@ -2,6 +2,7 @@
 """What people install: wheel and sdist, built and tried in an empty environment."""
 
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -23,7 +24,9 @@ WHEEL_MIB = 18  # nearly all of it bundled models and images
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """Folder with a wheel and an sdist of the source tree."""
+    """Folder with a wheel and an sdist of the source tree: what `make release` built, or built here."""
+    if "HF_GANZIP_DIST" in os.environ:
+        return ROOT / os.environ["HF_GANZIP_DIST"]
     pytest.importorskip("build")
     folder = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
@@ -99,3 +102,24 @@ def test_release_files_agree():
     released = re.findall(r"^## (\S+) \((.+)\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert released[0] == (version, str(citation["date-released"]))
     assert (ROOT / "SECURITY.md").is_file()
+
+
+def test_only_the_job_that_publishes_can_and_it_waits_for_the_others():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())
+    assert workflow[True] == {"push": {"tags": ["v*"]}} and workflow["permissions"] == {"contents": "read"}
+    jobs = workflow["jobs"]
+    assert {name for name, job in jobs.items() if "permissions" in job} == {"publish"}
+    assert jobs["publish"]["permissions"] == {"id-token": "write"} and jobs["publish"]["environment"] == "pypi"
+    assert set(jobs["publish"]["needs"]) == jobs.keys() - {"publish"}
+    run = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {line.split()[1] for line in run if line.startswith("make")} == {"release", "test-versions"} <= targets
+    (check,) = (line for line in run if "GITHUB_REF_NAME" in line)
+    for tag, status in ((f"v{hf_ganzip.__version__}", 0), ("v0.0.1", 1)):
+        tried = subprocess.run(["bash", "-c", check], cwd=ROOT, env={**os.environ, "GITHUB_REF_NAME": tag})
+        assert tried.returncode == status
+
+
+def test_the_readme_says_where_the_package_stands():
+    said = " ".join((ROOT / "README.md").read_text().split())
+    assert "```bash pip install hf_ganzip ```" in said and "Not on PyPI yet" in said

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,7 +32,8 @@ def evaluate(
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            help="Metric name, or fid, kid, is, prdc ...; repeatable; default: precision and recall by LSH and KNN, Frechet distance.",
+            help="Metric name, or fid, kid, fd_dinov2, cmmd, mind, is, prdc, vendi ..., or METRIC@EXTRACTOR; repeatable; default: precision and recall by LSH and "
+            "KNN, Frechet distance.",
             autocompletion=completion.measured,
         ),
     ] = None,
@@ -70,6 +72,12 @@ def evaluate(
         str | None, typer.Option(help="Of the extractor and of a model: cpu, cuda, cuda:1 ...; default: cpu.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+    eval_results: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the model: write .eval_results/*.yaml there, as the Hub reads them; REAL must be a datasets id."
+        ),
+    ] = None,
     cache: Annotated[bool, typer.Option(help="Keep features of images on disk (HF_GANZIP_CACHE).")] = True,
     as_json: Json = False,
 ) -> None:
@@ -78,6 +86,7 @@ def evaluate(
     A metric that cannot be computed leaves the others; the exit code is 1 if it was asked for by --metric.
     """
     from ..evaluation.cache import FeatureCache
+    from ..evaluation.eval_results import write_eval_results
     from ..evaluation.evaluate import DEFAULT_METRICS
     from ..evaluation.evaluate import evaluate as run
 
@@ -94,6 +103,8 @@ def evaluate(
     of_metrics = parse_options(option or ())
     if twice := sorted(chosen.keys() & of_metrics.keys()):
         raise typer.BadParameter(f"{', '.join(twice)} is given both as an option of its own and by --option.")
+    if eval_results is not None and (Path(real).exists() or real.count("/") != 1):
+        raise ValueError(f"--eval-results: {real} is no dataset of the Hub, to which results could belong.")
     if quiet:
         from huggingface_hub.utils import disable_progress_bars
 
@@ -108,6 +119,8 @@ def evaluate(
         options=chosen | of_metrics,
     )
     print_json(report.to_dict()) if as_json else print(report)
+    if eval_results is not None:
+        write_eval_results([report.to_dict()], eval_results)
     if metric and report.failures:
         print(f"hf-ganzip: not computed: {', '.join(report.failures)}", file=sys.stderr)
         raise typer.Exit(1)
@@ -150,15 +163,16 @@ def push_metrics(
         list[str] | None,
         typer.Option(help="Name of a module; repeatable; default: all.", autocompletion=completion.metrics),
     ] = None,
+    repository: Annotated[str | None, typer.Option(help="Address of the source, which the Spaces link.")] = None,
     private: Annotated[bool, typer.Option("--private/--public", help="Of Spaces that are created.")] = False,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open pull requests instead of committing.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files; send nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Upload the modules as Spaces, for evaluate.load("NAMESPACE/NAME")."""
+    """Upload the modules as Spaces, for evaluate.load("NAMESPACE/NAME"), with the wheel of this package beside each."""
     from ..publishing.spaces import push_metrics as run
 
-    found = run(namespace, metric, private=private, create_pr=create_pr, dry_run=dry_run)
+    found = run(namespace, metric, repository=repository, private=private, create_pr=create_pr, dry_run=dry_run)
     if as_json:
         return print_json(found)
     for name, entry in found.items():

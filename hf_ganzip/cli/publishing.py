@@ -104,7 +104,13 @@ def push(
     ] = True,
     space: Annotated[
         str | None,
-        typer.Option(help="static: MODEL is a folder that export --web wrote, and becomes a Space as it stands."),
+        typer.Option(
+            help="static: MODEL is a folder that export --web wrote, and becomes a Space as it stands. gradio: MODEL is a folder with app.py, or compress, "
+            "the demo of this package; its wheel is uploaded beside it."
+        ),
+    ] = None,
+    repository: Annotated[
+        str | None, typer.Option(help="With --space gradio: address of the source, which the Space links.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the card and the files; send nothing.")] = False,
     as_json: Json = False,
@@ -114,7 +120,8 @@ def push(
     from ..saved import open_saved
 
     if space is not None:
-        return _push_space(context, space, model, repo_id, private, create_pr, dry_run, as_json)
+        return _push_space(context, space, model, repo_id, as_json)
+    refuse_options({"repository": repository is not None}, "a repository of a model links no source")
     found = push_to_hub(
         open_saved(_folder(model)),
         repo_id,
@@ -141,16 +148,21 @@ def push(
 
 
 _OF_SPACES = ("space", "private", "create_pr", "dry_run", "as_json", "model", "repo_id")
+_OF_GRADIO = ("title", "repository")
 
 
-def _push_space(context, space, folder, repo_id, private, create_pr, dry_run, as_json) -> None:
-    from ..publishing.spaces import push_page
+def _push_space(context: typer.Context, space: str, folder: str, repo_id: str, as_json: bool) -> None:
+    from ..publishing.spaces import push_demo, push_page
 
-    if space != "static":
-        raise ValueError(f"space is {space!r}; allowed is static.")
+    if space not in ("static", "gradio"):
+        raise ValueError(f"space is {space!r}; allowed are static and gradio.")
+    taken = _OF_SPACES + (_OF_GRADIO if space == "gradio" else ())
     given = {name: context.get_parameter_source(name).name == "COMMANDLINE" for name in context.params}
-    refuse_options({name: each for name, each in given.items() if name not in _OF_SPACES}, "a Space has none of these")
-    found = push_page(folder, repo_id, private=private, create_pr=create_pr, dry_run=dry_run)
+    refuse_options({name: each for name, each in given.items() if name not in taken}, f"a {space} Space has none")
+    options = {name: context.params[name] for name in ("private", "create_pr", "dry_run")}
+    if space == "gradio":
+        options |= {name: context.params[name] for name in _OF_GRADIO}
+    found = (push_demo if space == "gradio" else push_page)(folder, repo_id, **options)
     if as_json:
         return print_json(found)
     for name, size in found["files"].items():

@@ -6,16 +6,19 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import ModelMixin
 from torch import Tensor
 
-from ..metrics import OF_LOGITS, find_metrics
+from ..assets import resolve
+from ..metrics import METRICS, OF_LOGITS, find_metrics
 from ..record import versions
 from ..reports import Report, conditions_table
 from .extractors import check_extractor, default_extractor, extract_features, load_extractor, load_logits
+from .presets import features_by, find_measured
 from .sampling import sample_images, sampling_conditions
 from .sources import Source, open_source
 from .streams import ImageStream, conditions_of_images, squares
@@ -139,8 +142,9 @@ def _options_by_metric(
             raise ValueError(f"none of the metrics {', '.join(metrics)} has the option {key}; allowed are {listed}.")
         for name in takers:
             chosen[name][option] = options[key]
-    if "lsh_precision_recall" in chosen:
-        chosen["lsh_precision_recall"] = {"seed": seed} | chosen["lsh_precision_recall"]
+    for name, metric in metrics.items():
+        if metric is METRICS["lsh_precision_recall"]:
+            chosen[name] = {"seed": seed} | chosen[name]
     return chosen
 
 
@@ -192,7 +196,9 @@ def evaluate(
     Args:
         generated: GAN generator or diffusion UNet, which is sampled, or images or features as :func:`.open_source` finds them.
         reference: Real images or features, as :func:`.open_source` finds them.
-        metrics: Names as for :func:`.find_metrics` ("fid", "kid", "is", ...) or functions ``(real=, generated=) -> dict``.
+        metrics: Names as for :func:`.find_metrics`, functions ``(real=, generated=) -> dict``, or metrics with the features on which they are defined: the
+            names of :data:`.PRESETS` ("fid", "kid", "mind", "fd_dinov2", "cmmd") and "METRIC@EXTRACTOR", as in "frechet_distance@clip". With ``extractor``
+            given, or features on both sides, "fid" and its like are their metrics on those.
         num_samples: Number of images that a generator is asked for.
         seed: Seed of the images and of the hyperplanes.
         extractor: As for :func:`.load_extractor`; not used where both sides are features. None: that of :func:`.default_extractor`.
@@ -212,13 +218,17 @@ def evaluate(
     """
     given = _RUN | _SAMPLING | dict(options or {})
     run, sampling = ({name: given.pop(name) for name in names} for names in (_RUN, _SAMPLING))
-    found = find_metrics([metrics] if isinstance(metrics, str) else metrics)
+    wanted = [metrics] if isinstance(metrics, str) else list(metrics)
+    found, own = find_measured(wanted, presets=extractor is None)
     chosen = _options_by_metric(found, given, seed)  # before the long work
     check_extractor(extractor)
     sides = _open_sides(generated, reference, run, sampling)
+    if own and all(side.features is not None for side in sides.values()):
+        found, own = find_measured(wanted, presets=False)
+        chosen = _options_by_metric(found, given, seed)
     images = {where: images_of(side, run["resolution"]) for where, side in sides.items()}
     extract = None
-    if found.keys() - OF_LOGITS.keys() and any(side.features is None for side in sides.values()):
+    if found.keys() - OF_LOGITS.keys() - own.keys() and any(side.features is None for side in sides.values()):
         extractor = default_extractor(images.values()) if extractor is None else extractor
         extract = load_extractor(extractor, run["device"])
     digest = common_digest(sides, getattr(extract, "digest", None))
@@ -233,7 +243,13 @@ def evaluate(
         if extract is not None and features[where] is None:
             features[where] = extract_features(images[where], extract, **extracting)
 
+    made: dict[str, tuple[dict[str, Tensor], dict[str, Any]]] = {}  # by extractors that belong to metrics
+
     def inputs(metric: str) -> dict[str, Any]:
+        if metric in own:
+            name = own[metric]
+            made[name] = made.get(name) or features_by(name, images, run["device"], extracting)
+            return made[name][0]
         if metric not in OF_LOGITS:
             return features
         if images["generated"] is None:
@@ -244,6 +260,7 @@ def evaluate(
     counts = {where: len(images[where] if features[where] is None else features[where]) for where in sides}
     conditions = {
         "reference": sides["real"].name,
+        **_dataset(reference, run["split"]),
         "generated": sides["generated"].name,
         "n_real": counts["real"],
         "n_generated": counts["generated"],
@@ -252,11 +269,18 @@ def evaluate(
         "extractor": getattr(extract, "name", type(extract).__name__) if extract else _no_extractor(features),
         "extractor_digest": digest,
         "resize": getattr(extract, "resize", None),
+        **({"presets": {name: made[own[name]][1] for name in results if name in own}} if own else {}),
         **conditions_of_images(images, run["resolution"]),
         "metric_options": {name: _effective(metric, chosen[name]) for name, metric in found.items()},
         "versions": versions(),
     }
     return EvaluationReport(results, conditions, failures)
+
+
+def _dataset(reference: Any, split: str) -> dict[str, str]:
+    """Id on the Hub of a reference that is neither here nor bundled."""
+    on_hub = isinstance(reference, str) and reference.count("/") == 1 and not Path(resolve(reference)).exists()
+    return {"reference_dataset": reference, "reference_split": split} if on_hub else {}
 
 
 def _open_sides(generated: Any, reference: Any, run: dict[str, Any], sampling: Mapping[str, Any]) -> dict[str, Source]:

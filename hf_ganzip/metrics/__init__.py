@@ -7,12 +7,17 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..registry import lookup
+from .clipped import clipped_density_coverage
 from .frechet import FrechetDistance, frechet_distance
+from .gaussian_kernel import GaussianKernelDistance, gaussian_kernel_distance
 from .inception_score import InceptionScore, inception_score
 from .kernel import KernelDistance, kernel_distance
 from .knn import density_coverage, knn_precision_recall
 from .lsh import LSHPrecisionRecall, lsh_precision_recall, warn_if_unpaired
+from .monge import MongeDistance, monge_distance
+from .probabilistic import probabilistic_precision_recall
 from .realism import realism_scores
+from .vendi import VendiScore, vendi_score
 
 
 METRICS = {
@@ -21,11 +26,23 @@ METRICS = {
     "density_coverage": density_coverage,
     "frechet_distance": frechet_distance,
     "kernel_distance": kernel_distance,
+    "clipped_density_coverage": clipped_density_coverage,
+    "probabilistic_precision_recall": probabilistic_precision_recall,
+    "vendi_score": vendi_score,
+    "monge_distance": monge_distance,
+    "gaussian_kernel_distance": gaussian_kernel_distance,
 }
 OF_LOGITS = {"inception_score": inception_score}  # functions of the logits of generated images, not of features
 ALIASES = {
     "fid": ("frechet_distance",),
     "kid": ("kernel_distance",),
+    "fd_dinov2": ("frechet_distance",),
+    "cmmd": ("gaussian_kernel_distance",),
+    "mind": ("monge_distance",),
+    "vendi": ("vendi_score",),
+    "clipped": ("clipped_density_coverage",),
+    "p_precision": ("probabilistic_precision_recall",),
+    "p_recall": ("probabilistic_precision_recall",),
     "is": ("inception_score",),
     "isc": ("inception_score",),
     "lsh": ("lsh_precision_recall",),
@@ -44,16 +61,24 @@ __all__ = [
     "OF_LOGITS",
     "LSHPrecisionRecall",
     "FrechetDistance",
+    "GaussianKernelDistance",
     "InceptionScore",
     "KernelDistance",
+    "MongeDistance",
+    "VendiScore",
+    "clipped_density_coverage",
     "density_coverage",
     "find_metrics",
     "frechet_distance",
+    "gaussian_kernel_distance",
     "inception_score",
     "kernel_distance",
     "knn_precision_recall",
     "lsh_precision_recall",
+    "monge_distance",
+    "probabilistic_precision_recall",
     "realism_scores",
+    "vendi_score",
     "warn_if_unpaired",
 ]
 

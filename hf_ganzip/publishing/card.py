@@ -156,7 +156,7 @@ def render_card(
         license = find_licence(saved, folder, base)
     licence = license if isinstance(license, Licence) else Licence({"license": license})
     code = next((file.name for file in sorted(folder.rglob(CODE_FILES[0]))), "")
-    own = own_evaluations(found["evaluate"], _names(folder, repo_id, saved.origin, steps), base)
+    own = evaluations_of(folder, repo_id, report, base_model)
     facts = Facts(saved, repo_id, steps, base, licence, datasets, own)
     return (
         _environment()
@@ -180,6 +180,17 @@ def render_card(
             licence=licence.text,
         )
     )
+
+
+def evaluations_of(
+    folder: str | Path, repo_id: str, report: Any, base_model: str | None = None
+) -> list[Mapping[str, Any]]:
+    """Which of the reports are evaluations of this model itself; arguments as for :func:`render_card`."""
+    saved = read_saved(Path(folder))
+    steps = [step for part in saved.parts.values() for step in part["record"]]
+    evaluations = by_kind(as_dicts(report))["evaluate"]
+    names = _names(Path(folder), repo_id, saved.origin, steps)
+    return own_evaluations(evaluations, names, base_of(steps, base_model))
 
 
 def as_dicts(reports: Any) -> list[dict[str, Any]]:

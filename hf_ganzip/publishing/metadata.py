@@ -13,8 +13,9 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData, metadata_load
 
 from ..assets import ASSETS, asset_path
+from ..evaluation.figures import QUALITY, figures
 from ..saved import Saved
-from .tables import QUALITY, figures, subject
+from .tables import subject
 
 
 _PIPELINES = {"GANPipeline": "unconditional-image-generation", "ImageTranslationPipeline": "image-to-image"}

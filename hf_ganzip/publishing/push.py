@@ -15,11 +15,12 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from ..evaluation.eval_results import FOLDER, PREFIX, write_eval_results
 from ..hub import CODE_FILES
 from ..record import origin_of, recorded_steps
 from ..reports import Report
 from ..saved import dtype_argument, loading_snippet, read_saved
-from .card import PICTURE, as_dicts, by_kind, render_card
+from .card import PICTURE, as_dicts, by_kind, evaluations_of, render_card
 from .check import differences, fingerprint, networks_of, run_remote_snippet, run_snippet
 from .metadata import Base, Licence, base_of, find_licence
 from .remote_code import remote_snippet, write_code
@@ -40,6 +41,7 @@ _SAMPLES, _COLUMNS = 20, 10
 _STALE = (  # of what was there before
     *("*.safetensors", "*.safetensors.index.json", "config.json", "model_index.json"),
     *CODE_FILES,
+    f"{FOLDER}/{PREFIX}*.yaml",
 )
 # Whatever HTTP library huggingface_hub uses; RuntimeError: a file could not be sent.
 NETWORK_ERRORS = (*HfHubHTTPError.__bases__, OSError, RuntimeError)
@@ -113,7 +115,8 @@ def push_to_hub(
     Args:
         model: Model or diffusers pipeline, compressed or not.
         repo_id: "namespace/name" on the Hub (or on ``HF_ENDPOINT``); created if it is missing.
-        report: One or several reports for the card, see :func:`.render_card`.
+        report: One or several reports for the card, see :func:`.render_card`. Evaluations of this model against a dataset of the Hub become
+            ``.eval_results/*.yaml``, too, see :func:`.eval_results`.
         reference: The full model: the card's picture shows the same latents of both.
         base_model: Hub id of the full model; None: from the record.
         license: Of the weights; None: as for :func:`.render_card`, README.md being that of the folder that the model was loaded from, and asking the Hub (not
@@ -154,6 +157,7 @@ def push_to_hub(
             folder, repo_id, report=reports, base_model=base_model, license=licence, datasets=datasets, title=title
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
+        write_eval_results(evaluations_of(folder, repo_id, reports, base_model), folder)
         files = {
             str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()
         }

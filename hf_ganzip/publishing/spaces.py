@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Publish our `evaluate` modules as Spaces, where ``evaluate.load("namespace/name")`` finds them."""
+"""Publish pages as Spaces: our `evaluate` modules, where ``evaluate.load("namespace/name")`` finds them, the demo, and pages that run in the browser."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ..registry import lookup
-from ..shipped import metric_folders
+from ..shipped import metric_folders, shipped
 from .push import check_target, upload
+from .space_files import NEEDED, STALE, check_repository, complete_space
+from .wheel import write_wheel
 
 
 _LEFT_OUT = ("__pycache__", "tests.py")
@@ -22,6 +24,7 @@ def push_metrics(
     namespace: str,
     names: Sequence[str] | None = None,
     *,
+    repository: str | None = None,
     private: bool = False,
     create_pr: bool = False,
     dry_run: bool = False,
@@ -29,19 +32,23 @@ def push_metrics(
 ) -> dict[str, dict[str, Any]]:
     """Upload modules, each as a Space of its own in one commit; their README.md load them from there.
 
+    The wheel of this package is among the files, so that a Space needs nothing but PyPI.
+
     Args:
         namespace: User or organization.
         names: Modules; None: all.
+        repository: Address of the source, which the Spaces link; None: none.
         private: Of Spaces that are created.
         create_pr: Open pull requests instead of committing.
         dry_run: Send nothing.
         token: None: the one that is logged in.
 
     Returns:
-        Hub id -> ``files`` and ``url`` ("" for a dry run).
+        Hub id -> ``files``, ``install`` (the `pip install` line of the wheel there) and ``url`` ("" for a dry run).
 
     Raises:
-        ValueError: An unknown module, a namespace with a slash or characters that the Hub does not take.
+        ValueError: An unknown module, a namespace with a slash or characters that the Hub does not take, a ``repository`` that is no address.
+        RuntimeError: The installation of this package is of another version than what runs.
         ConnectionError: The Hub refused or cannot be reached; says what to do. Spaces before that one are complete.
     """
     if not namespace or "/" in namespace:
@@ -50,20 +57,87 @@ def push_metrics(
     chosen = {name: lookup(folders, name, "metric") for name in names or folders}
     for name in chosen:
         check_target(f"{namespace}/{name}")
+    check_repository(repository)
+    options = {"private": private, "create_pr": create_pr, "dry_run": dry_run, "token": token}
     found = {}
-    for name, source in chosen.items():
-        with tempfile.TemporaryDirectory() as parent:
-            folder = Path(shutil.copytree(source, Path(parent, name), ignore=shutil.ignore_patterns(*_LEFT_OUT)))
-            _load_from_hub(folder / "README.md", name, f"{namespace}/{name}")
-            files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-            url = ""
-            if not dry_run:
-                options = {"private": private, "create_pr": create_pr, "token": token, "space_sdk": "gradio"}
-                url = upload(
-                    folder, f"{namespace}/{name}", repo_type="space", message=f"Upload the metric {name}", **options
-                )
-        found[f"{namespace}/{name}"] = {"files": files, "url": url}
+    with tempfile.TemporaryDirectory() as parent:
+        wheel = write_wheel(parent)
+        for name, source in chosen.items():
+            repo_id, message = f"{namespace}/{name}", f"Upload the metric {name}"
+            entry = _push(source, repo_id, wheel, message, module=name, repository=repository, **options)
+            found[repo_id] = entry | {"files": sorted(entry["files"])}
     return found
+
+
+def push_demo(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    title: str | None = None,
+    repository: str | None = None,
+    private: bool = False,
+    create_pr: bool = False,
+    dry_run: bool = False,
+    token: str | None = None,
+) -> dict[str, Any]:
+    """Upload a page in Python as a Gradio Space, in one commit, with the wheel of this package.
+
+    Args:
+        folder: With ``app.py``, ``README.md`` and ``requirements.txt``; or "compress", the demo of this package.
+        repo_id: "namespace/name".
+        title: Of the Space; None: that of README.md.
+        repository: Address of the source, which the Space links; None: none.
+        private: Of a Space that is created.
+        create_pr: Open a pull request instead of committing.
+        dry_run: Send nothing.
+        token: None: the one that is logged in.
+
+    Returns:
+        ``files`` (path -> bytes), ``install`` (the `pip install` line of the wheel there) and ``url`` ("" for a dry run).
+
+    Raises:
+        ValueError: A folder that is no such page, no Hub id, or a ``repository`` that is no address.
+        RuntimeError: The installation of this package is of another version than what runs.
+        ConnectionError: The Hub refused or cannot be reached; says what to do.
+    """
+    check_target(repo_id)
+    check_repository(repository)
+    source = Path(folder)
+    if not source.is_dir():
+        demos = {path.name.removeprefix("space_"): path for path in shipped("examples").glob("space_*")}
+        source = lookup(demos, str(folder), "folder or demo")
+    missing = [name for name in NEEDED if not (source / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder} is no Gradio Space: it has no {missing[0]}.")
+    options = {"private": private, "create_pr": create_pr, "dry_run": dry_run, "token": token}
+    with tempfile.TemporaryDirectory() as parent:
+        message = f"Upload the page {source.name}"
+        return _push(source, repo_id, write_wheel(parent), message, title=title, repository=repository, **options)
+
+
+def _push(
+    source: Path,
+    repo_id: str,
+    wheel: Path,
+    message: str,
+    *,
+    module: str | None = None,
+    title: str | None = None,
+    repository: str | None,
+    dry_run: bool,
+    **options: Any,
+) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(shutil.copytree(source, Path(parent, source.name), ignore=shutil.ignore_patterns(*_LEFT_OUT)))
+        if module is not None:
+            _load_from_hub(folder / "README.md", module, repo_id)
+        install = complete_space(folder, repo_id, wheel, title=title, repository=repository)
+        files = _sizes(folder)
+        url = ""
+        if not dry_run:
+            space = {"repo_type": "space", "space_sdk": "gradio", "stale": STALE}
+            url = upload(folder, repo_id, message=message, **space, **options)
+    return {"files": files, "install": install, "url": url}
 
 
 def push_page(
@@ -99,14 +173,17 @@ def push_page(
         raise ValueError(
             f"{folder} is no page: it has no {missing[0]}; hf-ganzip export MODEL {folder} --web makes one."
         )
-    files = {
-        str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()
-    }
+    files = _sizes(folder)
     url = ""
     if not dry_run:
         options = {"private": private, "create_pr": create_pr, "token": token, "space_sdk": "static"}
         url = upload(folder, repo_id, repo_type="space", message="Upload a page that runs a model", **options)
     return {"files": files, "url": url}
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.stat().st_size for path in paths}
 
 
 def _load_from_hub(readme: Path, name: str, repo_id: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.figures import figures
 from ..saved import Saved
 
 
@@ -18,25 +19,7 @@ _COSTS = {  # of a CostReport
     "peak_bytes": ("peak memory of loading and one pass", "{:.1f} MiB", 2**20),
     "latency": ("time of one pass, 2 samples", "{:.1f} ms", 1e-3),
 }
-QUALITY = {  # figure -> title
-    "frechet_distance": "Frechet distance",
-    "precision": "KNN precision",
-    "recall": "KNN recall",
-    "lsh_precision": "LSH precision",
-    "lsh_recall": "LSH recall",
-    "lsh_knn_precision": "LSH+KNN precision",
-    "lsh_knn_recall": "LSH+KNN recall",
-    "density": "density",
-    "coverage": "coverage",
-    "kernel_distance": "kernel distance",
-}
 Details = list[tuple[str, str]]  # title and table of what is collapsed
-
-
-def figures(report: Mapping[str, Any]) -> list[tuple[str, str, str, float]]:
-    """Metric, figure, its title and its value, of an evaluation."""
-    found = {name: (metric, value) for metric, values in report["metrics"].items() for name, value in values.items()}
-    return [(found[name][0], name, title, found[name][1]) for name, title in QUALITY.items() if name in found]
 
 
 def subject(report: Mapping[str, Any]) -> str:

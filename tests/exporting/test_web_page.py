@@ -31,7 +31,9 @@ def test_a_linked_page_and_its_push(call, tmp_path):
     code, out, err = call("push", tmp_path / "page", "me/page", "--space", "static", "--dry-run")
     assert not code and "index.html" in out and "the Space would be me/page" in out
     for options, said in (
-        (["--space", "gradio"], "allowed is static"),
+        (["--space", "docker"], "allowed are static and gradio"),
+        (["--space", "gradio"], "is no Gradio Space: it has no app.py"),
+        (["--space", "static", "--title", "A"], "leave out --title"),
         (["--space", "static", "--samples", "3"], "leave out --samples"),
     ):
         code, _, err = call("push", tmp_path / "page", "me/page", *options)

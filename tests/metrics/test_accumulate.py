@@ -7,7 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from hf_ganzip.metrics import FrechetDistance, InceptionScore, KernelDistance
+from hf_ganzip.metrics import (
+    FrechetDistance,
+    GaussianKernelDistance,
+    InceptionScore,
+    KernelDistance,
+    MongeDistance,
+    VendiScore,
+)
 
 from ..processes import run_processes
 
@@ -16,8 +23,18 @@ METRICS = {
     "frechet": lambda: FrechetDistance(),
     "kernel": lambda: KernelDistance(subsets=4, subset_size=40),
     "inception": lambda: InceptionScore(splits=3),
+    "gaussian": lambda: GaussianKernelDistance(),
+    "monge": lambda: MongeDistance(num_projections=20),
+    "vendi": lambda: VendiScore(),
 }
-TOLERANCE = {"frechet": 1e-12, "kernel": 0, "inception": 0}  # relative; those that keep the samples are exact
+TOLERANCE = {
+    "frechet": 1e-12,
+    "kernel": 0,
+    "inception": 0,
+    "gaussian": 0,
+    "monge": 0,
+    "vendi": 1e-12,
+}  # relative; those that keep the samples are exact
 
 
 def samples(name, dtype=torch.float32):

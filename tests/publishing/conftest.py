@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Hub of its own for every test; and pushing without the fresh process, which other tests have."""
+"""A Hub of its own for every test; pushing without the fresh process and with a small wheel, which other tests have otherwise."""
+
+from pathlib import Path
 
 import pytest
 
@@ -29,3 +31,15 @@ def equal(monkeypatch):
         return found[-1]
 
     monkeypatch.setattr("hf_ganzip.publishing.push.fingerprint", remember)
+
+
+@pytest.fixture
+def small_wheel(monkeypatch):
+    """No 18 MiB in every upload."""
+
+    def write(folder):
+        wheel = Path(folder, "hf_ganzip-0-py3-none-any.whl")
+        wheel.write_bytes(b"small")
+        return wheel
+
+    monkeypatch.setattr("hf_ganzip.publishing.spaces.write_wheel", write)

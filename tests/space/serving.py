@@ -8,24 +8,27 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.request import ProxyHandler, build_opener
 
 
 ROOT = Path(__file__).parents[2]
+OPENER = build_opener(ProxyHandler({}))
 
 
 @contextlib.contextmanager
-def served(script, folder, environment=None):
-    """Address of a Space's ``app.py`` on a free port; at the end its log may hold no traceback."""
+def served(script, folder, environment=None, python=sys.executable, ours=True):
+    """Address of a Space's ``app.py`` on a free port, with this package importable if ``ours``; at the end its log may hold no traceback."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = (environment or os.environ) | {"PYTHONPATH": str(ROOT), "GRADIO_SERVER_PORT": str(port)}
+    environment = (environment or os.environ) | {
+        "PYTHONPATH": str(ROOT) if ours else "",
+        "GRADIO_SERVER_PORT": str(port),
+    }
     environment |= {"NO_PROXY": "127.0.0.1", "GRADIO_TEMP_DIR": str(folder / "uploads")}
     log = folder / "app.txt"
     with open(log, "wb") as output:
-        app = subprocess.Popen(
-            [sys.executable, str(ROOT / script)], env=environment, stdout=output, stderr=subprocess.STDOUT
-        )
+        app = subprocess.Popen([python, str(ROOT / script)], env=environment, stdout=output, stderr=subprocess.STDOUT)
     try:
         for _ in range(600):
             with socket.socket() as probe:

@@ -6,13 +6,13 @@ import os
 import subprocess
 import sys
 from urllib.error import HTTPError
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.request import Request
 
 import pytest
 
 from hf_ganzip.space.uploads import LIMITS
 
-from .serving import ROOT, served
+from .serving import OPENER, ROOT, served
 
 
 pytestmark = pytest.mark.process
@@ -27,7 +27,6 @@ PAGES = {
     ),
     "examples/space_compress/app.py": (["StyleGAN2, Fashion-MNIST", "", "Linear (Q)", 3, 64, 0, True], 2**10),
 }
-OPENER = build_opener(ProxyHandler({}))
 
 
 @pytest.fixture(scope="module", params=PAGES)

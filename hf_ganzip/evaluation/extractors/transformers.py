@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...hub import unreachable
-from .weights import rgb, weights_digest
+from .weights import downloading, rgb, weights_digest
 
 
 class DINOv2Extractor:
@@ -22,7 +22,7 @@ class DINOv2Extractor:
 
     Raises:
         ImportError: transformers is missing.
-        OSError: Neither a folder nor reachable on the Hub.
+        ConnectionError: Neither a folder nor reachable on the Hub.
     """
 
     name = "dinov2"
@@ -37,8 +37,10 @@ class DINOv2Extractor:
             ) from error
         self.source = str(source or self.default)
         where = {} if Path(self.source).is_dir() else {"local_files_only": bool(unreachable())}
-        self.processor = AutoImageProcessor.from_pretrained(self.source, **where)
-        self.network = AutoModel.from_pretrained(self.source, **where).eval().requires_grad_(False).to(device)
+        with downloading(f"{self.name}:{self.source}", "FOLDER"):
+            self.processor = AutoImageProcessor.from_pretrained(self.source, **where)
+            network = AutoModel.from_pretrained(self.source, **where)
+        self.network = network.eval().requires_grad_(False).to(device)
         self.device, self.digest = torch.device(device), weights_digest(self.network)
         self.dim = self._dim(self.network.config)
         settings = self.processor.to_dict()

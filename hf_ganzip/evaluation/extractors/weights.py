@@ -27,8 +27,8 @@ def weights_digest(network: nn.Module) -> str:
 
 
 @contextlib.contextmanager
-def downloading(extractor: str) -> Iterator[None]:
-    """Say what to do where the weights of an extractor cannot be downloaded.
+def downloading(extractor: str, what: str = "FILE") -> Iterator[None]:
+    """Say what to do where the weights of an extractor cannot be downloaded; ``what`` can be named in their place.
 
     Raises:
         ConnectionError: In place of another OSError.
@@ -37,7 +37,7 @@ def downloading(extractor: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise ConnectionError(
-            f"the weights of {extractor} cannot be downloaded ({error}); name a file of them: {extractor}:FILE."
+            f"the weights of {extractor} cannot be downloaded ({error}); name a {what.lower()} of them: {extractor.partition(':')[0]}:{what}."
         ) from error
 
 
