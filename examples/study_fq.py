@@ -85,11 +85,11 @@ def parse_args(input_args=None) -> argparse.Namespace:
     add("--validation_steps", type=int, default=500, help="steps between figures")
     add("--num_samples", type=int, default=2500, help="generated images that are measured")
     add("--mixed_precision", choices=["no", "bf16"], default="bf16", help="of networks; penalties stay float32")
-    add("--smoke", action="store_true", help="tiny networks, 4 steps, 150 samples, 1 seed")
+    add("--smoke", action="store_true", help="tiny networks, at most 6 steps, 150 samples, 1 seed")
     args = parser.parse_args(input_args)
     if args.smoke:
-        args.max_train_steps, args.validation_steps, args.num_samples, args.seeds = 4, 2, 150, 1
-        args.train_batch_size = 8
+        args.max_train_steps, args.validation_steps, args.num_samples = min(6, args.max_train_steps), 2, 150
+        args.train_batch_size, args.seeds = 8, 1
     return args
 
 
@@ -123,8 +123,10 @@ def variants(args: argparse.Namespace) -> dict[str, tuple[list[int], dict[str, A
     return found
 
 
-def number(text: str) -> int | float | str:
-    """The text as a number, if it is one."""
+def number(text: str) -> bool | int | float | str:
+    """The text as True, False or a number, if it is one."""
+    if text in ("True", "False"):
+        return text == "True"
     for kind in (int, float):
         try:
             return kind(text)
