@@ -20,7 +20,7 @@ from .codebook import MovingCodebook
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Equations 6-9 and section 3.3: quantized features go on after a warm-up, the weight grows; updates in discriminator steps.
-    # The paper says nothing of the start: normal codes lie outside of the features, whose length falls to a third while spectral norms settle.
+    # The paper says nothing of the start: normal codes lie outside of the features, whose length falls while spectral norms settle.
     "paper": {
         "feed": "quantized",
         "warmup_steps": 1000,
@@ -102,7 +102,7 @@ class FeatureQuantizer(MovingCodebook):
         revive_below: Codes with N_k below this share of the mean count are moved to random features that the update has seen, with the
             mean count; 0 turns that off.
         follow: Before the first features of an update are matched, codes move as mean and standard deviation of every channel have moved since
-            the update before: with ``accumulate="step"``, which matches real and generated images with the same codes.
+            the first ones of the update before; with ``accumulate="step"`` alone: single forward passes may be of real or of generated images.
         accumulate: "forward": every forward updates; "step": statistics are collected until :func:`update_codebooks_`.
 
     Raises:
@@ -185,7 +185,7 @@ class FeatureQuantizer(MovingCodebook):
             clean = flat if whole else torch.where(finite[:, None], flat, 0.0)
             seen = clean.detach() if whole else clean.detach()[finite]
             self._initialize(seen)
-            if self.follow and self.updating and self.pending is None:
+            if self.follow and self.updating and self.accumulate == "step" and self.pending is None:
                 self._follow(seen)
             indices = self._nearest(clean.detach())
             codes = self.embed[indices]

@@ -351,11 +351,13 @@ class TestLife:
 
     def test_following_codes_meet_moved_and_stretched_features_as_before(self):
         torch.manual_seed(0)
-        follows, stays = (quantizer(6, 16, init="data", decay=0.9, follow=follow) for follow in (True, False))
+        options = {"init": "data", "decay": 0.9, "accumulate": "step"}
+        follows, stays = (quantizer(6, 16, follow=follow, **options) for follow in (True, False))
         h = torch.randn(400, 6)
         for layer in (follows, stays):
             for _ in range(3):
                 layer(h)
+                layer.update_()
         expected, moved = follows.eval()(h).indices, 2.5 * h + 7
         follows.train()
         assert (follows(moved).indices == expected).float().mean() > 0.99 and len(expected.unique()) == 16
@@ -374,9 +376,10 @@ class TestLife:
         close(layer.embed, first, 1e-5)
 
     def test_constant_channels(self):
-        layer = quantizer(2, 3, init="data", follow=True)
+        layer = quantizer(2, 3, init="data", follow=True, accumulate="step")
         for value in (1.0, 2.0, 0.0):
             layer(torch.full((9, 2), value))
+            layer.update_()
             assert torch.isfinite(layer.embed).all()
 
     def test_a_jumping_network_keeps_its_codes_in_use(self):
@@ -485,6 +488,7 @@ def _train_on_shares(rank, world, mutant=False, **options):
         torch.distributed.all_reduce = lambda tensor, **options: (original(tensor, **options), tensor.div_(world))
     for batch in features:
         layer(batch.chunk(world)[rank])
+        update_codebooks_(layer)
     return layer.state_dict()
 
 
@@ -498,7 +502,7 @@ def test_processes_with_shares_equal_one_process_with_all(tmp_path, world):
 
 
 def _follow_on_shares(rank, world):
-    return _train_on_shares(rank, world, follow=True)
+    return _train_on_shares(rank, world, follow=True, accumulate="step")
 
 
 def test_processes_follow_the_features_of_all(tmp_path):
