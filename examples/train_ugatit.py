@@ -18,7 +18,8 @@ from hf_ganzip.images import load_images
 from hf_ganzip.models import UGATITDiscriminator, UGATITGenerator
 from hf_ganzip.scripts.flags import config_flags, image_column_flag, make_parser, run_flags
 from hf_ganzip.scripts.shared import apply_smoke, given, make_accelerator
-from hf_ganzip.training.feature_quantization import add_feature_quantizers
+from hf_ganzip.training.feature_quantization import FQ_PRESETS, FQConfig, add_feature_quantizers
+from hf_ganzip.training.feature_quantizer import PRESETS
 from hf_ganzip.training.translation_loop import (
     Discriminators,
     Generators,
@@ -41,6 +42,7 @@ def parse_args(input_args=None) -> argparse.Namespace:
     add("--light", action="store_true", help="styles from channel means: 11M instead of 279M parameters each")
     add("--base_channels", type=int, default=64, help="widths are multiples of it")
     add("--fq", action="store_true", help="feature quantization of the global discriminators, at the published places")
+    add("--fq_preset", choices=sorted(PRESETS), default="paper", help="see FeatureQuantizer")
     helps = {"learning_rate": "of all networks", "adversarial_weight": "of the discriminators' judgement"}
     helps |= {
         "cycle_weight": "of the distance after the way back",
@@ -71,6 +73,15 @@ def images(args: argparse.Namespace, side: str) -> torch.Tensor:
     return enlarge_images(found) if args.augment else found
 
 
+def codebooks(preset: str) -> dict[str, FQConfig]:
+    """Place -> options: where the released script has them, with its values or with those of the paper."""
+    published = FQ_PRESETS["ugatit-global"]
+    if preset == "official":
+        return published
+    # both images of a domain see the same codes
+    return {place: FQConfig(config.num_codes, preset=preset, accumulate="step") for place, config in published.items()}
+
+
 def main(args: argparse.Namespace) -> None:
     accelerator = make_accelerator(args, "train_ugatit")
     options = {"resolution": args.resolution, "base_channels": args.base_channels, "light": args.light}
@@ -82,7 +93,7 @@ def main(args: argparse.Namespace) -> None:
     }
     if args.fq:
         for side in "ab":
-            add_feature_quantizers(networks[f"global_{side}"], "ugatit-global")
+            add_feature_quantizers(networks[f"global_{side}"], codebooks(args.fq_preset))
     discriminators = Discriminators(**networks)
     config = TranslationConfig(**given(args, TranslationConfig))
     a, b = images(args, "A"), images(args, "B")

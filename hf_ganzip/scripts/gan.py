@@ -56,7 +56,7 @@ def gan_parser(description: str) -> argparse.ArgumentParser:
     add("--gradient_accumulation_steps", type=int, default=1, help="micro-batches per optimizer step")
     add("--fq", nargs="+", metavar="MODULE", help="quantize the features that these discriminator modules put out")
     add("--fq_codes", type=int, default=64, help="codes of each (K)")
-    add("--fq_preset", choices=sorted(PRESETS), default="official", help="see FeatureQuantizer")
+    add("--fq_preset", choices=sorted(PRESETS), default="paper", help="see FeatureQuantizer")
     add("--fq_weight", type=float, help="of its loss; default: the preset's")
     add("--fq_decay", type=float, help="of its averages; default: the preset's")
     add("--fq_feed", choices=["quantized", "continuous"], help="what the next layer gets; default: the preset's")

@@ -48,7 +48,9 @@ class MovingCodebook(nn.Module):
         decay: lambda, 0 to 1.
         init: See :class:`.FeatureQuantizer`.
         init_state: See there.
+        settle_steps: See there.
         revive_below: See there.
+        follow: See there.
         accumulate: See there.
 
     Source:
@@ -65,13 +67,15 @@ class MovingCodebook(nn.Module):
         decay: float,
         init: str,
         init_state: str,
+        settle_steps: int,
         revive_below: float,
+        follow: bool,
         accumulate: str,
     ):
         super().__init__()
         self.dim, self.num_codes, self.decay = dim, num_codes, decay
-        self.init, self.init_state = init, init_state
-        self.revive_below, self.accumulate = revive_below, accumulate
+        self.init, self.init_state, self.settle_steps = init, init_state, settle_steps
+        self.revive_below, self.follow, self.accumulate = revive_below, follow, accumulate
         bound = (6 / (num_codes * dim)) ** 0.5
         embed = torch.randn(num_codes, dim)
         if init == "kaiming":
@@ -82,6 +86,8 @@ class MovingCodebook(nn.Module):
         self.register_buffer("num_updates", torch.zeros([], dtype=torch.int64))
         self.register_buffer("initted", torch.zeros([], dtype=torch.bool))
         self.pending: Collected | None = None
+        self.scale: Tensor | None = None  # (2, C) mean and standard deviation of the first features of the last update
+        self.last_counts: Tensor | None = None  # (K,) of the last update
 
     def _apply(self, fn, recurse=True):
         """Move, but keep the averages in float32 when the model is cast."""
@@ -100,6 +106,11 @@ class MovingCodebook(nn.Module):
         self._blend(found or self._collected(self.embed.new_zeros(self.num_codes, self.dim + 1), self.embed[:0]))
 
     @property
+    def started(self) -> bool:
+        """Whether the codes are in use: the network has settled."""
+        return int(self.num_updates) >= self.settle_steps
+
+    @property
     def distributed(self) -> bool:
         """Whether there are other processes with this codebook."""
         return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
@@ -109,7 +120,7 @@ class MovingCodebook(nn.Module):
         """At the first training forward: codes from the data where asked, and rank 0's state everywhere."""
         if not self.training or bool(self.initted):
             return
-        if self.init == "data" and len(flat):
+        if self.init == "data" and self.started and len(flat):
             chosen = torch.randint(len(flat), (self.num_codes,), device=flat.device)
             self.embed.copy_(flat[chosen])
             if self.init_state != "zero":
@@ -119,8 +130,32 @@ class MovingCodebook(nn.Module):
                 dist.broadcast(getattr(self, name), 0)
         self.initted.fill_(True)
 
+    @torch.no_grad()
+    def _follow(self, flat: Tensor) -> None:
+        """Before the first features (N, C) of an update are matched: move the codes as mean and spread of every channel have moved.
+
+        A step of the optimizer moves all features of a layer by up to their own spread, further than moving averages follow: all of them would be
+        nearest to the same few codes.
+        """
+        count = torch.full((1, self.dim), float(len(flat)), dtype=torch.float64, device=flat.device)
+        var, mean = torch.var_mean(flat, dim=0, correction=0) if len(flat) else (flat.new_zeros(self.dim),) * 2
+        moments = count * torch.stack([torch.ones_like(mean), mean, var + mean.double().square()]).double()
+        if self.distributed:
+            dist.all_reduce(moments)
+        if not float(moments[0, 0]):
+            return
+        mean, square = moments[1:] / moments[0]
+        var = (square - mean.square()).clamp_min(0)
+        scale = torch.stack([mean, (var + 1e-3 * var.mean() + 1e-12).sqrt()]).float()
+        if self.scale is not None and self.started:
+            (old, old_spread), (new, new_spread) = self.scale, scale
+            ratio, mass = new_spread / old_spread, self.cluster_size[:, None]
+            self.embed.copy_(new + (self.embed - old) * ratio)
+            self.embed_avg.copy_(new * mass + (self.embed_avg - old * mass) * ratio)
+        self.scale = scale
+
     def _collected(self, statistics: Tensor, flat: Tensor) -> Collected:
-        if not self.revive_below:
+        if not self.revive_below and self.started:
             flat = flat[:0]
         keys = torch.rand(len(flat), device=flat.device)
         kept = keys.topk(min(self.num_codes, len(flat))).indices
@@ -136,13 +171,20 @@ class MovingCodebook(nn.Module):
             self._blend(found)
 
     def _blend(self, found: Collected) -> None:
-        """Equation 8 with counts and sums of all processes."""
+        """Equation 8 with counts and sums of all processes; while the network settles, only count."""
         statistics = found.statistics
         if self.distributed:
             dist.all_reduce(statistics)  # a sum: one message per update
         counts, sums = statistics[:, 0], statistics[:, 1:]
         if not float(counts.sum()):
             return
+        settling = not self.started
+        self.num_updates += 1
+        if settling:
+            if self.init == "data" and self.started:
+                self._move(torch.ones_like(counts, dtype=torch.bool), found.rows, counts.mean())
+            return
+        self.last_counts = counts
         self.cluster_size.lerp_(counts, 1 - self.decay)
         self.embed_avg.lerp_(sums, 1 - self.decay)
         total = self.cluster_size.sum()
@@ -151,24 +193,25 @@ class MovingCodebook(nn.Module):
         if self.init_state == "zero":
             codes = torch.where(self.cluster_size[:, None] > 0, codes, self.embed)
         self.embed.copy_(codes)
-        self.num_updates += 1
         if self.revive_below > 0:
-            self._revive(found.rows)
+            self._move(self.cluster_size < self.revive_below * counts.mean(), found.rows, counts.mean())
 
-    def _revive(self, rows: Tensor) -> None:
-        """Move dead codes, the same on every process, to random features of rank 0, each to another as long as there are some."""
-        dead = self.cluster_size < self.revive_below
-        count = int(dead.sum())
-        if not count:
+    def _move(self, dead: Tensor, rows: Tensor, count: Tensor) -> None:
+        """Move codes (K,), the same on every process, to random features of rank 0, each to another as long as there are some.
+
+        They start with the mean count: as slow as the others, and alive for as long as these would be without features.
+        """
+        number = int(dead.sum())
+        if not number:
             return
         rows = rows if len(rows) else self.embed
         order = torch.randperm(len(rows), device=rows.device)
-        moved = rows[order.repeat(-(-count // len(rows)))[:count]]
+        moved = rows[order.repeat(-(-number // len(rows)))[:number]]
         if self.distributed:
             dist.broadcast(moved, 0)
         self.embed[dead] = moved
-        self.embed_avg[dead] = moved
-        self.cluster_size[dead] = 1.0
+        self.embed_avg[dead] = moved * count
+        self.cluster_size[dead] = count
 
 
 def running_perplexity(counts: Tensor) -> Tensor:

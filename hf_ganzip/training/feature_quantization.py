@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -14,10 +15,14 @@ from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from .codebook import Collected, running_perplexity
-from .feature_quantizer import FeatureQuantizer
+from .feature_quantizer import PRESETS, FeatureQuantizer
 
+
+logger = logging.getLogger(__name__)
 
 _CONTAINER = "codebooks"
+_DEAD = 0.1  # share of the codes, beyond the first, that a living codebook uses at least
+_JUDGED_AFTER = 50  # updates
 _COLLECTED = tuple(field.name for field in fields(Collected))
 
 
@@ -37,7 +42,9 @@ class FQConfig:
         update_on: See there.
         init: See there.
         init_state: See there.
+        settle_steps: See there.
         revive_below: See there.
+        follow: See there.
         accumulate: See there.
     """
 
@@ -50,9 +57,11 @@ class FQConfig:
     warmup_steps: int | None = None
     anneal_steps: int | None = None
     update_on: str | None = None
-    init: str = "normal"
+    init: str | None = None
     init_state: str | None = None
-    revive_below: float = 0.0
+    settle_steps: int | None = None
+    revive_below: float | None = None
+    follow: bool | None = None
     accumulate: str = "forward"
 
 
@@ -162,14 +171,54 @@ def update_codebooks_(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def effective_codes(model: nn.Module) -> Tensor:
-    """:func:`running_perplexity` as mean over the model's codebooks: a scalar for the log."""
-    found = [running_perplexity(m.cluster_size) for m in model.modules() if isinstance(m, FeatureQuantizer)]
-    return torch.stack(found).mean()
+def codes_in_use(model: nn.Module) -> dict[str, Tensor]:
+    """Perplexity of the codes (:func:`.running_perplexity`) in the last update of every codebook that has started, for the log.
+
+    Returns:
+        ``codes_in_use``, the mean, and ``codes_in_use/PLACE`` of every codebook, float64 scalars; nothing before the first update.
+    """
+    counts = {place: quantizer.last_counts for place, quantizer in _places(model).items()}
+    found = {f"codes_in_use/{place}": running_perplexity(each) for place, each in counts.items() if each is not None}
+    return {"codes_in_use": torch.stack(list(found.values())).mean()} | found if found else {}
+
+
+def warn_of_dead_codebooks(model: nn.Module, known: set[str]) -> None:
+    """Name codebooks of which hardly a code is in use, some updates after their start.
+
+    Args:
+        model: With feature quantizers or without.
+        known: Places that were named before, and are not again; takes the new ones in.
+    """
+    for place, quantizer in _places(model).items():
+        young = int(quantizer.num_updates) < quantizer.settle_steps + _JUDGED_AFTER
+        if place in known or young or quantizer.last_counts is None:
+            continue
+        used = float(running_perplexity(quantizer.last_counts))
+        if used - 1 < _DEAD * (quantizer.num_codes - 1):
+            known.add(place)
+            logger.warning(
+                "the codebook at %s is dead: %.1f of its %d codes are in use (perplexity); start it from features "
+                'and revive codes: preset="paper", or init="data" and revive_below=%s.',
+                place,
+                used,
+                quantizer.num_codes,
+                PRESETS["paper"]["revive_below"],
+            )
+
+
+def _places(model: nn.Module) -> dict[str, FeatureQuantizer]:
+    """Place -> quantizer; of a module with several discriminators, each place behind the path of its own."""
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, FeatureQuantizer):
+            owner, _, place = name.rpartition(f"{_CONTAINER}.")
+            found[owner + place.replace("/", ".")] = module
+    return found
 
 
 class PendingStatistics:
-    """What the codebooks with ``accumulate="step"`` have collected since their last update, for the checkpoint of a training.
+    """What the codebooks hold for the training alone, for its checkpoint: where the features were at the last update (``follow``), and what was collected
+    since (``accumulate="step"``).
 
     Statistics are summed over processes, and go to rank 0 when they are loaded: the next update adds up the same, for any number of processes. To be saved by
     all processes at once.
@@ -182,21 +231,23 @@ class PendingStatistics:
         """For the checkpoint."""
         state: dict[str, Tensor] = {}
         for index, quantizer in enumerate(self.quantizers):
+            found = {} if quantizer.scale is None else {"scale": quantizer.scale}
             if quantizer.pending is not None:
-                found = {name: value.clone() for name, value in vars(quantizer.pending).items()}
+                found |= {name: value.clone() for name, value in vars(quantizer.pending).items()}
                 if quantizer.distributed:
                     dist.all_reduce(found["statistics"])
-                state |= {f"{index}.{name}": value for name, value in found.items()}
+            state |= {f"{index}.{name}": value for name, value in found.items()}
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """From the checkpoint."""
         for index, quantizer in enumerate(self.quantizers):
-            found = {name: state[f"{index}.{name}"] for name in _COLLECTED if f"{index}.{name}" in state}
-            moved = {name: value.to(quantizer.embed.device) for name, value in found.items()}
-            if moved and quantizer.distributed and dist.get_rank():
-                moved["statistics"] = torch.zeros_like(moved["statistics"])
-            quantizer.pending = Collected(**moved) if moved else None
+            names = [name for name in ("scale", *_COLLECTED) if f"{index}.{name}" in state]
+            found = {name: state[f"{index}.{name}"].to(quantizer.embed.device) for name in names}
+            quantizer.scale = found.pop("scale", None)
+            if found and quantizer.distributed and dist.get_rank():
+                found["statistics"] = torch.zeros_like(found["statistics"])
+            quantizer.pending = Collected(**found) if found else None
 
 
 class _Hook:

@@ -20,12 +20,17 @@ from .codebook import MovingCodebook
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Equations 6-9 and section 3.3: quantized features go on after a warm-up, the weight grows; updates in discriminator steps.
+    # The paper says nothing of the start: normal codes lie outside of the features, whose length falls while spectral norms settle.
     "paper": {
         "feed": "quantized",
         "warmup_steps": 1000,
         "anneal_steps": 1000,
         "update_on": "d",
+        "init": "data",
         "init_state": "consistent",
+        "settle_steps": 100,
+        "revive_below": 0.5,
+        "follow": True,
         "decay": 0.9,
         "weight": 0.25,
     },
@@ -35,11 +40,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "warmup_steps": 0,
         "anneal_steps": 0,
         "update_on": "d+g",
+        "init": "normal",
         "init_state": "official",
+        "settle_steps": 0,
+        "revive_below": 0.0,
+        "follow": False,
         "decay": 0.8,
         "weight": 0.5,
     },
 }
+_CODEBOOK = ("decay", "init", "init_state", "settle_steps", "revive_below", "follow", "accumulate")
 _CHOICES = {
     "feed": ("quantized", "continuous"),
     "update_on": ("d", "d+g"),
@@ -82,12 +92,17 @@ class FeatureQuantizer(MovingCodebook):
         weight: Of the loss: alpha * beta of the paper.
         feed: "quantized" or "continuous" features go on to the next layer.
         warmup_steps: Updates during which continuous features go on.
-        anneal_steps: Updates over which the weight grows from 0.
+        anneal_steps: Updates over which the weight grows from 0, after ``settle_steps``.
         update_on: "d" (discriminator steps) or "d+g"; see :func:`phase`.
-        init: Codes at the start: "normal", "kaiming" (uniform, bound sqrt(6 / (K C))) or "data" (features of the first batch).
+        init: Codes at the start: "normal", "kaiming" (uniform, bound sqrt(6 / (K C))) or "data" (features of the update that ends ``settle_steps``, or
+            of the first forward pass).
         init_state: Averages at the start: "consistent" (N = 1, m = e), "official" (N = 0, m = e) or "zero" (N = m = 0; codes that were
             never used stay where they are).
-        revive_below: Codes with N_k below it are moved to random features that the update has seen, with N_k = 1; 0 turns that off.
+        settle_steps: Updates before the codes are in use: continuous features go on, the loss is 0 and codes do not move.
+        revive_below: Codes with N_k below this share of the mean count are moved to random features that the update has seen, with the
+            mean count; 0 turns that off.
+        follow: Before the first features of an update are matched, codes move as mean and standard deviation of every channel have moved since
+            the first ones of the update before; with ``accumulate="step"`` alone: single forward passes may be of real or of generated images.
         accumulate: "forward": every forward updates; "step": statistics are collected until :func:`update_codebooks_`.
 
     Raises:
@@ -114,15 +129,18 @@ class FeatureQuantizer(MovingCodebook):
         warmup_steps: int | None = None,
         anneal_steps: int | None = None,
         update_on: str | None = None,
-        init: str = "normal",
+        init: str | None = None,
         init_state: str | None = None,
-        revive_below: float = 0.0,
+        settle_steps: int | None = None,
+        revive_below: float | None = None,
+        follow: bool | None = None,
         accumulate: str = "forward",
     ):
         given = {"decay": decay, "weight": weight, "feed": feed, "warmup_steps": warmup_steps}
-        given |= {"anneal_steps": anneal_steps, "update_on": update_on, "init_state": init_state}
+        given |= {"anneal_steps": anneal_steps, "update_on": update_on, "init": init, "init_state": init_state}
+        given |= {"settle_steps": settle_steps, "revive_below": revive_below, "follow": follow}
         options = lookup(PRESETS, preset, "preset") | {k: v for k, v in given.items() if v is not None}
-        options |= {"init": init, "accumulate": accumulate}
+        options |= {"accumulate": accumulate}
         problems = [
             f"{name} is {options[name]!r}; allowed are {', '.join(allowed)}"
             for name, allowed in _CHOICES.items()
@@ -134,8 +152,8 @@ class FeatureQuantizer(MovingCodebook):
             problems.append(f"decay is {options['decay']}; allowed is 0 to 1")
         if problems:
             raise ValueError(f"FeatureQuantizer: {'; '.join(problems)}.")
-        codebook = {name: options.pop(name) for name in ("decay", "init", "init_state", "accumulate")}
-        super().__init__(dim, num_codes, revive_below=revive_below, **codebook)
+        codebook = {name: options.pop(name) for name in _CODEBOOK}
+        super().__init__(dim, num_codes, **codebook)
         for name, value in options.items():
             setattr(self, name, value)
         self.phase = "d"
@@ -167,9 +185,12 @@ class FeatureQuantizer(MovingCodebook):
             clean = flat if whole else torch.where(finite[:, None], flat, 0.0)
             seen = clean.detach() if whole else clean.detach()[finite]
             self._initialize(seen)
+            if self.follow and self.updating and self.accumulate == "step" and self.pending is None:
+                self._follow(seen)
             indices = self._nearest(clean.detach())
             codes = self.embed[indices]
-            continuous = self.feed == "continuous" or int(self.num_updates) < self.warmup_steps
+            waiting = int(self.num_updates) < max(self.warmup_steps, self.settle_steps)
+            continuous = self.feed == "continuous" or waiting
             loss = self._loss(codes, clean, finite, 1 if h.ndim == 2 else len(h))
             shape = rows.shape
             if continuous:
@@ -201,7 +222,10 @@ class FeatureQuantizer(MovingCodebook):
     @property
     def current_weight(self) -> float:
         """Weight of the loss at this step."""
-        return self.weight * min(1.0, int(self.num_updates) / self.anneal_steps) if self.anneal_steps else self.weight
+        updates = int(self.num_updates) - self.settle_steps
+        if updates < 0:
+            return 0.0
+        return self.weight * min(1.0, updates / self.anneal_steps) if self.anneal_steps else self.weight
 
     def extra_repr(self) -> str:
         return f"{self.dim}, {self.num_codes}, feed={self.feed}, decay={self.decay}, weight={self.weight}"

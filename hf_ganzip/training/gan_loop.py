@@ -22,7 +22,13 @@ from ..registry import lookup
 from ..seeding import derive_seed
 from .augment import DIFF_AUGMENTATIONS, diff_augment
 from .average import RAMPUP, WeightAverage
-from .feature_quantization import PendingStatistics, effective_codes, phase, update_codebooks_
+from .feature_quantization import (
+    PendingStatistics,
+    codes_in_use,
+    phase,
+    update_codebooks_,
+    warn_of_dead_codebooks,
+)
 from .losses import LOSSES, r1_penalty, twin_discriminator_loss, twin_generator_loss
 from .run import TrainingRun
 from .run_config import RunConfig, enable_gradient_checkpointing_
@@ -135,6 +141,7 @@ class _Training:
         )
         self.progress.schedule(lr_g=self.optimizer_g, lr_d=self.optimizer_d)
         accelerator.register_for_checkpointing(self.average.model, self.progress, PendingStatistics(discriminator))
+        self.dead: set[str] = set()  # codebooks that a warning has named
         labels = dataset.tensors[1].unique()
         self.grid_labels = labels[:10].repeat_interleave(10)
 
@@ -166,7 +173,6 @@ class _Training:
         if of_real.quantization_loss is not None:
             quantization = of_real.quantization_loss.mean() + of_generated.quantization_loss.mean()
             losses["quantization"] = quantization.detach()
-            losses["codes_in_use"] = effective_codes(self.discriminator)
             loss = loss + quantization
         losses |= {"loss_d": loss.detach(), "real": real_logits.detach().sign().mean()}
         if regularize:
@@ -177,6 +183,7 @@ class _Training:
         self.accelerator.backward(loss)
         if self.accelerator.sync_gradients:
             update_codebooks_(self.discriminator)
+            losses |= codes_in_use(self.accelerator.unwrap_model(self.discriminator))
         self.progress.clip_gradients(self.discriminator)
         self.optimizer_d.step()
         self.optimizer_d.zero_grad()
@@ -213,6 +220,8 @@ class _Training:
                     losses = self.micro_step(to_model_range(images), labels, self.random(position))
                 if self.accelerator.sync_gradients:
                     self.progress.count_step()
+                    if self.progress.logging_due and self.accelerator.is_main_process:
+                        warn_of_dead_codebooks(self.accelerator.unwrap_model(self.discriminator), self.dead)
                     self.average.update_(trained, self.progress.step)
                     self.progress.after_step(losses, bar, self.save_grid, networks, self.validate)
         return self.average.model

@@ -74,6 +74,12 @@ class TrainingRun:
         return self.stopped or self.step >= self.config.max_train_steps
 
     @property
+    def logging_due(self) -> bool:
+        """Losses of this step go to the log."""
+        step = self.step
+        return step == 1 or step % self.config.logging_steps == 0 or step == self.config.max_train_steps
+
+    @property
     def validation_due(self) -> bool:
         """Sample grid and figures are made after this step."""
         return self.step % self.config.validation_steps == 0 or self.step == self.config.max_train_steps
@@ -198,7 +204,7 @@ class TrainingRun:
         """Where they are due, sample grids and figures of the networks; then :meth:`advance`.
 
         Args:
-            losses: Of this step.
+            losses: Of this step; those with a "/" in their names go to the log alone.
             bar: Of :meth:`running`.
             save_grid: Network, path of the picture.
             networks: "average" and "trained" or one of them, unwrapped: the names of grids end with them, those of figures start with them.
@@ -222,10 +228,12 @@ class TrainingRun:
         then, start = self.clock
         rate = (self.step - start) * self.images_per_step / max(time.monotonic() - then, 1e-9)
         values = {name: float(value) for name, value in losses.items()}
-        shown = {name: f"{value:.3f}" for name, value in values.items()} | {"images/s": f"{rate:.0f}"}
+        shown = {name: f"{value:.3f}" for name, value in values.items() if "/" not in name} | {
+            "images/s": f"{rate:.0f}"
+        }
         bar.set_postfix(shown, refresh=False)
         bar.update()
-        if self.step == 1 or self.step % self.config.logging_steps == 0 or self.step == self.config.max_train_steps:
+        if self.logging_due:
             values |= self.rates | {"images_per_second": rate}
             self.accelerator.log(values, step=self.step)
             self.write_log(values)

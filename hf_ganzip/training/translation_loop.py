@@ -17,7 +17,13 @@ from torch.nn import functional as F
 from ..image_grids import save_image_grid
 from ..images import to_model_range, to_uint8
 from ..seeding import derive_seed
-from .feature_quantization import PendingStatistics, phase, update_codebooks_
+from .feature_quantization import (
+    PendingStatistics,
+    codes_in_use,
+    phase,
+    update_codebooks_,
+    warn_of_dead_codebooks,
+)
 from .run import TrainingRun
 from .run_config import SECOND_HALF, RunConfig, enable_gradient_checkpointing_
 
@@ -274,16 +280,20 @@ class _Training:
         self.optimizer_g.zero_grad()
         self.discriminators.requires_grad_(True)
         clip_rho_(self.generators)
-        return {name: value.detach() for name, value in (terms | found).items()}
+        used = codes_in_use(accelerator.unwrap_model(self.discriminators))
+        return {name: value.detach() for name, value in (terms | found).items()} | used
 
     def run(self) -> Generators:
         self.progress.resume()
         trained = self.accelerator.unwrap_model(self.generators)
+        dead: set[str] = set()  # codebooks that a warning has named
         with self.progress.running() as bar:
             while not self.progress.finished:
                 losses = self.step()
                 self.progress.check_finite(losses)
                 self.progress.count_step()
+                if self.progress.logging_due and self.accelerator.is_main_process:
+                    warn_of_dead_codebooks(self.accelerator.unwrap_model(self.discriminators), dead)
                 self.progress.after_step(losses, bar, self.save_grid, {"trained": trained})
         return trained
 

@@ -2,9 +2,10 @@
 """The study as users run it."""
 
 import json
-import shutil
 
 import pytest
+
+from hf_ganzip.assets import asset_path
 
 from .test_study_svs import folder  # noqa: F401
 from .test_train_stylegan2 import ROOT, launch
@@ -19,22 +20,32 @@ SCRIPT = ROOT / "examples" / "study_fq.py"
 def test_smoke_run_and_a_second_that_finds_everything_done(tmp_path, folder):  # noqa: F811
     out = tmp_path / "out"
     flags = ("--smoke", "--output_dir", out, "--images", folder, "--variants", "BigGAN", "FQ, quantized")
-    launch(*flags, script=SCRIPT)
+    launch(*flags, "--max_train_steps", 4, script=SCRIPT)
     first = (out / "report.json").read_text()
     report = json.loads(first)
     assert [(run["variant"], run["seed"]) for run in report["runs"]] == [("BigGAN", 0), ("FQ, quantized", 0)]
     plain, quantized = report["runs"]
     for run in report["runs"]:
-        assert [point["step"] for point in run["curve"]] == [2, 4] and run["cpu_seconds_per_step"] > 0
+        ((steps, seconds),) = run["seconds"]
+        assert [point["step"] for point in run["curve"]] == [2, 4] and steps == 4 and seconds > 0
         assert all(point["frechet_distance"] > 0 and point["inception_score"] >= 1 for point in run["curve"])
     assert "usage" not in plain and set(quantized["usage"]) == {f"blocks.{i}.0" for i in range(4)}
     text = (out / "report.md").read_text()
     assert "| FQ, quantized | 1 |" in text
-    assert all((out / name).is_file() for name in ("curves.png", "per_class.png", "samples.png"))
+    assert all((out / name).is_file() for name in ("curves.png", "codes_in_use.png", "per_class.png", "samples.png"))
     assert (out / "FQ-quantized-0" / "codes.png").is_file()
-    shutil.rmtree(out / "BigGAN-0" / "checkpoint-4")
-    launch(*flags, script=SCRIPT)
+    assert not plain["codes_in_use"] and [step for step, _ in quantized["codes_in_use"]["blocks.0.0"]] == [4]
+    launch(*flags, "--max_train_steps", 4, script=SCRIPT)
     assert (out / "report.json").read_text() == first
+    launch(*flags, script=SCRIPT)
+    longer = json.loads((out / "report.json").read_text())["runs"]
+    assert all([point["step"] for point in run["curve"]] == [2, 4, 6] for run in longer)
+    assert [[steps for steps, _ in run["seconds"]] for run in longer] == [[4, 2], [4, 2]]
+    assert [run["curve"][:2] for run in longer] == [run["curve"] for run in report["runs"]]
+    result = launch(*flags, "--max_train_steps", 5, script=SCRIPT, check=False)
+    assert result.returncode and "holds a run of 6 steps; --max_train_steps is 5" in result.stderr
+    result = launch(*flags, "--options", "warmup_steps=3", script=SCRIPT, check=False)
+    assert result.returncode and "'warmup_steps': 4" in result.stderr and "'warmup_steps': 3" in result.stderr
     result = launch(*flags, "--num_samples", 160, "--mixed_precision", "no", script=SCRIPT, check=False)
     assert result.returncode and "mixed_precision 'bf16', now 'no'" in result.stderr
 
@@ -57,3 +68,17 @@ def test_ablation_grid(tmp_path, folder):  # noqa: F811
     names = ["BigGAN", "FQ, continuous", "num_codes 2, places 0", "num_codes 2, places 1+2", "decay 0.5"]
     assert [run["variant"] for run in runs] == names
     assert {place: use["codes"] for place, use in runs[3]["usage"].items()} == {"blocks.1.0": 2, "blocks.2.0": 2}
+
+
+def test_codebooks_of_the_study_live_during_the_whole_training(tmp_path):
+    """The study's networks on the bundled photographs of clothes, shortened: from the start of every codebook on, every logged step uses 0.4 of the codes."""
+    flags = ("--output_dir", tmp_path / "out", "--images", asset_path("fashion-mnist-test-5000"), "--seeds", 1)
+    flags += ("--variants", "FQ, quantized", "--max_train_steps", 60, "--validation_steps", 60, "--num_samples", 200)
+    flags += ("--train_batch_size", 16, "--options", "settle_steps=40", "warmup_steps=60", "anneal_steps=20")
+    result = launch(*flags, script=SCRIPT)
+    (run,) = json.loads((tmp_path / "out" / "report.json").read_text())["runs"]
+    assert set(run["codes_in_use"]) == {f"blocks.{i}.0" for i in range(4)}
+    for place, rows in run["codes_in_use"].items():
+        assert [step for step, _ in rows] == [30, 40, 50, 60]
+        assert min(used for _, used in rows) >= 0.4 * 64, place
+    assert "is dead" not in result.stderr

@@ -21,12 +21,13 @@ from hf_ganzip.training.feature_quantization import (
     FQ_PRESETS,
     FQConfig,
     add_feature_quantizers,
-    effective_codes,
+    codes_in_use,
     phase,
     remove_feature_quantizers,
     update_codebooks_,
+    warn_of_dead_codebooks,
 )
-from hf_ganzip.training.feature_quantizer import FeatureQuantizer
+from hf_ganzip.training.feature_quantizer import PRESETS, FeatureQuantizer
 
 from ..conftest import tiny_biggan_discriminator, tiny_discriminator, tiny_ugatit_discriminator
 from ..processes import run_processes
@@ -40,8 +41,19 @@ def close(actual, expected, tolerance=1e-6):
     torch.testing.assert_close(torch.as_tensor(actual), torch.as_tensor(expected), rtol=0, atol=tolerance)
 
 
+PLAIN = {
+    "warmup_steps": 0,
+    "anneal_steps": 0,
+    "settle_steps": 0,
+    "init": "normal",
+    "revive_below": 0.0,
+    "follow": False,
+}
+
+
 def quantizer(dim=2, codes=2, embed=None, **options):
-    options = {"warmup_steps": 0, "anneal_steps": 0} | options
+    """The equations alone."""
+    options = PLAIN | options
     made = FeatureQuantizer(dim, codes, **options)
     if embed is not None:
         made.embed.copy_(torch.tensor(embed))
@@ -261,23 +273,23 @@ class TestSchedules:
         assert int(parts.num_updates) == 1 and int(separate.num_updates) == 3
 
     def test_revival_moves_dead_codes_and_their_state(self):
-        layer = quantizer(2, 3, embed=[[0.0, 0], [50, 50], [-50, 50]], revive_below=0.5, decay=0.5)
+        layer = quantizer(2, 3, embed=[[0.0, 0], [50, 50], [-50, 50]], revive_below=0.1, decay=0.5)
         for _ in range(2):
-            h = torch.randn(20, 2) * 0.1
+            h = torch.randn(21, 2) * 0.1
             layer(h)
-        assert layer.embed.abs().max() < 1 and layer.cluster_size.min() >= 0.5
+        assert layer.embed.abs().max() < 1 and layer.cluster_size.min() >= 0.1 * 7
         close(layer.embed_avg / layer.cluster_size[:, None], layer.embed, 1e-3)
 
     @pytest.mark.parametrize("accumulate", ["forward", "step"])
-    def test_revived_codes_are_different_features(self, accumulate):
-        layer = quantizer(2, 32, init_state="consistent", decay=0.5, revive_below=1.0, accumulate=accumulate)
+    def test_revived_codes_are_different_features_with_the_mean_count(self, accumulate):
+        layer = quantizer(2, 32, init_state="consistent", decay=0.5, revive_below=0.2, accumulate=accumulate)
         layer.embed.copy_(torch.full((32, 2), 50.0) + torch.arange(32)[:, None])
         layer.embed_avg.copy_(layer.embed)
         seen = torch.randn(120, 2)
         for part in (seen,) if accumulate == "forward" else seen.split(40):
             layer(part)
         update_codebooks_(layer)
-        revived = layer.embed[layer.cluster_size == 1.0]
+        revived = layer.embed[layer.cluster_size == 120 / 32]
         assert len(revived) >= 31 and len(layer.embed.unique(dim=0)) == 32
         assert all((row == seen).all(dim=1).any() for row in revived)
 
@@ -297,6 +309,121 @@ class TestSchedules:
             first(h)
             second(h)
         assert all(torch.equal(second.state_dict()[key], value) for key, value in first.state_dict().items())
+
+
+class TestLife:
+    """Codebooks live: they start from features when these have settled, move with them, and move codes that fall behind."""
+
+    def test_the_paper_preset_lives_and_the_official_one_is_what_was_released(self):
+        alive = {"init": "data", "init_state": "consistent", "follow": True}
+        assert {name: PRESETS["paper"][name] for name in alive} == alive
+        assert PRESETS["paper"]["settle_steps"] > 0 and 0 < PRESETS["paper"]["revive_below"] < 1
+        layer = FeatureQuantizer(3, 4, preset="official")
+        assert (layer.init, layer.init_state, layer.settle_steps) == ("normal", "official", 0)
+        assert (layer.revive_below, layer.follow, layer.update_on) == (0, False, "d+g")
+
+    def test_nothing_happens_until_the_features_have_settled(self):
+        layer = quantizer(3, 4, settle_steps=3, init="data", weight=1.0)
+        before = layer.embed.clone()
+        for _ in range(3):
+            assert torch.equal(layer.embed, before) and codes_in_use(layer) == {}
+            h = torch.randn(2, 3, 5, 5)
+            found = layer(h)
+            assert found.output is h and not found.loss.any()
+        rows = h.movedim(1, -1).reshape(-1, 3)
+        assert all((row == rows).all(dim=1).any() for row in layer.embed) and len(layer.embed.unique(dim=0)) == 4
+        close(layer.embed_avg, layer.embed * 50 / 4)
+        assert layer(h).loss.all() and not torch.equal(layer(h).output, h)
+
+    def test_codes_that_start_come_from_real_and_generated_images(self):
+        layer = quantizer(1, 40, settle_steps=1, init="data", accumulate="step")
+        layer(torch.rand(40, 1))
+        layer(-torch.rand(40, 1))
+        layer.update_()
+        assert 10 <= int((layer.embed > 0).sum()) <= 30
+
+    def test_the_weight_grows_from_the_start_of_the_codes(self):
+        layer, weights = quantizer(3, 4, settle_steps=2, anneal_steps=2, weight=0.5), []
+        for _ in range(6):
+            weights.append(layer.current_weight)
+            layer(torch.randn(6, 3))
+        assert weights == [0, 0, 0, 0.25, 0.5, 0.5]
+
+    def test_following_codes_meet_moved_and_stretched_features_as_before(self):
+        torch.manual_seed(0)
+        options = {"init": "data", "decay": 0.9, "accumulate": "step"}
+        follows, stays = (quantizer(6, 16, follow=follow, **options) for follow in (True, False))
+        h = torch.randn(400, 6)
+        for layer in (follows, stays):
+            for _ in range(3):
+                layer(h)
+                layer.update_()
+        expected, moved = follows.eval()(h).indices, 2.5 * h + 7
+        follows.train()
+        assert (follows(moved).indices == expected).float().mean() > 0.99 and len(expected.unique()) == 16
+        assert len(stays(moved).indices.unique()) <= 4
+        close(follows.embed_avg / follows.cluster_size[:, None], follows.embed, 1e-3)
+
+    def test_following_compares_the_first_features_of_updates(self):
+        """With ``accumulate="step"`` real and generated images meet the same codes, however far they are apart."""
+        layer = quantizer(2, 8, init="data", follow=True, accumulate="step", decay=1.0)
+        generated, real = torch.randn(50, 2), torch.randn(50, 2) + 3
+        layer(generated)
+        first = layer.embed.clone()
+        layer(real)
+        update_codebooks_(layer)
+        layer(generated)
+        close(layer.embed, first, 1e-5)
+
+    def test_constant_channels(self):
+        layer = quantizer(2, 3, init="data", follow=True, accumulate="step")
+        for value in (1.0, 2.0, 0.0):
+            layer(torch.full((9, 2), value))
+            layer.update_()
+            assert torch.isfinite(layer.embed).all()
+
+    def test_a_jumping_network_keeps_its_codes_in_use(self):
+        """Features that move by their own spread from update to update, as behind spectral norms that settle, for the default and without each of its parts."""
+
+        def least(**options):
+            torch.manual_seed(0)
+            layer = FeatureQuantizer(8, 32, settle_steps=5, accumulate="step", **options)
+            centres, found = torch.randn(12, 8), []
+            for step in range(60):
+                for _ in range(2):
+                    layer((centres[torch.randint(12, (500,))] + torch.randn(500, 8) / 2) * 0.97**step + step % 7)
+                layer.update_()
+                found += [float(each) for each in codes_in_use(layer).values()]
+            return min(found) / 32
+
+        assert least() >= 0.4
+        assert least(follow=False) < 0.25
+        assert least(preset="official", update_on="d") < 0.25
+
+
+class TestWarning:
+    def model(self, counts, updates=150):
+        model = tiny_biggan_discriminator()
+        add_feature_quantizers(model, {"blocks.0.0": FQConfig(8), "blocks.1.0": FQConfig(1)})
+        for quantizer in model.codebooks.values():
+            quantizer.num_updates.fill_(updates)
+            quantizer.last_counts = torch.tensor(counts[: quantizer.num_codes])
+        return model
+
+    def test_names_a_dead_codebook_once(self, caplog):
+        model, known = self.model([9.0, 0, 0, 0, 0, 0, 0, 0]), set()
+        warn_of_dead_codebooks(model, known)
+        assert "the codebook at blocks.0.0 is dead: 1.0 of its 8 codes are in use" in caplog.text
+        assert "blocks.1.0" not in caplog.text  # its one code is in use
+        caplog.clear()
+        warn_of_dead_codebooks(model, known)
+        assert not caplog.text and known == {"blocks.0.0"}
+
+    def test_says_nothing_of_living_and_of_young_ones(self, caplog):
+        warn_of_dead_codebooks(self.model([3.0, 0, 0, 2, 0, 0, 1, 1]), set())
+        warn_of_dead_codebooks(self.model([9.0, 0, 0, 0, 0, 0, 0, 0], updates=149), set())
+        warn_of_dead_codebooks(tiny_biggan_discriminator(), set())
+        assert not caplog.text
 
 
 class TestBadInput:
@@ -350,17 +477,18 @@ class TestConverters:
         assert torch.equal(other.embed, layer.embed)
 
 
-def _train_on_shares(rank, world, mutant=False):
+def _train_on_shares(rank, world, mutant=False, **options):
     """State of a codebook that saw its process's share of every batch."""
     torch.manual_seed(0)
     features = torch.randn(4, 12, 3)
-    layer = FeatureQuantizer(3, 5, warmup_steps=0, anneal_steps=0)
+    layer = FeatureQuantizer(3, 5, **PLAIN | options)
     layer.embed.add_(rank)  # other starts: rank 0's is taken
     if mutant:
         original = torch.distributed.all_reduce
         torch.distributed.all_reduce = lambda tensor, **options: (original(tensor, **options), tensor.div_(world))
     for batch in features:
         layer(batch.chunk(world)[rank])
+        update_codebooks_(layer)
     return layer.state_dict()
 
 
@@ -371,6 +499,17 @@ def test_processes_with_shares_equal_one_process_with_all(tmp_path, world):
         assert all(torch.equal(state[key], value) for key, value in states[0].items())
     for key, value in _train_on_shares(0, 1).items():
         close(states[0][key], value, 1e-6)
+
+
+def _follow_on_shares(rank, world):
+    return _train_on_shares(rank, world, follow=True, accumulate="step")
+
+
+def test_processes_follow_the_features_of_all(tmp_path):
+    states = run_processes(_follow_on_shares, 2, tmp_path)
+    assert all(torch.equal(states[1][key], value) for key, value in states[0].items())
+    for key, value in _follow_on_shares(0, 1).items():
+        close(states[0][key], value, 2e-6)
 
 
 def test_the_mean_instead_of_the_sum_is_noticed(tmp_path):
@@ -409,7 +548,7 @@ class TestPlaces:
     @pytest.mark.parametrize("make, paths, shape", CASES)
     def test_quantized_feed_saves_and_restores(self, make, paths, shape, tmp_path):
         model = make()
-        options = {"num_codes": 4, "warmup_steps": 0, "anneal_steps": 0}
+        options = {"num_codes": 4, "warmup_steps": 0, "anneal_steps": 0, "settle_steps": 0}
         add_feature_quantizers(model, dict.fromkeys(paths, options))
         inputs = self.inputs(model, shape)
         model.train()(*inputs)
@@ -481,8 +620,14 @@ class TestPlaces:
             add_feature_quantizers(model, {"blocks.0.0": FQConfig(4)})
 
 
-def test_effective_codes_of_a_model():
-    first, second = FeatureQuantizer(2, 4), FeatureQuantizer(2, 4)
-    first.cluster_size[:] = 1.0
-    second.cluster_size[:] = torch.tensor([3.0, 0.0, 0.0, 0.0])
-    assert float(effective_codes(nn.ModuleList([first, second]))) == pytest.approx((4 + 1) / 2)
+def test_codes_in_use_of_a_model():
+    model = tiny_biggan_discriminator()
+    add_feature_quantizers(model, dict.fromkeys(("blocks.0.0", "blocks.1.0"), FQConfig(4)))
+    assert codes_in_use(model) == {}
+    model.codebooks["blocks/0/0"].last_counts = torch.ones(4)
+    model.codebooks["blocks/1/0"].last_counts = torch.tensor([3.0, 0.0, 0.0, 0.0])
+    found = {name: float(value) for name, value in codes_in_use(model).items()}
+    names = ("codes_in_use", "codes_in_use/blocks.0.0", "codes_in_use/blocks.1.0")
+    assert found == pytest.approx(dict(zip(names, (2.5, 4, 1))))
+    both = codes_in_use(nn.ModuleDict({"a": model, "b": copy.deepcopy(model)}))
+    assert "codes_in_use/b.blocks.1.0" in both

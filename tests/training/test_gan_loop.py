@@ -216,13 +216,31 @@ def test_a_signal_to_one_process_stops_all(tmp_path):
     assert [path.name for path in tmp_path.glob("run/checkpoint-*")] == ["checkpoint-2"]
 
 
-@pytest.mark.parametrize("fq", [{}, {"revive_below": 1.0}])
+LIVING = {"preset": "paper", "settle_steps": 1, "warmup_steps": 3, "anneal_steps": 2}
+
+
+@pytest.mark.parametrize("fq", [{"preset": "official"}, LIVING], ids=["official", "paper"])
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_resumed_run_with_codebooks_is_an_uninterrupted_run(tmp_path, fq, accumulation):
-    options = {"fq": FQConfig(4, preset="official", accumulate="step", **fq), "accumulation": accumulation}
+    options = {"fq": FQConfig(4, accumulate="step", **fq), "accumulation": accumulation}
     whole = weights(train(tmp_path / "whole", 4, **options))
     train(tmp_path / "parts", 2, **options)
     assert same(whole, weights(train(tmp_path / "parts", 4, resume_from_checkpoint="latest", **options)))
+
+
+def test_a_codebook_lives_from_its_start_on_and_a_dead_one_is_named(tmp_path, caplog):
+    """60 steps at a high rate: the features jump and the generator changes."""
+    options = {"learning_rate": 0.01, "discr_learning_rate": 0.01, "logging_steps": 1}
+    name, least = "codes_in_use/b8", {}
+    for preset, more in (("paper", {"settle_steps": 10, "warmup_steps": 20}), ("official", {"update_on": "d"})):
+        train(tmp_path / preset, 60, fq=FQConfig(64, preset=preset, weight=1.0, accumulate="step", **more), **options)
+        rows = read_log(tmp_path / preset / "log.jsonl")
+        used = {row["step"]: row[name] for row in rows if name in row}
+        assert set(used) == set(range(1 + more.get("settle_steps", 0), 61))
+        least[preset] = min(used.values()) / 64
+        named = "codebook at b8 is dead" in caplog.text
+        assert named == (preset == "official")
+    assert least["paper"] >= 0.4 and least["official"] < 0.2
 
 
 @pytest.mark.parametrize("network", ["generator", "discriminator"])

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Report of the study of feature quantization: tables with intervals, curves, codes in use, classes, samples."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..evaluation.runs import runs_table, spread, variants_of
+from ..evaluation.sampling import sample_images
+from ..image_grids import save_image_grid
+from ..models import BigGANGenerator
+from ..plotting import new_figure, save_run_curves
+
+
+ALIVE = 0.4  # share of the codes that a living codebook uses at least
+_COLUMNS = {
+    "FD": ("frechet_distance", -1, 2),
+    "IS": ("inception_score", -1, 2),
+    "KNN P": ("precision", -1, 3),
+    "KNN R": ("recall", -1, 3),
+    "LSH P": ("lsh_precision", -1, 3),
+    "LSH R": ("lsh_recall", -1, 3),
+}
+
+
+def write_report(report: dict[str, Any], output: Path) -> None:
+    """report.md and the pictures of the runs so far.
+
+    Args:
+        report: ``conditions`` and ``runs``, each with ``variant``, ``seed``, ``curve``, ``per_class``, ``seconds`` (pairs of steps and CPU seconds), ``codes_in_use``
+            (place -> rows of step and perplexity) and ``folder``.
+        output: Folder that holds the folders of the runs.
+    """
+    conditions, runs = report["conditions"], report["runs"]
+    lines = [
+        "# Feature quantization in a BigGAN's discriminator",
+        "",
+        f"Mean and standard deviation over seeds after {conditions['max_train_steps']} steps of the generator and twice as many of the discriminator, "
+        f"{conditions['train_batch_size']} images each; {conditions['num_samples']} generated against the images of {conditions['reference']}, KNN with "
+        "k = 3, FD and inception score by the bundled classifier.",
+        "",
+        *runs_table(runs, _COLUMNS),
+        "",
+        "Differences to the first variant, seed by seed: mean and 95 % interval (Student's t).",
+        "",
+        *_differences(runs),
+        "",
+        "![Curves](curves.png)",
+        "",
+        "## Equal time",
+        "",
+        "CPU seconds of a step with sampling and checkpoints but without validation, and the Frechet distance after as many seconds as all steps of the first variant took (interpolated).",
+        "",
+        *_equal_time(runs),
+        "",
+        "## Codes in use",
+        "",
+        f"Perplexity of the codes of single updates, as a share of the codes: lowest, and mean, from the start of the codebook on, over the logged steps of all seeds; {ALIVE} is dotted.",
+        "",
+        *_usage(runs, conditions),
+        "",
+        "![Codes in use](codes_in_use.png)",
+        "",
+        "## Classes",
+        "",
+        "Frechet distance of each class, mean over seeds.",
+        "",
+        *_classes(runs),
+        "",
+        "![Classes](per_class.png)",
+        "",
+        "![Samples of the first seed](samples.png)",
+        "",
+        f"Conditions: {json.dumps(conditions)}",
+        "",
+    ]
+    (output / "report.md").write_text("\n".join(lines))
+    titles = {"frechet_distance": "Frechet distance", "inception_score": "inception score"}
+    titles |= {"precision": "KNN precision", "recall": "KNN recall"}
+    save_run_curves(variants_of(runs), output / "curves.png", titles, logarithmic=("frechet_distance",))
+    _save_codes(runs, conditions, output / "codes_in_use.png")
+    _save_classes(runs, output / "per_class.png")
+    _save_samples(runs, output)
+
+
+def mean_with_interval(values: Sequence[float], digits: int = 2) -> str:
+    """Mean and its 95 % interval by Student's t; the mean alone for one value.
+
+    Example:
+        >>> mean_with_interval([1.0, 2.0, 3.0])
+        '2.00 (-0.48 to 4.48)'
+    """
+    mean = statistics.mean(values)
+    if len(values) < 2:
+        return f"{mean:.{digits}f}"
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{mean:.{digits}f} ({mean - half:.{digits}f} to {mean + half:.{digits}f})"
+
+
+def _differences(runs: list[dict]) -> list[str]:
+    first, *others = variants_of(runs)
+    last = {(run["variant"], run["seed"]): run["curve"][-1] for run in runs}
+    lines = ["| variant | " + " | ".join(_COLUMNS) + " |", "|---" * (1 + len(_COLUMNS)) + "|"]
+    for name in others:
+        seeds = [seed for variant, seed in last if variant == name and (first, seed) in last]
+        cells = []
+        for figure, _, digits in _COLUMNS.values():
+            cells.append(mean_with_interval([last[name, s][figure] - last[first, s][figure] for s in seeds], digits))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _seconds_per_step(runs: list[dict]) -> float:
+    pairs = [pair for run in runs for pair in run["seconds"]]
+    return sum(seconds for _, seconds in pairs) / sum(steps for steps, _ in pairs)
+
+
+def _equal_time(runs: list[dict]) -> list[str]:
+    lines = ["| variant | CPU s / step | to the first variant | steps | FD |", "|---|---|---|---|---|"]
+    first = None
+    for name in variants_of(runs):
+        own = [run for run in runs if run["variant"] == name]
+        seconds = _seconds_per_step(own)
+        first = first or seconds
+        steps = min(1.0, first / seconds) * own[0]["curve"][-1]["step"]
+        values = [interpolated(run["curve"], "frechet_distance", steps) for run in own]
+        reached = spread([[{"FD": value}] for value in values], "FD", digits=2)
+        lines.append(f"| {name} | {seconds:.3f} | {seconds / first:.3f} | {steps:.0f} | {reached} |")
+    return lines
+
+
+def interpolated(curve: Sequence[dict[str, float]], name: str, step: float) -> float:
+    """A figure at a step between points of a curve; before the first point, that of the first.
+
+    Example:
+        >>> interpolated([{"step": 10, "FD": 4.0}, {"step": 20, "FD": 2.0}], "FD", 15)
+        3.0
+    """
+    before = [point for point in curve if point["step"] <= step][-1:] or curve[:1]
+    after = [point for point in curve if point["step"] > step][:1] or before
+    (start, end) = (before[0], after[0])
+    if start is end or step < start["step"]:
+        return start[name]
+    share = (step - start["step"]) / (end["step"] - start["step"])
+    return start[name] + share * (end[name] - start[name])
+
+
+def _usage(runs: list[dict], conditions: dict) -> list[str]:
+    with_codes = [run for run in runs if run["codes_in_use"]]
+    places = list(dict.fromkeys(place for run in with_codes for place in run["codes_in_use"]))
+    lines = ["| variant | " + " | ".join(places) + " |", "|---" * (1 + len(places)) + "|"]
+    for name in variants_of(with_codes):
+        cells = []
+        for place in places:
+            rows = [run["codes_in_use"].get(place, []) for run in with_codes if run["variant"] == name]
+            shares = [value / conditions["options"][name]["num_codes"] for row in rows for _, value in row]
+            cells.append(f"{min(shares):.2f}, {statistics.mean(shares):.2f}" if shares else "-")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _classes(runs: list[dict]) -> list[str]:
+    count = len(runs[0]["per_class"])
+    lines = ["| variant | " + " | ".join(map(str, range(count))) + " |", "|---" * (1 + count) + "|"]
+    for name in variants_of(runs):
+        curves = [[dict(enumerate(run["per_class"]))] for run in runs if run["variant"] == name]
+        cells = [spread(curves, place, digits=1).split(" ")[0] for place in curves[0][0]]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _save_codes(runs: list[dict], conditions: dict, path: Path) -> None:
+    """Share of the codes in use over steps, a panel for every place, a line for every run."""
+    with_codes = [run for run in runs if run["codes_in_use"]]
+    places = list(dict.fromkeys(place for run in with_codes for place in run["codes_in_use"])) or ["none"]
+    names = list(variants_of(with_codes))
+    figure = new_figure(4 * len(places), 3.8)
+    for axis, place in zip(figure.subplots(1, len(places), squeeze=False)[0], places):
+        for run in with_codes:
+            rows, codes = run["codes_in_use"].get(place, []), conditions["options"][run["variant"]]["num_codes"]
+            index = names.index(run["variant"])
+            first = run is next(each for each in with_codes if each["variant"] == run["variant"])
+            axis.plot(
+                [step for step, _ in rows],
+                [value / codes for _, value in rows],
+                color=f"C{index + 1}",
+                alpha=0.7,
+                label=run["variant"] if first else None,
+            )
+        axis.axhline(ALIVE, color="grey", linestyle=":")
+        axis.set(xlabel="steps of the generator", ylabel="perplexity / codes", title=place, ylim=(0, 1))
+    if with_codes:
+        figure.axes[0].legend()
+    figure.savefig(path, dpi=110)
+
+
+def _save_classes(runs: list[dict], path: Path) -> None:
+    """Frechet distance of every class as bars, mean over seeds, with the range."""
+    names = list(variants_of(runs))
+    figure = new_figure(10, 3.8)
+    axis = figure.subplots()
+    for index, name in enumerate(names):
+        values = list(zip(*(run["per_class"] for run in runs if run["variant"] == name)))
+        means = [statistics.mean(each) for each in values]
+        ends = [[m - min(v) for m, v in zip(means, values)], [max(v) - m for m, v in zip(means, values)]]
+        places = [label + (index - (len(names) - 1) / 2) * 0.8 / len(names) for label in range(len(values))]
+        axis.bar(places, means, 0.8 / len(names), yerr=ends, capsize=2, label=name)
+    axis.set(xlabel="class", ylabel="Frechet distance", xticks=range(len(values)))
+    axis.legend()
+    figure.savefig(path, dpi=110)
+
+
+def _save_samples(runs: list[dict], output: Path) -> None:
+    """Ten images of every variant's first seed, one of each class, from the same latents."""
+    images, names = [], []
+    for run in runs:
+        if run["seed"] == runs[0]["seed"]:
+            generator = BigGANGenerator.from_pretrained(str(output / run["folder"] / "generator"))
+            images.append(sample_images(generator, 10, progress=False)[0])
+            names.append(run["variant"])
+    save_image_grid(torch.cat(images), output / "samples.png", columns=10, row_labels=names)
