@@ -48,14 +48,13 @@ def rotated_curvature(curvature: Tensor, block: int) -> Tensor:
 
 def _transformed(weight: Tensor, block: int) -> Tensor:
     """Every block of ``weight`` (O, C) times the Hadamard matrix of its size, not normalized."""
-    rows, length = weight.shape
-    width = 1
+    # One number of all blocks after the other: sums and differences of whole rows, several times as fast as of neighbours.
+    values, width = weight.reshape(-1, block).t().contiguous(), 1
     while width < block:
-        pairs = weight.reshape(rows, length // (2 * width), 2, width)
-        first, second = pairs.unbind(2)
-        weight = torch.stack((first + second, first - second), dim=2)
+        first, second = values.view(block // (2 * width), 2, width, -1).unbind(1)
+        values = torch.stack((first + second, first - second), dim=1)
         width *= 2
-    return weight.reshape(rows, length)
+    return values.view(block, -1).t().reshape(weight.shape).contiguous()
 
 
 @torch.compiler.assume_constant_result
