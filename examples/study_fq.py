@@ -212,13 +212,14 @@ def train(args: argparse.Namespace, places, options, seed: int, dataset, figures
         spent.append(time.process_time() - begun)
         return found
 
-    made, begun = sum(int(each.name.split("-")[1]) for each in folder.glob("checkpoint-*")), time.process_time()
-    average = train_gan(generator, discriminator, dataset, config, accelerator, validate)
-    seconds = folder / "seconds.json"  # of every part of the run: steps and CPU seconds
-    parts = json.loads(seconds.read_text()) if seconds.is_file() else []
-    if made < args.max_train_steps:
-        parts.append([args.max_train_steps - made, time.process_time() - begun - sum(spent)])
-    seconds.write_text(json.dumps(parts))
+    record, made, begun = folder / "seconds.json", steps_made(folder), time.process_time()
+    parts = json.loads(record.read_text()) if record.is_file() else []  # of the run: steps and CPU seconds
+    try:
+        average = train_gan(generator, discriminator, dataset, config, accelerator, validate)
+    finally:
+        if steps_made(folder) > made:
+            parts.append([steps_made(folder) - made, time.process_time() - begun - sum(spent)])
+            record.write_text(json.dumps(parts))
     rows = read_log(folder / "log.jsonl")
     average.save_pretrained(folder / "generator")
     found = {
@@ -249,6 +250,23 @@ def train(args: argparse.Namespace, places, options, seed: int, dataset, figures
     return found
 
 
+def steps_made(folder: Path) -> int:
+    """Step of the last checkpoint."""
+    return max((int(path.name.partition("-")[2]) for path in folder.glob("checkpoint-*")), default=0)
+
+
+def unfinished(done: Path, steps: int) -> bool:
+    """Whether a run, whose result is there or not, is to go on.
+
+    Raises:
+        ValueError: It has more steps.
+    """
+    made = json.loads(done.read_text())["steps"] if done.is_file() else 0
+    if made > steps:
+        raise ValueError(f"{done.parent} holds a run of {made} steps; --max_train_steps is {steps}.")
+    return made < steps
+
+
 def main(args: argparse.Namespace) -> None:
     output = Path(args.output_dir)
     output.mkdir(parents=True, exist_ok=True)
@@ -266,12 +284,7 @@ def main(args: argparse.Namespace) -> None:
             done = folder / "run.json"
             own = {key: kept[key] for key in CONDITIONS} | {"places": places, "options": options}
             check_conditions(folder, own)
-            steps = json.loads(done.read_text())["steps"] if done.is_file() else 0
-            if steps > args.max_train_steps:
-                raise ValueError(
-                    f"{folder} holds a run of {steps} steps; --max_train_steps is {args.max_train_steps}."
-                )
-            if steps < args.max_train_steps:
+            if unfinished(done, args.max_train_steps):
                 done.write_text(json.dumps(train(args, places, options, seed, dataset, figures, folder)))
             report["runs"].append(
                 {"variant": name, "seed": seed, **json.loads(done.read_text()), "folder": folder.name}

@@ -120,8 +120,8 @@ def _differences(runs: list[dict]) -> list[str]:
 
 
 def _seconds_per_step(runs: list[dict]) -> float:
-    pairs = [pair for run in runs for pair in run["seconds"]]
-    return sum(seconds for _, seconds in pairs) / sum(steps for steps, _ in pairs)
+    pairs = [pair for run in runs for pair in run["seconds"]]  # none of a run that was killed while it was measured
+    return sum(seconds for _, seconds in pairs) / sum(steps for steps, _ in pairs) if pairs else math.nan
 
 
 def _equal_time(runs: list[dict]) -> list[str]:

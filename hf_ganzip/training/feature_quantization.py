@@ -15,7 +15,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from .codebook import Collected, running_perplexity
-from .feature_quantizer import PRESETS, FeatureQuantizer
+from .feature_quantizer import FeatureQuantizer
 
 
 logger = logging.getLogger(__name__)
@@ -197,12 +197,11 @@ def warn_of_dead_codebooks(model: nn.Module, known: set[str]) -> None:
         if used - 1 < _DEAD * (quantizer.num_codes - 1):
             known.add(place)
             logger.warning(
-                "the codebook at %s is dead: %.1f of its %d codes are in use (perplexity); start it from features "
-                'and revive codes: preset="paper", or init="data" and revive_below=%s.',
+                "the codebook at %s is dead: %.1f of its %d codes are in use (perplexity); "
+                'preset="paper" keeps codes alive by init, settle_steps, follow and revive_below.',
                 place,
                 used,
                 quantizer.num_codes,
-                PRESETS["paper"]["revive_below"],
             )
 
 
