@@ -367,6 +367,7 @@ def test_an_unwritable_output_is_found_before_the_work(call, monkeypatch):
         assert code == 1 and "/proc/nothing/model cannot be written: " in err
 
 
+@pytest.mark.process
 def test_demo_prints_its_table_and_files(call, tmp_path, monkeypatch):
     from hf_ganzip import demo
 
@@ -377,6 +378,10 @@ def test_demo_prints_its_table_and_files(call, tmp_path, monkeypatch):
     code, out, _ = call("demo", "--num-samples", 200, "--output-dir", tmp_path / "demo")
     assert code == 0 and out.splitlines()[0].split()[:2] == ["method", "bits"]
     assert "200 generated against 200 real images" in out and "reloaded bit-exactly" in out
+    assert re.search(
+        r"int8: 8 bits, activations too, [\d,]+ bytes, in ONNX Runtime [\d.]+ ms an image; full precision in torch .* times as fast",
+        out,
+    )
     assert (tmp_path / "demo" / "samples.png").is_file() and (tmp_path / "demo" / "model" / "config.json").is_file()
 
 

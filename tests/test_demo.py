@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import hf_ganzip as gz
+from hf_ganzip import demo as demo_module
 from hf_ganzip.demo import DemoConfig, format_table, run_demo
 
 
@@ -14,7 +15,9 @@ from hf_ganzip.demo import DemoConfig, format_table, run_demo
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     config = DemoConfig(output_dir=str(folder), num_samples=300, bits=(4, 2), progress=False)
-    return folder, run_demo(config)
+    with pytest.MonkeyPatch.context() as patch:  # exporting takes seconds: tests/test_cli.py has it
+        patch.setattr(demo_module, "speed", lambda *_: None)
+        return folder, run_demo(config)
 
 
 def test_table_has_every_setting(demo):
