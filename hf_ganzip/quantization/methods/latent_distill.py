@@ -62,8 +62,8 @@ class LatentDistill:
         learning_rate: Of v, in units of the distance between levels (Adam, cosine decay); None: 0.01, or 0.004.
         scale_learning_rate: Of log s, of the levels and of the parameters in full precision; None: 0.002, or 0.0005.
         feature_weight: Weight of the layers' outputs against that of the model's output; None: 3, or 0.3.
-        moment_weight: Weight of means and deviations over the batch (:func:`.moment_error`), of the output and of the layers' outputs; 0: none. With 3 the
-            distribution of the images of a StyleGAN2 stays nearer, at about the same squared error.
+        moment_weight: Weight of means and deviations over the batch (:func:`.moment_error`), of the output and of the layers' outputs; 0: none.
+            It keeps images from varying less (docs/quantization.md says how far that was tried).
         tune: Which parameters in full precision are trained, too: "all", "biases" or "none". None is stored larger for it.
         seed: Of the inputs.
         inputs: Function (model, batch_size, seed) -> iterator of functions model -> output, instead of the model's own inputs.
