@@ -18,7 +18,7 @@ def test_smoke_run_writes_the_section_and_the_pictures(tmp_path):
     run_script(SCRIPT, "--smoke", "--docs", page, "--output_dir", tmp_path)
     text = page.read_text()
     assert text.startswith("before\n<!-- study: begin -->") and text.endswith("<!-- study: end -->\nafter\n")
-    assert "old" not in text and "| | fresh real images | 5 of 10 classes |" in text
+    assert "replaced" not in text and "| | fresh real images | 5 of 10 classes |" in text
     assert [path.name for path in tmp_path.glob("*.png")] == ["metrics_compared.png"]
     copies = [line for line in text.splitlines() if line.startswith(("| KNN precision", "| clipped coverage"))]
     assert len(copies) == 2 and all(line.split(" | ")[4].strip("*") == "1" for line in copies)
