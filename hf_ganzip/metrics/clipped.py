@@ -107,15 +107,15 @@ def expected_coverage(k: int, n: int, m: int) -> np.ndarray:
         >>> expected_coverage(1, 3, 2).round(4).tolist()  # one ball of mass Beta(1, 2): 1/3, then 1 - E[(1 - p)^2]
         [0.0, 0.3333, 0.5]
     """
-    trials = torch.arange(m + 1, dtype=torch.float64)[:, None]
-    j = torch.arange(k, dtype=torch.float64)
+    trials = torch.arange(m + 1, dtype=torch.float64, device="cpu")[:, None]
+    j = torch.arange(k, dtype=torch.float64, device="cpu")
     few = torch.where(j <= trials, j, 0)  # more hits than trials have no probability
 
     def log_beta(a: Tensor, b: Tensor) -> Tensor:
         return torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
 
     choose = torch.lgamma(trials + 1) - torch.lgamma(few + 1) - torch.lgamma(trials - few + 1)
-    whole = log_beta(torch.tensor(float(k), dtype=torch.float64), torch.tensor(float(n - k), dtype=torch.float64))
+    whole = log_beta(j.new_tensor(k), j.new_tensor(n - k))
     probability = (choose + log_beta(k + few, n - k + trials - few) - whole).exp()
     missing = (torch.where(j <= trials, probability, 0) * (k - j)).sum(dim=1)
     return (1 - missing / k).clamp_min(0).numpy()

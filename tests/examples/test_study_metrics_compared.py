@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "study_metrics_compared.py"
 
 def test_smoke_run_writes_the_section_and_the_pictures(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("before\n<!-- study: begin -->\nold\n<!-- study: end -->\nafter\n")
+    page.write_text("before\n<!-- study: begin -->\nreplaced\n<!-- study: end -->\nafter\n")
     run_script(SCRIPT, "--smoke", "--docs", page, "--output_dir", tmp_path)
     text = page.read_text()
     assert text.startswith("before\n<!-- study: begin -->") and text.endswith("<!-- study: end -->\nafter\n")
