@@ -31,10 +31,11 @@ VARIANTS: dict[
     "latent_distill mixed": _BY_CHANNEL | {"method": "latent_distill", "mixed": True},
     "auto": _BEST,
     "auto mixed": _BEST | {"method": "auto", "mixed": True},
+    "auto hadamard": _BEST | {"method": "auto", "hadamard": True},
     "gptq best": _BEST | {"method": "gptq"},
     "gptq best mixed": _BEST | {"method": "gptq", "mixed": True},
 }
-OF_GANS = tuple(name for name in VARIANTS if not name.startswith("gptq best"))
+OF_GANS = tuple(name for name in VARIANTS if not name.startswith("gptq best") and name != "auto hadamard")
 OF_DIFFUSION = (
     "linear",
     "monte_carlo",
