@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from .hub import model_folder, parts_of, pipeline_class
-from .quantization.packed import BUFFERS
+from .quantization.buffers import BUFFERS
 from .record import table
 
 

@@ -12,8 +12,8 @@ from hf_ganzip.families import FAMILIES, family_of, sensitive_layers
 from hf_ganzip.metrics import METRICS
 from hf_ganzip.models import ARCHITECTURES
 from hf_ganzip.quantization import METHODS, QuantizeConfig, quantize_, sensitivity
+from hf_ganzip.quantization.buffers import pack_codes
 from hf_ganzip.quantization.grid import QuantizedRows, fold_channels, nearest_codes
-from hf_ganzip.quantization.packed import pack_codes
 from hf_ganzip.quantization.packing import unpack
 from hf_ganzip.quantization.plan import _matches, weighted_modules
 from hf_ganzip.quantization.rows import quantize_weight

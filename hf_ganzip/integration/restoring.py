@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ..alignment import align_
 from ..hub import REMOTE_CODE
-from ..quantization.packed import BUFFERS, PackedWeightMixin, packed_modules, unpack_module_
+from ..quantization.buffers import BUFFERS
+from ..quantization.packed import PackedWeightMixin, packed_modules, unpack_module_
 from ..structure import apply_structure_
 from .packed_model import (
     GanzipMethod,

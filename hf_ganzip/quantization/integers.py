@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .buffers import unpack_codes
 from .int8 import LEVELS, Product, Taps, dynamic_range, product_class, quantize
 
 
@@ -77,8 +78,6 @@ def integer_weight(layer: nn.Module) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: Levels that are not evenly spaced, offsets, scales of groups, split channels.
     """
-    from .packed import unpack_codes
-
     layout = layer.packed_layout
     why = layout.not_integers()
     if why:

@@ -21,117 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from ..components import all_networks, is_pipeline
-from .chunks import float_dtype
+from .buffers import BUFFERS, unpack_rows
 from .fused import FUSED, with_fused
-from .grid import QuantizedRows, add_low_rank_, fold_channels, to_values
 from .integers import Integers, computes_plainly, integer_energy, integer_forward
 from .layout import PackedLayout
-from .packing import pack, unpack
-from .rotation import unrotated
 
 
 COMPUTE_MODES = ("packed", "dequantized", "int8")
-INPUT_RANGE = ("input_scale", "input_zero_point")
-BUFFERS = (
-    *("weight_codes", "weight_scale", "weight_offset", "weight_codebook"),
-    *("weight_sources", "weight_up", "weight_down", *INPUT_RANGE),
-)
-_LARGE = 2**20  # codes from which on errors are those of an eighth of the output channels
-_CHUNK = 2**17  # weights that are unpacked at once on CPUs: their intermediate values fit a core's cache
-
-
-def pack_rows(quantized: QuantizedRows, layout: PackedLayout) -> dict[str, Tensor]:
-    """Buffers of a packed layer by name."""
-    found = {
-        "weight_codes": pack_codes(quantized.codes, layout.bits),
-        "weight_scale": quantized.scale,
-        "weight_offset": quantized.offset,
-        "weight_codebook": None if quantized.codebook is None else quantized.codebook.half(),
-        "weight_sources": quantized.sources,
-        "weight_up": quantized.up,
-        "weight_down": quantized.down,
-        "input_scale": torch.ones(1),  # until it is calibrated
-        "input_zero_point": torch.zeros(1, dtype=torch.int32),
-    }
-    return {name: found[name].contiguous() for name in layout.buffers}
-
-
-def unpack_rows(buffers: dict[str, Tensor], layout: PackedLayout, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Weight of ``layout.shape``, computed in float32, from the buffers of a packed layer.
-
-    On CPUs a few output channels at a time, so that intermediate values stay in the cache and next to no memory is needed besides the result.
-    """
-    if buffers["weight_codes"].device.type != "cpu" or torch.compiler.is_compiling():
-        values = _unpack_channels(buffers, layout, 0, layout.moved_shape[0]).view(layout.moved_shape).to(dtype)
-        return values.transpose(0, 1).contiguous() if layout.axis else values
-    weight = torch.empty(layout.shape, dtype=dtype)
-    moved = weight.transpose(0, 1) if layout.axis else weight
-    direct = dtype == torch.float32 and not (layout.axis or layout.splits or layout.rotation)
-    for channels in channel_parts(layout):
-        part = moved[channels]
-        values = _unpack_channels(buffers, layout, channels.start, channels.stop, part if direct else None)
-        if not direct:
-            part.copy_(values.view(part.shape))
-    return weight
-
-
-def channel_parts(layout: PackedLayout, skipping: int = 1) -> Iterator[slice]:
-    """Output channels, as many at a time as have about ``_CHUNK`` codes, or one of ``skipping`` of these; all of them where scales belong to several channels, but not to all."""
-    outputs = layout.moved_shape[0]
-    if layout.rows > 1 and layout.rows % outputs:
-        yield slice(0, outputs)
-        return
-    step = max(1, _CHUNK * outputs // layout.num_codes)
-    for start in range(0, outputs, step):
-        stop = min(start + step, outputs)
-        yield slice(start, start - (start - stop) // skipping)
-
-
-def packing_error(buffers: dict[str, Tensor], layout: PackedLayout, weight: Tensor) -> tuple[float, float]:
-    """Sum of squares of ``weight``, of ``layout.shape``, and of its difference to what the buffers unpack to.
-
-    Of weights of 2^20 numbers and more, of an eighth of their output channels, evenly spread.
-    """
-    moved, signal, noise, memory = weight.transpose(0, 1) if layout.axis else weight, 0.0, 0.0, None
-    for channels in channel_parts(layout, 8 if layout.num_codes >= _LARGE else 1):
-        part = moved[channels]
-        if memory is None:  # one for all parts: what is new to the process costs more than what is computed in it
-            memory = [torch.empty(part.shape, dtype=float_dtype(part), device=part.device) for _ in range(2)]
-        exact, values = (each[: len(part)] for each in memory)
-        exact.copy_(part)
-        direct = not layout.splits and exact.dtype == torch.float32
-        found = _unpack_channels(buffers, layout, channels.start, channels.stop, values if direct else None)
-        torch.sub(exact, found.view(exact.shape), out=values)
-        signal, noise = (
-            total + float(torch.dot(x.view(-1), x.view(-1))) for total, x in ((signal, exact), (noise, values))
-        )
-    return signal, noise
-
-
-def _unpack_channels(
-    buffers: dict[str, Tensor], layout: PackedLayout, start: int, stop: int, out: Tensor | None = None
-) -> Tensor:
-    """Output channels ``start`` to ``stop``, float32; written to ``out``, contiguous, if it is given."""
-    length, bits = layout.num_codes // layout.moved_shape[0], layout.bits
-    codes = unpack(buffers["weight_codes"], bits, layout.num_codes, start * length, stop * length)
-    codebook, offset = buffers.get("weight_codebook"), buffers.get("weight_offset")
-    if codebook is None:
-        codes = codes.sub_(2 ** (bits - 1)).view(torch.int8)
-    per_channel = layout.rows // layout.moved_shape[0]  # 0: one scale for all, or one for several channels
-    rows = slice(start * per_channel, stop * per_channel) if per_channel else slice(None)
-    scale = buffers["weight_scale"][rows]
-    codes, out = codes.view(len(scale), -1), None if out is None else out.view(len(scale), -1)
-    values = to_values(codes, scale, layout.level_offset, codebook, None if offset is None else offset[rows], out)
-    if layout.splits:
-        values = fold_channels(
-            values.view(stop - start, layout.moved_shape[1] + layout.splits, -1), buffers["weight_sources"]
-        )
-    if layout.rotation:
-        values = unrotated(values.view(stop - start, -1), layout.rotation)
-    if layout.rank:
-        add_low_rank_(values.view(stop - start, -1), buffers["weight_up"][start:stop], buffers["weight_down"])
-    return values
-
 
 _READ_ONLY = (
     "the weight of a packed layer is read-only: writing to it, for example by merging a LoRA by hand, or a DoRA, would be lost. "
@@ -167,11 +63,6 @@ class PackedWeight(Tensor):
         raise RuntimeError(_READ_ONLY)
 
 
-def unpack_codes(buffers: dict[str, Tensor], layout: PackedLayout) -> Tensor:
-    """Signed codes (num_codes,) int8."""
-    return unpack(buffers["weight_codes"], layout.bits, layout.num_codes).sub_(2 ** (layout.bits - 1)).view(torch.int8)
-
-
 class PackedWeightMixin:
     """Read-only ``weight`` from packed buffers, computed in float32, then cast to ``packed_dtype``."""
 
@@ -189,7 +80,7 @@ class PackedWeightMixin:
     @property
     def weight(self) -> Tensor:
         if self.packed_compute != "dequantized":
-            value = self.dequantized_weight()
+            value = self.dequantized_weight(lent=True)
         else:
             if self._dequantized is None or self._dequantized.device != self.weight_codes.device:
                 self._dequantized = self.dequantized_weight()
@@ -211,10 +102,10 @@ class PackedWeightMixin:
             else self.packed_integers.energy()
         )
 
-    def dequantized_weight(self) -> Tensor:
-        """Weight of its original shape in ``packed_dtype``, with the adapters that are fused into it."""
+    def dequantized_weight(self, lent: bool = False) -> Tensor:
+        """Weight of its original shape in ``packed_dtype``, with the adapters that are fused into it; ``lent``: for a short life (:func:`.buffers.lend`)."""
         if not self.packed_fused:
-            return unpack_rows(self.packed_buffers(), self.packed_layout, self.packed_dtype)
+            return unpack_rows(self.packed_buffers(), self.packed_layout, self.packed_dtype, lent)
         return with_fused(self, unpack_rows(self.packed_buffers(), self.packed_layout)).to(self.packed_dtype)
 
     def packed_buffers(self) -> dict[str, Tensor]:
@@ -323,11 +214,6 @@ def pack_module_(
     module.register_buffer("_dequantized", None, persistent=False)  # a buffer, so that whoever counts memory counts it
     module.__class__ = packed_class(type(module))
     module._prepare_integers()
-
-
-def pack_codes(codes: Tensor, bits: int) -> Tensor:
-    """Signed codes in ``-2**(bits-1) .. 2**(bits-1) - 1`` (any shape) to packed bytes."""
-    return pack(codes.contiguous().view(torch.uint8) + 2 ** (bits - 1), bits)  # modulo 256
 
 
 def unpack_module_(module: nn.Module) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .buffers import pack_rows, packing_error
 from .calibration import TRANSPOSED, channels_first
 from .chunks import as_float
 from .config import LayerSettings
@@ -17,7 +18,7 @@ from .folding import folded_weight, is_parametrized
 from .grid import QuantizedRows
 from .layout import SCALE_DTYPES, PackedLayout
 from .low_rank import with_low_rank
-from .packed import PackedWeightMixin, pack_rows, packing_error
+from .packed import PackedWeightMixin
 from .rotation import block_of, rotated
 
 

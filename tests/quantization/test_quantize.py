@@ -222,7 +222,7 @@ def test_unpacking_in_parts_is_unpacking_at_once(monkeypatch):
                 layers += [layer, copy.deepcopy(layer).to(torch.bfloat16)]
     expected = [layer.weight for layer in layers]
     for chunk in (1, 100):  # one output channel at a time, and two
-        monkeypatch.setattr("hf_ganzip.quantization.packed._CHUNK", chunk)
+        monkeypatch.setattr("hf_ganzip.quantization.buffers._CHUNK", chunk)
         for layer, weight in zip(layers, expected):
             assert torch.equal(layer.weight, weight) and layer.weight.stride() == weight.stride()
 
