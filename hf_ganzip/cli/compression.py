@@ -75,9 +75,13 @@ def compress(
         int, typer.Option(min=0, help="Rank of a part of every weight that is kept in 16 bits; 0 for none.")
     ] = 0,
     hadamard: Annotated[
-        bool,
-        typer.Option("--hadamard", help="Rotate rows of weights before they are rounded, and back when unpacked."),
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--hadamard/--no-hadamard",
+            help="Rotate rows of weights before they are rounded, and back when unpacked.",
+            show_default="for denoisers at 2 and 3 bits by method auto",
+        ),
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(help="Option of the method, NAME=VALUE (JSON); repeatable. For example steps=300."),

@@ -32,10 +32,12 @@ VARIANTS: dict[
     "auto": _BEST,
     "auto mixed": _BEST | {"method": "auto", "mixed": True},
     "auto hadamard": _BEST | {"method": "auto", "hadamard": True},
+    "auto unrotated": _BEST | {"method": "auto", "hadamard": False},
     "gptq best": _BEST | {"method": "gptq"},
     "gptq best mixed": _BEST | {"method": "gptq", "mixed": True},
 }
-OF_GANS = tuple(name for name in VARIANTS if not name.startswith("gptq best") and name != "auto hadamard")
+ROTATIONS = ("auto hadamard", "auto unrotated")  # only where they are asked for
+OF_GANS = tuple(name for name in VARIANTS if not name.startswith("gptq best") and name not in ROTATIONS)
 OF_DIFFUSION = (
     "linear",
     "monte_carlo",

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from .chunks import float_dtype
-from .grid import QuantizedRows, add_low_rank_, fold_channels, to_values
+from .grid import QuantizedRows, to_channels
 from .layout import PackedLayout
 from .packing import pack, unpack
-from .rotation import unrotated
 
 
 INPUT_RANGE = ("input_scale", "input_zero_point")
@@ -59,7 +58,9 @@ def unpack_rows(
         return values.transpose(0, 1).contiguous() if layout.axis else values
     weight = lend(layout.shape, dtype) if lent else torch.empty(layout.shape, dtype=dtype)
     moved = weight.transpose(0, 1) if layout.axis else weight
-    direct = dtype == torch.float32 and not (layout.axis or layout.splits or layout.rotation)
+    direct = dtype == torch.float32 and not (
+        layout.axis or layout.splits or layout.rotation and not layout.scaled_last
+    )
     for channels in channel_parts(layout, chunk=_CHUNK * min(2, torch.get_num_threads())):
         part = moved if channels.stop - channels.start == outputs else moved[channels]
         values = _unpack_channels(buffers, layout, channels.start, channels.stop, part if direct else None)
@@ -116,7 +117,7 @@ def packing_error(buffers: dict[str, Tensor], layout: PackedLayout, weight: Tens
             memory = [torch.empty(part.shape, dtype=float_dtype(part), device=part.device) for _ in range(2)]
         exact, values = (each[: len(part)] for each in memory)
         exact.copy_(part)
-        direct = not layout.splits and exact.dtype == torch.float32
+        direct = not layout.splits and exact.dtype == torch.float32 and (layout.scaled_last or not layout.rotation)
         found = _unpack_channels(buffers, layout, channels.start, channels.stop, values if direct else None)
         torch.sub(exact, found.view(exact.shape), out=values)
         signal, noise = (
@@ -131,25 +132,28 @@ def _unpack_channels(
     """Output channels ``start`` to ``stop``, float32; written to ``out``, contiguous, if it is given."""
     length, bits = layout.num_codes // layout.moved_shape[0], layout.bits
     codes = unpack(buffers["weight_codes"], bits, layout.num_codes, start * length, stop * length)
-    codebook, offset = buffers.get("weight_codebook"), buffers.get("weight_offset")
+    codebook = buffers.get("weight_codebook")
     level_offset = (
         layout.level_offset - 2 ** (bits - 1) if codebook is None else 0.0
     )  # exact: codes are stored without sign
-    per_channel, scale = layout.rows // layout.moved_shape[0], buffers["weight_scale"]
-    if per_channel and stop - start < layout.moved_shape[0]:  # else one scale for all, or one for several channels
-        rows = slice(start * per_channel, stop * per_channel)
-        scale, offset = scale[rows], None if offset is None else offset[rows]
-    codes, out = codes.view(scale.shape[0], -1), None if out is None else out.view(scale.shape[0], -1)
-    values = to_values(codes, scale, level_offset, codebook, offset, out)
-    if layout.splits:
-        values = fold_channels(
-            values.view(stop - start, layout.moved_shape[1] + layout.splits, -1), buffers["weight_sources"]
-        )
-    if layout.rotation:
-        values = unrotated(values.view(stop - start, -1), layout.rotation)
-    if layout.rank:
-        add_low_rank_(values.view(stop - start, -1), buffers["weight_up"][start:stop], buffers["weight_down"])
-    return values
+    part = {name: buffers.get(f"weight_{name}") for name in ("scale", "offset", "up")}
+    if stop - start < layout.moved_shape[0]:
+        part["up"] = None if part["up"] is None else part["up"][start:stop]
+        if per_channel := layout.rows // layout.moved_shape[0]:  # else one scale for all, or one for several channels
+            rows = slice(start * per_channel, stop * per_channel)
+            part |= {name: None if part[name] is None else part[name][rows] for name in ("scale", "offset")}
+    return to_channels(
+        codes.view(part["scale"].shape[0], -1),
+        shape=(stop - start, *layout.moved_shape[1:]),
+        level_offset=level_offset,
+        codebook=codebook,
+        sources=buffers.get("weight_sources"),
+        rotation=layout.rotation,
+        scaled_last=layout.scaled_last,
+        down=buffers.get("weight_down"),
+        out=out,
+        **part,
+    )
 
 
 def unpack_codes(buffers: dict[str, Tensor], layout: PackedLayout) -> Tensor:

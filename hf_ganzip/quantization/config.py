@@ -77,7 +77,7 @@ class LayerSettings:
     symmetric: bool = True
     scale_dtype: str = "float32"
     svd_rank: int = 0
-    hadamard: bool = False
+    hadamard: bool | None = False  # None: the plan decides
     activations: str | None = None  # "static" or "dynamic"
 
     @property
@@ -126,7 +126,8 @@ class QuantizeConfig:
             precision where that costs next to nothing (:mod:`.spread`); None: that of the preset.
         svd_rank: Rank of a part of every weight that is kept in 16 bits beside its codes, singular values first; 0: none. Layers that it would
             cost more than a bit per weight have none, and the report says so.
-        hadamard: Rotate rows of weights by signs and Hadamard matrices of up to 128 before they are rounded, and back when they are unpacked. Takes no bytes.
+        hadamard: Rotate rows of weights by signs and Hadamard matrices of up to 32 before they are rounded, and back when they are unpacked. Takes no bytes.
+            None: where the method is "auto", ``bits`` 2 or 3 and the model a denoiser, whose images gain by it; those of GANs do not always.
         preset: What options that are None are: "best", the best that was found without calibration ("auto", a float16 scale per output
             channel, a tenth of the bytes more for small and sensitive layers), or "paper" (C+Q with one float32 scale per tensor, the last block in full
             precision, all layers in equal bits); None: "paper" for the paper's methods ("linear", "monte_carlo", "outlier_splitting",
@@ -159,7 +160,7 @@ class QuantizeConfig:
     requantize: bool = False
     headroom: float = None  # type: ignore[assignment]
     svd_rank: int = 0
-    hadamard: bool = False
+    hadamard: bool | None = None
     preset: InitVar[str | None] = None
     modules_to_not_convert: InitVar[Sequence[str] | str | None] = None
 
@@ -265,12 +266,15 @@ class QuantizeConfig:
                     f"activations is 'int8' with {why}, which are no integers times a scale per output channel; give method 'mse_clip', 'linear', 'aciq' "
                     "or 'gptq', granularity 'channel' or 'tensor' and symmetric=True, or activations=None (in overrides, for some layers)."
                 )
+            values["hadamard"] = False
             activations = "dynamic" if self.activation_range == "dynamic" else "static"
         if hasattr(method, "quantize_channels") and (granularity == "group" or not values["symmetric"]):
             raise ValueError(
                 "outlier_splitting takes granularity 'tensor' or 'channel' and symmetric=True: it has no groups and no offsets."
             )
-        symmetric, hadamard = bool(values["symmetric"]), bool(values["hadamard"])
+        symmetric, hadamard = bool(values["symmetric"]), values["hadamard"]
+        if hadamard not in (None, False, True):
+            raise ValueError(f"hadamard is {hadamard!r}; allowed are None, False and True.")
         return LayerSettings(
             method, bits, granularity, size, symmetric, values["scale_dtype"], rank, hadamard, activations
         )

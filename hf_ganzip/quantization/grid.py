@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .chunks import float_dtype, row_chunks
-from .rotation import rotated, unrotated
+from .rotation import on_grid, rotated, unrotated, unrotated_levels
 
 
-_MANY = 2**14  # values from which on a table of half-precision numbers is faster than a search for each
+_MANY = (
+    2**14
+)  # values from which on it is faster to make a table first, of levels of half-precision numbers or of pairs
 
 
 @dataclass(frozen=True)
@@ -43,18 +46,31 @@ class QuantizedRows:
 
     def values(self) -> Tensor:
         """Dequantized rows (R, N) float32, before split columns are folded, still rotated and without the low rank."""
-        half = 0 if self.codebook is None else len(self.codebook) // 2
-        return to_values(self.codes.int() + half, self.scale, self.level_offset, self.codebook, self.offset)
+        return to_values(self._index(), self.scale, self.level_offset, self.codebook, self.offset)
 
     def weight(self, shape: tuple[int, ...]) -> Tensor:
         """The whole weight, float32 of ``shape``, output channels first."""
-        values = self.values()
-        if self.sources is not None:
-            values = fold_channels(values.view(shape[0], shape[1] + len(self.sources), -1), self.sources)
-        values = unrotated(values.view(shape[0], -1), self.rotation) if self.rotation else values
-        if self.up is not None:
-            add_low_rank_(values.view(shape[0], -1), self.up, self.down)
-        return values.reshape(shape)
+        parts = {
+            name: getattr(self, name)
+            for name in ("level_offset", "codebook", "offset", "sources", "rotation", "up", "down")
+        }
+        return to_channels(self._index(), self.scale, shape, **parts, scaled_last=self.scaled_last(shape[0])).view(
+            shape
+        )
+
+    def scaled_last(self, outputs: int) -> bool:
+        """Whether rows of a weight of ``outputs`` output channels can be rotated back before they are scaled, which is exact and one matrix product."""
+        even = self.codebook is None or torch.equal(on_grid(self.codebook), self.codebook)
+        return (
+            bool(self.rotation)
+            and even
+            and self.offset is None
+            and self.sources is None
+            and len(self.scale) <= outputs
+        )
+
+    def _index(self) -> Tensor:
+        return self.codes.int() + (0 if self.codebook is None else len(self.codebook) // 2)
 
     def target(self, weight: Tensor) -> Tensor:
         """What the codes are to stand for in ``weight`` (O, ...), output channels first: ``weight`` without the low rank, rotated."""
@@ -65,23 +81,74 @@ class QuantizedRows:
         return (rotated(left, self.rotation) if self.rotation else left).view(weight.shape)
 
 
-def to_values(
+def to_channels(
     codes: Tensor,
     scale: Tensor,
+    shape: tuple[int, ...],
+    *,
+    level_offset: float = 0.0,
+    codebook: Tensor | None = None,
+    offset: Tensor | None = None,
+    sources: Tensor | None = None,
+    rotation: int = 0,
+    scaled_last: bool = False,
+    up: Tensor | None = None,
+    down: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Output channels (O, C) float32 of a weight of ``shape`` (O, I, ...) from what :class:`QuantizedRows` and :func:`to_values` describe.
+
+    Memory of ``out``, contiguous, is used if it is given, but where split channels are folded or rows are rotated back after they were scaled.
+    """
+    direct = None if scaled_last or rotation or sources is not None else out
+    values = to_values(codes, None if scaled_last else scale, level_offset, codebook, offset, direct)
+    if sources is not None:
+        values = fold_channels(values.view(shape[0], shape[1] + len(sources), -1), sources)
+    values = values.view(shape[0], -1)
+    if scaled_last:
+        values = unrotated_levels(values, rotation, out).view(scale.shape[0], -1).mul_(scale).view(shape[0], -1)
+    elif rotation:
+        values = unrotated(values, rotation)
+    if up is not None:
+        add_low_rank_(values, up, down)
+    return values
+
+
+def to_values(
+    codes: Tensor,
+    scale: Tensor | None,
     level_offset: float = 0.0,
     codebook: Tensor | None = None,
     offset: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Float32 values of ``codes`` (R, N): signed ones, or indices into ``codebook``; written to ``out`` (R, N), contiguous, if it is given."""
-    values = torch.empty(codes.shape, device=codes.device) if out is None else out
+    """Float32 values of ``codes`` (R, N): signed ones, or indices into ``codebook``; their levels where ``scale`` is None; written to ``out``, contiguous, if it
+    is given."""
+    values = torch.empty(codes.shape, device=codes.device) if out is None else out.view(codes.shape)
     if codebook is None:
         values.copy_(codes)
         values = values.add_(level_offset) if level_offset else values
     else:
-        torch.index_select(codebook.float(), 0, codes.flatten().int(), out=values.view(-1))
-    values.mul_(scale)
+        table, index, found = codebook.float(), codes.flatten(), values.view(-1)
+        if _in_pairs(codes, table):
+            table, index, found = _pairs(table), index.view(torch.int16), found.view(torch.float64)
+        torch.index_select(table, 0, index.int(), out=found)
+    if scale is not None:
+        values.mul_(scale)
     return values if offset is None else values.add_(offset)
+
+
+def _in_pairs(codes: Tensor, table: Tensor) -> bool:
+    stored = codes.dtype == torch.uint8 and codes.device.type == "cpu" and not torch.compiler.is_compiling()
+    many = codes.numel() >= _MANY and not codes.numel() % 2 and len(table) <= 32
+    return stored and many and sys.byteorder == "little"
+
+
+def _pairs(table: Tensor) -> Tensor:
+    """Pairs of levels as float64, at the numbers that two neighbouring codes are as one of 16 bits: half as many to look up."""
+    found = torch.zeros(len(table), 256, 2)
+    found[:, : len(table), 0], found[:, : len(table), 1] = table, table[:, None]
+    return found.view(torch.float64).view(-1)
 
 
 def fold_channels(values: Tensor, sources: Tensor) -> Tensor:

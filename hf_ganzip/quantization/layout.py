@@ -33,6 +33,7 @@ class PackedLayout:
         offset: Rows have an offset (asymmetric quantization).
         splits: Number of input channels that were split; their copies follow the others.
         rotation: Size of the blocks in which rows are rotated (:mod:`.rotation`); 0 for none.
+        scaled_last: Rows are rotated back before they are scaled, which is exact (:func:`.rotation.unrotated_levels`), not after it.
         rank: Of the low rank that is added to what the codes stand for; 0 for none.
         activations: What the layer's inputs are rounded to where it computes in integers: "" (floating point), "static" (8 bits, with a stored range) or
             "dynamic" (8 bits, with the range of every batch).
@@ -53,6 +54,7 @@ class PackedLayout:
     splits: int = 0
     rank: int = 0
     rotation: int = 0
+    scaled_last: bool = False
     activations: str = ""
 
     def __post_init__(self):
@@ -78,12 +80,18 @@ class PackedLayout:
             object.__setattr__(self, "num_codes", math.prod(moved) // moved[1] * (moved[1] + self.splits))
         if not problems and self.rotation and math.prod(self.moved_shape[1:]) % self.rotation:
             problems.append(f"rotation is {self.rotation!r}")
+        if not problems and self.scaled_last and not self._can_be_scaled_last():
+            problems.append(f"scaled_last is {self.scaled_last!r}")
         if not problems and self.num_codes % self.rows:
             problems = ["the rows do not divide the weight"]
         if not problems and self.activations and self.not_integers():
             problems = [f"activations with {self.not_integers()}"]
         if problems:
             raise ValueError(f"impossible layout: {'; '.join(problems)}")
+
+    def _can_be_scaled_last(self) -> bool:
+        whole = self.rows <= self.moved_shape[0] and not self.moved_shape[0] % self.rows
+        return self.scaled_last is True and bool(self.rotation) and whole and not (self.offset or self.splits)
 
     def not_integers(self) -> str | None:
         """Why the weight is not an int8 tensor times one scale per output channel; None if it is.

@@ -70,6 +70,12 @@ def plan_quantization(model: nn.Module, config: QuantizeConfig) -> QuantizationP
             skipped[name] = decision
         else:
             settings[name] = decision
+    for name, chosen in settings.items():
+        if chosen.hadamard is None:
+            few = config.bits <= getattr(chosen.method, "rotates_denoisers_to", 0)
+            settings[name] = dataclasses.replace(
+                chosen, hadamard=few and family is not None and family.mixed is not None
+            )
     _spread_headroom(config, model, settings, skipped, notes)
     problems += _fit_groups(weights, settings, notes) + _fit_low_rank(config, weights, settings, notes)
     problems += _fit_activations(config, model, settings, notes)

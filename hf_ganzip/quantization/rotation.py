@@ -10,16 +10,18 @@ from torch import Tensor
 
 
 POWERS = (4, 8, 16, 32, 64, 128)  # inputs that are mixed
+_MOST = 32  # more take longer to mix back, and gain nothing (docs/quantization.md)
+_BITS = 8  # of levels that any matrix product mixes without rounding, also those that bring factors to bfloat16
 
 
 def block_of(length: int) -> int:
-    """How many of ``length`` weights in a row are mixed: the largest power of 2 up to 128 that divides it; 0 below 4.
+    """How many of ``length`` weights in a row are mixed: the largest power of 2 up to 32 that divides it; 0 below 4.
 
     Example:
-        >>> block_of(1152), block_of(288), block_of(27)
-        (128, 32, 0)
+        >>> block_of(1152), block_of(72), block_of(27)
+        (32, 8, 0)
     """
-    return max((power for power in POWERS if length % power == 0), default=0)
+    return max((power for power in POWERS if power <= _MOST and length % power == 0), default=0)
 
 
 def rotated(weight: Tensor, block: int) -> Tensor:
@@ -33,6 +35,28 @@ def unrotated(weight: Tensor, block: int) -> Tensor:
     return values * _signs(weight.shape[1]).to(weight)
 
 
+def unrotated_levels(levels: Tensor, block: int, out: Tensor | None = None) -> Tensor:
+    """:func:`unrotated` of ``levels`` (O, C) float32 for which it is exact, whatever the order of sums: multiples of a power of 2 of at most 8 bits.
+
+    Written to ``out``, contiguous, if it is given.
+    """
+    if torch.compiler.is_compiling():
+        return unrotated(levels, block)
+    matrix, factors = unrotating(levels.shape[1], block)
+    found = torch.empty_like(levels) if out is None else out.view(levels.shape)
+    torch.mm(
+        levels.view(-1, block), matrix.to(levels.device), out=found.view(-1, block)
+    )  # autocast leaves `out` alone
+    return found.mul_(factors.to(levels.device))
+
+
+def on_grid(levels: Tensor) -> Tensor:
+    """``levels`` (K,) float16 rounded to those that :func:`unrotated_levels` takes."""
+    step = 2.0 ** (torch.frexp(levels.abs().max().float()).exponent.item() - _BITS)
+    return (levels.float() / step).round().mul(step).half()
+
+
+@functools.lru_cache(maxsize=64)
 def unrotating(length: int, block: int) -> tuple[Tensor, Tensor]:
     """A matrix of +-1 (block, block) and factors (length,): :func:`unrotated` is every block times the matrix, times the factors."""
     return _transformed(torch.eye(block), block), _signs(length) * 2.0 ** -((block.bit_length() - 1) // 2)

@@ -19,7 +19,10 @@ from .grid import QuantizedRows
 from .layout import SCALE_DTYPES, PackedLayout
 from .low_rank import with_low_rank
 from .packed import PackedWeightMixin
-from .rotation import block_of, rotated
+from .rotation import block_of, on_grid, rotated
+
+
+_FEW_BITS = 4  # up to which levels lie so far apart that rounding them to a grid of 8 bits costs nothing
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ def _codes_of_rows(rows: Tensor, shape: tuple[int, ...], settings: LayerSettings
         raise ValueError(
             f"quantize_: {settings.method_name} gave a scale that is not finite; the weights exceed float32."
         )
+    if block and found.codebook is not None and settings.bits <= _FEW_BITS:
+        found = dataclasses.replace(found, codebook=on_grid(found.codebook))
     return dataclasses.replace(found, rotation=block)
 
 
@@ -104,6 +109,7 @@ def pack_quantized(
         splits=0 if found.sources is None else len(found.sources),
         rank=0 if found.up is None else found.up.shape[1],
         rotation=found.rotation,
+        scaled_last=found.scaled_last(channels_first_shape(module)[0]),
     )
     if not layout.not_integers():
         layout = dataclasses.replace(layout, activations=settings.activations or "")

@@ -14,7 +14,7 @@ from hf_ganzip.assets import asset_path
 from hf_ganzip.evaluation import study_drawing
 from hf_ganzip.evaluation.compression_study import Compressor, run_study
 from hf_ganzip.evaluation.diffusion_sampling import sample_diffusion
-from hf_ganzip.evaluation.study_config import OF_DIFFUSION, OF_GANS, VARIANTS, StudyConfig
+from hf_ganzip.evaluation.study_config import OF_DIFFUSION, OF_GANS, ROTATIONS, VARIANTS, StudyConfig
 from hf_ganzip.evaluation.study_drawing import Drawing
 from hf_ganzip.evaluation.study_report import write_report
 
@@ -154,7 +154,7 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
 
 
 def test_default_methods():
-    assert set(OF_GANS) | set(OF_DIFFUSION) == set(VARIANTS) - {"auto hadamard"}  # only where it is asked for
+    assert set(OF_GANS) | set(OF_DIFFUSION) == set(VARIANTS) - set(ROTATIONS)
     assert OF_DIFFUSION[:4] == OF_GANS[:4] == ("linear", "monte_carlo", "outlier_splitting", "aciq")
     assert not any("latent_distill" in name for name in OF_DIFFUSION)
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import hf_ganzip as gz
+from hf_ganzip.quantization.grid import to_values
 from hf_ganzip.quantization.packed import PackedWeightMixin, packed_modules
 
 from ..conftest import run, tiny_generator, tiny_unet
@@ -225,6 +226,17 @@ def test_unpacking_in_parts_is_unpacking_at_once(monkeypatch):
         monkeypatch.setattr("hf_ganzip.quantization.buffers._CHUNK", chunk)
         for layer, weight in zip(layers, expected):
             assert torch.equal(layer.weight, weight) and layer.weight.stride() == weight.stride()
+
+
+@pytest.mark.parametrize("bits", (2, 3, 5, 6))
+def test_levels_of_a_codebook_are_looked_up_exactly(bits):
+    """Many and few, an even number and an odd one; signed zeros and what is no number stay as they are."""
+    codebook = torch.randn(2**bits).half()
+    codebook[0], codebook[1] = -0.0, float("nan")
+    for count in (2**14, 2**14 + 1, 6):
+        codes = torch.randint(0, 2**bits, (1, count), dtype=torch.uint8)
+        found = to_values(codes, None, codebook=codebook)
+        assert torch.equal(found.view(torch.int32), codebook.float()[codes.int()].view(torch.int32))
 
 
 # -- bad input: one error, nothing changed ------------------------------------------------------------------------------

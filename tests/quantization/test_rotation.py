@@ -9,21 +9,24 @@ from diffusers import UNet2DModel
 from torch import nn
 
 import hf_ganzip as gz
+from hf_ganzip.quantization.buffers import pack_rows, unpack_rows
+from hf_ganzip.quantization.grid import QuantizedRows
+from hf_ganzip.quantization.layout import PackedLayout
 from hf_ganzip.quantization.packed import packed_modules
+from hf_ganzip.quantization.packing import unpack
 from hf_ganzip.quantization.rotation import block_of, rotated, rotated_curvature, unrotated
 
-from ..conftest import run, tiny_unet
-from ..test_contracts import method  # noqa: F401  a fixture: every method
+from ..conftest import run, tiny_generator, tiny_unet
+from ..test_contracts import method
 
 
-@pytest.mark.parametrize(("length", "block"), [(1152, 128), (576, 64), (288, 32), (12, 4), (27, 0), (2, 0)])
+@pytest.mark.parametrize(("length", "block"), [(1152, 32), (288, 32), (48, 16), (12, 4), (27, 0), (2, 0)])
 def test_blocks_are_powers_of_two_that_divide(length, block):
     assert block_of(length) == block
 
 
-@pytest.mark.parametrize("length", [4, 24, 64, 1152])
-def test_it_is_a_rotation_to_a_power_of_two_and_back(length):
-    block = block_of(length)
+@pytest.mark.parametrize(("length", "block"), [(4, 4), (24, 8), (64, 64), (1152, 32), (1152, 128)])
+def test_it_is_a_rotation_to_a_power_of_two_and_back(length, block):
     weight = torch.randn(7, length, dtype=torch.float64)
     turned = rotated(weight, block)
     torch.testing.assert_close(unrotated(turned, block), weight)
@@ -50,6 +53,53 @@ def test_parts_come_back_with_the_same_bits():
     whole = unrotated(weight, 128)
     for size in (1, 5, 64):
         assert torch.equal(torch.cat([unrotated(part, 128) for part in weight.split(size)]), whole)
+
+
+@pytest.mark.parametrize("bits", (2, 3, 4, 8))
+@pytest.mark.parametrize("name", ("linear", "codebook"))
+def test_levels_are_rotated_back_exactly_by_one_product_under_any_precision(name, bits):
+    """The same as sums in a fixed order, scaled afterwards; codebooks of 8 bits have levels too many to lie on a grid."""
+    layer = nn.Linear(96, 24)
+    gz.quantize_(nn.Sequential(layer), name, bits=bits, granularity="channel", hadamard=True, headroom=0)
+    layout, buffers = layer.packed_layout, layer.packed_buffers()
+    assert layout.rotation == 32 and layout.scaled_last is (name == "linear" or bits < 8)
+    codes = unpack(buffers["weight_codes"], bits, 96 * 24).view(24, 96).int()
+    levels = (
+        buffers["weight_codebook"].float()[codes]
+        if name == "codebook"
+        else codes - 2 ** (bits - 1) + layout.level_offset
+    )
+    scale = buffers["weight_scale"].float()
+    expected = unrotated(levels, 32) * scale if layout.scaled_last else unrotated(levels * scale, 32)
+    before = torch.get_float32_matmul_precision()
+    try:
+        for precision in ("highest", "high", "medium"):
+            torch.set_float32_matmul_precision(precision)
+            with torch.autocast("cpu", torch.bfloat16):
+                assert torch.equal(layer.weight, expected)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_folders_rotated_in_larger_blocks_before_scaling_still_unpack():
+    """The form of the first version: blocks of 128, codebooks in half precision."""
+    levels = torch.randn(8).half().sort().values
+    rows = QuantizedRows(
+        torch.randint(-4, 4, (6, 256)).to(torch.int8), torch.rand(6, 1) + 0.5, codebook=levels, rotation=128
+    )
+    assert not rows.scaled_last(6)
+    layout = PackedLayout.from_dict({"bits": 3, "shape": [6, 256], "rows": 6, "codebook": True, "rotation": 128})
+    expected = unrotated(levels.float()[rows.codes.int() + 4] * rows.scale, 128)
+    assert torch.equal(unpack_rows(pack_rows(rows, layout), layout), expected)
+    assert torch.equal(rows.weight((6, 256)), expected)
+
+
+@pytest.mark.parametrize("change", ({"rotation": 0}, {"rows": 48}, {"offset": True}, {"scaled_last": 1}))
+def test_layouts_that_cannot_be_scaled_last_are_refused(change):
+    fitting = {"bits": 3, "shape": [6, 256], "rows": 6, "rotation": 32, "scaled_last": True}
+    assert PackedLayout.from_dict(fitting).to_dict() == fitting
+    with pytest.raises(ValueError, match="scaled_last"):
+        PackedLayout.from_dict(fitting | change)
 
 
 def test_an_outlier_is_spread_over_its_row_and_takes_no_bytes():
@@ -83,11 +133,33 @@ def test_it_is_saved_and_loaded_again_bit_by_bit(tmp_path, compute):
         assert torch.equal(run(again), run(model))
 
 
-def test_every_method_has_it_beside_a_low_rank(method):  # noqa: F811
+def test_every_method_has_it_beside_a_low_rank(method):
     model = tiny_unet(block_out_channels=(32, 32), norm_num_groups=8)
     report = gz.quantize_(model, method, bits=4, hadamard=True, svd_rank=1, preset="best", headroom=0)
     assert any(layer.packed_layout.rank and layer.packed_layout.rotation for layer in packed_modules(model).values())
     assert all(layer.sqnr_db > 5 for layer in report.quantized)
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "rotates"),
+    [
+        (tiny_unet, {"bits": 3}, True),
+        (tiny_unet, {"bits": 2}, True),
+        (tiny_unet, {"bits": 4}, False),
+        (tiny_unet, {"bits": 3, "hadamard": False}, False),
+        (tiny_unet, {"bits": 3, "method": "codebook"}, False),
+        (tiny_unet, {"bits": 3, "activations": "int8"}, False),
+        (tiny_generator, {"bits": 3}, False),
+        (tiny_generator, {"bits": 3, "hadamard": True}, True),
+    ],
+)
+def test_denoisers_of_few_bits_are_rotated_by_default(make, options, rotates):
+    model = make()
+    gz.quantize_(model, **options)
+    found = [layer.packed_layout.rotation for layer in packed_modules(model).values()]
+    assert any(found) is rotates
+    with pytest.raises(ValueError, match="hadamard is 'yes'; allowed are None, False and True"):
+        gz.QuantizeConfig(hadamard="yes")
 
 
 def test_layers_of_odd_rows_are_not_rotated_and_the_report_says_so():
