@@ -17,7 +17,7 @@ from hf_ganzip.quantization.packing import unpack
 from hf_ganzip.quantization.rotation import block_of, rotated, rotated_curvature, unrotated
 
 from ..conftest import run, tiny_generator, tiny_unet
-from ..test_contracts import method
+from ..test_contracts import method  # noqa: F401  a fixture: every method
 
 
 @pytest.mark.parametrize(("length", "block"), [(1152, 32), (288, 32), (48, 16), (12, 4), (27, 0), (2, 0)])
@@ -133,7 +133,7 @@ def test_it_is_saved_and_loaded_again_bit_by_bit(tmp_path, compute):
         assert torch.equal(run(again), run(model))
 
 
-def test_every_method_has_it_beside_a_low_rank(method):
+def test_every_method_has_it_beside_a_low_rank(method):  # noqa: F811
     model = tiny_unet(block_out_channels=(32, 32), norm_num_groups=8)
     report = gz.quantize_(model, method, bits=4, hadamard=True, svd_rank=1, preset="best", headroom=0)
     assert any(layer.packed_layout.rank and layer.packed_layout.rotation for layer in packed_modules(model).values())
