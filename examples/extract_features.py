@@ -24,7 +24,7 @@ from hf_ganzip.evaluation.extractors import load_extractor
 from hf_ganzip.evaluation.extractors.weights import weights_digest
 from hf_ganzip.evaluation.sharded import extract_features_sharded, sample_features_sharded
 from hf_ganzip.evaluation.sources import open_source, write_features
-from hf_ganzip.recipes import load_model
+from hf_ganzip.integration.opening import load_model
 from hf_ganzip.scripts.flags import make_parser
 
 

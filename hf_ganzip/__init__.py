@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # `as`: type checkers do not see through `__all__` below
     from .exporting import OnnxUNet2DModel as OnnxUNet2DModel
     from .exporting import export as export
     from .integration import GanzipConfig as GanzipConfig
+    from .integration.opening import from_config as from_config
+    from .integration.opening import load_model as load_model
     from .models import BigGANDeepGenerator as BigGANDeepGenerator
     from .models import BigGANDiscriminator as BigGANDiscriminator
     from .models import BigGANGenerator as BigGANGenerator
@@ -46,8 +48,6 @@ if TYPE_CHECKING:  # `as`: type checkers do not see through `__all__` below
     from .quantization import sensitivity as sensitivity
     from .quantization import set_compute_ as set_compute_
     from .recipes import compress as compress
-    from .recipes import from_config as from_config
-    from .recipes import load_model as load_model
     from .refine import RefineConfig as RefineConfig
     from .refine import refine_ as refine_
     from .training.feature_quantization import FQConfig as FQConfig
@@ -68,8 +68,8 @@ _NAMES = {
     "GANPipeline": "pipelines",
     "ImageTranslationPipeline": "pipelines",
     "convert": "checkpoints",
-    "load_model": "recipes",
-    "from_config": "recipes",
+    "load_model": "integration.opening",
+    "from_config": "integration.opening",
     "compress": "recipes",
     "PruneConfig": "pruning",
     "prune_": "pruning",

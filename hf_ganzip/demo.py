@@ -24,9 +24,9 @@ from .evaluation.sampling import mean_image, sample_images
 from .evaluation.study_config import FULL, LABELS, StudyConfig, setting_name
 from .exporting import OnnxGenerator, export
 from .image_grids import save_image_grid
+from .integration.opening import load_model
 from .plotting import save_precision_recall_plot
 from .quantization import quantize_
-from .recipes import load_model
 from .record import machine, table, versions
 
 

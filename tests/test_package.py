@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Public names, cheap import, registration in any order of imports."""
 
+import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
 
 import pytest
 
@@ -119,3 +122,34 @@ def test_lookup_suggests_and_lists():
         lookup(registry, "sqr", "scaling")
     with pytest.raises(ValueError, match=r"Unknown scaling 'xyz'. Available"):
         lookup(registry, "xyz", "scaling")
+
+
+def imported_modules(name: str, file: Path) -> set[str]:
+    """Modules of ours that a file imports, also within functions, but for what only type checkers read and for the registries in its own packages."""
+    found = set()
+    waiting: list[ast.AST] = [ast.parse(file.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        waiting += ast.iter_child_nodes(node)
+        if isinstance(node, ast.ImportFrom) and node.level:
+            package = name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
+            base = ".".join([*package[: len(package) - node.level + 1], *(node.module or "").split(".")]).rstrip(".")
+            found |= {f"{base}.{each.name}" if f"{base}.{each.name}" in MODULES else base for each in node.names}
+    return {each for each in found & MODULES.keys() if not name.startswith(f"{each}.")}
+
+
+PACKAGE = Path(gz.__file__).parent
+MODULES = {
+    ".".join(["hf_ganzip", *file.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__"): file
+    for file in PACKAGE.rglob("*.py")
+}
+
+
+def test_no_module_imports_what_imports_it():
+    """Not by detours either: each change has a direction in which it can be followed."""
+    TopologicalSorter({name: imported_modules(name, file) for name, file in MODULES.items()}).prepare()
+    assert "hf_ganzip.checkpoints.rebuild" in imported_modules(
+        "hf_ganzip.checkpoints.torch_file", MODULES["hf_ganzip.checkpoints.torch_file"]
+    )

@@ -95,11 +95,6 @@ def call(name: Name, args: tuple) -> Any:
         return _tensor(*args[:4])
     if short == "_rebuild_parameter":
         return args[0]
-    if short == "_load_from_bytes":
-        from .torch_file import read_torch
-
-        (data,) = args
-        return read_torch(data)
     if short == "_reconstruct_persistent_obj":
         return _persistent_object(*args)
     if short == "Size":

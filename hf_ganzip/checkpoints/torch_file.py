@@ -26,8 +26,13 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 def read_pickle(data: memoryview | bytes, offset: int = 0, persistent=None) -> tuple[Any, int]:
     """One pickle of data, and where it ends."""
-    reader = PickleReader(data, offset, allowed=allowed, call=call, build=build, persistent=persistent)
+    reader = PickleReader(data, offset, allowed=allowed, call=_call, build=build, persistent=persistent)
     return reader.load(), reader.offset
+
+
+def _call(name: Name, args: tuple) -> Any:
+    """:func:`.rebuild.call`, and a torch file inside a pickle."""
+    return read_torch(*args) if name.name == "_load_from_bytes" else call(name, args)
 
 
 def read_torch(data: memoryview | bytes) -> Any:

@@ -79,7 +79,7 @@ def compress(
         typer.Option(
             "--hadamard/--no-hadamard",
             help="Rotate rows of weights before they are rounded, and back when unpacked.",
-            show_default="for denoisers at 2 and 3 bits by method auto",
+            show_default="for denoisers at 3 bits by method auto",
         ),
     ] = None,
     option: Annotated[

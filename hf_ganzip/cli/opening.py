@@ -51,7 +51,7 @@ class Place:
 
 def open_model(model: str, place: Place | None = None) -> Any:
     """One network: the model of an argument, or the denoiser of a pipeline."""
-    from ..recipes import load_model
+    from ..integration.opening import load_model
 
     place = place or Place()
     place.check_device()

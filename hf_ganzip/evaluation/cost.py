@@ -232,7 +232,7 @@ def printed_by(module: str, function: str, *arguments: str) -> int:
 
 def peak_of_folder(folder: str, dtype: str) -> None:
     """Print the bytes by which loading the model in ``folder`` in ``dtype`` and one forward pass raise the memory of this process."""
-    from ..recipes import load_model
+    from ..integration.opening import load_model
 
     torch.zeros(1) @ torch.zeros(1)
     before = peak_so_far(reset=True)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..assets import resolve
-from ..recipes import load_model
+from ..integration.opening import load_model
 from .reference import find_reference, load_reference, resize
 from .streams import ImageStream, open_stream
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from ..alignment import align_
 from ..components import all_networks, is_pipeline, network_of
 from ..hub import PIPELINE_FILES, model_folder
+from ..integration.opening import load_model
 from ..modes import evaluating
 from ..quantization.packed import computing
-from ..recipes import load_model
 from ..saved import open_saved
 from .diffusion_sampling import ddim_timesteps, sample_diffusion
 from .noise_prediction import Replay

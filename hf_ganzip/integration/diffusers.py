@@ -20,7 +20,7 @@ from ..quantization.config import QuantizeConfig
 from ..quantization.folding import is_parametrized
 from ..quantization.packed import pack_module_
 from ..quantization.plan import plan_quantization
-from ..quantization.quantize import apply_plan_, quantization_report
+from ..quantization.quantize import KEEPERS, Keeper, apply_plan_, quantization_report
 from ..quantization.report import QuantizeReport
 from ..quantization.rows import quantize_weight
 from ..record import RECORD, compression_of, origin, origin_of, recorded_steps
@@ -192,4 +192,5 @@ def _forget_quantization(model: nn.Module) -> None:
         model.register_to_config(quantization_config=GanzipConfig(bits=None, structure=structure, record=record))
 
 
+KEEPERS["diffusers.models.modeling_utils.ModelMixin"] = Keeper(attach, detach)
 register()

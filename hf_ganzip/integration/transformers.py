@@ -24,7 +24,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from ..quantization.config import QuantizeConfig
 from ..quantization.packed import packed_modules, unpack_module_
 from ..quantization.plan import plan_quantization
-from ..quantization.quantize import apply_plan_, quantization_report
+from ..quantization.quantize import KEEPERS, Keeper, apply_plan_, quantization_report
 from ..quantization.report import QuantizeReport
 from ..record import RECORD, origin_of
 from .config import QUANT_METHODS, GanzipConfig, as_ganzip, merge_strictly_
@@ -146,4 +146,5 @@ def register() -> None:
     merge_strictly_(AutoHfQuantizer)
 
 
+KEEPERS["transformers.modeling_utils.PreTrainedModel"] = Keeper(attach, detach)
 register()

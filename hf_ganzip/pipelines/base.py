@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline
 
 from ..assets import class_names
 from ..hub import HUB_OPTIONS, MODEL_FILES, model_folder
-from ..recipes import load_model
+from ..integration.opening import load_model
 
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")

@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quantize networks of a pipeline: all are planned before the first is changed."""
+"""What quantizing networks of a pipeline gives."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..components import networks_of
 from ..reports import Report
-from .config import QuantizeConfig
-from .plan import plan_quantization, require_finite
 from .report import QuantizeReport
 
 
@@ -53,20 +50,3 @@ class PipelineReport(Report, Mapping[str, QuantizeReport]):
 
     def __str__(self) -> str:
         return "\n\n".join(f"{name}\n{report}" for name, report in self.items())
-
-
-def quantize_pipeline_(pipeline: Any, config: QuantizeConfig, components: Iterable[str] | None) -> PipelineReport:
-    """:func:`.quantize_` of networks of a pipeline, by default of its denoiser.
-
-    Raises:
-        ValueError: As :func:`.quantize_`, of any of them, or no such network; nothing is changed then.
-    """
-    from .quantize import quantize_
-
-    networks = networks_of(pipeline, components)
-    for name, network in networks.items():
-        try:
-            require_finite(network, plan_quantization(network, config), "quantize_")
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
-    return PipelineReport({name: quantize_(network, config) for name, network in networks.items()})

@@ -72,7 +72,7 @@ def plan_quantization(model: nn.Module, config: QuantizeConfig) -> QuantizationP
             settings[name] = decision
     for name, chosen in settings.items():
         if chosen.hadamard is None:
-            few = config.bits <= getattr(chosen.method, "rotates_denoisers_to", 0)
+            few = config.bits == getattr(chosen.method, "rotates_denoisers_at", None)
             settings[name] = dataclasses.replace(
                 chosen, hadamard=few and family is not None and family.mixed is not None
             )

@@ -4,25 +4,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..components import all_networks, is_pipeline, refuse_name
+from ..components import all_networks, is_pipeline, networks_of, refuse_name
 from .activations import input_ranges
 from .calibration import CalibrationTask
 from .config import QuantizeConfig
 from .folding import fold_rest_, remove_parametrization_
 from .integers import input_ends
 from .packed import base_class, pack_module_, packed_modules, unpack_module_
-from .pipeline import PipelineReport, quantize_pipeline_
+from .pipeline import PipelineReport
 from .plan import QuantizationPlan, plan_quantization, require_finite, weighted_modules
 from .report import LayerReport, QuantizeReport
 from .rows import QuantizedWeight, channels_first_shape, pack_quantized, quantize_rows, weight_rows
 
 
+class Keeper(NamedTuple):
+    """What makes a model savable by its library after it was quantized in memory, and undoes that."""
+
+    attach: Callable[[nn.Module, QuantizeConfig], None]
+    detach: Callable[[nn.Module], None]
+
+
+KEEPERS: dict[
+    str, Keeper
+] = {}  # by the base class of a library's models; :mod:`hf_ganzip.integration` fills it when a library is imported
 _NO_LOW_RANK = "no low rank (beyond float16)"
 
 
@@ -59,15 +69,29 @@ def quantize_(
     refuse_name(model)
     config = QuantizeConfig.of(config, **options)
     if is_pipeline(model):
-        return quantize_pipeline_(model, config, components)
+        return _quantize_pipeline_(model, config, components)
     if components is not None:
         raise ValueError(f"quantize_: components are those of a pipeline; a {type(model).__name__} has none.")
     plan = plan_quantization(model, config)
     sqnr_db = apply_plan_(model, plan, config)
-    from ..integration import attach
-
-    attach(model, config)
+    for keeper in _keepers(model):
+        keeper.attach(model, config)
     return quantization_report(model, plan, sqnr_db)
+
+
+def _quantize_pipeline_(pipeline: Any, config: QuantizeConfig, components: Iterable[str] | None) -> PipelineReport:
+    """:func:`.quantize_` of networks of a pipeline, by default of its denoiser; all are planned before the first is changed.
+
+    Raises:
+        ValueError: As :func:`.quantize_`, of any of them, or no such network; nothing is changed then.
+    """
+    networks = networks_of(pipeline, components)
+    for name, network in networks.items():
+        try:
+            require_finite(network, plan_quantization(network, config), "quantize_")
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    return PipelineReport({name: quantize_(network, config) for name, network in networks.items()})
 
 
 def apply_plan_(model: nn.Module, plan: QuantizationPlan, config: QuantizeConfig) -> dict[str, float | None]:
@@ -109,9 +133,13 @@ def dequantize_(model: nn.Module | Any) -> None:
         unpack_module_(module)
     if fold_rest_(model):
         model.register_to_config(spectral_norm=False)
-    from ..integration import detach
+    for keeper in _keepers(model):
+        if getattr(model, "hf_quantizer", None) is not None:
+            keeper.detach(model)
 
-    detach(model)
+
+def _keepers(model: nn.Module) -> list[Keeper]:
+    return [KEEPERS[name] for cls in type(model).__mro__ if (name := f"{cls.__module__}.{cls.__name__}") in KEEPERS]
 
 
 def quantize_weights(model: nn.Module, plan: QuantizationPlan) -> tuple[dict[str, QuantizedWeight], dict[str, Tensor]]:

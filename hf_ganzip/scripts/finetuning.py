@@ -15,8 +15,9 @@ from torch.utils.data import TensorDataset
 
 from ..assets import ASSETS
 from ..evaluation.validation import Validator
+from ..integration.opening import load_model
 from ..publishing import push_to_hub
-from ..recipes import compress, load_model, read_recipe
+from ..recipes import compress, read_recipe
 from ..record import Step, record_step, recorded_steps
 from ..training.logs import figures_of
 from ..training.run_config import RunConfig

@@ -61,8 +61,8 @@ def _fashion_mnist(bits: int | None) -> tuple[np.ndarray, np.ndarray]:
     from ..assets import asset_path
     from ..evaluation import extract_features
     from ..evaluation.sampling import sample_images
+    from ..integration.opening import load_model
     from ..quantization import QuantizeConfig, quantize_
-    from ..recipes import load_model
 
     generator: Any = load_model(asset_path("stylegan2-fashion-mnist"))
     if bits is not None:

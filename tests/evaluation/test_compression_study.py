@@ -13,7 +13,7 @@ from hf_ganzip.evaluation import compression_study, study_drawing
 from hf_ganzip.evaluation.compression_study import run_study
 from hf_ganzip.evaluation.study_config import StudyConfig
 from hf_ganzip.evaluation.study_report import write_report
-from hf_ganzip.recipes import load_model
+from hf_ganzip.integration.opening import load_model
 
 
 REFERENCE = "fashion-mnist-test-5000"

@@ -144,7 +144,7 @@ def test_every_method_has_it_beside_a_low_rank(method):  # noqa: F811
     ("make", "options", "rotates"),
     [
         (tiny_unet, {"bits": 3}, True),
-        (tiny_unet, {"bits": 2}, True),
+        (tiny_unet, {"bits": 2}, False),
         (tiny_unet, {"bits": 4}, False),
         (tiny_unet, {"bits": 3, "hadamard": False}, False),
         (tiny_unet, {"bits": 3, "method": "codebook"}, False),
@@ -153,7 +153,7 @@ def test_every_method_has_it_beside_a_low_rank(method):  # noqa: F811
         (tiny_generator, {"bits": 3, "hadamard": True}, True),
     ],
 )
-def test_denoisers_of_few_bits_are_rotated_by_default(make, options, rotates):
+def test_denoisers_of_three_bits_are_rotated_by_default(make, options, rotates):
     model = make()
     gz.quantize_(model, **options)
     found = [layer.packed_layout.rotation for layer in packed_modules(model).values()]

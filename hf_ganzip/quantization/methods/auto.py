@@ -29,7 +29,7 @@ class Auto:
     """
 
     casts_rows: ClassVar[bool] = True
-    rotates_denoisers_to: ClassVar[int] = _FEW_BITS  # bits, where hadamard is None
+    rotates_denoisers_at: ClassVar[int] = 3  # bits, where hadamard is None
 
     def __call__(self, rows: Tensor, bits: int, scale_dtype: torch.dtype = torch.float32) -> QuantizedRows:
         method = Codebook() if bits <= _FEW_BITS else MSEClip()
