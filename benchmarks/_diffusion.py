@@ -26,7 +26,7 @@ from hf_ganzip.quantization.packed import computing
 
 
 PLAIN = ("auto", "mse_clip", "codebook", "aciq", "linear")  # of a weight alone; the last two as in the paper
-CALIBRATED = ("auto mixed", "gptq", "gptq mixed")
+CALIBRATED = ("auto mixed", "gptq", "gptq hadamard", "gptq mixed")
 SLOW = ("latent_distill", "latent_distill mixed")
 _COMPARED = (2, 5)  # total bits per weight of the points that are compared
 _MEASURED = (2, 3, 4, 5, 6, 8)  # bits of the sensitivities
@@ -139,10 +139,11 @@ class Ours:
 
     def __call__(self, method: str, bits: int):
         """A quantized copy."""
-        name, _, mixed = method.partition(" ")
+        name, _, kind = method.partition(" ")
         config = {"method_options": self._options(name)}
         found = copy.deepcopy(self.model)
-        if not mixed:
+        if kind != "mixed":
+            config |= {"hadamard": True} if kind else {}
             gz.quantize_(found, name, bits=bits, **config)
             return found
         report = self._sensitivity()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first table of README: size, speed and quality of the bundled StyleGAN2 in full, with 4 bits, with 8 bits and integer products, pruned, and pruned with 8 bits.
+r"""The first table of README: size, speed and quality of the bundled StyleGAN2 in full, with 4 bits, with 8 bits and integer products, pruned, and pruned with 8 bits.
 
 `--pruned` is a folder with the fine-tuned pruned generator:
 
