@@ -105,11 +105,13 @@ def _save_differences(runs: list[dict], followed: Sequence[str], path: Path) -> 
     steps = [point["step"] for point in runs[0]["curve"]]
     for axis, name in zip(figure.subplots(1, len(followed), squeeze=False)[0], followed):
         found = [paired_differences(runs, name, place) for place in range(len(steps))]
-        for variant in found[0]:
+        for number, variant in enumerate(found[0], 1):  # the first variant has colour 0 in the curves
             values = [each[variant] for each in found[1:]]
             means = [statistics.mean(each) for each in values]
             halves = [half_interval(each) if len(each) > 1 else 0 for each in values]
-            axis.errorbar(steps[1:], means, halves, marker="o", markersize=3, capsize=3, label=variant)
+            axis.errorbar(
+                steps[1:], means, halves, color=f"C{number}", marker="o", markersize=3, capsize=3, label=variant
+            )
         axis.axhline(0, color="grey", linestyle=":", label=next(iter(variants_of(runs))))
         axis.set(xlabel="steps", ylabel="difference", title=_TITLES[name])
     figure.axes[0].legend()
