@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from hf_ganzip.record import recorded_steps
+from hf_ganzip.scripts.svs_report import write_report
 
 from .test_train_stylegan2 import ROOT, launch
 
@@ -114,3 +115,10 @@ def test_criteria_get_the_options_that_they_have(study):
     assert all(options["criterion"] == name for name, options in kept.items())
     timesteps = [options["criterion_options"].get("timesteps") for options in kept.values()]
     assert timesteps == [3, 3, None, None]
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "docs" / "studies").glob("svs-*")), ids=lambda folder: folder.name)
+def test_reports_are_those_of_their_figures(tmp_path, folder):
+    write_report(json.loads((folder / "report.json").read_text()), tmp_path)
+    assert (tmp_path / "report.md").read_text() == (folder / "report.md").read_text()
+    assert {path.name for path in tmp_path.iterdir()} <= {path.name for path in folder.iterdir()}
