@@ -108,7 +108,7 @@ def _save_differences(runs: list[dict], followed: Sequence[str], path: Path) -> 
         for number, variant in enumerate(found[0], 1):  # the first variant has colour 0 in the curves
             values = [each[variant] for each in found[1:]]
             means = [statistics.mean(each) for each in values]
-            halves = [half_interval(each) if len(each) > 1 else 0 for each in values]
+            halves = [half_interval(each) for each in values] if len(values[0]) > 1 else None
             axis.errorbar(
                 steps[1:], means, halves, color=f"C{number}", marker="o", markersize=3, capsize=3, label=variant
             )
