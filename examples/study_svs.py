@@ -2,13 +2,15 @@
 """Does Singular Value Scaling help? Prune, refine (or not), fine-tune with equal budgets and several seeds, and compare the curves.
 
     python examples/study_svs.py --output_dir svs --images fashion-mnist-folder
-    python examples/study_svs.py --output_dir svs-ddpm --model ddpm-folder --images fashion-mnist-folder
+    python examples/study_svs.py --output_dir svs-ddpm --model ddpm-folder --images fashion-mnist-folder --distillation_weight 1
 
-A StyleGAN2 is fine-tuned by distillation against its unpruned self, a diffusion UNet by predicting noise. Runs go seed by seed; an interrupted study goes on
-where it stopped. Writes report.json (every figure of every run), report.md, curves.png and spectra.png.
+A StyleGAN2 is fine-tuned by distillation against its unpruned self, a diffusion UNet by predicting noise, what its unpruned self predicts, or a mixture of both.
+Runs go seed by seed; an interrupted study goes on where it stopped. Writes report.json (every figure of every run), report.md with differences to the first
+variant, curves.png, differences.png and spectra.png.
 """
 
 import argparse
+import dataclasses
 import json
 import statistics
 from pathlib import Path
@@ -20,48 +22,56 @@ from accelerate.utils import DataLoaderConfiguration, set_seed
 import hf_ganzip as gz
 from hf_ganzip.assets import ASSETS, asset_path
 from hf_ganzip.evaluation.reference import load_reference
-from hf_ganzip.evaluation.runs import runs_table, variants_of
 from hf_ganzip.evaluation.validation import Validator
 from hf_ganzip.images import load_images, to_model_range
 from hf_ganzip.models.feature_network import FeatureNetwork
-from hf_ganzip.plotting import new_figure, save_run_curves
+from hf_ganzip.pruning.criteria import CRITERIA
 from hf_ganzip.record import versions
 from hf_ganzip.refine.refine import selection
+from hf_ganzip.refine.scalings import SCALINGS, Scaling
 from hf_ganzip.refine.singular_values import condition_number
 from hf_ganzip.scripts.flags import make_parser
 from hf_ganzip.scripts.studies import check_conditions
+from hf_ganzip.scripts.svs_report import SPECTRUM, write_report
 from hf_ganzip.training import logs
 from hf_ganzip.training.diffusion_loop import DiffusionTrainingConfig, antithetic_timesteps, train_diffusion
 from hf_ganzip.training.distillation_config import DistillationConfig
 from hf_ganzip.training.distillation_loop import train_distilled
 from hf_ganzip.training.perceptual import FeatureDistance
+from hf_ganzip.training.run_config import LR_SCHEDULERS
 
 
-VARIANTS = {  # name -> (changes of the pruning, scaling or None)
+_SAME = Scaling(torch.Tensor.clone, lambda norm, largest: 1.0)
+VARIANTS = {  # name -> (changes of the pruning, options of refining or None)
     "pruned weights": ({}, None),
-    "SVS sqrt": ({}, "sqrt"),
-    "SVS log1p": ({}, "log1p"),
+    **{f"SVS {name}": ({}, {"scaling": name}) for name in SCALINGS},
+    "SVS sqrt, biases kept": ({}, {"scaling": "sqrt", "skip": ("*bias",)}),
+    "SVS sqrt, norms kept": ({}, {"scaling": "sqrt", "reset_norms": False}),
+    "norms reset": ({}, {"scaling": _SAME}),
     "random": ({"fresh": True}, None),
     "He": ({"init": "he"}, None),
 }
-CONDITIONS = (
+DEFAULT_VARIANTS = ["pruned weights", "SVS sqrt", "SVS log1p", "random", "He"]
+CONDITIONS = (  # a run under others is another run
     "model",
     "ratio",
+    "criterion",
+    "score_images",
     "max_train_steps",
     "train_batch_size",
     "learning_rate",
+    "lr_scheduler",
+    "distillation_weight",
     "validation_steps",
     "num_samples",
+    "noise_images",
     "reference",
-)
-CONDITIONS += (
     "sampling_steps",
     "clip_sample",
     "mixed_precision",
     "smoke",
     "training_images",
-)  # a run under others is another run
-SPECTRUM = {f"sigma_{i / 8:.3f}": i / 8 for i in range(9)}  # name -> place among the singular values, descending
+)
 
 
 def parse_args(input_args=None) -> argparse.Namespace:
@@ -76,13 +86,30 @@ def parse_args(input_args=None) -> argparse.Namespace:
     add("--images", required=True, help="training images: `datasets` id, parquet, folder of images or idx files")
     add("--reference", default="fashion-mnist-test-5000", help="real images of the figures")
     add("--ratio", type=float, default=0.7, help="share of channels that is pruned")
-    add("--variants", nargs="+", choices=sorted(VARIANTS), default=list(VARIANTS), help="what is compared")
+    add("--criterion", choices=sorted(CRITERIA), help="default: dcp for GANs, diff_prune for diffusion")
+    add("--score_images", type=int, default=64, help="training images with which diff_prune and taylor score channels")
+    add(
+        "--variants",
+        nargs="+",
+        choices=sorted(VARIANTS),
+        default=DEFAULT_VARIANTS,
+        help="what is compared, with the first",
+    )
     add("--seeds", type=int, default=3, help="runs of each variant")
+    add("--first_seed", type=int, default=0, help="the seeds are this one and those after it")
     add("--max_train_steps", type=int, default=600, help="of each run")
     add("--train_batch_size", type=int, default=32, help="images per step")
     add("--learning_rate", type=float, help="default: 0.0025 for GANs, 0.001 for diffusion")
+    add("--lr_scheduler", choices=LR_SCHEDULERS, help="default: constant for GANs, cosine for diffusion")
+    add(
+        "--distillation_weight",
+        type=float,
+        default=0.0,
+        help="of what the dense network predicts, 1 minus it of the noise; for a diffusion model",
+    )
     add("--validation_steps", type=int, default=100, help="steps between figures")
     add("--num_samples", type=int, default=2500, help="generated images that are measured")
+    add("--noise_images", type=int, default=5000, help="held-out images of the noise error, for a diffusion model")
     add("--sampling_steps", type=int, default=50, help="of DDIM, for a diffusion model")
     add(
         "--clip_sample",
@@ -95,34 +122,45 @@ def parse_args(input_args=None) -> argparse.Namespace:
     args = parser.parse_args(input_args)
     if args.smoke:
         args.max_train_steps, args.validation_steps, args.num_samples, args.seeds = 4, 2, 150, 1
-        args.train_batch_size, args.sampling_steps = 8, 4
+        args.train_batch_size, args.sampling_steps, args.noise_images = 8, 4, 150
     return args
 
 
 def compressed(args: argparse.Namespace, variant: str, seed: int, images: torch.Tensor):
     """The pruned and refined network before fine-tuning."""
-    changes, scaling = VARIANTS[variant]
+    changes, refining = VARIANTS[variant]
     changes = dict(changes)
     model = gz.load_model(source(args.model))
     fresh = changes.pop("fresh", False)
     if hasattr(model, "mapping"):
-        options = {"samples": 8 if args.smoke else 200, "strength": 10.0, "seed": seed, "progress": False}
         changes |= {"inherit": "mapping"} if fresh else {}
-        gz.prune_(model, gz.PruneConfig("dcp", args.ratio, criterion_options=options, seed=seed, **changes))
+        name = args.criterion or "dcp"
+        gz.prune_(
+            model, gz.PruneConfig(name, args.ratio, criterion_options=scoring(args, name, seed), seed=seed, **changes)
+        )
+    elif fresh or changes:  # only the widths matter
+        gz.prune_(model, gz.PruneConfig("random", args.ratio, seed=seed, **changes))
     else:
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:64]
-        options = {"images": to_model_range(images[order]), "progress": False, "seed": seed}
-        options |= {"timesteps": 3} if args.smoke else {"checkpoint_dir": str(Path(args.output_dir, f"scores-{seed}"))}
-        if fresh or changes:  # only the widths matter
-            gz.prune_(model, gz.PruneConfig("random", args.ratio, seed=seed, **changes))
-        else:
-            gz.prune_(model, gz.PruneConfig("diff_prune", args.ratio, criterion_options=options, seed=seed))
-        if fresh:
-            set_seed(seed)
-            model = gz.from_config(model)
-    if scaling is not None:
-        gz.refine_(model, gz.RefineConfig(scaling, progress=False))
+        name = args.criterion or "diff_prune"
+        options = scoring(args, name, seed, images)
+        gz.prune_(model, gz.PruneConfig(name, args.ratio, criterion_options=options, seed=seed))
+    if fresh and not hasattr(model, "mapping"):
+        set_seed(seed)
+        model = gz.from_config(model)
+    if refining is not None:
+        gz.refine_(model, gz.RefineConfig(**refining, progress=False))
     return model
+
+
+def scoring(args: argparse.Namespace, criterion: str, seed: int, images: torch.Tensor | None = None) -> dict:
+    """Those of the study's options that a criterion has."""
+    options = {"samples": 8 if args.smoke else 200, "strength": 10.0, "seed": seed, "progress": False}
+    if images is not None:
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[: args.score_images]
+        options |= {"images": to_model_range(images[order])}
+        options |= {"timesteps": 3} if args.smoke else {"checkpoint_dir": str(Path(args.output_dir, f"scores-{seed}"))}
+    known = {field.name for field in dataclasses.fields(CRITERIA[criterion])}
+    return {name: value for name, value in options.items() if name in known}
 
 
 def source(name: str) -> str | Path:
@@ -191,8 +229,8 @@ def train(args: argparse.Namespace, variant: str, seed: int, dataset, held_out, 
         "validation_weights": ("average",),
         "resume_from_checkpoint": "latest",
     }
+    teacher = gz.load_model(source(args.model))
     if hasattr(model, "mapping"):
-        teacher = gz.load_model(source(args.model))
         set_seed(seed)
         options = {name: teacher.config[name] for name in ("resolution", "image_channels", "num_classes")}
         channels = tuple(c if isinstance(c, int) else max(c) for c in teacher.config.channels)
@@ -201,6 +239,7 @@ def train(args: argparse.Namespace, variant: str, seed: int, dataset, held_out, 
         config = DistillationConfig(
             **shared,
             learning_rate=rate,
+            lr_scheduler=args.lr_scheduler or "constant",
             discr_learning_rate=rate,
             relation_batch=8,
             r1_gamma=0.3,
@@ -214,9 +253,15 @@ def train(args: argparse.Namespace, variant: str, seed: int, dataset, held_out, 
     else:
         rate = args.learning_rate or 1e-3
         config = DiffusionTrainingConfig(
-            **shared, learning_rate=rate, ema_decay=0.99, ema_rampup=0.077, lr_scheduler="cosine"
+            **shared,
+            learning_rate=rate,
+            lr_scheduler=args.lr_scheduler or "cosine",
+            distillation_weight=args.distillation_weight,
+            ema_decay=0.99,
+            ema_rampup=0.077,
+            grid_steps=args.sampling_steps,
         )
-        train_diffusion(model, dataset, config, accelerator, validate=figures)
+        train_diffusion(model, dataset, config, accelerator, teacher, validate=figures)
     rows = [logs.figures_of(row) for row in logs.read_log(folder / "figures.jsonl")]
     return [json.loads((folder / "start.json").read_text()), *rows]
 
@@ -225,17 +270,21 @@ def main(args: argparse.Namespace) -> None:
     output = Path(args.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     model = gz.load_model(source(args.model))
+    if args.distillation_weight and hasattr(model, "mapping"):
+        raise ValueError("distillation_weight is for diffusion models; GANs are fine-tuned by distillation anyway.")
     size = model.config.get("resolution") or model.config.sample_size
     dataset = load_images(args.images, resolution=size)
     sampling = {"steps": args.sampling_steps, "clip_sample": args.clip_sample}
-    held_out = load_reference(args.reference, resolution=size)[0][: 150 if args.smoke else 5000]
-    validator = Validator(args.reference, num_samples=args.num_samples, **sampling)
+    held_out = load_reference(args.reference, resolution=size)[0][: args.noise_images]
+    validator = Validator(args.reference, num_samples=args.num_samples, dense=model, **sampling)
     conditions = {
-        key: value for key, value in vars(args).items() if key not in ("output_dir", "images", "variants", "seeds")
+        key: value
+        for key, value in vars(args).items()
+        if key not in ("output_dir", "images", "variants", "seeds", "first_seed")
     }
     conditions |= {"threads": torch.get_num_threads(), "versions": versions(), "training_images": len(dataset)}
     report = {"conditions": conditions, "dense": figures_of(model, validator, held_out), "runs": []}
-    for seed in range(args.seeds):
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
         for variant in args.variants:
             folder = output / f"{variant.replace(' ', '-')}-{seed}"
             done = folder / "curve.json"
@@ -245,63 +294,6 @@ def main(args: argparse.Namespace) -> None:
             report["runs"].append({"variant": variant, "seed": seed, "curve": json.loads(done.read_text())})
             (output / "report.json").write_text(json.dumps(report, indent=1))
             write_report(report, output)
-
-
-def write_report(report: dict, output: Path) -> None:
-    """report.md, curves.png and spectra.png of the runs so far."""
-    conditions, dense, runs = report["conditions"], report["dense"], report["runs"]
-    columns = {
-        "FD before": ("frechet_distance", 0, 2),
-        "FD after": ("frechet_distance", -1, 2),
-        "KNN P": ("precision", -1, 3),
-        "KNN R": ("recall", -1, 3),
-        "LSH P": ("lsh_precision", -1, 3),
-        "LSH R": ("lsh_recall", -1, 3),
-        "median condition before": ("condition", 0, 2),
-        "after": ("condition", -1, 2),
-    }
-    denoises = "noise_error" in dense
-    if denoises:
-        columns |= {"noise error before": ("noise_error", 0, 4), "noise error after": ("noise_error", -1, 4)}
-    lines = [
-        f"# Singular Value Scaling: {Path(str(conditions['model'])).name}, {conditions['ratio']:.0%} of the channels removed",
-        "",
-        f"Mean and standard deviation over seeds after {conditions['max_train_steps']} steps of {conditions['train_batch_size']} images; "
-        f"{conditions['num_samples']} generated against the images of {conditions['reference']}, KNN with k = 3. "
-        f"The dense network: FD {dense['frechet_distance']:.2f}, KNN P {dense['precision']:.3f}, R {dense['recall']:.3f}"
-        + (f", noise error {dense['noise_error']:.4f} (mean square, held-out images)." if denoises else "."),
-        "",
-        *runs_table(runs, columns, "start"),
-        "",
-        "![Curves](curves.png)",
-        "",
-        "![Singular values before and after training](spectra.png)",
-        "",
-        f"Conditions: {json.dumps(conditions)}",
-        "",
-    ]
-    (output / "report.md").write_text("\n".join(lines))
-    titles = {"frechet_distance": "Frechet distance", "precision": "KNN precision", "recall": "KNN recall"}
-    titles["condition"] = "median condition number"
-    if denoises and all("noise_error" in point for run in runs for point in run["curve"]):
-        titles["noise_error"] = "error of the predicted noise"
-    logarithmic = ("frechet_distance", "condition", "noise_error")
-    save_run_curves(variants_of(runs), output / "curves.png", titles, dense, logarithmic)
-    save_spectra(variants_of(runs), dense, output / "spectra.png")
-
-
-def save_spectra(variants: dict[str, list[list[dict]]], dense: dict, path: Path) -> None:
-    """Singular values over the largest against their place, before and after training; means over weights and seeds."""
-    figure = new_figure(11, 4.2)
-    for axis, place, title in zip(figure.subplots(1, 2, sharey=True), (0, -1), ("before training", "after training")):
-        for variant, curves in variants.items():
-            means = [statistics.mean(curve[place][name] for curve in curves) for name in SPECTRUM]
-            axis.plot(list(SPECTRUM.values()), means, marker="o", markersize=3, label=variant)
-        axis.plot(list(SPECTRUM.values()), [dense[name] for name in SPECTRUM], ":", color="grey", label="dense")
-        axis.set(title=title, xlabel="place among the singular values", ylim=(0, 1.02))
-    figure.axes[0].set_ylabel("singular value / largest")
-    figure.axes[0].legend()
-    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def read_recipe(path: str | Path) -> list[dict[str, Any]]:
         ValueError: It is no such list; a name that is neither a file nor bundled.
 
     Example:
-        >>> [step["step"] for step in read_recipe("svs-ddpm")]
+        >>> [step["step"] for step in read_recipe("svs-stylegan2")]
         ['prune', 'refine']
     """
     import yaml

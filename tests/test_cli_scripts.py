@@ -17,7 +17,7 @@ def test_all_scripts_have_a_door_or_are_listed(call):
     code, out, _ = call("examples", "--json")
     found = json.loads(out)
     assert code == 0 and set(found["scripts"]) == {path.stem for path in (ROOT / "examples").glob("*.py")}
-    assert set(found["recipes"]) == {"small-and-quantized", "svs-ddpm", "svs-stylegan2"}
+    assert set(found["recipes"]) == {"small-and-quantized", "diff-prune-ddpm", "svs-stylegan2"}
     assert all(found["scripts"].values()) and all(found["recipes"].values())
 
 
@@ -73,7 +73,7 @@ def test_examples_are_copied(call, tmp_path):
     code, out, _ = call("examples", tmp_path / "mine")
     assert code == 0 and "copied to" in out
     assert (tmp_path / "mine" / "study_svs.py").is_file() and (
-        tmp_path / "mine" / "recipes" / "svs-ddpm.yaml"
+        tmp_path / "mine" / "recipes" / "diff-prune-ddpm.yaml"
     ).is_file()
     assert call("examples", tmp_path / "mine")[0] == 1
 
@@ -81,10 +81,13 @@ def test_examples_are_copied(call, tmp_path):
 def test_recipes_by_name(call, tmp_path, monkeypatch):
     for name, file in recipes().items():
         assert read_recipe(name) == yaml.safe_load(file.read_text())["steps"]
+    kinds = {name: [step["step"] for step in read_recipe(name)] for name in recipes()}
+    assert kinds["svs-stylegan2"] == ["prune", "refine"]
+    assert kinds["diff-prune-ddpm"] == ["prune"]  # docs/studies/svs.md: scaling does not help diffusion models
     code, _, err = call("compress", "biggan-fashion-mnist", tmp_path / "x", "--recipe", "svs-stylegan")
     assert (
         code == 1 and err.startswith("hf-ganzip: --recipe: Unknown recipe") and "Did you mean 'svs-stylegan2'?" in err
     )
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "svs-ddpm").write_text("- {step: quantize}")  # a file here comes first
-    assert read_recipe("svs-ddpm") == [{"step": "quantize"}]
+    (tmp_path / "diff-prune-ddpm").write_text("- {step: quantize}")  # a file here comes first
+    assert read_recipe("diff-prune-ddpm") == [{"step": "quantize"}]

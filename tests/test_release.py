@@ -42,7 +42,12 @@ def test_the_wheel_has_what_it_needs_and_no_more(built):
     for folder in ASSETS.values():
         assert any(name.startswith(f"hf_ganzip/assets/{folder}") for name in names), folder
     assert "hf_ganzip/metrics_hub/lsh_precision_recall/lsh_precision_recall.py" in names
-    of_examples = {"train_stylegan2.py", "extract_features.py", "recipes/svs-ddpm.yaml", "space_compress/app.py"}
+    of_examples = {
+        "train_stylegan2.py",
+        "extract_features.py",
+        "recipes/diff-prune-ddpm.yaml",
+        "space_compress/app.py",
+    }
     assert {f"hf_ganzip/examples/{name}" for name in of_examples} <= set(names)
     assert not any("__pycache__" in name for name in names)
     assert "hf_ganzip/py.typed" in names and any(name.endswith("licenses/LICENSE") for name in names)

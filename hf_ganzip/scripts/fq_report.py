@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..evaluation.runs import runs_table, spread, variants_of
+from ..evaluation.runs import differences_table, runs_table, spread, variants_of
 from ..evaluation.sampling import sample_images
 from ..image_grids import save_image_grid
 from ..models import BigGANGenerator
@@ -50,7 +50,7 @@ def write_report(report: dict[str, Any], output: Path) -> None:
         "",
         "Differences to the first variant, seed by seed: mean and 95 % interval (Student's t).",
         "",
-        *_differences(runs),
+        *differences_table(runs, _COLUMNS),
         "",
         "![Curves](curves.png)",
         "",
@@ -88,35 +88,6 @@ def write_report(report: dict[str, Any], output: Path) -> None:
     _save_codes(runs, conditions, output / "codes_in_use.png")
     _save_classes(runs, output / "per_class.png")
     _save_samples(runs, output)
-
-
-def mean_with_interval(values: Sequence[float], digits: int = 2) -> str:
-    """Mean and its 95 % interval by Student's t; the mean alone for one value.
-
-    Example:
-        >>> mean_with_interval([1.0, 2.0, 3.0])
-        '2.00 (-0.48 to 4.48)'
-    """
-    mean = statistics.mean(values)
-    if len(values) < 2:
-        return f"{mean:.{digits}f}"
-    from scipy.stats import t
-
-    half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean:.{digits}f} ({mean - half:.{digits}f} to {mean + half:.{digits}f})"
-
-
-def _differences(runs: list[dict]) -> list[str]:
-    first, *others = variants_of(runs)
-    last = {(run["variant"], run["seed"]): run["curve"][-1] for run in runs}
-    lines = ["| variant | " + " | ".join(_COLUMNS) + " |", "|---" * (1 + len(_COLUMNS)) + "|"]
-    for name in others:
-        seeds = [seed for variant, seed in last if variant == name and (first, seed) in last]
-        cells = []
-        for figure, _, digits in _COLUMNS.values():
-            cells.append(mean_with_interval([last[name, s][figure] - last[first, s][figure] for s in seeds], digits))
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return lines
 
 
 def _seconds_per_step(runs: list[dict]) -> float:

@@ -25,9 +25,6 @@ from .run import TrainingRun
 from .run_config import RunConfig, enable_gradient_checkpointing_
 
 
-_GRID_STEPS = 50  # of DDIM
-
-
 @dataclasses.dataclass(frozen=True)
 class DiffusionTrainingConfig(RunConfig):
     """Options of :func:`train_diffusion`.
@@ -53,9 +50,12 @@ class DiffusionTrainingConfig(RunConfig):
     beta_end: float = 0.02
     checkpointing_steps: int = 5000
     validation_steps: int = 5000  # sample grids
+    grid_steps: int = 50  # of DDIM, for sample grids
 
     def __post_init__(self):
         super().__post_init__()
+        if not 1 <= self.grid_steps <= self.timesteps:
+            raise ValueError(f"grid_steps is {self.grid_steps}; allowed are 1 to {self.timesteps}.")
         if not 0 <= self.distillation_weight <= 1 or not 0 <= self.ema_decay < 1:
             raise ValueError(
                 f"distillation_weight is {self.distillation_weight}, ema_decay {self.ema_decay}; allowed are 0 to 1, and 0 to below 1."
@@ -196,7 +196,7 @@ class _Training:
         config = self.config
         random = torch.Generator().manual_seed(config.seed)
         scheduler = DDIMScheduler(config.timesteps, config.beta_start, config.beta_end, clip_sample=False)
-        scheduler.set_timesteps(_GRID_STEPS)
+        scheduler.set_timesteps(config.grid_steps)
         shape = (50, unet.config.in_channels, *(unet.config.sample_size,) * 2)
         state = torch.randn(shape, generator=random).to(self.accelerator.device)
         classes = unet.config.get("num_class_embeds")

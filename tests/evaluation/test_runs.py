@@ -1,7 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables of repeated runs."""
 
-from hf_ganzip.evaluation.runs import runs_table, spread, variants_of
+import pytest
+from scipy.stats import ttest_1samp
+
+from hf_ganzip.evaluation.runs import (
+    differences_table,
+    half_interval,
+    mean_with_interval,
+    paired_differences,
+    runs_table,
+    spread,
+    variants_of,
+)
 
 
 RUNS = [
@@ -28,4 +39,27 @@ def test_table():
         "|---|---|---|---|",
         "| a | 2 | 8.0 ± 1.4 | 2.0 ± 1.4 |",
         "| b | 1 | 9.5 | 5.0 |",
+    ]
+
+
+def test_the_interval_is_that_of_the_t_test():
+    values = [0.3, -0.1, 0.5, 0.2]
+    low, high = ttest_1samp(values, 0).confidence_interval(0.95)
+    assert half_interval(values) == pytest.approx((high - low) / 2)
+    assert mean_with_interval(values, 3) == f"0.225 ({low:.3f} to {high:.3f})" and mean_with_interval([2.0]) == "2.00"
+
+
+def test_differences_are_to_the_first_variant_seed_by_seed():
+    more = [*RUNS, {"variant": "b", "seed": 1, "curve": [{"fid": 7.0}, {"fid": 4.0}]}]
+    assert paired_differences(RUNS, "fid") == {"b": [4.0]}
+    assert paired_differences(more, "fid") == {"b": [4.0, 1.0]} and paired_differences(more, "fid", 0) == {
+        "b": [0.5, 0.0]
+    }
+    only = [run for run in more if (run["variant"], run["seed"]) != ("a", 1)]
+    assert paired_differences(only, "fid") == {"b": [4.0]}
+    lines = differences_table(more, {"before": ("fid", 0, 2), "after": ("fid", -1, 1)}, "start")
+    assert lines == [
+        "| start | seeds | before | after |",
+        "|---|---|---|---|",
+        "| b | 2 | 0.25 (-2.93 to 3.43) | 2.5 (-16.6 to 21.6) |",
     ]

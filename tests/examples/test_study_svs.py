@@ -2,10 +2,15 @@
 """The study as users run it."""
 
 import json
+import runpy
 
 import numpy
 import pytest
+import torch
 from PIL import Image
+
+from hf_ganzip.record import recorded_steps
+from hf_ganzip.scripts.svs_report import write_report
 
 from .test_train_stylegan2 import ROOT, launch
 
@@ -46,12 +51,74 @@ def test_smoke_run_and_a_second_that_finds_everything_done(tmp_path, folder):
     assert (tmp_path / "out" / "spectra.png").is_file() and report["dense"]["sigma_0.000"] == 1
 
 
-def test_diffusion_models_are_judged_by_their_noise_error_too(tmp_path, folder):
+def test_diffusion_models_are_judged_by_their_noise_error_and_likeness_to_the_dense_one(tmp_path, folder):
     out = tmp_path / "out"
     flags = ("--smoke", "--output_dir", out, "--images", folder, "--model", "ddpm-fashion-mnist", "--ratio", "0.5")
-    launch(*flags, "--variants", "SVS sqrt", script=ROOT / "examples" / "study_svs.py")
+    flags += (
+        "--variants",
+        "pruned weights",
+        "SVS sqrt, norms kept",
+        "--first_seed",
+        "9",
+        "--distillation_weight",
+        "0.5",
+    )
+    launch(*flags, script=ROOT / "examples" / "study_svs.py")
     report = json.loads((out / "report.json").read_text())
-    (run,) = report["runs"]
-    assert [point["step"] for point in run["curve"]] == [0, 2, 4]
-    assert 0 < report["dense"]["noise_error"] < run["curve"][0]["noise_error"] < 2
-    assert "noise error after" in (out / "report.md").read_text()
+    plain, scaled = report["runs"]
+    assert plain["seed"] == scaled["seed"] == 9 and report["dense"]["ssim"] == pytest.approx(1)
+    for run in report["runs"]:
+        assert [point["step"] for point in run["curve"]] == [0, 2, 4]
+        assert 0 < report["dense"]["noise_error"] < run["curve"][0]["noise_error"] < 2
+        assert all(point["ssim"] < 0.9 for point in run["curve"])
+    assert scaled["curve"][0]["condition"] < plain["curve"][0]["condition"]
+    log = [json.loads(line) for line in (out / "pruned-weights-9" / "log.jsonl").read_text().splitlines()]
+    assert any("distillation" in json.dumps(row) for row in log)
+    text = (out / "report.md").read_text()
+    assert "noise error after" in text and text.count("| SVS sqrt, norms kept | 1 |") == 4
+    assert (out / "differences.png").is_file()
+    result = launch(*flags[:-1], "0.7", script=ROOT / "examples" / "study_svs.py", check=False)
+    assert result.returncode and "distillation_weight 0.5, now 0.7" in result.stderr
+
+
+@pytest.fixture
+def study():
+    return runpy.run_path(str(ROOT / "examples" / "study_svs.py"))
+
+
+def start(study, variant: str, *flags: str):
+    args = study["parse_args"](
+        ["--smoke", "--output_dir", "-", "--images", "-", "--model", "ddpm-fashion-mnist", *flags]
+    )
+    images = torch.arange(12 * 32 * 32, dtype=torch.uint8).view(12, 1, 32, 32)
+    return study["compressed"](args, variant, 0, images)
+
+
+def test_options_of_refining_change_what_they_name(study):
+    plain, sqrt, kept_biases, kept_norms, reset = (
+        dict(start(study, variant).named_parameters())
+        for variant in ("pruned weights", "SVS sqrt", "SVS sqrt, biases kept", "SVS sqrt, norms kept", "norms reset")
+    )
+    weight, bias, norm = "conv_in.weight", "conv_in.bias", "conv_norm_out.weight"
+    assert torch.equal(kept_biases[bias], plain[bias]) and not torch.equal(sqrt[bias], plain[bias])
+    assert torch.equal(kept_biases[weight], sqrt[weight]) and torch.equal(kept_norms[weight], sqrt[weight])
+    assert torch.equal(kept_norms[norm], plain[norm]) and not torch.equal(plain[norm], sqrt[norm])
+    assert torch.equal(reset[norm], sqrt[norm]) and torch.equal(reset[bias], plain[bias])
+    torch.testing.assert_close(reset[weight], plain[weight], rtol=0, atol=1e-6)
+
+
+def test_criteria_get_the_options_that_they_have(study):
+    kept = {
+        name: recorded_steps(start(study, "pruned weights", "--criterion", name))[0]["options"]
+        for name in ("diff_prune", "taylor", "magnitude", "random")
+    }
+    assert all(options["criterion"] == name for name, options in kept.items())
+    timesteps = [options["criterion_options"].get("timesteps") for options in kept.values()]
+    assert timesteps == [3, 3, None, None]
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "docs" / "studies").glob("svs-*")), ids=lambda folder: folder.name)
+def test_reports_are_those_of_their_figures(tmp_path, folder):
+    write_report(json.loads((folder / "report.json").read_text()), tmp_path)
+    assert (tmp_path / "report.md").read_text() == (folder / "report.md").read_text()
+    assert {path.name for path in tmp_path.iterdir()} <= {path.name for path in folder.iterdir()}

@@ -131,6 +131,16 @@ def test_the_average_follows_and_grids_are_written(tmp_path):
     assert {"step": 2, "images": 16, "average_x": 1.0, "trained_x": 1.0} in rows
 
 
+def test_grids_take_as_many_steps_as_they_are_told(tmp_path):
+    model, calls = tiny_unet(), []
+    model.register_forward_hook(lambda module, args, output: calls.append(module.training))
+    train(tmp_path, 1, model=model, validation_steps=1, validation_weights=("trained",), grid_steps=3)
+    assert calls == [True, False, False, False]
+    for steps in (0, 1001):
+        with pytest.raises(ValueError, match=f"grid_steps is {steps}; allowed are 1 to 1000"):
+            DiffusionTrainingConfig(str(tmp_path), grid_steps=steps)
+
+
 def test_a_pruned_network_keeps_its_structure(tmp_path):
     model = tiny_unet()
     prune_(model, PruneConfig("magnitude", 0.5))
