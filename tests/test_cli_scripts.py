@@ -17,7 +17,7 @@ def test_all_scripts_have_a_door_or_are_listed(call):
     code, out, _ = call("examples", "--json")
     found = json.loads(out)
     assert code == 0 and set(found["scripts"]) == {path.stem for path in (ROOT / "examples").glob("*.py")}
-    assert set(found["recipes"]) == {"small-and-quantized", "diff-prune-ddpm", "svs-stylegan2"}
+    assert set(found["recipes"]) == {"small-and-quantized", "diff-prune-ddpm", "svs-ddpm", "svs-stylegan2"}
     assert all(found["scripts"].values()) and all(found["recipes"].values())
 
 
