@@ -26,6 +26,7 @@ _DENOISER: dict[str, Any] = {
         "learning_rate": 0.004,
         "scale_learning_rate": 0.0005,
         "feature_weight": 0.3,
+        "moment_weight": 0.0,
     },
 }
 

@@ -37,6 +37,7 @@ _DEFAULTS = {
     "learning_rate": 0.01,
     "scale_learning_rate": 0.002,
     "feature_weight": 3.0,
+    "moment_weight": 10.0,
 }  # of generators; those of diffusion models are in their families
 _WARM_UP = 10  # steps: the first of Adam are as large as all others, however small the gradient
 
@@ -50,8 +51,8 @@ class LatentDistill:
     The loss is the squared error of the output and of every quantized layer's output, each relative to its size. Every 25 steps the error of
     the output is measured on held-out inputs; the best state is what stays.
 
-    The squared error prefers images that vary less: at 2 bits its samples are closer to those of the full-precision model, one by one, than
-    the samples of :class:`.GPTQ`, while their distribution is further away and recall is lower.
+    The squared error alone prefers images that vary less: samples are closer to those of the full-precision model, one by one, than those of
+    :class:`.GPTQ`, while their distribution is further away and recall is lower. Means and deviations over the batch in the loss keep it.
 
     Inputs are latents z ~ N(0, I) for GANs and the model's own noisy trajectories for diffusion models: no image is needed.
 
@@ -62,8 +63,8 @@ class LatentDistill:
         learning_rate: Of v, in units of the distance between levels (Adam, cosine decay); None: 0.01, or 0.004.
         scale_learning_rate: Of log s, of the levels and of the parameters in full precision; None: 0.002, or 0.0005.
         feature_weight: Weight of the layers' outputs against that of the model's output; None: 3, or 0.3.
-        moment_weight: Weight of means and deviations over the batch (:func:`.moment_error`), of the output and of the layers' outputs; 0: none.
-            It keeps images from varying less (docs/quantization.md says how far that was tried).
+        moment_weight: Weight of means and deviations over the batch (:func:`.moment_error`), of the output and of the layers' outputs, so that images do
+            not vary less; None: 10, or 0 of diffusion models.
         tune: Which parameters in full precision are trained, too: "all", "biases" or "none". None is stored larger for it.
         seed: Of the inputs.
         inputs: Function (model, batch_size, seed) -> iterator of functions model -> output, instead of the model's own inputs.
@@ -80,7 +81,7 @@ class LatentDistill:
     learning_rate: float | None = None
     scale_learning_rate: float | None = None
     feature_weight: float | None = None
-    moment_weight: float = 0.0
+    moment_weight: float | None = None
     tune: str = "all"
     seed: int = 0
     inputs: Callable[[nn.Module, int, int], Iterator[Callable[[nn.Module], Tensor]]] | None = None
@@ -92,7 +93,7 @@ class LatentDistill:
             raise ValueError(
                 f"latent_distill: steps is {self.steps}, batch_size {self.batch_size}; allowed are 1 and more."
             )
-        if self.moment_weight < 0:
+        if self.moment_weight is not None and self.moment_weight < 0:
             raise ValueError(f"latent_distill: moment_weight is {self.moment_weight}; allowed are 0 and more.")
         if self.tune not in ("all", "biases", "none"):
             raise ValueError(f"latent_distill: tune is {self.tune!r}; allowed are all, biases, none.")
