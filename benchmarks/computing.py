@@ -31,6 +31,8 @@ SETTINGS = {
     "4 bits": {"bits": 4},
     "4 bits of the paper": {"preset": "paper", "bits": 4},
     "4 bits, codebook per channel": {"preset": "paper", "method": "codebook", "bits": 4, "granularity": "channel"},
+    "3 bits": {"bits": 3},
+    "3 bits, not rotated": {"bits": 3, "hadamard": False},
     "3 bits, channels with offsets": {"preset": "paper", "bits": 3, "granularity": "channel", "symmetric": False},
 }
 

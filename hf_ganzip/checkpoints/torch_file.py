@@ -32,7 +32,10 @@ def read_pickle(data: memoryview | bytes, offset: int = 0, persistent=None) -> t
 
 def _call(name: Name, args: tuple) -> Any:
     """:func:`.rebuild.call`, and a torch file inside a pickle."""
-    return read_torch(*args) if name.name == "_load_from_bytes" else call(name, args)
+    if name.name != "_load_from_bytes":
+        return call(name, args)
+    (data,) = args
+    return read_torch(data)
 
 
 def read_torch(data: memoryview | bytes) -> Any:

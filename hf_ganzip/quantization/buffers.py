@@ -58,10 +58,9 @@ def unpack_rows(
         return values.transpose(0, 1).contiguous() if layout.axis else values
     weight = lend(layout.shape, dtype) if lent else torch.empty(layout.shape, dtype=dtype)
     moved = weight.transpose(0, 1) if layout.axis else weight
-    direct = dtype == torch.float32 and not (
-        layout.axis or layout.splits or layout.rotation and not layout.scaled_last
-    )
-    for channels in channel_parts(layout, chunk=_CHUNK * min(2, torch.get_num_threads())):
+    direct = dtype == torch.float32 and not layout.axis and layout.unpacks_in_place
+    chunk = _CHUNK * min(2, torch.get_num_threads())  # more cores were not measured
+    for channels in channel_parts(layout, chunk=chunk):
         part = moved if channels.stop - channels.start == outputs else moved[channels]
         values = _unpack_channels(buffers, layout, channels.start, channels.stop, part if direct else None)
         if not direct:
@@ -117,7 +116,7 @@ def packing_error(buffers: dict[str, Tensor], layout: PackedLayout, weight: Tens
             memory = [torch.empty(part.shape, dtype=float_dtype(part), device=part.device) for _ in range(2)]
         exact, values = (each[: len(part)] for each in memory)
         exact.copy_(part)
-        direct = not layout.splits and exact.dtype == torch.float32 and (layout.scaled_last or not layout.rotation)
+        direct = layout.unpacks_in_place and exact.dtype == torch.float32
         found = _unpack_channels(buffers, layout, channels.start, channels.stop, values if direct else None)
         torch.sub(exact, found.view(exact.shape), out=values)
         signal, noise = (
@@ -133,9 +132,9 @@ def _unpack_channels(
     length, bits = layout.num_codes // layout.moved_shape[0], layout.bits
     codes = unpack(buffers["weight_codes"], bits, layout.num_codes, start * length, stop * length)
     codebook = buffers.get("weight_codebook")
-    level_offset = (
-        layout.level_offset - 2 ** (bits - 1) if codebook is None else 0.0
-    )  # exact: codes are stored without sign
+    zero = (
+        2 ** (bits - 1) if codebook is None else 0
+    )  # the stored number of code 0; numbers so small are exact as floats
     part = {name: buffers.get(f"weight_{name}") for name in ("scale", "offset", "up")}
     if stop - start < layout.moved_shape[0]:
         part["up"] = None if part["up"] is None else part["up"][start:stop]
@@ -145,7 +144,7 @@ def _unpack_channels(
     return to_channels(
         codes.view(part["scale"].shape[0], -1),
         shape=(stop - start, *layout.moved_shape[1:]),
-        level_offset=level_offset,
+        level_offset=layout.level_offset - zero,
         codebook=codebook,
         sources=buffers.get("weight_sources"),
         rotation=layout.rotation,

@@ -93,6 +93,11 @@ class PackedLayout:
         whole = self.rows <= self.moved_shape[0] and not self.moved_shape[0] % self.rows
         return self.scaled_last is True and bool(self.rotation) and whole and not (self.offset or self.splits)
 
+    @property
+    def unpacks_in_place(self) -> bool:
+        """Whether output channels are unpacked into the memory of the weight: no channel is folded, and no row rotated back after it was scaled."""
+        return not self.splits and (self.scaled_last or not self.rotation)
+
     def not_integers(self) -> str | None:
         """Why the weight is not an int8 tensor times one scale per output channel; None if it is.
 

@@ -17,9 +17,8 @@ from .config import QuantizeConfig
 from .folding import fold_rest_, remove_parametrization_
 from .integers import input_ends
 from .packed import base_class, pack_module_, packed_modules, unpack_module_
-from .pipeline import PipelineReport
 from .plan import QuantizationPlan, plan_quantization, require_finite, weighted_modules
-from .report import LayerReport, QuantizeReport
+from .report import LayerReport, PipelineReport, QuantizeReport
 from .rows import QuantizedWeight, channels_first_shape, pack_quantized, quantize_rows, weight_rows
 
 

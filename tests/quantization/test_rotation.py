@@ -158,6 +158,9 @@ def test_denoisers_of_three_bits_are_rotated_by_default(make, options, rotates):
     gz.quantize_(model, **options)
     found = [layer.packed_layout.rotation for layer in packed_modules(model).values()]
     assert any(found) is rotates
+
+
+def test_a_word_for_hadamard_is_refused():
     with pytest.raises(ValueError, match="hadamard is 'yes'; allowed are None, False and True"):
         gz.QuantizeConfig(hadamard="yes")
 
