@@ -53,15 +53,18 @@ def unpack_rows(
     is in memory :func:`lent <lend>` to short-lived weights if asked.
     """
     outputs = layout.moved_shape[0]
-    if buffers["weight_codes"].device.type != "cpu" or torch.compiler.is_compiling():
+    if not buffers["weight_codes"].is_cpu or torch.compiler.is_compiling():
         values = _unpack_channels(buffers, layout, 0, outputs).view(layout.moved_shape).to(dtype)
         return values.transpose(0, 1).contiguous() if layout.axis else values
     weight = lend(layout.shape, dtype) if lent else torch.empty(layout.shape, dtype=dtype)
-    moved = weight.transpose(0, 1) if layout.axis else weight
     direct = dtype == torch.float32 and not layout.axis and layout.unpacks_in_place
     chunk = _CHUNK * min(2, torch.get_num_threads())  # more cores were not measured
+    if direct and layout.num_codes <= chunk:  # every call counts
+        _unpack_channels(buffers, layout, 0, outputs, weight)
+        return weight
+    moved = weight.transpose(0, 1) if layout.axis else weight
     for channels in channel_parts(layout, chunk=chunk):
-        part = moved if channels.stop - channels.start == outputs else moved[channels]
+        part = moved[channels]
         values = _unpack_channels(buffers, layout, channels.start, channels.stop, part if direct else None)
         if not direct:
             part.copy_(values.view(part.shape))
@@ -87,9 +90,11 @@ def lend(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     if _memory.kept is None or _memory.kept.nbytes < size:
         _memory.kept = None  # first
         _memory.kept = torch.empty(size, dtype=torch.uint8).numpy()
-    part = _memory.kept[:size]
+    single = dtype == torch.float32
+    part = np.ndarray(shape, np.float32 if single else f"i{dtype.itemsize}", _memory.kept)
     _memory.user = weakref.ref(part)  # a tensor keeps the array that it was made of, as do its views
-    return torch.from_numpy(part).view(dtype).view(shape)
+    weight = torch.from_numpy(part)
+    return weight if single else weight.view(dtype)
 
 
 def channel_parts(layout: PackedLayout, skipping: int = 1, chunk: int = _CHUNK) -> Iterator[slice]:
@@ -129,29 +134,31 @@ def _unpack_channels(
     buffers: dict[str, Tensor], layout: PackedLayout, start: int, stop: int, out: Tensor | None = None
 ) -> Tensor:
     """Output channels ``start`` to ``stop``, float32; written to ``out``, contiguous, if it is given."""
-    length, bits = layout.num_codes // layout.moved_shape[0], layout.bits
+    outputs, *inner = layout.moved_shape
+    length, bits, codebook = layout.num_codes // outputs, layout.bits, buffers.get("weight_codebook")
     codes = unpack(buffers["weight_codes"], bits, layout.num_codes, start * length, stop * length)
-    codebook = buffers.get("weight_codebook")
     zero = (
         2 ** (bits - 1) if codebook is None else 0
     )  # the stored number of code 0; numbers so small are exact as floats
-    part = {name: buffers.get(f"weight_{name}") for name in ("scale", "offset", "up")}
-    if stop - start < layout.moved_shape[0]:
-        part["up"] = None if part["up"] is None else part["up"][start:stop]
-        if per_channel := layout.rows // layout.moved_shape[0]:  # else one scale for all, or one for several channels
+    scale, offset, up = buffers["weight_scale"], buffers.get("weight_offset"), buffers.get("weight_up")
+    if stop - start < outputs:
+        up = None if up is None else up[start:stop]
+        if per_channel := layout.rows // outputs:  # else one scale for all, or one for several channels
             rows = slice(start * per_channel, stop * per_channel)
-            part |= {name: None if part[name] is None else part[name][rows] for name in ("scale", "offset")}
+            scale, offset = scale[rows], None if offset is None else offset[rows]
     return to_channels(
-        codes.view(part["scale"].shape[0], -1),
-        shape=(stop - start, *layout.moved_shape[1:]),
+        codes.view(scale.shape[0], -1),
+        scale,
+        (stop - start, *inner),
         level_offset=layout.level_offset - zero,
         codebook=codebook,
+        offset=offset,
         sources=buffers.get("weight_sources"),
         rotation=layout.rotation,
         scaled_last=layout.scaled_last,
+        up=up,
         down=buffers.get("weight_down"),
         out=out,
-        **part,
     )
 
 

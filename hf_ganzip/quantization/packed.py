@@ -105,7 +105,7 @@ class PackedWeightMixin:
     def dequantized_weight(self, lent: bool = False) -> Tensor:
         """Weight of its original shape in ``packed_dtype``, with the adapters that are fused into it; ``lent``: for a short life (:func:`.buffers.lend`)."""
         if not self.packed_fused:
-            return unpack_rows(self.packed_buffers(), self.packed_layout, self.packed_dtype, lent)
+            return unpack_rows(self._buffers, self.packed_layout, self.packed_dtype, lent)
         return with_fused(self, unpack_rows(self.packed_buffers(), self.packed_layout)).to(self.packed_dtype)
 
     def packed_buffers(self) -> dict[str, Tensor]:

@@ -56,11 +56,15 @@ def unpack(packed: Tensor, bits: int, numel: int, start: int = 0, stop: int | No
         raise ValueError(
             f"unpack: got {packed.numel()} bytes; {numel} codes of {bits} bits take {packed_size(numel, bits)}."
         )
-    codes, first, shift = None, 0, 0
-    for width in _planes(bits):
+    codes, first, shift, stop = None, 0, 0, numel if stop is None else stop
+    masks = _MASKS if packed.is_cpu and not torch.compiler.is_compiling() else _NUMBERS
+    for width in PLANES[bits]:
         size = -(-numel * width // 8)
-        plane = _unpack_plane(_part(packed, first, size), width, shift, start, numel if stop is None else stop)
-        codes = plane if codes is None else codes.bitwise_or_(plane)
+        values = _spread(_part(packed, first, size), width, start, stop)  # the bits above are still there
+        if codes is None:
+            codes = values.bitwise_and_(masks[width]) if width < 8 else values
+        else:
+            codes.add_(values, alpha=2**shift).bitwise_and_(masks[shift + width])  # modulo 256
         first, shift = first + size, shift + width
     return codes
 
@@ -84,30 +88,26 @@ def _pack_plane(values: Tensor, width: int) -> Tensor:
     return packed
 
 
-def _unpack_plane(packed: Tensor, width: int, shift: int, start: int, stop: int) -> Tensor:
-    """Values ``start`` to ``stop`` of a plane, uint8, moved up by ``shift`` bits."""
-    size, mask, pieces = packed.numel(), (2**width - 1) << shift, []
-    if (
-        not start
-        and stop > size * (8 // width - 1)
-        and packed.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-    ):
-        values = (packed >> _DOWN[width]).bitwise_and_(2**width - 1)  # as many operations for eight pieces as for one
-        return _part((values.mul_(2**shift) if shift else values).view(-1), 0, stop)
+def _spread(packed: Tensor, width: int, start: int, stop: int) -> Tensor:
+    """Bytes whose lowest ``width`` bits are the values ``start`` to ``stop`` of a plane; a copy."""
+    size = packed.numel()
+    if torch.compiler.is_compiling():  # one expression, which is fused
+        return torch.cat([packed >> down for down in range(0, 8, width)])[start:stop]
+    if packed.is_cpu and not start and stop > size * (8 // width - 1):
+        return _part((packed >> _DOWN[width]).view(-1), 0, stop)  # as many operations for eight pieces as for one
+    found, written = packed.new_empty(stop - start), 0
     while start < stop:
         block, first = divmod(start, size)
         count = min(size - first, stop - start)
         piece = _part(packed, first, count)
-        down = width * block - shift
-        moved = piece >> down if down > 0 else piece << -down if down else piece
-        top = not shift and 0 < down == 8 - width  # nothing above and nothing below it is left
-        pieces.append(moved if top else moved & mask)
-        start += count
-    return torch.cat(pieces) if len(pieces) > 1 else pieces[0] if pieces else packed[:0].clone()
+        torch.bitwise_right_shift(piece, width * block, out=found.narrow(0, written, count))
+        start, written = start + count, written + count
+    return found
 
 
 _DOWN = {width: torch.arange(0, 8, width, dtype=torch.uint8, device="cpu")[:, None] for width in (1, 2, 4, 8)}
+_NUMBERS = [2**bits - 1 for bits in range(9)]
+_MASKS = torch.tensor(_NUMBERS, dtype=torch.uint8, device="cpu").unbind()  # numbers become tensors in every call
 
 
 def _part(values: Tensor, start: int, count: int) -> Tensor:
