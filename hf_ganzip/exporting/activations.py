@@ -7,6 +7,7 @@ here, as those of inputs were when the model was quantized.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -196,7 +197,10 @@ def _in_phases(nodes, node, weight: IntegerWeight, ranges: LayerRanges) -> None:
     constants, parts = nodes.constants(ranges.output), []
     where = {} if weight.axis is None else {"axis": 0}
     taps = {0: (2, -4, -2), 1: (1, 2, 1)}  # start, end, step: even outputs see the last and the first tap
+    channels, height, width = node.outputs[0].shape[1:]
+    shape = functools.partial(np.array, dtype=np.int64)
     for rows in (0, 1):
+        row = []
         for columns in (0, 1):
             cuts = [np.array(each, dtype=np.int64) for each in zip(taps[rows], taps[columns])]
             start, end, step = map(builder.shared, cuts)
@@ -204,11 +208,17 @@ def _in_phases(nodes, node, weight: IntegerWeight, ranges: LayerRanges) -> None:
             part = builder.op("DequantizeLinear", part, weight.scale, **where)
             pads = [1 - rows, 1 - columns, 1, 1]  # all parts (H + 1, W + 1)
             product = after.op("Conv", [given, part], {"pads": pads})
-            parts.append(after.op("QuantizeLinear", [product, *constants]))
-    merged = after.op("Concat", parts, {"axis": 1})
-    merged = after.op("DepthToSpace", [merged], {"blocksize": 2, "mode": "DCR"})
-    ends = [builder.shared(np.array(each)) for each in ([0, 0], [-1, -1], [2, 3])]
+            rounded = after.op("QuantizeLinear", [product, *constants])
+            row.append(after.op("Transpose", [rounded], {"perm": [0, 2, 3, 1]}))
+        # With channels last, as integer kernels compute, neighbours are woven by copying whole pixels and rows: DepthToSpace moves single bytes.
+        woven = after.op("Concat", row, {"axis": 3})
+        row_shape = builder.shared(shape([0, height // 2 + 1, 1, (width + 1) * channels]))
+        parts.append(after.op("Reshape", [woven, row_shape]))
+    merged = after.op("Concat", parts, {"axis": 2})
+    merged = after.op("Reshape", [merged, builder.shared(shape([0, height + 1, width + 1, channels]))])
+    ends = [builder.shared(np.array(each)) for each in ([0, 0], [-1, -1], [1, 2])]
     merged = after.op("Slice", [merged, *ends])
+    merged = after.op("Transpose", [merged], {"perm": [0, 3, 1, 2]})
     merged = after.op("DequantizeLinear", [merged, *constants])
     for user, index in list(node.outputs[0].uses()):
         user.replace_input_with(index, merged)

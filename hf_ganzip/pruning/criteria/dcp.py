@@ -27,7 +27,7 @@ class DCP:
 
     Args:
         samples: Latents in all, rounded down to whole batches, at least one: every batch is ``directions`` gradients of ``batch_size`` images. The
-            papers take 5000, whose ten times longer estimate ranks channels alike (docs/pruning.md).
+            papers take 5000, whose fourteen times longer estimate ranks channels alike (docs/pruning.md).
         batch_size: Latents that share directions.
         directions: Drawn for each batch, with replacement.
         strength: Length of a step in style space (alpha), not 0: 5 in DCP-GAN, 10 in the scripts of Singular Value Scaling.
@@ -41,7 +41,7 @@ class DCP:
         ValueError: The model has no style space, or ``strength`` is 0.
     """
 
-    samples: int = 500
+    samples: int = 350
     batch_size: int = 5
     directions: int = 10
     strength: float = 5.0
