@@ -302,7 +302,7 @@ class TestLatentDistill:
         assert method._base() == GPTQ(seed=3, inputs=inputs, progress=False)
 
 
-@pytest.mark.parametrize(("make", "steps", "rate"), [(tiny_generator, 600, 0.01), (tiny_unet, 300, 0.004)])
+@pytest.mark.parametrize(("make", "steps", "rate"), [(tiny_generator, 300, 0.01), (tiny_unet, 300, 0.004)])
 def test_options_of_training_that_are_not_given_are_those_of_the_kind_of_model(monkeypatch, make, steps, rate):
     class Stop(Exception):
         pass
