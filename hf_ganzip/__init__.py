@@ -11,8 +11,8 @@ import importlib
 import sys
 from typing import TYPE_CHECKING
 
-from .post_import import when_imported
-from .registry import suggestion
+from .core.post_import import when_imported
+from .core.registry import suggestion
 
 
 __version__ = "0.2.0"

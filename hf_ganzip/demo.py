@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from .core.record import machine, table, versions
 from .evaluation.compression_study import Compressor
 from .evaluation.evaluate import DEFAULT_METRICS, measure
 from .evaluation.extractors import EXTRACTORS, extract_features
@@ -27,7 +28,6 @@ from .image_grids import save_image_grid
 from .integration.opening import load_model
 from .plotting import save_precision_recall_plot
 from .quantization import quantize_
-from .record import machine, table, versions
 
 
 GENERATOR = "stylegan2-fashion-mnist"

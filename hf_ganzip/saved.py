@@ -14,9 +14,9 @@ from typing import Any
 from safetensors import safe_open
 
 from .assets import ASSETS
-from .hub import parts_of, pipeline_class
+from .core.hub import parts_of, pipeline_class
+from .core.record import origin
 from .inspection import PACKED_TENSORS, describe
-from .record import origin
 
 
 _DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import hf_ganzip as gz
-from hf_ganzip.registry import lookup
+from hf_ganzip.core.registry import lookup
 
 
 def python(code):
@@ -100,7 +100,7 @@ def test_a_callback_waits_for_an_import_that_succeeds(tmp_path):
     result = python(f"""
 import pathlib, sys
 sys.path.insert(0, {str(tmp_path)!r})
-from hf_ganzip.post_import import when_imported
+from hf_ganzip.core.post_import import when_imported
 when_imported("late", lambda: print("called"))
 for attempt in range(2):
     try:

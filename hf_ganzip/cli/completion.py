@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..assets import ASSETS
-from ..shipped import recipes, scripts
+from ..core.shipped import recipes, scripts
 
 
 def names_in(file: str, registry: str) -> list[str]:

@@ -147,7 +147,7 @@ def install(as_json: Json = False) -> None:
 @metrics_app.command("list")
 def list_metrics(as_json: Json = False) -> None:
     """List the modules and their folders, each of which evaluate.load takes as it is."""
-    from ..shipped import metric_folders
+    from ..core.shipped import metric_folders
 
     folders = {name: str(folder) for name, folder in metric_folders().items()}
     if as_json:

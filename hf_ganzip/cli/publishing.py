@@ -172,7 +172,7 @@ def _push_space(context: typer.Context, space: str, folder: str, repo_id: str, a
 
 def _folder(model: str) -> Path:
     """With the files of tokenizers and the card, too."""
-    from ..hub import MODEL_FILES, model_folder
+    from ..core.hub import MODEL_FILES, model_folder
 
     return model_folder(model, patterns=(*MODEL_FILES, "*.txt", "*.model", "README.md"))
 

@@ -19,11 +19,11 @@ from diffusers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..core.modes import evaluating
+from ..core.record import machine, versions
 from ..metrics import METRICS
 from ..metrics.inputs import check_integer
 from ..metrics.resampling import Interval, halves, interval_of_mean, resamples
-from ..modes import evaluating
-from ..record import machine, versions
 from .compare_report import CompareReport, Figure
 from .compared_sides import Side, compression_said, open_side, open_sides, weights_of
 from .cost import peak_so_far, printed_by, wait_for

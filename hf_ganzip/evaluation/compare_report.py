@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.reports import Report, conditions_table, html_table
 from ..image_grids import save_image_grid
 from ..metrics.resampling import LEVEL, Interval
 from ..plotting import save_sqnr_plot
-from ..reports import Report, conditions_table, html_table
 from .cost import smaller_and_faster
 from .measured_pairs import squared_errors
 

@@ -14,11 +14,11 @@ import torch
 from diffusers import ModelMixin
 from torch import nn
 
-from ..alignment import align_
-from ..components import all_networks, is_pipeline, networks_of
-from ..hub import PIPELINE_FILES, model_folder
+from ..core.alignment import align_
+from ..core.components import all_networks, is_pipeline, networks_of
+from ..core.hub import PIPELINE_FILES, model_folder
+from ..core.record import origin_of, recorded_steps
 from ..pipelines.gan import GANPipeline
-from ..record import origin_of, recorded_steps
 from ..saved import open_saved
 
 

@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..core.record import machine, versions
 from ..metrics.realism import realism_scores
 from ..quantization import QuantizeConfig, SensitivityReport, quantize_, sensitivity
-from ..record import machine, versions
 from .evaluate import measure
 from .extractors import extract_features, load_extractor
 from .reference import evenly

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ..core.registry import lookup
 from ..metrics import warn_if_unpaired
-from ..registry import lookup
 
 
 METHODS = {"pearson": "pearsonr", "spearman": "spearmanr"}  # names in scipy.stats

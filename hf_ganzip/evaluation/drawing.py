@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..components import is_pipeline
+from ..core.components import is_pipeline
+from ..core.seeding import sample_generators
 from ..images import pil_to_array
-from ..seeding import sample_generators
 from .compared_sides import Side, sampler_of
 from .diffusion_sampling import labels_of
 from .sampling import sample_images, sampling_conditions

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from ..shipped import metric_folders
+from ..core.shipped import metric_folders
 
 
 def install_metrics() -> dict[str, Path]:

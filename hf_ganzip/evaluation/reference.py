@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..assets import ASSETS, resolve
+from ..core.registry import suggestion
 from ..image_files import StoredImages, find_images
 from ..images import pil_to_array, resize_image, stack_images
-from ..registry import suggestion
 
 
 def load_reference(

@@ -12,11 +12,11 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
-from ..alignment import align_
-from ..components import all_networks, is_pipeline, network_of
-from ..hub import PIPELINE_FILES, model_folder
+from ..core.alignment import align_
+from ..core.components import all_networks, is_pipeline, network_of
+from ..core.hub import PIPELINE_FILES, model_folder
+from ..core.modes import evaluating
 from ..integration.opening import load_model
-from ..modes import evaluating
 from ..quantization.packed import computing
 from ..saved import open_saved
 from .diffusion_sampling import ddim_timesteps, sample_diffusion

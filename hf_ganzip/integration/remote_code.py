@@ -9,7 +9,7 @@ import re
 from types import ModuleType
 from typing import Any
 
-from ..hub import REMOTE_CODE
+from ..core.hub import REMOTE_CODE
 from ..saved import library_of
 
 

@@ -15,10 +15,10 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from ..core.hub import CODE_FILES
+from ..core.record import origin_of, recorded_steps
+from ..core.reports import Report
 from ..evaluation.eval_results import FOLDER, PREFIX, write_eval_results
-from ..hub import CODE_FILES
-from ..record import origin_of, recorded_steps
-from ..reports import Report
 from ..saved import dtype_argument, loading_snippet, read_saved
 from .card import PICTURE, as_dicts, by_kind, evaluations_of, render_card
 from .check import differences, fingerprint, networks_of, run_remote_snippet, run_snippet

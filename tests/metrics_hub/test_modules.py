@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 
 from hf_ganzip import metrics
+from hf_ganzip.core.shipped import metric_folders
 from hf_ganzip.evaluation.install_metrics import install_metrics
-from hf_ganzip.shipped import metric_folders
 
 from ..processes import run_processes
 

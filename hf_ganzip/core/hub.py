@@ -13,7 +13,7 @@ from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import get_session
 
-from .assets import ASSETS, resolve
+from ..assets import ASSETS, resolve
 from .components import choose_components
 from .registry import lookup
 

@@ -13,7 +13,7 @@ def shipped(name: str) -> Path:
     Raises:
         FileNotFoundError: The installation lacks it.
     """
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     for folder in (package / name, package.parent / name):
         if folder.is_dir():
             return folder
