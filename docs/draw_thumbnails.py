@@ -13,7 +13,7 @@ from PIL import Image
 
 from hf_ganzip.assets import asset_path
 from hf_ganzip.evaluation.sampling import sample_images
-from hf_ganzip.image_grids import image_grid
+from hf_ganzip.images.grids import image_grid
 from hf_ganzip.integration.opening import load_model
 from hf_ganzip.plotting import new_figure
 from hf_ganzip.quantization import QuantizeConfig, quantize_

@@ -24,7 +24,7 @@ from .evaluation.reference import evenly, load_reference
 from .evaluation.sampling import mean_image, sample_images
 from .evaluation.study_config import FULL, LABELS, StudyConfig, setting_name
 from .exporting import OnnxGenerator, export
-from .image_grids import save_image_grid
+from .images.grids import save_image_grid
 from .integration.opening import load_model
 from .plotting import save_precision_recall_plot
 from .quantization import quantize_

@@ -290,7 +290,7 @@ def _prompts(given: list[str] | None, file: Path | None) -> list[str]:
 
 def _save_images(images: Any, labels: Any, names: Sequence[str] | None, output: Path) -> None:
     """A grid with a row of its own for every label, or one file for every image."""
-    from ..image_grids import class_rows, image_grid, save_image_grid
+    from ..images.grids import class_rows, image_grid, save_image_grid
 
     if output.suffix.lower() in _IMAGES:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..core.modes import evaluating
-from ..image_grids import save_image_grid
 from ..images import to_model_range
+from ..images.grids import save_image_grid
 from ..metrics import frechet_distance, kernel_distance
 from ..metrics.inputs import as_features
 from ..training.codebook import running_perplexity

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..core.reports import Report, conditions_table, html_table
-from ..image_grids import save_image_grid
+from ..images.grids import save_image_grid
 from ..metrics.resampling import LEVEL, Interval
 from ..plotting import save_sqnr_plot
 from .cost import smaller_and_faster

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..assets import ASSETS, resolve
 from ..core.registry import suggestion
-from ..image_files import StoredImages, find_images
 from ..images import pil_to_array, resize_image, stack_images
+from ..images.files import StoredImages, find_images
 
 
 def load_reference(

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..image_grids import image_grid
+from ..images.grids import image_grid
 
 
 _EXEMPLARS = 6

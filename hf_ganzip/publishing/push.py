@@ -267,7 +267,7 @@ def _draw(model: Any, reference: Any, folder: Path, count: int) -> None:
     from diffusers import UNet2DModel
 
     from ..evaluation.sampling import sample_images
-    from ..image_grids import save_image_grid
+    from ..images.grids import save_image_grid
 
     networks = [each for pair in (reference, model) if pair is not None for each in networks_of(pair).values()]
     able = [each for each in networks if isinstance(each, UNet2DModel) or _has_latents(each)]

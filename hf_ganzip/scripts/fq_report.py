@@ -14,7 +14,7 @@ import torch
 
 from ..evaluation.runs import differences_table, runs_table, spread, variants_of
 from ..evaluation.sampling import sample_images
-from ..image_grids import save_image_grid
+from ..images.grids import save_image_grid
 from ..models import BigGANGenerator
 from ..plotting import new_figure, save_run_curves
 

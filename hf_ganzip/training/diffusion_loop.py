@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ..core.seeding import derive_seed
-from ..image_grids import save_image_grid
 from ..images import to_model_range, to_uint8
+from ..images.grids import save_image_grid
 from .average import RAMPUP, WeightAverage, half_life_of
 from .run import TrainingRun
 from .run_config import RunConfig, enable_gradient_checkpointing_

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ..core.registry import lookup
 from ..core.seeding import derive_seed
-from ..image_grids import save_image_grid
 from ..images import to_model_range, to_uint8
+from ..images.grids import save_image_grid
 from .augment import DIFF_AUGMENTATIONS, diff_augment
 from .average import RAMPUP, WeightAverage
 from .feature_quantization import (

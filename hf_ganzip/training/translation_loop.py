@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.seeding import derive_seed
-from ..image_grids import save_image_grid
 from ..images import to_model_range, to_uint8
+from ..images.grids import save_image_grid
 from .feature_quantization import (
     PendingStatistics,
     codes_in_use,

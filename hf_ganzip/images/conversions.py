@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch.utils.data import TensorDataset
 
-from .image_files import find_images
+from .files import find_images
 
 
 def fit_images(images: np.ndarray, resolution: int) -> np.ndarray:
