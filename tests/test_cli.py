@@ -369,7 +369,7 @@ def test_an_unwritable_output_is_found_before_the_work(call, monkeypatch):
 
 @pytest.mark.process
 def test_demo_prints_its_table_and_files(call, tmp_path, monkeypatch):
-    from hf_ganzip import demo
+    from hf_ganzip.cli import demo
 
     monkeypatch.setattr(demo, "METHODS", ("linear",))
     monkeypatch.setattr(

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import hf_ganzip as gz
-from hf_ganzip.macs import count_macs, weight_uses
+from hf_ganzip.pruning.macs import count_macs, weight_uses
 
 from .conftest import tiny_discriminator, tiny_stylegan3, tiny_unet
 

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from hf_ganzip import plotting
+from hf_ganzip.evaluation import plotting
 from hf_ganzip.images import grids as image_grids
 from hf_ganzip.refine.refine import RefinedTensor, RefineReport
 

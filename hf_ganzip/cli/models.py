@@ -44,7 +44,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Quantize the bundled Fashion-MNIST generator by Q and C+Q at 6 to 2 bits and measure each against real images."""
-    from ..demo import DemoConfig, format_table, run_demo
+    from .demo import DemoConfig, format_table, run_demo
 
     refuse_unwritable(output_dir)
     result = run_demo(DemoConfig(output_dir=str(output_dir), num_samples=num_samples, seed=seed))

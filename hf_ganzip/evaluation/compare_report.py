@@ -18,9 +18,9 @@ from torch import Tensor
 from ..core.reports import Report, conditions_table, html_table
 from ..images.grids import save_image_grid
 from ..metrics.resampling import LEVEL, Interval
-from ..plotting import save_sqnr_plot
 from .cost import smaller_and_faster
 from .measured_pairs import squared_errors
+from .plotting import save_sqnr_plot
 
 
 _SHOWN = 8  # images in a row

@@ -11,9 +11,9 @@ import torch
 
 from ..assets import class_names
 from ..images.grids import save_image_grid
-from ..plotting import save_pareto_plot, save_precision_recall_plot, save_rate_distortion_plot, save_realism_plot
 from .compression_study import pictures
 from .correlation import correlation_table, pareto_front
+from .plotting import save_pareto_plot, save_precision_recall_plot, save_rate_distortion_plot, save_realism_plot
 from .study_config import LABELS, setting_name
 
 

@@ -13,12 +13,12 @@ from ..core.components import network_of
 from ..core.modes import evaluating
 from ..core.record import Step, origin_of, record_step
 from ..families import example_inputs
-from ..macs import macs_of_shapes, weight_uses
 from ..quantization.packed import packed_modules
 from .build import build
 from .channels import PruningRule, shapes_after
 from .choose import kept_channels, kept_counts
 from .config import PruneConfig
+from .macs import macs_of_shapes, weight_uses
 from .report import PrunedSet, PruneReport
 from .rules import rule_of
 

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .core.modes import evaluating
-from .families import example_inputs, family_of
-from .models.stylegan2_layers import EqualizedConv2d
-from .models.stylegan3_layers import FourierInput
+from ..core.modes import evaluating
+from ..families import example_inputs, family_of
+from ..models.stylegan2_layers import EqualizedConv2d
+from ..models.stylegan3_layers import FourierInput
 
 
 _AT_OUTPUT = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.GroupNorm, FourierInput)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
-    from .quantization.sensitivity import SensitivityReport
-    from .refine import RefineReport
+    from ..quantization.sensitivity import SensitivityReport
+    from ..refine import RefineReport
 
 
 _MARKERS = "os^Dv*PX<>"
