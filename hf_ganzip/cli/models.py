@@ -191,7 +191,7 @@ def _read_image(file: Path) -> Any:
 @app.command()
 def info(model: Model, subfolder: Subfolder = None, revision: Revision = None, as_json: Json = False) -> None:
     """Show the config of a model, or of each in a pipeline, what was done to it, and the bytes of every packed layer."""
-    from ..inspection import describe, format_description
+    from ..saved.inspection import describe, format_description
 
     description = describe(model, **Place(subfolder, revision).hub_options(model))
     print_json(description) if as_json else print(format_description(description))

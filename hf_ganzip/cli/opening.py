@@ -78,7 +78,7 @@ def open_whole(model: str, components: Sequence[str] | None, place: Place) -> tu
     from ..core.alignment import align_
     from ..core.components import networks_of
     from ..core.hub import PIPELINE_FILES, model_folder
-    from ..saved import open_saved
+    from ..saved.folder import open_saved
 
     place.check_device()
     folder = model_folder(model, patterns=PIPELINE_FILES, **place.hub_options(model))

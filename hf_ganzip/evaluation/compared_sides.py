@@ -19,7 +19,7 @@ from ..core.components import all_networks, is_pipeline, networks_of
 from ..core.hub import PIPELINE_FILES, model_folder
 from ..core.record import origin_of, recorded_steps
 from ..pipelines.gan import GANPipeline
-from ..saved import open_saved
+from ..saved.folder import open_saved
 
 
 _DECIDING = (

@@ -18,7 +18,7 @@ from ..core.hub import PIPELINE_FILES, model_folder
 from ..core.modes import evaluating
 from ..integration.opening import load_model
 from ..quantization.packed import computing
-from ..saved import open_saved
+from ..saved.folder import open_saved
 from .diffusion_sampling import ddim_timesteps, sample_diffusion
 from .noise_prediction import Replay
 from .sampling import sample_images

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from ..core.hub import REMOTE_CODE
-from ..saved import library_of
+from ..saved.folder import library_of
 
 
 def take_own_classes_(module: ModuleType) -> None:

@@ -14,7 +14,7 @@ import yaml
 from ..core.hub import CODE_FILES
 from ..core.record import origin
 from ..recipes import STEPS
-from ..saved import dtype_argument, loading_snippet, read_saved
+from ..saved.folder import dtype_argument, loading_snippet, read_saved
 from .metadata import Facts, Licence, base_of, find_licence, metadata, own_evaluations
 from .remote_code import is_standalone, remote_snippet
 from .tables import changes, cost_table, details, quality_table, source_table

@@ -19,7 +19,7 @@ from ..core.hub import CODE_FILES
 from ..core.record import origin_of, recorded_steps
 from ..core.reports import Report
 from ..evaluation.eval_results import FOLDER, PREFIX, write_eval_results
-from ..saved import dtype_argument, loading_snippet, read_saved
+from ..saved.folder import dtype_argument, loading_snippet, read_saved
 from .card import PICTURE, as_dicts, by_kind, evaluations_of, render_card
 from .check import differences, fingerprint, networks_of, run_remote_snippet, run_snippet
 from .metadata import Base, Licence, base_of, find_licence

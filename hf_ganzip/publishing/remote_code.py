@@ -17,7 +17,7 @@ from typing import Any
 
 from ..core.hub import REMOTE_CODE
 from ..models.base import DiscriminatorMixin
-from ..saved import Saved, library_of, read_saved
+from ..saved.folder import Saved, library_of, read_saved
 from .standalone import standalone_code
 
 

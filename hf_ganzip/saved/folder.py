@@ -13,9 +13,9 @@ from typing import Any
 
 from safetensors import safe_open
 
-from .assets import ASSETS
-from .core.hub import parts_of, pipeline_class
-from .core.record import origin
+from ..assets import ASSETS
+from ..core.hub import parts_of, pipeline_class
+from ..core.record import origin
 from .inspection import PACKED_TENSORS, describe
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from .core.hub import model_folder, parts_of, pipeline_class
-from .core.record import table
-from .quantization.buffers import BUFFERS
+from ..core.hub import model_folder, parts_of, pipeline_class
+from ..core.record import table
+from ..quantization.buffers import BUFFERS
 
 
 PACKED_TENSORS = (*BUFFERS, "weight")  # transformers models have their codes under "weight"
