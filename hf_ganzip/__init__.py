@@ -122,7 +122,9 @@ when_imported(
 )
 when_imported(
     "evaluate.loading",
-    lambda: importlib.import_module(".bare_names", __name__).register(sys.modules["evaluate.loading"]),
+    lambda: importlib.import_module(".evaluate_modules.bare_names", __name__).register(
+        sys.modules["evaluate.loading"]
+    ),
 )
 for _name in ("diffusers.pipelines.pipeline_loading_utils", "diffusers.models.auto_model"):
     when_imported(

@@ -20,7 +20,7 @@ from PIL import Image
 
 from hf_ganzip import metrics
 from hf_ganzip.core.shipped import metric_folders
-from hf_ganzip.evaluation.install_metrics import install_metrics
+from hf_ganzip.evaluate_modules.install import install_metrics
 
 from ..processes import run_processes
 

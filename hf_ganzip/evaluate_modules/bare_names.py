@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .core.shipped import metric_folders
+from ..core.shipped import metric_folders
 
 
 def register(loading: Any) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Base of our `evaluate` modules: a metric function of features behind ``compute``, ``add_batch`` and ``add``.
 
-A module in ``metrics_hub/`` names its function and its texts. It must subclass ``evaluate_module.FeatureMetric`` through this
+A module in ``metrics_hub/`` names its function and its texts. It must subclass ``feature_metric.FeatureMetric`` through this
 module, not import the class: `evaluate` takes the first module class that it finds in the file.
 """
 
@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..evaluation.extractors import extract_features
 from ..images import pil_to_array, stack_images
 from ..metrics import METRICS
-from .extractors import extract_features
 from .process_exchange import ProcessExchange
 
 
