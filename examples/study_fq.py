@@ -25,7 +25,6 @@ from accelerate.utils import DataLoaderConfiguration, set_seed
 import hf_ganzip as gz
 from hf_ganzip.assets import asset_path
 from hf_ganzip.core.record import versions
-from hf_ganzip.evaluation.codebooks import code_usage, distances_per_class, save_code_maps
 from hf_ganzip.evaluation.evaluate import measure
 from hf_ganzip.evaluation.extractors import extract_features, load_extractor
 from hf_ganzip.evaluation.reference import load_reference
@@ -36,6 +35,7 @@ from hf_ganzip.models.feature_network import FeatureNetwork
 from hf_ganzip.scripts.flags import make_parser
 from hf_ganzip.scripts.fq_report import write_report
 from hf_ganzip.scripts.studies import check_conditions
+from hf_ganzip.studies.codebooks import code_usage, distances_per_class, save_code_maps
 from hf_ganzip.training.gan_loop import GANTrainingConfig, train_gan
 from hf_ganzip.training.logs import figures_of, read_log
 

@@ -324,11 +324,11 @@ def test_completion_script():
 def test_completed_values_are_those_of_the_registries():
     from hf_ganzip.cli import completion
     from hf_ganzip.evaluation.extractors import EXTRACTORS
-    from hf_ganzip.evaluation.study_config import VARIANTS
     from hf_ganzip.metrics import ALIASES, METRICS, OF_LOGITS
     from hf_ganzip.pruning import CRITERIA
     from hf_ganzip.quantization.methods import METHODS
     from hf_ganzip.refine.scalings import SCALINGS
+    from hf_ganzip.studies.compression_config import VARIANTS
 
     registries = {"methods": METHODS, "studied": VARIANTS, "criteria": CRITERIA, "scalings": SCALINGS}
     for name, registry in (registries | {"extractors": EXTRACTORS, "metrics": METRICS}).items():

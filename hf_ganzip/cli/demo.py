@@ -17,17 +17,17 @@ import torch
 from tqdm.auto import tqdm
 
 from ..core.record import machine, table, versions
-from ..evaluation.compression_study import Compressor
 from ..evaluation.evaluate import DEFAULT_METRICS, measure
 from ..evaluation.extractors import EXTRACTORS, extract_features
 from ..evaluation.plotting import save_precision_recall_plot
 from ..evaluation.reference import evenly, load_reference
 from ..evaluation.sampling import mean_image, sample_images
-from ..evaluation.study_config import FULL, LABELS, StudyConfig, setting_name
 from ..exporting import OnnxGenerator, export
 from ..images.grids import save_image_grid
 from ..integration.opening import load_model
 from ..quantization import quantize_
+from ..studies.compression import Compressor
+from ..studies.compression_config import FULL, LABELS, StudyConfig, setting_name
 
 
 GENERATOR = "stylegan2-fashion-mnist"

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from ..evaluation.plotting import new_figure, save_run_curves
-from ..evaluation.runs import differences_table, runs_table, spread, variants_of
 from ..evaluation.sampling import sample_images
 from ..images.grids import save_image_grid
 from ..models import BigGANGenerator
+from ..studies.runs import differences_table, runs_table, spread, variants_of
 
 
 ALIVE = 0.4  # share of the codes that a living codebook uses at least

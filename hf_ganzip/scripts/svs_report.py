@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.plotting import new_figure, save_run_curves
-from ..evaluation.runs import differences_table, half_interval, paired_differences, runs_table, variants_of
+from ..studies.runs import differences_table, half_interval, paired_differences, runs_table, variants_of
 
 
 SPECTRUM = {f"sigma_{i / 8:.3f}": i / 8 for i in range(9)}  # name -> place among the singular values, descending

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_ganzip.evaluation.codebooks import (
+from hf_ganzip.studies.codebooks import (
     code_colors,
     code_maps,
     code_usage,
@@ -18,7 +18,7 @@ from hf_ganzip.evaluation.codebooks import (
     quantized_features,
     save_code_maps,
 )
-from hf_ganzip.evaluation.user_study import count_votes, export_pairs
+from hf_ganzip.studies.user_study import count_votes, export_pairs
 from hf_ganzip.training.feature_quantization import FQConfig, add_feature_quantizers
 
 from ..conftest import tiny_discriminator

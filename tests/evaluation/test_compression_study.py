@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 
 from hf_ganzip.assets import asset_path
-from hf_ganzip.evaluation import compression_study, study_drawing
-from hf_ganzip.evaluation.compression_study import run_study
-from hf_ganzip.evaluation.study_config import StudyConfig
-from hf_ganzip.evaluation.study_report import write_report
 from hf_ganzip.integration.opening import load_model
+from hf_ganzip.studies import compression as compression_study
+from hf_ganzip.studies import compression_drawing as study_drawing
+from hf_ganzip.studies.compression import run_study
+from hf_ganzip.studies.compression_config import StudyConfig
+from hf_ganzip.studies.compression_report import write_report
 
 
 REFERENCE = "fashion-mnist-test-5000"

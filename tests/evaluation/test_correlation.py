@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_ganzip.evaluation.correlation import correlation, correlation_table, pareto_front
+from hf_ganzip.studies.correlation import correlation, correlation_table, pareto_front
 
 
 pytest.importorskip("scipy", reason="scipy is not installed")

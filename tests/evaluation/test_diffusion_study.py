@@ -11,12 +11,12 @@ from PIL import Image
 
 import hf_ganzip as gz
 from hf_ganzip.assets import asset_path
-from hf_ganzip.evaluation import study_drawing
-from hf_ganzip.evaluation.compression_study import Compressor, run_study
 from hf_ganzip.evaluation.diffusion_sampling import sample_diffusion
-from hf_ganzip.evaluation.study_config import OF_DIFFUSION, OF_GANS, ROTATIONS, VARIANTS, StudyConfig
-from hf_ganzip.evaluation.study_drawing import Drawing
-from hf_ganzip.evaluation.study_report import write_report
+from hf_ganzip.studies import compression_drawing as study_drawing
+from hf_ganzip.studies.compression import Compressor, run_study
+from hf_ganzip.studies.compression_config import OF_DIFFUSION, OF_GANS, ROTATIONS, VARIANTS, StudyConfig
+from hf_ganzip.studies.compression_drawing import Drawing
+from hf_ganzip.studies.compression_report import write_report
 
 from ..conftest import tiny_unet
 

@@ -2,7 +2,8 @@
 import pytest
 import torch
 
-from hf_ganzip.evaluation.outlier_drift import (
+from hf_ganzip.metrics import knn_precision_recall, lsh_precision_recall
+from hf_ganzip.studies.outlier_drift import (
     drift,
     drifts_of,
     gaps_of,
@@ -12,9 +13,8 @@ from hf_ganzip.evaluation.outlier_drift import (
     passed,
     with_outliers,
 )
-from hf_ganzip.evaluation.outlier_report import study_report, verdict
-from hf_ganzip.evaluation.pooled_scores import METHODS, Pool, keys_of, squared_distances
-from hf_ganzip.metrics import knn_precision_recall, lsh_precision_recall
+from hf_ganzip.studies.outlier_report import study_report, verdict
+from hf_ganzip.studies.pooled_scores import METHODS, Pool, keys_of, squared_distances
 
 
 def normal(count: int, dim: int, seed: int) -> torch.Tensor:

@@ -2,8 +2,8 @@
 import pytest
 import torch
 
-from hf_ganzip.evaluation.pooled_scores import METHODS, Pool, PooledScores, keys_of
 from hf_ganzip.metrics import density_coverage, knn_precision_recall, lsh_precision_recall, realism_scores
+from hf_ganzip.studies.pooled_scores import METHODS, Pool, PooledScores, keys_of
 
 
 @pytest.mark.parametrize("bits", [3, 8])

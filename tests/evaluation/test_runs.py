@@ -4,7 +4,7 @@
 import pytest
 from scipy.stats import ttest_1samp
 
-from hf_ganzip.evaluation.runs import (
+from hf_ganzip.studies.runs import (
     differences_table,
     half_interval,
     mean_with_interval,

@@ -21,15 +21,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..core.record import machine, versions
+from ..evaluation.evaluate import measure
+from ..evaluation.extractors import extract_features, load_extractor
+from ..evaluation.reference import evenly
+from ..evaluation.sampling import mean_image
+from ..evaluation.sources import open_source
 from ..metrics.realism import realism_scores
 from ..quantization import QuantizeConfig, SensitivityReport, quantize_, sensitivity
-from .evaluate import measure
-from .extractors import extract_features, load_extractor
-from .reference import evenly
-from .sampling import mean_image
-from .sources import open_source
-from .study_config import FULL, OF_DIFFUSION, OF_GANS, VARIANTS, StudyConfig
-from .study_drawing import Drawing
+from .compression_config import FULL, OF_DIFFUSION, OF_GANS, VARIANTS, StudyConfig
+from .compression_drawing import Drawing
 
 
 METRICS = ("lsh_precision_recall", "knn_precision_recall", "frechet_distance", "kernel_distance")

@@ -10,11 +10,16 @@ from typing import Any
 import torch
 
 from ..assets import class_names
+from ..evaluation.plotting import (
+    save_pareto_plot,
+    save_precision_recall_plot,
+    save_rate_distortion_plot,
+    save_realism_plot,
+)
 from ..images.grids import save_image_grid
-from .compression_study import pictures
+from .compression import pictures
+from .compression_config import LABELS, setting_name
 from .correlation import correlation_table, pareto_front
-from .plotting import save_pareto_plot, save_precision_recall_plot, save_rate_distortion_plot, save_realism_plot
-from .study_config import LABELS, setting_name
 
 
 _COLUMNS = {

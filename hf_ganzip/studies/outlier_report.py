@@ -201,7 +201,7 @@ def save_drift_plot(runs: Runs, path: Any) -> None:
     Raises:
         ImportError: matplotlib is missing.
     """
-    from .plotting import new_figure
+    from ..evaluation.plotting import new_figure
 
     kinds = _kinds(runs)
     figure = new_figure(10, 1 + 2.2 * len(kinds))

@@ -16,13 +16,13 @@ from ..core.alignment import align_
 from ..core.components import all_networks, is_pipeline, network_of
 from ..core.hub import PIPELINE_FILES, model_folder
 from ..core.modes import evaluating
+from ..evaluation.diffusion_sampling import ddim_timesteps, sample_diffusion
+from ..evaluation.noise_prediction import Replay
+from ..evaluation.sampling import sample_images
 from ..integration.opening import load_model
 from ..quantization.packed import computing
 from ..saved.folder import open_saved
-from .diffusion_sampling import ddim_timesteps, sample_diffusion
-from .noise_prediction import Replay
-from .sampling import sample_images
-from .study_config import StudyConfig
+from .compression_config import StudyConfig
 
 
 _AT_ONCE = 500  # images between two steps of the progress bar

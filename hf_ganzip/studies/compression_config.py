@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..evaluation.diffusion_sampling import SPACINGS
 from ..quantization import METHODS, QuantizeConfig
-from .diffusion_sampling import SPACINGS
 
 
 FULL = ("full", 32)
