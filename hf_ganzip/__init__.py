@@ -19,7 +19,7 @@ __version__ = "0.2.0"
 
 if TYPE_CHECKING:  # `as`: type checkers do not see through `__all__` below
     from .checkpoints import convert as convert
-    from .evaluation.compare import compare as compare
+    from .evaluation.comparing.compare import compare as compare
     from .evaluation.evaluate import evaluate as evaluate
     from .exporting import OnnxGenerator as OnnxGenerator
     from .exporting import OnnxUNet2DModel as OnnxUNet2DModel
@@ -86,7 +86,7 @@ _NAMES = {
     "set_compute_": "quantization",
     "sensitivity": "quantization",
     "evaluate": "evaluation.evaluate",
-    "compare": "evaluation.compare",
+    "compare": "evaluation.comparing.compare",
     "push_to_hub": "publishing",
     "save_for_hub": "publishing",
     "export": "exporting",

@@ -16,8 +16,8 @@ from ..core.alignment import align_
 from ..core.components import all_networks, is_pipeline, network_of
 from ..core.hub import PIPELINE_FILES, model_folder
 from ..core.modes import evaluating
+from ..evaluation.comparing.noise_prediction import Replay
 from ..evaluation.diffusion_sampling import ddim_timesteps, sample_diffusion
-from ..evaluation.noise_prediction import Replay
 from ..evaluation.sampling import sample_images
 from ..integration.opening import load_model
 from ..quantization.packed import computing

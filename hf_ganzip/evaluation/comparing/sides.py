@@ -14,12 +14,12 @@ import torch
 from diffusers import ModelMixin
 from torch import nn
 
-from ..core.alignment import align_
-from ..core.components import all_networks, is_pipeline, networks_of
-from ..core.hub import PIPELINE_FILES, model_folder
-from ..core.record import origin_of, recorded_steps
-from ..pipelines.gan import GANPipeline
-from ..saved.folder import open_saved
+from ...core.alignment import align_
+from ...core.components import all_networks, is_pipeline, networks_of
+from ...core.hub import PIPELINE_FILES, model_folder
+from ...core.record import origin_of, recorded_steps
+from ...pipelines.gan import GANPipeline
+from ...saved.folder import open_saved
 
 
 _DECIDING = (

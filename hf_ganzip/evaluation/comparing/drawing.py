@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..core.components import is_pipeline
-from ..core.seeding import sample_generators
-from ..images import pil_to_array
-from .compared_sides import Side, sampler_of
-from .diffusion_sampling import labels_of
-from .sampling import sample_images, sampling_conditions
+from ...core.components import is_pipeline
+from ...core.seeding import sample_generators
+from ...images import pil_to_array
+from ..diffusion_sampling import labels_of
+from ..sampling import sample_images, sampling_conditions
+from .sides import Side, sampler_of
 
 
 _OF_PLAN = ("prompt", "batch_size", "generator", "num_inference_steps", "output_type", "class_labels", "return_dict")

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.reports import Report, conditions_table, html_table
-from ..images.grids import save_image_grid
-from ..metrics.resampling import LEVEL, Interval
-from .cost import smaller_and_faster
+from ...core.reports import Report, conditions_table, html_table
+from ...images.grids import save_image_grid
+from ...metrics.resampling import LEVEL, Interval
+from ..cost import smaller_and_faster
+from ..plotting import save_sqnr_plot
 from .measured_pairs import squared_errors
-from .plotting import save_sqnr_plot
 
 
 _SHOWN = 8  # images in a row

@@ -19,22 +19,22 @@ from diffusers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..core.modes import evaluating
-from ..core.record import machine, versions
-from ..metrics import METRICS
-from ..metrics.inputs import check_integer
-from ..metrics.resampling import Interval, halves, interval_of_mean, resamples
-from .compare_report import CompareReport, Figure
-from .compared_sides import Side, compression_said, open_side, open_sides, weights_of
-from .cost import peak_so_far, printed_by, wait_for
+from ...core.modes import evaluating
+from ...core.record import machine, versions
+from ...metrics import METRICS
+from ...metrics.inputs import check_integer
+from ...metrics.resampling import Interval, halves, interval_of_mean, resamples
+from ..cost import peak_so_far, printed_by, wait_for
+from ..evaluate import DEFAULT_METRICS, common_digest, images_of, metrics_of_features
+from ..extractors import check_extractor, default_extractor, extract_features, load_extractor
+from ..held_bytes import held_bytes
+from ..perceptual import perceptual_distances, structural_similarities
+from ..sources import Source, open_source
 from .drawing import Plan, check_plan, conditions_of, draw
-from .evaluate import DEFAULT_METRICS, common_digest, images_of, metrics_of_features
-from .extractors import check_extractor, default_extractor, extract_features, load_extractor
-from .held_bytes import held_bytes
 from .measured_pairs import distribution, feature_distance, psnr, sqnr, squared_errors
 from .noise_prediction import Replay, refusing_nonfinite
-from .perceptual import perceptual_distances, structural_similarities
-from .sources import Source, open_source
+from .report import CompareReport, Figure
+from .sides import Side, compression_said, open_side, open_sides, weights_of
 
 
 _FAULTS = (ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError, OSError, ImportError)  # of one figure
@@ -296,7 +296,9 @@ def _peak(side: Side, plan: Plan) -> int:
     steps = None if plan.steps is None and not side.denoises else 2  # the memory is that of one step
     given = asdict(replace(plan, prompts=plan.prompts and plan.prompts[:1], steps=steps))
     dtype = str(next(iter(side.networks.values())).dtype).removeprefix("torch.")
-    return printed_by("compare", "peak_of_drawing", str(side.folder), str(side.device), dtype, json.dumps(given))
+    return printed_by(
+        "comparing.compare", "peak_of_drawing", str(side.folder), str(side.device), dtype, json.dumps(given)
+    )
 
 
 def _is_json(value: Any) -> bool:

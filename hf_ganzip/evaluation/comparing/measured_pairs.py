@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..metrics.frechet import frechet_to
-from ..metrics.hyperplanes import default_hyperplanes
-from ..metrics.knn import knn_to
-from ..metrics.lsh import LSHPrecisionRecall
-from ..metrics.resampling import Interval, interval, interval_by_halves, interval_of_mean
-from .evaluate import measure
+from ...metrics.frechet import frechet_to
+from ...metrics.hyperplanes import default_hyperplanes
+from ...metrics.knn import knn_to
+from ...metrics.lsh import LSHPrecisionRecall
+from ...metrics.resampling import Interval, interval, interval_by_halves, interval_of_mean
+from ..evaluate import measure
 
 
 _SHARES = ("knn_precision_recall", "lsh_precision_recall")  # whose figures end at 1
