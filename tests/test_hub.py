@@ -14,7 +14,7 @@ import hf_ganzip as gz
 from hf_ganzip.core.hub import model_folder, unreachable
 from hf_ganzip.evaluation.sources import open_source
 from hf_ganzip.models.feature_network import FeatureNetwork
-from hf_ganzip.saved.folder.inspection import describe, format_description
+from hf_ganzip.saved.inspection import describe, format_description
 
 from .conftest import run, tiny_generator, tiny_ugatit, tiny_unet
 from .hub import TOKEN, LocalHub

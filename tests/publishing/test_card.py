@@ -21,7 +21,7 @@ from hf_ganzip.publishing import render_card
 from hf_ganzip.publishing.card import recipe_of
 from hf_ganzip.publishing.metadata import hub_id
 from hf_ganzip.recipes import compress, read_recipe
-from hf_ganzip.saved.folder.folder import loading_snippet, read_saved
+from hf_ganzip.saved.folder import loading_snippet, read_saved
 
 from ..conftest import TINY_UNET, tiny_generator
 

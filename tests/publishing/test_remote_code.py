@@ -16,8 +16,8 @@ import hf_ganzip as gz
 from hf_ganzip.core.hub import parts_of
 from hf_ganzip.publishing.remote_code import write_code
 from hf_ganzip.publishing.standalone import standalone_code
-from hf_ganzip.saved.folder.folder import open_saved, read_saved
-from hf_ganzip.saved.folder.inspection import describe
+from hf_ganzip.saved.folder import open_saved, read_saved
+from hf_ganzip.saved.inspection import describe
 
 from ..conftest import (
     TINY_UNET,
