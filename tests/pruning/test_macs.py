@@ -8,7 +8,7 @@ from torch import nn
 import hf_ganzip as gz
 from hf_ganzip.pruning.macs import count_macs, weight_uses
 
-from .conftest import tiny_discriminator, tiny_stylegan3, tiny_unet
+from ..conftest import tiny_discriminator, tiny_stylegan3, tiny_unet
 
 
 def test_the_smallest_example():
