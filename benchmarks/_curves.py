@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_ganzip.plotting import new_figure
+from hf_ganzip.evaluation.plotting import new_figure
 
 
 Points = list[tuple[float, float]]  # (bytes, dB), ascending in both

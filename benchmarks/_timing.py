@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from hf_ganzip.record import machine
+from hf_ganzip.core.record import machine
 
 
 def parser(description: str, repeats: int) -> argparse.ArgumentParser:

@@ -15,8 +15,8 @@ import evaluate
 
 from benchmarks._features import relu_features
 from benchmarks._timing import conditions, interleaved, parser, ratio, report
+from hf_ganzip.core.shipped import metric_folders
 from hf_ganzip.metrics import lsh_precision_recall
-from hf_ganzip.shipped import metric_folders
 
 
 def main() -> None:

@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks._features import relu_features
 from benchmarks._memory import peak_above
 from benchmarks._timing import conditions, interleaved, parser, ratio, report
+from hf_ganzip.evaluation.plotting import new_figure
 from hf_ganzip.metrics import knn_precision_recall, lsh_precision_recall
-from hf_ganzip.plotting import new_figure
 
 
 SECTIONS = ("sum", "peers", "growth", "memory", "skew")

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from hf_ganzip.assets import asset_path
+from hf_ganzip.evaluation.plotting import new_figure
 from hf_ganzip.evaluation.sampling import sample_images
-from hf_ganzip.image_grids import image_grid
+from hf_ganzip.images.grids import image_grid
 from hf_ganzip.integration.opening import load_model
-from hf_ganzip.plotting import new_figure
 from hf_ganzip.quantization import QuantizeConfig, quantize_
 from hf_ganzip.space.app import TITLES
 from hf_ganzip.space.pictures import region_figure

@@ -24,7 +24,7 @@ from accelerate.utils import DataLoaderConfiguration, set_seed
 
 import hf_ganzip as gz
 from hf_ganzip.assets import asset_path
-from hf_ganzip.evaluation.codebooks import code_usage, distances_per_class, save_code_maps
+from hf_ganzip.core.record import versions
 from hf_ganzip.evaluation.evaluate import measure
 from hf_ganzip.evaluation.extractors import extract_features, load_extractor
 from hf_ganzip.evaluation.reference import load_reference
@@ -32,10 +32,10 @@ from hf_ganzip.evaluation.sampling import sample_images
 from hf_ganzip.images import load_images
 from hf_ganzip.metrics import inception_score
 from hf_ganzip.models.feature_network import FeatureNetwork
-from hf_ganzip.record import versions
 from hf_ganzip.scripts.flags import make_parser
 from hf_ganzip.scripts.fq_report import write_report
 from hf_ganzip.scripts.studies import check_conditions
+from hf_ganzip.studies.codebooks import code_usage, distances_per_class, save_code_maps
 from hf_ganzip.training.gan_loop import GANTrainingConfig, train_gan
 from hf_ganzip.training.logs import figures_of, read_log
 

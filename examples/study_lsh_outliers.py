@@ -20,17 +20,17 @@ from torch import Tensor, nn
 
 import hf_ganzip as gz
 from hf_ganzip.assets import asset_path
+from hf_ganzip.core.record import versions
 from hf_ganzip.evaluation import extract_features, load_reference
-from hf_ganzip.evaluation.outlier_drift import PLACES, geometry_of, with_outliers
-from hf_ganzip.evaluation.outlier_report import save_drift_plot, study_report
-from hf_ganzip.evaluation.pooled_scores import Pool, PooledScores, keys_of
 from hf_ganzip.evaluation.sampling import sample_images
 from hf_ganzip.images import to_model_range
 from hf_ganzip.metrics.hyperplanes import default_hyperplanes
 from hf_ganzip.models.feature_network import FeatureNetwork
-from hf_ganzip.record import versions
 from hf_ganzip.scripts.flags import make_parser
 from hf_ganzip.scripts.studies import check_conditions
+from hf_ganzip.studies.outlier_drift import PLACES, geometry_of, with_outliers
+from hf_ganzip.studies.outlier_report import save_drift_plot, study_report
+from hf_ganzip.studies.pooled_scores import Pool, PooledScores, keys_of
 
 
 SHARES = (0.001, 0.005, 0.01, 0.02, 0.05)

@@ -22,12 +22,12 @@ from torch import Tensor
 
 from hf_ganzip.assets import asset_path
 from hf_ganzip.evaluation import extract_features, load_reference
-from hf_ganzip.evaluation.correlation import correlation
+from hf_ganzip.evaluation.plotting import new_figure
 from hf_ganzip.evaluation.sampling import sample_images
 from hf_ganzip.integration.opening import load_model
 from hf_ganzip.metrics import knn_precision_recall, lsh_precision_recall
-from hf_ganzip.plotting import new_figure
 from hf_ganzip.scripts.flags import make_parser
+from hf_ganzip.studies.correlation import correlation
 
 
 SHARES = (0.0, 0.01, 0.02, 0.05, 0.1)

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from hf_ganzip.evaluation import extract_features, load_reference
 from hf_ganzip.evaluation.figures import QUALITY
+from hf_ganzip.evaluation.plotting import new_figure
 from hf_ganzip.evaluation.sampling import sample_images
 from hf_ganzip.integration.opening import load_model
 from hf_ganzip.metrics import METRICS
-from hf_ganzip.plotting import new_figure
 from hf_ganzip.quantization import QuantizeConfig, quantize_
 from hf_ganzip.scripts.flags import make_parser
 

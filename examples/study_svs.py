@@ -21,12 +21,12 @@ from accelerate.utils import DataLoaderConfiguration, set_seed
 
 import hf_ganzip as gz
 from hf_ganzip.assets import ASSETS, asset_path
+from hf_ganzip.core.record import versions
 from hf_ganzip.evaluation.reference import load_reference
 from hf_ganzip.evaluation.validation import Validator
 from hf_ganzip.images import load_images, to_model_range
 from hf_ganzip.models.feature_network import FeatureNetwork
 from hf_ganzip.pruning.criteria import CRITERIA
-from hf_ganzip.record import versions
 from hf_ganzip.refine.refine import selection
 from hf_ganzip.refine.scalings import SCALINGS, Scaling
 from hf_ganzip.refine.singular_values import condition_number

@@ -11,51 +11,67 @@ import importlib
 import sys
 from typing import TYPE_CHECKING
 
-from .post_import import when_imported
-from .registry import suggestion
+from .core.post_import import when_imported
+from .core.registry import suggestion
 
 
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:  # `as`: type checkers do not see through `__all__` below
-    from .checkpoints import convert as convert
-    from .evaluation.compare import compare as compare
-    from .evaluation.evaluate import evaluate as evaluate
-    from .exporting import OnnxGenerator as OnnxGenerator
-    from .exporting import OnnxUNet2DModel as OnnxUNet2DModel
-    from .exporting import export as export
-    from .integration import GanzipConfig as GanzipConfig
-    from .integration.opening import from_config as from_config
-    from .integration.opening import load_model as load_model
-    from .models import BigGANDeepGenerator as BigGANDeepGenerator
-    from .models import BigGANDiscriminator as BigGANDiscriminator
-    from .models import BigGANGenerator as BigGANGenerator
-    from .models import StyleGAN2Discriminator as StyleGAN2Discriminator
+    # isort: off
+    # load
     from .models import StyleGAN2Generator as StyleGAN2Generator
-    from .models import StyleGAN3Generator as StyleGAN3Generator
+    from .models import StyleGAN2Discriminator as StyleGAN2Discriminator
     from .models import StyleGANGenerator as StyleGANGenerator
-    from .models import UGATITDiscriminator as UGATITDiscriminator
+    from .models import StyleGAN3Generator as StyleGAN3Generator
+    from .models import BigGANGenerator as BigGANGenerator
+    from .models import BigGANDiscriminator as BigGANDiscriminator
+    from .models import BigGANDeepGenerator as BigGANDeepGenerator
     from .models import UGATITGenerator as UGATITGenerator
+    from .models import UGATITDiscriminator as UGATITDiscriminator
     from .pipelines import GANPipeline as GANPipeline
     from .pipelines import ImageTranslationPipeline as ImageTranslationPipeline
+    from .checkpoints import convert as convert
+    from .integration.opening import load_model as load_model
+    from .integration.opening import from_config as from_config
+    from .integration import GanzipConfig as GanzipConfig
+
+    # compress
+    from .recipes import compress as compress
     from .pruning import PruneConfig as PruneConfig
     from .pruning import prune_ as prune_
-    from .publishing import push_to_hub as push_to_hub
-    from .publishing import save_for_hub as save_for_hub
     from .quantization import QuantizeConfig as QuantizeConfig
-    from .quantization import dequantize_ as dequantize_
     from .quantization import quantize_ as quantize_
-    from .quantization import sensitivity as sensitivity
+    from .quantization import dequantize_ as dequantize_
     from .quantization import set_compute_ as set_compute_
-    from .recipes import compress as compress
+    from .quantization import sensitivity as sensitivity
+
+    # refine
     from .refine import RefineConfig as RefineConfig
     from .refine import refine_ as refine_
+
+    # train
+    from .training.feature_quantizer import FeatureQuantizer as FeatureQuantizer
     from .training.feature_quantization import FQConfig as FQConfig
     from .training.feature_quantization import add_feature_quantizers as add_feature_quantizers
     from .training.feature_quantization import remove_feature_quantizers as remove_feature_quantizers
-    from .training.feature_quantizer import FeatureQuantizer as FeatureQuantizer
 
-_NAMES = {
+    # evaluate
+    from .evaluation.evaluate import evaluate as evaluate
+    from .evaluation.comparing.compare import compare as compare
+
+    # export
+    from .exporting import export as export
+    from .exporting import OnnxGenerator as OnnxGenerator
+    from .exporting import OnnxUNet2DModel as OnnxUNet2DModel
+
+    # publish
+    from .publishing import push_to_hub as push_to_hub
+    from .publishing import save_for_hub as save_for_hub
+    # isort: on
+
+_NAMES = {  # in the order of the work
+    # load
     "StyleGAN2Generator": "models",
     "StyleGAN2Discriminator": "models",
     "StyleGANGenerator": "models",
@@ -70,28 +86,34 @@ _NAMES = {
     "convert": "checkpoints",
     "load_model": "integration.opening",
     "from_config": "integration.opening",
+    "GanzipConfig": "integration",
+    # compress
     "compress": "recipes",
     "PruneConfig": "pruning",
     "prune_": "pruning",
-    "RefineConfig": "refine",
-    "refine_": "refine",
-    "FeatureQuantizer": "training.feature_quantizer",
-    "FQConfig": "training.feature_quantization",
-    "add_feature_quantizers": "training.feature_quantization",
-    "remove_feature_quantizers": "training.feature_quantization",
-    "GanzipConfig": "integration",
     "QuantizeConfig": "quantization",
     "quantize_": "quantization",
     "dequantize_": "quantization",
     "set_compute_": "quantization",
     "sensitivity": "quantization",
+    # refine
+    "RefineConfig": "refine",
+    "refine_": "refine",
+    # train
+    "FeatureQuantizer": "training.feature_quantizer",
+    "FQConfig": "training.feature_quantization",
+    "add_feature_quantizers": "training.feature_quantization",
+    "remove_feature_quantizers": "training.feature_quantization",
+    # evaluate
     "evaluate": "evaluation.evaluate",
-    "compare": "evaluation.compare",
-    "push_to_hub": "publishing",
-    "save_for_hub": "publishing",
+    "compare": "evaluation.comparing.compare",
+    # export
     "export": "exporting",
     "OnnxGenerator": "exporting",
     "OnnxUNet2DModel": "exporting",
+    # publish
+    "push_to_hub": "publishing",
+    "save_for_hub": "publishing",
 }
 
 __all__ = [*_NAMES]
@@ -122,7 +144,9 @@ when_imported(
 )
 when_imported(
     "evaluate.loading",
-    lambda: importlib.import_module(".bare_names", __name__).register(sys.modules["evaluate.loading"]),
+    lambda: importlib.import_module(".evaluate_modules.bare_names", __name__).register(
+        sys.modules["evaluate.loading"]
+    ),
 )
 for _name in ("diffusers.pipelines.pipeline_loading_utils", "diffusers.models.auto_model"):
     when_imported(

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from diffusers import ModelMixin
 
-from .components import network_of
+from .core.components import network_of
+from .core.registry import lookup
+from .core.shipped import recipes
 from .images import to_model_range
 from .integration.opening import load_model
 from .pruning import PruneConfig, PruneReport, prune_
@@ -20,8 +22,6 @@ from .pruning.criteria import CRITERIA
 from .quantization import QuantizeConfig, quantize_
 from .quantization.report import QuantizeReport
 from .refine import RefineConfig, RefineReport, refine_
-from .registry import lookup
-from .shipped import recipes
 
 
 Report = PruneReport | RefineReport | QuantizeReport

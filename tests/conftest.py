@@ -183,7 +183,7 @@ def same_conditions(*models):
 
     `make test-processors` repeats what depends on kernels with gradients recorded: that chooses other kernels.
     """
-    from hf_ganzip.alignment import align_
+    from hf_ganzip.core.alignment import align_
 
     parameters = {p: (n, p.requires_grad) for model in models for n, p in model.named_parameters()}
     for model in models:

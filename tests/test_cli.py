@@ -324,11 +324,11 @@ def test_completion_script():
 def test_completed_values_are_those_of_the_registries():
     from hf_ganzip.cli import completion
     from hf_ganzip.evaluation.extractors import EXTRACTORS
-    from hf_ganzip.evaluation.study_config import VARIANTS
     from hf_ganzip.metrics import ALIASES, METRICS, OF_LOGITS
     from hf_ganzip.pruning import CRITERIA
     from hf_ganzip.quantization.methods import METHODS
     from hf_ganzip.refine.scalings import SCALINGS
+    from hf_ganzip.studies.compression_config import VARIANTS
 
     registries = {"methods": METHODS, "studied": VARIANTS, "criteria": CRITERIA, "scalings": SCALINGS}
     for name, registry in (registries | {"extractors": EXTRACTORS, "metrics": METRICS}).items():
@@ -369,7 +369,7 @@ def test_an_unwritable_output_is_found_before_the_work(call, monkeypatch):
 
 @pytest.mark.process
 def test_demo_prints_its_table_and_files(call, tmp_path, monkeypatch):
-    from hf_ganzip import demo
+    from hf_ganzip.cli import demo
 
     monkeypatch.setattr(demo, "METHODS", ("linear",))
     monkeypatch.setattr(

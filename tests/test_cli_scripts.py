@@ -6,8 +6,8 @@ import json
 import pytest
 import yaml
 
+from hf_ganzip.core.shipped import recipes, scripts, shipped
 from hf_ganzip.recipes import read_recipe
-from hf_ganzip.shipped import recipes, scripts, shipped
 
 from .docs.pages import ROOT
 

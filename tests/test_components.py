@@ -6,7 +6,7 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline
 
 import hf_ganzip as gz
-from hf_ganzip.components import choose_components, network_of
+from hf_ganzip.core.components import choose_components, network_of
 from hf_ganzip.evaluation.cost import measure_cost
 from hf_ganzip.quantization.packed import packed_modules
 

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 import hf_ganzip as gz
-from hf_ganzip import demo as demo_module
-from hf_ganzip.demo import DemoConfig, format_table, run_demo
+from hf_ganzip.cli import demo as demo_module
+from hf_ganzip.cli.demo import DemoConfig, format_table, run_demo
 
 
 @pytest.fixture(scope="module")

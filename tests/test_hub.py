@@ -11,10 +11,10 @@ from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
 from huggingface_hub.errors import HfHubHTTPError
 
 import hf_ganzip as gz
+from hf_ganzip.core.hub import model_folder, unreachable
 from hf_ganzip.evaluation.sources import open_source
-from hf_ganzip.hub import model_folder, unreachable
-from hf_ganzip.inspection import describe, format_description
 from hf_ganzip.models.feature_network import FeatureNetwork
+from hf_ganzip.saved.inspection import describe, format_description
 
 from .conftest import run, tiny_generator, tiny_ugatit, tiny_unet
 from .hub import TOKEN, LocalHub
@@ -90,7 +90,7 @@ def test_a_slow_connection_is_one(hub, monkeypatch):
         def head(self, *args, **kwargs):
             raise type("ReadTimeout", HfHubHTTPError.__bases__[:1], {})("slow")
 
-    monkeypatch.setattr("hf_ganzip.hub.get_session", Slow)
+    monkeypatch.setattr("hf_ganzip.core.hub.get_session", Slow)
     assert unreachable() == ""
 
 

@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_ganzip.image_files import read_idx
 from hf_ganzip.images import (
     fit_images,
     load_images,
@@ -23,6 +22,7 @@ from hf_ganzip.images import (
     to_model_range,
     to_uint8,
 )
+from hf_ganzip.images.files import read_idx
 
 from .hub import LocalHub
 

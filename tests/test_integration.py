@@ -12,8 +12,8 @@ from diffusers import AutoModel, BitsAndBytesConfig, DDPMPipeline, DDPMScheduler
 from safetensors.torch import load_file, save_file
 
 import hf_ganzip as gz
+from hf_ganzip.core.record import origin, recorded_steps
 from hf_ganzip.quantization.packed import packed_modules
-from hf_ganzip.record import origin, recorded_steps
 
 from .conftest import TINY, run, tiny_generator, tiny_unet
 

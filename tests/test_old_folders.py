@@ -10,10 +10,10 @@ from diffusers import AutoModel, UNet2DModel
 from safetensors.torch import load_file
 
 import hf_ganzip as gz
-from hf_ganzip.inspection import describe
+from hf_ganzip.core.record import recorded_steps
 from hf_ganzip.quantization.packed import packed_modules
-from hf_ganzip.record import recorded_steps
-from hf_ganzip.saved import open_saved, read_saved
+from hf_ganzip.saved.folder import open_saved, read_saved
+from hf_ganzip.saved.inspection import describe
 
 
 OLD = Path(__file__).parent / "golden" / "old_folders"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import hf_ganzip as gz
-from hf_ganzip.registry import lookup
+from hf_ganzip.core.registry import lookup
 
 
 def python(code):
@@ -33,28 +33,28 @@ def test_public_names_resolve_and_are_frozen():
         "convert",
         "load_model",
         "from_config",
+        "GanzipConfig",
         "compress",
         "PruneConfig",
         "prune_",
+        "QuantizeConfig",
+        "quantize_",
+        "dequantize_",
+        "set_compute_",
+        "sensitivity",
         "RefineConfig",
         "refine_",
         "FeatureQuantizer",
         "FQConfig",
         "add_feature_quantizers",
         "remove_feature_quantizers",
-        "GanzipConfig",
-        "QuantizeConfig",
-        "quantize_",
-        "dequantize_",
-        "set_compute_",
-        "sensitivity",
         "evaluate",
         "compare",
-        "push_to_hub",
-        "save_for_hub",
         "export",
         "OnnxGenerator",
         "OnnxUNet2DModel",
+        "push_to_hub",
+        "save_for_hub",
     ]
     for name in gz.__all__:
         assert getattr(gz, name) is not None
@@ -100,7 +100,7 @@ def test_a_callback_waits_for_an_import_that_succeeds(tmp_path):
     result = python(f"""
 import pathlib, sys
 sys.path.insert(0, {str(tmp_path)!r})
-from hf_ganzip.post_import import when_imported
+from hf_ganzip.core.post_import import when_imported
 when_imported("late", lambda: print("called"))
 for attempt in range(2):
     try:
@@ -153,3 +153,36 @@ def test_no_module_imports_what_imports_it():
     assert "hf_ganzip.checkpoints.rebuild" in imported_modules(
         "hf_ganzip.checkpoints.torch_file", MODULES["hf_ganzip.checkpoints.torch_file"]
     )
+
+
+# What a room may import lies above it; docs/architecture.md draws the rooms in this order.
+ROOMS = (
+    *("core", "assets", "images"),  # shared by all
+    *("models", "families", "quantization", "saved"),  # load, and packed weights
+    *("integration", "pipelines", "checkpoints"),
+    *("pruning", "refine", "recipes"),  # compress, refine
+    *("metrics", "training"),
+    *("evaluation", "studies", "evaluate_modules"),
+    *("exporting", "publishing"),
+    *("scripts", "space", "cli"),  # what is started
+)
+AGAINST_THE_FLOW = {  # module -> module of a later room: why
+    ("core.hub", "assets"): "bundled models have names as those of the Hub; assets look theirs up by core.registry",
+    ("models.base", "training.feature_quantization"): "a discriminator whose config names quantizers builds them",
+    ("recipes", "evaluation.sources"): "a criterion's images may be any source that can be measured",
+    ("training.perceptual", "evaluation.extractors.weights"): "perceptual distances are networks of extractors",
+    ("evaluation", "evaluate_modules.feature_metric"): "metrics that were published or installed import it from there",
+}
+
+
+def test_rooms_import_what_comes_before_them():
+    """In the order of the work, with the exceptions that have a reason; one that is no more must go from the list."""
+    assert {name.split(".")[1] for name in MODULES if "." in name} == {*ROOMS, "__main__"}
+    place = {room: number for number, room in enumerate(ROOMS)}
+    found = {
+        (name.removeprefix("hf_ganzip."), other.removeprefix("hf_ganzip."))
+        for name, file in MODULES.items()
+        for other in imported_modules(name, file) - {"hf_ganzip"}
+        if name not in ("hf_ganzip", "hf_ganzip.__main__") and place[other.split(".")[1]] > place[name.split(".")[1]]
+    }
+    assert found == AGAINST_THE_FLOW.keys()

@@ -8,11 +8,11 @@ import torch
 from diffusers import UNet2DModel
 
 import hf_ganzip as gz
+from hf_ganzip.core.record import machine
 from hf_ganzip.images import to_model_range
 from hf_ganzip.pruning import PruneConfig
 from hf_ganzip.quantization.report import LayerReport, QuantizeReport
 from hf_ganzip.recipes import with_images
-from hf_ganzip.record import machine
 
 from .conftest import run, tiny_generator, tiny_unet
 

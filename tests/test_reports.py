@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 import hf_ganzip as gz
-from hf_ganzip.evaluation.compare_report import CompareReport, Figure
+from hf_ganzip.evaluation.comparing.report import CompareReport, Figure
 from hf_ganzip.evaluation.cost import Cost, CostReport
 from hf_ganzip.evaluation.evaluate import EvaluationReport
 from hf_ganzip.metrics.resampling import Interval

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import torch
 
-from hf_ganzip.seeding import derive_seed, sample_generators
+from hf_ganzip.core.seeding import derive_seed, sample_generators
 
 
 def draws(generators):

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from hf_ganzip.structure import apply_structure_, structure_of
+from hf_ganzip.integration.structure import apply_structure_, structure_of
 
 from .conftest import tiny_unet
 

@@ -8,7 +8,7 @@ from diffusers import DiffusionPipeline
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 
 import hf_ganzip as gz
-from hf_ganzip.components import all_networks, network_of
+from hf_ganzip.core.components import all_networks, network_of
 from hf_ganzip.families import recorded_inputs
 from hf_ganzip.quantization.packed import packed_modules
 

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 import hf_ganzip as gz
-from hf_ganzip.components import all_networks
+from hf_ganzip.core.components import all_networks
 from hf_ganzip.quantization.packed import packed_modules
 
 from .conftest import same_conditions

@@ -5,7 +5,7 @@ import inspect
 
 import torch
 
-from hf_ganzip.components import all_networks
+from hf_ganzip.core.components import all_networks
 
 from .conftest import same_conditions
 from .tiny_diffusion import autoencoder, flux, pixart, sd3, xl_unet

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..registry import lookup
+from ..core.registry import lookup
 
 
 ASSETS = {

@@ -14,7 +14,7 @@ from typing import Any
 
 from diffusers import ModelMixin
 
-from ..hub import model_folder
+from ..core.hub import model_folder
 from . import biggan, biggan_deep, rosinality, stylegan_tensorflow, stylegan_torch, ugatit
 from .errors import CheckpointError, DamagedCheckpointError, UnsafeCheckpointError
 from .source import Source, card

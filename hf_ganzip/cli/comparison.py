@@ -106,7 +106,7 @@ def compare(
     Both draw from the same seeds with the same prompts or classes. Measured are PSNR, SSIM and the distance of features of the pairs; for diffusion models
     the signal to noise of noise predictions over time; Frechet distance, precision and recall by LSH and KNN; and what both cost, with 95 % intervals.
     """
-    from ..evaluation.compare import compare as run
+    from ..evaluation.comparing.compare import compare as run
 
     place = Place(device=device, dtype=dtype)
     place.check_device()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..assets import ASSETS
-from ..shipped import recipes, scripts
+from ..core.shipped import recipes, scripts
 
 
 def names_in(file: str, registry: str) -> list[str]:
@@ -34,7 +34,7 @@ def _of(file: str, registry: str) -> Callable[[str], list[str]]:
 
 
 methods = _of("quantization/methods/__init__.py", "METHODS")
-studied = _of("evaluation/study_config.py", "VARIANTS")
+studied = _of("studies/compression_config.py", "VARIANTS")
 criteria = _of("pruning/criteria/__init__.py", "CRITERIA")
 scalings = _of("refine/scalings.py", "SCALINGS")
 extractors = _of("evaluation/extractors/__init__.py", "EXTRACTORS")

@@ -278,7 +278,7 @@ def refine(
         (_labels(name), refine_(each, RefineConfig(scaling=scaling, **options))) for name, each in networks.items()
     ]
     if plot is not None:
-        from ..plotting import save_spectra_plot
+        from ..evaluation.plotting import save_spectra_plot
 
         plot.parent.mkdir(parents=True, exist_ok=True)
         save_spectra_plot(found[0][1], plot)
@@ -350,7 +350,7 @@ def sensitivity(
     report = run(opened, tuple(bits or (2, 3, 4, 6, 8)), **options)
     overrides = report.allocate(mean_bits=mean_bits) if mean_bits is not None else None
     if plot is not None:
-        from ..plotting import save_sensitivity_plot
+        from ..evaluation.plotting import save_sensitivity_plot
 
         plot.parent.mkdir(parents=True, exist_ok=True)
         save_sensitivity_plot(report, plot)

@@ -135,7 +135,7 @@ app.add_typer(metrics_app, name="metrics")
 @metrics_app.command()
 def install(as_json: Json = False) -> None:
     """Make evaluate.load("lsh_precision_recall") and the others work by their bare names, from any folder, offline too."""
-    from ..evaluation.install_metrics import install_metrics
+    from ..evaluate_modules.install import install_metrics
 
     installed = {name: str(folder) for name, folder in install_metrics().items()}
     if as_json:
@@ -147,7 +147,7 @@ def install(as_json: Json = False) -> None:
 @metrics_app.command("list")
 def list_metrics(as_json: Json = False) -> None:
     """List the modules and their folders, each of which evaluate.load takes as it is."""
-    from ..shipped import metric_folders
+    from ..core.shipped import metric_folders
 
     folders = {name: str(folder) for name, folder in metric_folders().items()}
     if as_json:

@@ -44,7 +44,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Quantize the bundled Fashion-MNIST generator by Q and C+Q at 6 to 2 bits and measure each against real images."""
-    from ..demo import DemoConfig, format_table, run_demo
+    from .demo import DemoConfig, format_table, run_demo
 
     refuse_unwritable(output_dir)
     result = run_demo(DemoConfig(output_dir=str(output_dir), num_samples=num_samples, seed=seed))
@@ -191,7 +191,7 @@ def _read_image(file: Path) -> Any:
 @app.command()
 def info(model: Model, subfolder: Subfolder = None, revision: Revision = None, as_json: Json = False) -> None:
     """Show the config of a model, or of each in a pipeline, what was done to it, and the bytes of every packed layer."""
-    from ..inspection import describe, format_description
+    from ..saved.inspection import describe, format_description
 
     description = describe(model, **Place(subfolder, revision).hub_options(model))
     print_json(description) if as_json else print(format_description(description))
@@ -290,7 +290,7 @@ def _prompts(given: list[str] | None, file: Path | None) -> list[str]:
 
 def _save_images(images: Any, labels: Any, names: Sequence[str] | None, output: Path) -> None:
     """A grid with a row of its own for every label, or one file for every image."""
-    from ..image_grids import class_rows, image_grid, save_image_grid
+    from ..images.grids import class_rows, image_grid, save_image_grid
 
     if output.suffix.lower() in _IMAGES:
         output.parent.mkdir(parents=True, exist_ok=True)

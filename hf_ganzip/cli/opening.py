@@ -75,10 +75,10 @@ def open_whole(model: str, components: Sequence[str] | None, place: Place) -> tu
         FileNotFoundError: As :func:`.load_model`.
         ConnectionError: As :func:`.load_model`.
     """
-    from ..alignment import align_
-    from ..components import networks_of
-    from ..hub import PIPELINE_FILES, model_folder
-    from ..saved import open_saved
+    from ..core.alignment import align_
+    from ..core.components import networks_of
+    from ..core.hub import PIPELINE_FILES, model_folder
+    from ..saved.folder import open_saved
 
     place.check_device()
     folder = model_folder(model, patterns=PIPELINE_FILES, **place.hub_options(model))
@@ -97,8 +97,8 @@ def prompted_pipeline(model: str, place: Place) -> str:
     """The class of a pipeline that draws what prompts say, read off its files; "" for anything else."""
     import diffusers
 
+    from ..core.hub import PIPELINE_FILES, model_folder, pipeline_class
     from ..evaluation.prompt_sampling import takes_prompts
-    from ..hub import PIPELINE_FILES, model_folder, pipeline_class
 
     index = model_folder(model, patterns=PIPELINE_FILES[:1], **place.hub_options(model)) / "model_index.json"
     name = pipeline_class(index) or "" if index.is_file() else ""

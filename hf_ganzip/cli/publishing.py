@@ -47,7 +47,7 @@ def card(
     """Write the card of a saved model from its record and from reports."""
     from ..publishing import render_card
     from ..publishing.check import run_snippet
-    from ..saved import loading_snippet, read_saved
+    from ..saved.folder import loading_snippet, read_saved
 
     folder = _folder(model)
     text = render_card(
@@ -117,7 +117,7 @@ def push(
 ) -> None:
     """Save, reload in a fresh process, compare bit for bit, write the card, upload in one commit."""
     from ..publishing import push_to_hub
-    from ..saved import open_saved
+    from ..saved.folder import open_saved
 
     if space is not None:
         return _push_space(context, space, model, repo_id, as_json)
@@ -172,7 +172,7 @@ def _push_space(context: typer.Context, space: str, folder: str, repo_id: str, a
 
 def _folder(model: str) -> Path:
     """With the files of tokenizers and the card, too."""
-    from ..hub import MODEL_FILES, model_folder
+    from ..core.hub import MODEL_FILES, model_folder
 
     return model_folder(model, patterns=(*MODEL_FILES, "*.txt", "*.model", "README.md"))
 

@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from ..registry import lookup
-from ..shipped import first_line, recipes, scripts, shipped
+from ..core.registry import lookup
+from ..core.shipped import first_line, recipes, scripts, shipped
 from . import completion
 from .shared import Json, app, print_json, refuse_full
 

@@ -68,9 +68,9 @@ def study(
     as_json: Json = False,
 ) -> None:
     """Compress a GAN or diffusion model by many methods at many bits, measure each, and write a report with tables and figures."""
-    from ..evaluation.compression_study import run_study
-    from ..evaluation.study_config import StudyConfig
-    from ..evaluation.study_report import write_report
+    from ..studies.compression import run_study
+    from ..studies.compression_config import StudyConfig
+    from ..studies.compression_report import write_report
 
     refuse_unwritable(output_dir)
     method_options: dict[str, dict[str, Any]] = {}

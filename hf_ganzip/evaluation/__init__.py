@@ -1,13 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measuring models: what is compared with what, and under which conditions.
+"""Measuring a model: what is compared with what, and under which conditions.
 
-Images and features: `sources`, `streams`, `reference`, `sampling`, `diffusion_sampling`, `extractors`, `cache`, `sharded`. One model: `evaluate`,
-`validation` (during training), `cost`, `perceptual` (image pairs), `codebooks`. Many: `compression_study` (`study_config`, `study_drawing`,
-`study_report`), `correlation`, `runs`, `user_study`. Metrics themselves: `pooled_scores` (many subsets of two sets), `outlier_drift`, `outlier_report`. For `evaluate` of Hugging Face: `evaluate_module`, `install_metrics`.
+Images and features: `sources`, `streams`, `reference`, `sampling`, `diffusion_sampling`, `prompt_sampling`, `extractors`, `cache`, `sharded`. Figures:
+`evaluate` with its `presets`, `validation` (during training), `cost` and `held_bytes`, `perceptual` (image pairs). What is told of them: `figures`,
+`eval_results`, `plotting`. Against the original: `comparing`.
 """
+
+from __future__ import annotations
+
+from typing import Any
 
 from .extractors import EXTRACTORS, extract_features
 from .reference import load_reference
 
 
 __all__ = ["EXTRACTORS", "extract_features", "load_reference"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "evaluate_module":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from ..evaluate_modules import (
+        feature_metric,  # so metrics that were published or installed in a cache before name it
+    )
+
+    return feature_metric

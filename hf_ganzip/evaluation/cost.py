@@ -20,12 +20,12 @@ from diffusers import ModelMixin
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..components import network_of
+from ..core.components import network_of
+from ..core.modes import evaluating
+from ..core.record import machine, versions
+from ..core.reports import Report, conditions_table
 from ..families import example_inputs, family_of
-from ..modes import evaluating
 from ..quantization.packed import packed_modules, packed_parameters
-from ..record import machine, versions
-from ..reports import Report, conditions_table
 from .held_bytes import held_bytes
 
 

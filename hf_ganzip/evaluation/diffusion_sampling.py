@@ -10,10 +10,10 @@ from diffusers import UNet2DModel
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..core.modes import evaluating
+from ..core.seeding import sample_generators
 from ..images import to_uint8
-from ..modes import evaluating
 from ..quantization.packed import computing
-from ..seeding import sample_generators
 
 
 SPACINGS = ("quad", "uniform")

@@ -14,9 +14,9 @@ from diffusers import ModelMixin
 from torch import Tensor
 
 from ..assets import resolve
+from ..core.record import versions
+from ..core.reports import Report, conditions_table
 from ..metrics import METRICS, OF_LOGITS, find_metrics
-from ..record import versions
-from ..reports import Report, conditions_table
 from .extractors import check_extractor, default_extractor, extract_features, load_extractor, load_logits
 from .presets import features_by, find_measured
 from .sampling import sample_images, sampling_conditions

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.registry import lookup
 from ..images import to_model_range
-from ..registry import lookup
 
 
 SMALLEST = {"alex": 31, "vgg": 16, "squeeze": 17}  # pixels that survive the network's poolings

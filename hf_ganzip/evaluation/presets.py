@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..core.registry import lookup
 from ..metrics import METRICS, OF_LOGITS, find_metrics
-from ..registry import lookup
 from .extractors import check_extractor, extract_features, load_extractor
 
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..components import all_networks
+from ..core.components import all_networks
+from ..core.seeding import sample_generators
 from ..images import to_uint8
 from ..quantization.packed import computing
-from ..seeding import sample_generators
 
 
 def takes_prompts(pipeline: type) -> bool:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..assets import ASSETS, resolve
-from ..image_files import StoredImages, find_images
+from ..core.registry import suggestion
 from ..images import pil_to_array, resize_image, stack_images
-from ..registry import suggestion
+from ..images.files import StoredImages, find_images
 
 
 def load_reference(

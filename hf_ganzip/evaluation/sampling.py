@@ -10,11 +10,11 @@ from diffusers import ModelMixin, UNet2DModel
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..core.modes import evaluating
+from ..core.seeding import sample_generators
 from ..images import to_uint8
-from ..modes import evaluating
 from ..pipelines.gan import GANPipeline
 from ..quantization.packed import computing
-from ..seeding import sample_generators
 from .diffusion_sampling import ddim_timesteps, labels_of, sample_diffusion
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..image_files import StoredImages, is_turned, open_image, raise_all
 from ..images import is_grey, loss_of, photograph_to_array, square_image, stack_images
+from ..images.files import StoredImages, is_turned, open_image, raise_all
 
 
 _BATCH_BYTES = 2**26  # of uint8 pixels; networks take them as float32, four times as large

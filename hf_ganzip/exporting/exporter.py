@@ -18,7 +18,7 @@ import diffusers
 import torch
 from torch import nn
 
-from ..components import network_of, networks_of, refuse_name
+from ..core.components import network_of, networks_of, refuse_name
 from ..quantization import dequantize_
 from ..quantization.packed import packed_modules
 from .activations import measured_ranges, round_activations_

@@ -14,7 +14,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
-from ..hub import HUB_OPTIONS, model_folder
+from ..core.hub import HUB_OPTIONS, model_folder
 from ..models.base import RandomSource, check_latents, check_noise_mode, check_sources, class_named
 from ..models.class_labels import one_hot_labels
 from ..models.outputs import GeneratorOutput, TranslationOutput

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..registry import of_class
+from ..core.registry import of_class
 from . import autoencoder, diffusion, flow, gan, sensitive, trajectories
 from .recorded import recorded_inputs  # noqa: F401
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from ..seeding import derive_seed
+from ..core.seeding import derive_seed
 
 
 _SIDE = 256  # pixels of calibration images, at most

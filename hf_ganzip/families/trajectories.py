@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..seeding import derive_seed
+from ..core.seeding import derive_seed
 
 
 _STEPS = 20

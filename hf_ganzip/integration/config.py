@@ -12,8 +12,8 @@ from typing import Any
 
 from diffusers.quantizers.quantization_config import QuantizationConfigMixin
 
+from ..core.registry import suggestion
 from ..quantization.config import QuantizeConfig, stored_method
-from ..registry import suggestion
 from .packed_model import GanzipMethod
 from .restoring import FORMAT_VERSION, check_format
 

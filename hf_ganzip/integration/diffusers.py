@@ -15,6 +15,7 @@ from diffusers.configuration_utils import FrozenDict
 from diffusers.quantizers import auto
 from torch import nn
 
+from ..core.record import RECORD, compression_of, origin, origin_of, recorded_steps
 from ..quantization.chunks import all_finite
 from ..quantization.config import QuantizeConfig
 from ..quantization.folding import is_parametrized
@@ -23,11 +24,10 @@ from ..quantization.plan import plan_quantization
 from ..quantization.quantize import KEEPERS, Keeper, apply_plan_, quantization_report
 from ..quantization.report import QuantizeReport
 from ..quantization.rows import quantize_weight
-from ..record import RECORD, compression_of, origin, origin_of, recorded_steps
-from ..structure import apply_structure_, structure_of
 from .config import QUANT_METHODS, GanzipConfig, as_ganzip, merge_strictly_
 from .packed_model import finish_config
 from .restoring import RestoringQuantizer, drop_auto_map_
+from .structure import apply_structure_, structure_of
 
 
 class GanzipQuantizer(RestoringQuantizer):

@@ -10,8 +10,8 @@ from typing import Any
 
 from diffusers import ModelMixin
 
-from ..alignment import align_
-from ..hub import HUB_OPTIONS, network_folder
+from ..core.alignment import align_
+from ..core.hub import HUB_OPTIONS, network_folder
 from ..models.base import class_named
 from .diffusers import build
 

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..core.record import Step, recorded_steps
 from ..quantization.folding import remove_parametrization_
 from ..quantization.fused import FUSED
 from ..quantization.layout import PackedLayout
 from ..quantization.packed import digests, pack_module_, packed_modules, packed_parameters
-from ..record import Step, recorded_steps
 
 
 class GanzipMethod(str, Enum):

@@ -9,8 +9,8 @@ import re
 from types import ModuleType
 from typing import Any
 
-from ..hub import REMOTE_CODE
-from ..saved import library_of
+from ..core.hub import REMOTE_CODE
+from ..saved.folder import library_of
 
 
 def take_own_classes_(module: ModuleType) -> None:

@@ -12,11 +12,10 @@ from diffusers.quantizers.base import DiffusersQuantizer
 from diffusers.quantizers.quantization_config import QuantizationConfigMixin
 from torch import Tensor, nn
 
-from ..alignment import align_
-from ..hub import REMOTE_CODE
+from ..core.alignment import align_
+from ..core.hub import REMOTE_CODE
 from ..quantization.buffers import BUFFERS
 from ..quantization.packed import PackedWeightMixin, packed_modules, unpack_module_
-from ..structure import apply_structure_
 from .packed_model import (
     GanzipMethod,
     allocate_packed_layers_,
@@ -25,6 +24,7 @@ from .packed_model import (
     refuse_fused,
     verify_packed_layers,
 )
+from .structure import apply_structure_
 
 
 FORMAT_VERSION = 1

@@ -21,12 +21,12 @@ from transformers.quantizers.auto import (
 from transformers.quantizers.base import HfQuantizer  # its package may still be loading
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from ..core.record import RECORD, origin_of
 from ..quantization.config import QuantizeConfig
 from ..quantization.packed import packed_modules, unpack_module_
 from ..quantization.plan import plan_quantization
 from ..quantization.quantize import KEEPERS, Keeper, apply_plan_, quantization_report
 from ..quantization.report import QuantizeReport
-from ..record import RECORD, origin_of
 from .config import QUANT_METHODS, GanzipConfig, as_ganzip, merge_strictly_
 from .packed_model import (
     allocate_packed_layers_,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..registry import lookup
+from ..core.registry import lookup
 from .clipped import clipped_density_coverage
 from .frechet import FrechetDistance, frechet_distance
 from .gaussian_kernel import GaussianKernelDistance, gaussian_kernel_distance

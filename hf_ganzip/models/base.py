@@ -13,9 +13,9 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ..alignment import align_
-from ..hub import named, unreachable
-from ..registry import lookup
+from ..core.alignment import align_
+from ..core.hub import named, unreachable
+from ..core.registry import lookup
 
 
 NOISE_MODES = ("random", "const", "none")

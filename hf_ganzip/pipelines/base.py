@@ -8,7 +8,7 @@ import inspect
 from diffusers import DiffusionPipeline
 
 from ..assets import class_names
-from ..hub import HUB_OPTIONS, MODEL_FILES, model_folder
+from ..core.hub import HUB_OPTIONS, MODEL_FILES, model_folder
 from ..integration.opening import load_model
 
 

@@ -10,9 +10,9 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
+from ..core.modes import evaluating
 from ..models.base import RandomSource, check_sources
 from ..models.class_labels import one_hot_labels
-from ..modes import evaluating
 from .base import LocalPipeline, check_output_type
 
 

@@ -12,7 +12,7 @@ from diffusers import ModelMixin
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import BaseOutput
 
-from ..modes import evaluating
+from ..core.modes import evaluating
 from ..quantization.packed import computing
 from .base import LocalPipeline, check_output_type
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..families import family_of
-from ..structure import set_tensor_, update_attributes_
+from ..integration.structure import set_tensor_, update_attributes_
 from .channels import ChannelSet, PruningRule, cut
 from .config import PruneConfig
 

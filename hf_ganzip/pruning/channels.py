@@ -53,7 +53,7 @@ class PruningRule:
     Args:
         sets: Model -> channel sets, in the order of the data.
         config: (model, kept count by set) -> changed options of the model's class; None: its options cannot express widths, so that they
-            are saved as a :mod:`hf_ganzip.structure`.
+            are saved as a :mod:`hf_ganzip.integration.structure`.
         keep: (width, ratio) -> number of channels that stay.
         part: Name of the child that is exchanged, "" for all children.
         rename: (model, new config) -> new name of every state-dict key that changes.

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..macs import macs_of_shapes
 from .channels import ChannelSet, PruningRule, shapes_after
 from .config import PruneConfig
+from .macs import macs_of_shapes
 
 
 def kept_counts(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..registry import lookup, named_options
+from ..core.registry import lookup, named_options
 from .criteria import CRITERIA
 
 

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..components import network_of
+from ..core.components import network_of
+from ..core.modes import evaluating
+from ..core.record import Step, origin_of, record_step
 from ..families import example_inputs
-from ..macs import macs_of_shapes, weight_uses
-from ..modes import evaluating
 from ..quantization.packed import packed_modules
-from ..record import Step, origin_of, record_step
 from .build import build
 from .channels import PruningRule, shapes_after
 from .choose import kept_channels, kept_counts
 from .config import PruneConfig
+from .macs import macs_of_shapes, weight_uses
 from .report import PrunedSet, PruneReport
 from .rules import rule_of
 

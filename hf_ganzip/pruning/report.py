@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..record import table
-from ..reports import Report
+from ..core.record import table
+from ..core.reports import Report
 
 
 @dataclass(frozen=True)

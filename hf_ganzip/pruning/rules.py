@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..registry import of_class
+from ..core.registry import of_class
 from .channels import PruningRule, keep_after_removing, keep_at_least_three, keep_rounded_down
 from .gan_sets import (
     biggan_config,

@@ -11,10 +11,10 @@ from typing import Any
 import jinja2
 import yaml
 
-from ..hub import CODE_FILES
+from ..core.hub import CODE_FILES
+from ..core.record import origin
 from ..recipes import STEPS
-from ..record import origin
-from ..saved import dtype_argument, loading_snippet, read_saved
+from ..saved.folder import dtype_argument, loading_snippet, read_saved
 from .metadata import Facts, Licence, base_of, find_licence, metadata, own_evaluations
 from .remote_code import is_standalone, remote_snippet
 from .tables import changes, cost_table, details, quality_table, source_table

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..components import all_networks, is_pipeline
+from ..core.components import all_networks, is_pipeline
 from ..families import example_inputs, family_of
 from . import alone
 from .alone import MARK, Inputs, fingerprint_of

@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCardData, metadata_load
 
 from ..assets import ASSETS, asset_path
 from ..evaluation.figures import QUALITY, figures
-from ..saved import Saved
+from ..saved.folder import Saved
 from .tables import subject
 
 

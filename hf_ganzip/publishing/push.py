@@ -15,11 +15,11 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from ..core.hub import CODE_FILES
+from ..core.record import origin_of, recorded_steps
+from ..core.reports import Report
 from ..evaluation.eval_results import FOLDER, PREFIX, write_eval_results
-from ..hub import CODE_FILES
-from ..record import origin_of, recorded_steps
-from ..reports import Report
-from ..saved import dtype_argument, loading_snippet, read_saved
+from ..saved.folder import dtype_argument, loading_snippet, read_saved
 from .card import PICTURE, as_dicts, by_kind, evaluations_of, render_card
 from .check import differences, fingerprint, networks_of, run_remote_snippet, run_snippet
 from .metadata import Base, Licence, base_of, find_licence
@@ -267,7 +267,7 @@ def _draw(model: Any, reference: Any, folder: Path, count: int) -> None:
     from diffusers import UNet2DModel
 
     from ..evaluation.sampling import sample_images
-    from ..image_grids import save_image_grid
+    from ..images.grids import save_image_grid
 
     networks = [each for pair in (reference, model) if pair is not None for each in networks_of(pair).values()]
     able = [each for each in networks if isinstance(each, UNet2DModel) or _has_latents(each)]

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..hub import REMOTE_CODE
+from ..core.hub import REMOTE_CODE
 from ..models.base import DiscriminatorMixin
-from ..saved import Saved, library_of, read_saved
+from ..saved.folder import Saved, library_of, read_saved
 from .standalone import standalone_code
 
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..registry import lookup
-from ..shipped import metric_folders, shipped
+from ..core.registry import lookup
+from ..core.shipped import metric_folders, shipped
 from .push import check_target, upload
 from .space_files import NEEDED, STALE, check_repository, complete_space
 from .wheel import write_wheel

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.figures import figures
-from ..saved import Saved
+from ..saved.folder import Saved
 
 
 _COSTS = {  # of a CostReport

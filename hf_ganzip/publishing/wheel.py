@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 import hf_ganzip
 
-from ..shipped import shipped
+from ..core.shipped import shipped
 
 
 _BESIDE = ("examples", "metrics_hub")  # in the package in a wheel, beside it in a checkout

@@ -10,8 +10,8 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from ..core.modes import evaluating
 from ..families import family_of
-from ..modes import evaluating
 from .calibration import CalibrationTask
 from .config import QuantizeConfig
 from .int8 import LEVELS, range_codes

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..registry import lookup, named_options
+from ..core.registry import lookup, named_options
 from .layout import SCALE_DTYPES
 from .methods import METHODS
 from .methods.base import row_method, with_integer_levels

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor, nn
 
-from ..components import all_networks, is_pipeline
+from ..core.components import all_networks, is_pipeline
 from .buffers import BUFFERS, unpack_rows
 from .fused import FUSED, with_fused
 from .integers import Integers, computes_plainly, integer_energy, integer_forward

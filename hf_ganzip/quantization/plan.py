@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..core.registry import suggestion
 from ..families import family_of, sensitive_layers
-from ..registry import suggestion
 from .chunks import all_finite
 from .config import LayerSettings, QuantizeConfig
 from .folding import folded_weight, is_parametrized

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..components import all_networks, is_pipeline, networks_of, refuse_name
+from ..core.components import all_networks, is_pipeline, networks_of, refuse_name
 from .activations import input_ranges
 from .calibration import CalibrationTask
 from .config import QuantizeConfig

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..record import table
-from ..reports import Report
+from ..core.record import table
+from ..core.reports import Report
 
 
 @dataclass(frozen=True)

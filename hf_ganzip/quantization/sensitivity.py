@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..components import network_of
+from ..core.components import network_of
+from ..core.modes import evaluating
+from ..core.record import table
+from ..core.reports import Report, conditions_table
 from ..families import family_of
-from ..modes import evaluating
-from ..record import table
-from ..reports import Report, conditions_table
 from .calibration import CalibrationTask, expanded, substituted
 from .config import LayerSettings, QuantizeConfig
 from .methods.base import row_method

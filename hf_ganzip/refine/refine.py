@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..components import network_of
+from ..core.components import network_of
+from ..core.record import Step, origin_of, record_step, recorded_steps, table
+from ..core.registry import lookup, named_options
+from ..core.reports import Report
 from ..families import family_of
 from ..quantization.packed import packed_modules
-from ..record import Step, origin_of, record_step, recorded_steps, table
-from ..registry import lookup, named_options
-from ..reports import Report
 from .scalings import SCALINGS, Scaling
 from .singular_values import condition_number, scaled
 

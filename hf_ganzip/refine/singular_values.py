@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..registry import lookup
+from ..core.registry import lookup
 from .scalings import SCALINGS, Scaling
 
 

@@ -14,11 +14,11 @@ from huggingface_hub import HfApi
 from torch.utils.data import TensorDataset
 
 from ..assets import ASSETS
+from ..core.record import Step, record_step, recorded_steps
 from ..evaluation.validation import Validator
 from ..integration.opening import load_model
 from ..publishing import push_to_hub
 from ..recipes import compress, read_recipe
-from ..record import Step, record_step, recorded_steps
 from ..training.logs import figures_of
 from ..training.run_config import RunConfig
 from .flags import config_flags, data_flags, hub_flags, loader_flags, make_parser, run_flags, validation_flags

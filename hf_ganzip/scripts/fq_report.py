@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from ..evaluation.runs import differences_table, runs_table, spread, variants_of
+from ..evaluation.plotting import new_figure, save_run_curves
 from ..evaluation.sampling import sample_images
-from ..image_grids import save_image_grid
+from ..images.grids import save_image_grid
 from ..models import BigGANGenerator
-from ..plotting import new_figure, save_run_curves
+from ..studies.runs import differences_table, runs_table, spread, variants_of
 
 
 ALIVE = 0.4  # share of the codes that a living codebook uses at least

@@ -16,9 +16,9 @@ from diffusers import ModelMixin
 from torch.utils.data import TensorDataset
 
 from ..assets import resolve
+from ..evaluation.plotting import save_training_curves
 from ..evaluation.validation import Validator
 from ..images import load_images
-from ..plotting import save_training_curves
 from ..training.logs import read_log
 from ..training.run import check_unused
 from ..training.run_config import RunConfig

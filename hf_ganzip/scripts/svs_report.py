@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.runs import differences_table, half_interval, paired_differences, runs_table, variants_of
-from ..plotting import new_figure, save_run_curves
+from ..evaluation.plotting import new_figure, save_run_curves
+from ..studies.runs import differences_table, half_interval, paired_differences, runs_table, variants_of
 
 
 SPECTRUM = {f"sigma_{i / 8:.3f}": i / 8 for i in range(9)}  # name -> place among the singular values, descending

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..core.registry import lookup
 from ..evaluation import extract_features
 from ..images import stack_images
-from ..registry import lookup
 from .examples import EXAMPLES, load_example
 from .page import import_gradio, new_page, pixel_features, queued, refused, serve, whole_number
 from .pictures import curve_figure, region_figure, to_html

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..registry import lookup
+from ..core.registry import lookup
 
 
 _ROWS = 400

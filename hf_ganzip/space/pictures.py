@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..evaluation.plotting import new_figure
 from ..metrics.hyperplanes import hash_keys, hyperplanes
-from ..plotting import new_figure
 from .results import PAIRS
 
 

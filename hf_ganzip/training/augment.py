@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..registry import lookup
+from ..core.registry import lookup
 
 
 _STANDARD_DEVIATIONS = {

@@ -17,9 +17,9 @@ from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ..image_grids import save_image_grid
+from ..core.seeding import derive_seed
 from ..images import to_model_range, to_uint8
-from ..seeding import derive_seed
+from ..images.grids import save_image_grid
 from .average import RAMPUP, WeightAverage, half_life_of
 from .run import TrainingRun
 from .run_config import RunConfig, enable_gradient_checkpointing_

@@ -17,8 +17,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ..image_grids import save_image_grid
 from ..images import to_model_range, to_uint8
+from ..images.grids import save_image_grid
 from ..quantization.folding import remove_parametrization_
 from ..refine.refine import RefineConfig, scale_weights_
 from .augment import AdaptiveAugment, twice_differentiable

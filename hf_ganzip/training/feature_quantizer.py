@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..registry import lookup
+from ..core.registry import lookup
 from .codebook import MovingCodebook
 
 

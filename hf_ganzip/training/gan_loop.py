@@ -16,10 +16,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ..image_grids import save_image_grid
+from ..core.registry import lookup
+from ..core.seeding import derive_seed
 from ..images import to_model_range, to_uint8
-from ..registry import lookup
-from ..seeding import derive_seed
+from ..images.grids import save_image_grid
 from .augment import DIFF_AUGMENTATIONS, diff_augment
 from .average import RAMPUP, WeightAverage
 from .feature_quantization import (

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 
-from ..modes import evaluating
+from ..core.modes import evaluating
 from .average import WeightAverage
 from .run_config import RunConfig, make_scheduler
 

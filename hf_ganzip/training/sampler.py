@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..seeding import derive_seed
+from ..core.seeding import derive_seed
 
 
 class ClassGroupedBatchSampler:

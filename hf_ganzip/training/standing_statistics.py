@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import torch
 
+from ..core.modes import evaluating
 from ..models.biggan_layers import StatisticsNorm
-from ..modes import evaluating
 
 
 @torch.no_grad()

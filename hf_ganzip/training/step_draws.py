@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..seeding import derive_seed, sample_generators
+from ..core.seeding import derive_seed, sample_generators
 from .augment import AdaptiveAugment
 from .distillation import random_shifts
 

@@ -14,9 +14,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..image_grids import save_image_grid
+from ..core.seeding import derive_seed
 from ..images import to_model_range, to_uint8
-from ..seeding import derive_seed
+from ..images.grids import save_image_grid
 from .feature_quantization import (
     PendingStatistics,
     codes_in_use,

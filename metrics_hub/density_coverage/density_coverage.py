@@ -4,7 +4,7 @@
 import evaluate
 
 from hf_ganzip import metrics
-from hf_ganzip.evaluation import evaluate_module
+from hf_ganzip.evaluate_modules import feature_metric
 
 
 _DESCRIPTION = """
@@ -37,7 +37,7 @@ Examples:
 
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
-class DensityCoverage(evaluate_module.FeatureMetric):
+class DensityCoverage(feature_metric.FeatureMetric):
     """Density and coverage."""
 
     function = staticmethod(metrics.density_coverage)

@@ -4,7 +4,7 @@
 import evaluate
 
 from hf_ganzip import metrics
-from hf_ganzip.evaluation import evaluate_module
+from hf_ganzip.evaluate_modules import feature_metric
 
 
 _DESCRIPTION = """
@@ -37,7 +37,7 @@ Examples:
 
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
-class FrechetDistance(evaluate_module.FeatureMetric):
+class FrechetDistance(feature_metric.FeatureMetric):
     """Frechet distance of Gaussian fits."""
 
     function = staticmethod(metrics.frechet_distance)

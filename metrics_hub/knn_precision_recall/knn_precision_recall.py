@@ -4,7 +4,7 @@
 import evaluate
 
 from hf_ganzip import metrics
-from hf_ganzip.evaluation import evaluate_module
+from hf_ganzip.evaluate_modules import feature_metric
 
 
 _DESCRIPTION = """
@@ -37,7 +37,7 @@ Examples:
 
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
-class KNNPrecisionRecall(evaluate_module.FeatureMetric):
+class KNNPrecisionRecall(feature_metric.FeatureMetric):
     """Improved precision and recall by k nearest neighbours."""
 
     function = staticmethod(metrics.knn_precision_recall)

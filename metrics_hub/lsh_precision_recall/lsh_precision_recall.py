@@ -4,7 +4,7 @@
 import evaluate
 
 from hf_ganzip import metrics
-from hf_ganzip.evaluation import evaluate_module
+from hf_ganzip.evaluate_modules import feature_metric
 
 
 _DESCRIPTION = """
@@ -41,7 +41,7 @@ Examples:
 
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
-class LSHPrecisionRecall(evaluate_module.FeatureMetric):
+class LSHPrecisionRecall(feature_metric.FeatureMetric):
     """Precision and recall by locality-sensitive hashing."""
 
     function = staticmethod(metrics.lsh_precision_recall)

@@ -260,7 +260,9 @@ class TestBigGANDeep:
     def test_hub_ids_may_have_dots(self, tmp_path, monkeypatch):
         folder, _ = self.folder(tmp_path)
         asked = []
-        monkeypatch.setattr("hf_ganzip.hub.snapshot_download", lambda name, **_: asked.append(name) or str(folder))
+        monkeypatch.setattr(
+            "hf_ganzip.core.hub.snapshot_download", lambda name, **_: asked.append(name) or str(folder)
+        )
         gz.convert("me/biggan-deep-1.0")
         assert asked == ["me/biggan-deep-1.0"]
         with pytest.raises(FileNotFoundError):

@@ -10,11 +10,11 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DiTPipeline, EulerDiscreteScheduler
 
 import hf_ganzip as gz
-from hf_ganzip.evaluation import compare as module
-from hf_ganzip.evaluation.compared_sides import open_side, weights_of
+from hf_ganzip.evaluation.comparing import compare as module
+from hf_ganzip.evaluation.comparing.measured_pairs import distribution, psnr, squared_errors
+from hf_ganzip.evaluation.comparing.sides import open_side, weights_of
 from hf_ganzip.evaluation.evaluate import measure
 from hf_ganzip.evaluation.held_bytes import held_bytes
-from hf_ganzip.evaluation.measured_pairs import distribution, psnr, squared_errors
 from hf_ganzip.metrics import frechet_distance, kernel_distance, knn_precision_recall
 from hf_ganzip.metrics.frechet import frechet_to
 from hf_ganzip.metrics.resampling import halves, interval_by_halves, interval_of_mean, resamples

@@ -5,10 +5,10 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
+from hf_ganzip.core.seeding import sample_generators
 from hf_ganzip.evaluation.diffusion_sampling import ddim_timesteps, sample_diffusion
 from hf_ganzip.evaluation.sampling import sample_images, sampling_conditions
 from hf_ganzip.images import to_uint8
-from hf_ganzip.seeding import sample_generators
 
 from ..conftest import tiny_generator, tiny_unet
 

@@ -4,8 +4,8 @@ import json
 import pytest
 import torch
 
+from hf_ganzip.evaluation.plotting import save_training_curves
 from hf_ganzip.evaluation.validation import Validator
-from hf_ganzip.plotting import save_training_curves
 from hf_ganzip.training.logs import figures_of, read_log
 
 from ..conftest import tiny_generator

@@ -9,7 +9,7 @@ import pytest
 from diffusers import DDPMPipeline, UNet2DModel
 
 import hf_ganzip as gz
-from hf_ganzip.record import recorded_steps
+from hf_ganzip.core.record import recorded_steps
 from hf_ganzip.scripts import finetuning
 from hf_ganzip.scripts.finetuning import Finetuning, hub_datasets
 from hf_ganzip.training.diffusion_loop import DiffusionTrainingConfig

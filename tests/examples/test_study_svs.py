@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_ganzip.record import recorded_steps
+from hf_ganzip.core.record import recorded_steps
 from hf_ganzip.scripts.svs_report import write_report
 
 from .test_train_stylegan2 import ROOT, launch

@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 
 from hf_ganzip import metrics
-from hf_ganzip.evaluation.install_metrics import install_metrics
-from hf_ganzip.shipped import metric_folders
+from hf_ganzip.core.shipped import metric_folders
+from hf_ganzip.evaluate_modules.install import install_metrics
 
 from ..processes import run_processes
 
@@ -250,6 +250,19 @@ class TestBareNames:
         text = (FOLDERS["frechet_distance"] / "frechet_distance.py").read_text()
         (tmp_path / "frechet_distance/frechet_distance.py").write_text(text.replace("class Frechet", "class Own"))
         assert type(evaluate.load("frechet_distance")).__name__ == "OwnDistance"
+
+    def test_modules_that_were_published_before_their_base_moved(self, tmp_path, features):
+        text = (FOLDERS["frechet_distance"] / "frechet_distance.py").read_text()
+        text = text.replace(
+            "hf_ganzip.evaluate_modules import feature_metric", "hf_ganzip.evaluation import evaluate_module"
+        )
+        (tmp_path / "earlier.py").write_text(
+            text.replace("feature_metric.FeatureMetric", "evaluate_module.FeatureMetric")
+        )
+        assert "feature_metric" not in (tmp_path / "earlier.py").read_text()
+        metric, (real, generated) = evaluate.load(str(tmp_path / "earlier.py")), features
+        expected = metrics.frechet_distance(real=real, generated=generated)
+        assert metric.compute(predictions=generated, references=real) == expected
 
     def test_a_foreign_module_of_the_name_is_not_overwritten(self, tmp_path, monkeypatch):
         monkeypatch.setattr("evaluate.loading.init_dynamic_modules", lambda: str(tmp_path))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import hf_ganzip as gz
-from hf_ganzip.seeding import sample_generators
+from hf_ganzip.core.seeding import sample_generators
 
 from ..conftest import tiny_biggan, tiny_biggan_deep, tiny_generator, tiny_ugatit
 

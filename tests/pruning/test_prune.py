@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import hf_ganzip as gz
+from hf_ganzip.core.record import recorded_steps
 from hf_ganzip.pruning import CRITERIA, RULES, PruneConfig, prune_
 from hf_ganzip.pruning.channels import keep_after_removing, keep_at_least_three
 from hf_ganzip.pruning.criteria.face_parser import FaceParser
 from hf_ganzip.pruning.rules import rule_of
-from hf_ganzip.record import recorded_steps
 
 from ..conftest import run, tiny_biggan, tiny_generator, tiny_stylegan, tiny_stylegan3
 

@@ -13,13 +13,13 @@ import torch
 from diffusers import AutoModel, DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel, UNet2DModel
 
 import hf_ganzip as gz
-from hf_ganzip.macs import count_macs, macs_of_shapes, weight_uses
+from hf_ganzip.core.record import recorded_steps
 from hf_ganzip.pruning import PruneConfig, Slice, prune_
 from hf_ganzip.pruning.channels import ChannelSet, shapes_after
 from hf_ganzip.pruning.choose import kept_count
 from hf_ganzip.pruning.criteria import DiffPrune
+from hf_ganzip.pruning.macs import count_macs, macs_of_shapes, weight_uses
 from hf_ganzip.pruning.rules import rule_of
-from hf_ganzip.record import recorded_steps
 
 from ..conftest import run, tiny_generator, tiny_unet
 from ..hub import LocalHub

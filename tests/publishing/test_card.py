@@ -14,14 +14,14 @@ from huggingface_hub import ModelCard
 import hf_ganzip as gz
 from hf_ganzip.assets import ASSETS, asset_path
 from hf_ganzip.checkpoints import save_converted
+from hf_ganzip.core.record import Step, record_step, recorded_steps
 from hf_ganzip.evaluation.cost import Cost, CostReport
 from hf_ganzip.evaluation.evaluate import EvaluationReport
 from hf_ganzip.publishing import render_card
 from hf_ganzip.publishing.card import recipe_of
 from hf_ganzip.publishing.metadata import hub_id
 from hf_ganzip.recipes import compress, read_recipe
-from hf_ganzip.record import Step, record_step, recorded_steps
-from hf_ganzip.saved import loading_snippet, read_saved
+from hf_ganzip.saved.folder import loading_snippet, read_saved
 
 from ..conftest import TINY_UNET, tiny_generator
 

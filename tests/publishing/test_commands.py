@@ -8,7 +8,7 @@ import torch
 from huggingface_hub import ModelCard
 
 import hf_ganzip as gz
-from hf_ganzip.shipped import metric_folders
+from hf_ganzip.core.shipped import metric_folders
 
 from ..conftest import run, tiny_generator
 from ..hub import CUT

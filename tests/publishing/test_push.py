@@ -215,7 +215,7 @@ class TestPicture:
     def test_every_row_says_whose_it_is(self, hub, equal, monkeypatch):
         drawn = {}
         monkeypatch.setattr(
-            "hf_ganzip.image_grids.save_image_grid",
+            "hf_ganzip.images.grids.save_image_grid",
             lambda images, path, **options: drawn.update(options, images=images),
         )
         push(small()[0], reference=tiny_generator(), samples=12, dry_run=True)

@@ -13,11 +13,11 @@ import torch
 from diffusers import AutoModel, DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
 
 import hf_ganzip as gz
-from hf_ganzip.hub import parts_of
-from hf_ganzip.inspection import describe
+from hf_ganzip.core.hub import parts_of
 from hf_ganzip.publishing.remote_code import write_code
 from hf_ganzip.publishing.standalone import standalone_code
-from hf_ganzip.saved import open_saved, read_saved
+from hf_ganzip.saved.folder import open_saved, read_saved
+from hf_ganzip.saved.inspection import describe
 
 from ..conftest import (
     TINY_UNET,

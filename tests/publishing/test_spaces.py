@@ -14,10 +14,10 @@ from huggingface_hub import snapshot_download
 from packaging.requirements import Requirement
 
 import hf_ganzip
+from hf_ganzip.core.shipped import metric_folders
 from hf_ganzip.publishing.space_files import _on_pypi
 from hf_ganzip.publishing.spaces import push_demo, push_metrics
 from hf_ganzip.publishing.wheel import requirements_of, write_wheel
-from hf_ganzip.shipped import metric_folders
 
 from ..hub import LocalHub
 from ..space.serving import OPENER, served

@@ -11,11 +11,11 @@ from torch import nn
 
 import hf_ganzip as gz
 from hf_ganzip.evaluation.held_bytes import held_bytes
-from hf_ganzip.inspection import describe
 from hf_ganzip.quantization.buffers import unpack_rows
 from hf_ganzip.quantization.grid import add_low_rank_
 from hf_ganzip.quantization.low_rank import low_rank
 from hf_ganzip.quantization.packed import packed_modules
+from hf_ganzip.saved.inspection import describe
 
 from ..conftest import run, tiny_unet
 from ..test_contracts import method  # noqa: F401  a fixture: every method

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import hf_ganzip as gz
-from hf_ganzip.plotting import save_sensitivity_plot
+from hf_ganzip.evaluation.plotting import save_sensitivity_plot
 from hf_ganzip.quantization.sensitivity import LayerSensitivity, SensitivityReport
 
 from ..conftest import run, tiny_generator, tiny_unet

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import hf_ganzip as gz
-from hf_ganzip.plotting import save_spectra_plot
-from hf_ganzip.record import recorded_steps
+from hf_ganzip.core.record import recorded_steps
+from hf_ganzip.evaluation.plotting import save_spectra_plot
 from hf_ganzip.refine import SCALINGS, RefineConfig, Scaling, refine_, scale_singular_values
 
 from ..conftest import TINY, run, tiny_generator, tiny_stylegan3, tiny_unet

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hf_ganzip.core.shipped import metric_folders
 from hf_ganzip.metrics import METRICS, frechet_distance, knn_precision_recall, lsh_precision_recall
-from hf_ganzip.shipped import metric_folders
 from hf_ganzip.space.app import (
     EXAMPLE,
     FASHION,

@@ -13,7 +13,7 @@ from accelerate.utils import DataLoaderConfiguration
 from diffusers import DDPMPipeline, UNet2DModel
 from torch.utils.data import TensorDataset
 
-import hf_ganzip as gz
+from hf_ganzip.core.record import recorded_steps
 from hf_ganzip.pruning import PruneConfig, prune_
 from hf_ganzip.training import diffusion_loop
 from hf_ganzip.training.diffusion_loop import (
@@ -150,7 +150,7 @@ def test_a_pruned_network_keeps_its_structure(tmp_path):
     save_pipeline(average, DiffusionTrainingConfig(str(tmp_path)), tmp_path / "pipeline")
     pipeline = DDPMPipeline.from_pretrained(tmp_path / "pipeline")
     assert pipeline.unet.num_parameters() == model.num_parameters()
-    assert [step["name"] for step in gz.record.recorded_steps(pipeline.unet)] == ["prune"]
+    assert [step["name"] for step in recorded_steps(pipeline.unet)] == ["prune"]
     with pytest.raises(ValueError, match="belongs to another network"):
         train(tmp_path, 4, resume_from_checkpoint="latest")
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ...registry import lookup
+from ...core.registry import lookup
 from ..cache import FeatureCache
 from ..streams import ImageStream, batches
 from .fashion_mnist import FashionMNISTExtractor

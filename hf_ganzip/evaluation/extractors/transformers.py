@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...hub import unreachable
+from ...core.hub import unreachable
 from .weights import downloading, rgb, weights_digest
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ...modes import evaluating
+from ...core.modes import evaluating
 from ..channels import ChannelSet
 from .base import Scores, latents, reader_scores, reader_weights
 from .face_parser import FaceParser

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...hub import unreachable
+from ...core.hub import unreachable
 
 
 _SIZE = 512  # pixels that the parser sees

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ...registry import lookup
+from ...core.registry import lookup
 
 
 def base_method(base: Any, calibrated: bool = False) -> Any:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ...modes import evaluating
+from ...core.modes import evaluating
 from ..calibration import CalibrationTask, channels_first
 from ..grid import QuantizedRows, nearest_codes
 from ..rotation import rotated_curvature

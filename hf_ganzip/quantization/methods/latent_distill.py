@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ...core.modes import evaluating
 from ...families import family_of
-from ...modes import evaluating
 from ..calibration import CalibrationTask, LayerOutputs, expanded, substituted
 from ..grid import QuantizedRows
 from .base import base_method

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report of a compression study: Markdown with tables and figures, and a JSON file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..assets import class_names
+from ..evaluation.plotting import (
+    save_pareto_plot,
+    save_precision_recall_plot,
+    save_rate_distortion_plot,
+    save_realism_plot,
+)
+from ..images.grids import save_image_grid
+from .compression import pictures
+from .compression_config import LABELS, setting_name
+from .correlation import correlation_table, pareto_front
+
+
+_COLUMNS = {
+    "LSH P": "lsh_precision",
+    "R": "lsh_recall",
+    "LSH+KNN P": "lsh_knn_precision",
+    "R ": "lsh_knn_recall",
+    "KNN P": "precision",
+    "R  ": "recall",
+    "FD": "frechet_distance",
+    "KD x1e3": "kernel_distance",
+    "realism": "realism",
+    "SQNR dB": "sqnr",
+}
+_DIGITS = {"frechet_distance": 2, "kernel_distance": 2, "sqnr": 1}
+
+
+def write_report(result: dict[str, Any], output_dir: str | Path, title: str = "") -> Path:
+    """Write ``report.md``, ``report.json`` and the figures of a result of :func:`.run_study`; returns the Markdown file.
+
+    Raises:
+        ImportError: matplotlib or scipy is missing.
+    """
+    output = Path(output_dir)
+    rows, conditions = result["rows"], result["conditions"]
+    correlations = _correlations(rows)
+    front = pareto_front([(row["precision"], row["recall"]) for row in rows])
+    _figures(rows, front, output, class_names(conditions["reference"]))
+    (output / "report.json").write_text(
+        json.dumps(result | {"correlations": correlations, "pareto_front": front}, indent=1), encoding="utf-8"
+    )
+    draws = rows[0]["n_draws"]
+    best = "; ".join(f"{label(rows[i]['method'])} at {rows[i]['bits']} bits" for i in front)
+    sections = [
+        f"# {title or 'Compression study of ' + conditions['model']}",
+        _about(conditions, draws),
+        _table(rows),
+        "## Quality against bytes\n\nBytes of the whole model, with what stays in full precision.\n\n![Quality against bytes](rate_distortion.png)",
+        "## Precision and recall\n\n![Precision and recall against bits](precision_recall.png)",
+        f"## Samples\n\nThe same {'noise' if 'sampler' in conditions else 'latents'} in every row.\n\n![Samples](samples.png)",
+        f"## Mean images\n\nMean of {conditions['num_samples']} images.\n\n![Mean images](mean_images.png)",
+        f"## Pareto front\n\nNo other setting has higher KNN precision and higher recall: {best}.\n\n![Pareto front](pareto.png)",
+        "## Correlation of distances with scores\n\nOver the settings of a method, bits from most to fewest. -1 is ideal.\n\n"
+        + _correlation_table(correlations),
+    ]
+    if "realism_per_class" in rows[0]:
+        sections.append(
+            "## Realism per class\n\nMean realism score (LSH+KNN) of generated samples against real ones of their class.\n\n"
+            "![Realism per class](realism.png)"
+        )
+    versions = ", ".join(f"{name} {version}" for name, version in conditions["versions"].items())
+    sections.append(
+        f"Machine: {conditions['machine']}; {versions}; model SHA-256 {conditions['model_sha256'][:16]}. All numbers are in "
+        "[report.json](report.json)."
+    )
+    file = output / "report.md"
+    file.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    return file
+
+
+def _about(conditions: dict[str, Any], draws: int) -> str:
+    """What the figures are, and under which conditions."""
+    said = (
+        f"{conditions['num_samples']} generated against {conditions['n_real']} real images of {conditions['reference']}; mean and standard "
+        f"deviation of {draws} draws (latents and hyperplanes of seeds {conditions['seed']} to {conditions['seed'] + draws - 1}); k = "
+        f"{conditions['k']}; features {conditions['extractor']}, digest {conditions['extractor_digest'][:12]}. FD and KD: Frechet and kernel "
+        "distance of these features. Q, P+Q, S+Q and C+Q are the paper's methods with one scale per tensor; the others have a float16 "
+        "scale per output channel. `auto` and what is called `best` have this library's defaults: all layers are quantized, and small and "
+        "sensitive ones get more bits, for a tenth of the bytes; the others leave the last block in full precision. `mixed`: the bits of every "
+        "layer are chosen by its sensitivity, within the bytes of the same setting without. Bits per weight count everything that is stored for a "
+        "quantized weight; KiB are of the whole model."
+    )
+    if "sampler" not in conditions:
+        return said
+    clipped = "clipped" if conditions["clip_sample"] else "not clipped"
+    images = min(conditions["sqnr_images"], conditions["num_samples"])
+    return (
+        f"{said}\n\nSampled by {conditions['sampler']}, {conditions['steps']} steps ({conditions['spacing']} spacing of "
+        f"{conditions['num_train_timesteps']} timesteps, predicted images {clipped}). SQNR: signal to noise of the noise predictions, on the "
+        f"trajectories of {images} images of each draw in full precision, so that earlier errors do not add up; higher is better."
+    )
+
+
+def label(method: str) -> str:
+    """The paper's name of a method, or ours."""
+    return LABELS.get(method, method)
+
+
+def _figures(rows: list[dict[str, Any]], front: list[int], output: Path, classes: tuple[str, ...]) -> None:
+    plotted = [
+        row | {f"knn_{k}": row[k] for k in ("precision", "recall")} | {"method": label(row["method"])} for row in rows
+    ]
+    save_precision_recall_plot(plotted, output / "precision_recall.png")
+    save_pareto_plot(plotted, front, output / "pareto.png")
+    save_rate_distortion_plot(plotted, output / "rate_distortion.png")
+    names = [setting_name(row["method"], row["bits"]) for row in rows]
+    found = [pictures(output, row["method"], row["bits"]) for row in rows]
+    save_image_grid(
+        torch.cat([each["images"] for each in found]), output / "samples.png", columns=20, row_labels=names
+    )
+    real = pictures(output, "real", 0)["mean"]
+    means = torch.stack([real, *(each["mean"] for each in found)])
+    save_image_grid(means, output / "mean_images.png", columns=1, row_labels=["real images", *names])
+    if "realism_per_class" in rows[0]:
+        save_realism_plot(plotted, output / "realism.png", classes)
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    columns = {name: key for name, key in _COLUMNS.items() if any(key in row for row in rows)}
+    lines = ["| method | bits | " + " | ".join(name.strip() for name in columns) + " | bits/weight | KiB | s |"]
+    lines.append("|---" * (len(columns) + 5) + "|")
+    for row in rows:
+        cells = [label(row["method"]), str(row["bits"])]
+        for name, key in columns.items():
+            factor, digits = 1e3 if "1e3" in name else 1, _DIGITS.get(key, 3)
+            spread = (
+                f" ± {factor * row[key + '_std']:.{digits}f}" if f"{key}_std" in row and row["n_draws"] > 1 else ""
+            )
+            cells.append(f"{factor * row[key]:.{digits}f}{spread}" if key in row else "-")
+        cells += [f"{row['bits_per_weight']:.2f}", f"{row['bytes'] / 1024:.0f}", f"{row['seconds']:.0f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _correlations(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Correlations over the bits of every method that has at least three."""
+    found = {}
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method]
+        if len(own) >= 3:
+            found[method] = correlation_table(own)
+    return found
+
+
+def _correlation_table(correlations: dict[str, list[dict[str, Any]]]) -> str:
+    if not correlations:
+        return "Fewer than three settings of each method."
+    lines = ["| method | distance | score | Pearson | Spearman |", "|---|---|---|---|---|"]
+    for method, pairs in correlations.items():
+        for pair in pairs:
+            values = [f"{pair[name]:.2f}" if pair[name] is not None else "-" for name in ("pearson", "spearman")]
+            lines.append(f"| {label(method)} | {pair['distance']} | {pair['score']} | {values[0]} | {values[1]} |")
+    return "\n".join(lines)

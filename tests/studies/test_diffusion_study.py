@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A study of a small diffusion pipeline with random weights, and what old studies of GANs still are."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DiffusionPipeline
+from PIL import Image
+
+import hf_ganzip as gz
+from hf_ganzip.assets import asset_path
+from hf_ganzip.evaluation.diffusion_sampling import sample_diffusion
+from hf_ganzip.studies import compression_drawing as study_drawing
+from hf_ganzip.studies.compression import Compressor, run_study
+from hf_ganzip.studies.compression_config import OF_DIFFUSION, OF_GANS, ROTATIONS, VARIANTS, StudyConfig
+from hf_ganzip.studies.compression_drawing import Drawing
+from hf_ganzip.studies.compression_report import write_report
+
+from ..conftest import tiny_unet
+
+
+REFERENCE = "fashion-mnist-test-5000"
+PUBLISHED = Path(__file__).parents[2] / "docs/studies/stylegan2-fashion-mnist/report.json"
+QUICK = {"methods": ("aciq", "auto", "auto mixed"), "bits": (4, 2), "num_samples": 132, "draws": 2}
+QUICK |= {"steps": 3, "clip_sample": True, "sqnr_images": 6}
+
+
+def unet():
+    torch.manual_seed(0)
+    return tiny_unet(sample_size=8, in_channels=1, out_channels=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("ddpm") / "small-ddpm"
+    DDPMPipeline(unet(), DDPMScheduler(num_train_timesteps=100, beta_end=0.1)).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def study(folder, tmp_path_factory):
+    output = tmp_path_factory.mktemp("study")
+    result = run_study(folder, REFERENCE, output, StudyConfig(**QUICK), progress=False)
+    write_report(result, output)
+    return output, result
+
+
+@pytest.mark.process
+def test_noise_predictions_are_nearer_with_more_bits(study):
+    _, result = study
+    rows = {(row["method"], row["bits"]): row for row in result["rows"]}
+    assert "sqnr" not in rows.pop(("full", 32)) and len(rows) == 6
+    for name in QUICK["methods"]:
+        values = [rows[name, bits]["sqnr"] for bits in QUICK["bits"]]
+        assert values[0] > values[1] + 5
+    assert rows["auto", 4]["sqnr"] > rows["aciq", 4]["sqnr"] and rows["auto", 4]["bytes"] < rows["aciq", 4]["bytes"]
+    for bits in QUICK["bits"]:  # what is stored besides codes is no part of the budget: a few bytes a layer
+        assert rows["auto mixed", bits]["bytes"] < 1.05 * rows["auto", bits]["bytes"]
+    assert all(row["sqnr_std"] > 0 and "realism_per_class" not in row for row in rows.values())
+
+
+def test_the_ratio_is_that_of_a_comparison():
+    original = unet()
+    config = StudyConfig(methods=("aciq",), bits=(3,), num_samples=8, sqnr_images=8, steps=3)
+    model, _ = Compressor(original, config)("aciq", 3)
+    options = {"num_images": 8, "sqnr_images": 8, "steps": 3, "seed": 5, "bootstrap": 0, "memory": False}
+    report = gz.compare(original, model, metrics=(), progress=False, **options)
+    assert Drawing(original, config).sqnr(model, 5) == pytest.approx(report["sqnr"].candidate.value, abs=1e-4)
+
+
+def test_images_follow_the_schedule_of_the_pipeline(folder):
+    config, seen = StudyConfig(**QUICK | {"num_samples": 5}), []
+    images, labels = Drawing(DiffusionPipeline.from_pretrained(folder), config).images(unet(), 7, seen.append)
+    options = {"steps": 3, "timesteps": 100, "beta_end": 0.1, "clip_sample": True, "progress": False}
+    assert torch.equal(images, sample_diffusion(unet(), 5, seed=7, **options)[0]) and labels is None and seen == [5]
+    alone = Drawing(unet(), config)
+    assert not torch.equal(alone.images(unet(), 7, seen.append)[0], images)
+    assert (alone.name, alone.conditions()["num_train_timesteps"]) == ("UNet2DModel", 1000)
+
+
+@pytest.mark.process
+def test_conditions_say_how_images_were_drawn(study):
+    conditions = study[1]["conditions"]
+    assert conditions["model"] == "small-ddpm" and conditions["sampler"] == "DDIM, eta 0"
+    expected = {"steps": 4, "spacing": "uniform", "clip_sample": True, "sqnr_images": 6, "num_train_timesteps": 100}
+    assert {name: conditions[name] for name in expected} == expected  # 3 of 100 are 0, 33, 66, 99
+
+
+@pytest.mark.process
+def test_report_of_a_diffusion_model(study):
+    output, result = study
+    text = (output / "report.md").read_text()
+    assert "DDIM, eta 0, 4 steps (uniform spacing of 100 timesteps, predicted images clipped)" in text
+    assert "trajectories of 6 images" in text and "The same noise in every row" in text and "![Real" not in text
+    head, _, full, first = [line.split(" | ") for line in text.splitlines() if line.startswith("|")][:4]
+    column = head.index("SQNR dB")
+    assert (
+        full[column] == "-"
+        and first[column] == f"{result['rows'][1]['sqnr']:.1f} ± {result['rows'][1]['sqnr_std']:.1f}"
+    )
+    with Image.open(output / "rate_distortion.png") as image:
+        assert image.width > 1000  # two panels
+
+
+@pytest.mark.process
+def test_a_stopped_study_goes_on(study, folder, tmp_path, monkeypatch):
+    output, result = study
+    (tmp_path / "pieces").mkdir()
+    for file in (output / "pieces").iterdir():
+        (tmp_path / "pieces" / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "pieces" / "auto-4-1.json").unlink()
+    sampled, sample = [], study_drawing.sample_diffusion
+    monkeypatch.setattr(
+        study_drawing, "sample_diffusion", lambda *a, **k: sampled.append(k["seed"]) or sample(*a, **k)
+    )
+    whole = DiffusionPipeline.from_pretrained(folder)  # as good as where it is saved
+    again = run_study(whole, REFERENCE, tmp_path, StudyConfig(**QUICK), progress=False)
+    assert sampled == [1, 1]  # the images, and the trajectories of the predictions
+    for row, before in zip(again["rows"], result["rows"]):
+        assert {k: v for k, v in row.items() if k != "seconds"} == {k: v for k, v in before.items() if k != "seconds"}
+    sampled.clear()
+    more = StudyConfig(**QUICK | {"methods": ("linear", *QUICK["methods"])})
+    assert run_study(folder, REFERENCE, tmp_path, more, progress=False)["rows"][3:] == again["rows"][1:]
+    assert len(sampled) == 8
+    with pytest.raises(ValueError, match="differs in spacing, steps; choose"):
+        changed = StudyConfig(**QUICK | {"steps": 2, "spacing": "quad"})
+        run_study(folder, REFERENCE, tmp_path, changed, progress=False)
+
+
+@pytest.mark.parametrize(
+    "scheduler, message",
+    [
+        (DDIMScheduler(beta_schedule="squaredcos_cap_v2"), "beta_schedule 'squaredcos_cap_v2'; allowed are"),
+        (DDPMScheduler(prediction_type="v_prediction"), "prediction_type 'v_prediction'; allowed are"),
+        (DDPMScheduler(num_train_timesteps=2), "steps 3; allowed are uniform, quad and 1 to 2|steps 3"),
+    ],
+)
+def test_schedules_that_are_not_sampled_are_refused(scheduler, message):
+    with pytest.raises(ValueError, match=message):
+        Drawing(DDPMPipeline(unet(), scheduler), StudyConfig(**QUICK))
+
+
+def test_what_cannot_be_drawn_is_refused(tmp_path):
+    generator = gz.load_model("stylegan2-fashion-mnist")
+    with pytest.raises(ValueError, match="study: steps is 3, but StyleGAN2Generator takes one step; leave it out"):
+        Drawing(generator, StudyConfig(steps=3))
+    with pytest.raises(ValueError, match="is no GAN generator"):
+        Drawing(gz.load_model("stylegan2-fashion-mnist-discriminator"), StudyConfig())
+    for wrong in ({"spacing": "cubic"}, {"sqnr_images": 0}):
+        with pytest.raises(ValueError, match="study: "):
+            StudyConfig(**wrong)
+
+
+def test_default_methods():
+    assert set(OF_GANS) | set(OF_DIFFUSION) == set(VARIANTS) - set(ROTATIONS)
+    assert OF_DIFFUSION[:4] == OF_GANS[:4] == ("linear", "monte_carlo", "outlier_splitting", "aciq")
+    assert not any("latent_distill" in name for name in OF_DIFFUSION)
+
+
+def test_published_studies_of_gans_can_go_on():
+    """The same conditions, and settings that are still compressed into the same bytes."""
+    published = json.loads(PUBLISHED.read_text())
+    conditions, rows = published["conditions"], published["rows"]
+    drawing = Drawing(asset_path("stylegan2-fashion-mnist"), StudyConfig(method_options=conditions["method_options"]))
+    assert drawing.conditions().keys() <= conditions.keys() and drawing.name == conditions["model"]
+    compressor = Compressor(drawing.network, drawing.config, progress=False)
+    for name in ("linear", "outlier_splitting", "aciq", "mse_clip", "codebook"):
+        (row,) = [row for row in rows if (row["method"], row["bits"]) == (name, 4)]
+        assert compressor(name, 4)[1]["bytes"] == row["bytes"]

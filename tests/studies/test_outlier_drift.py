@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+
+from hf_ganzip.metrics import knn_precision_recall, lsh_precision_recall
+from hf_ganzip.studies.outlier_drift import (
+    drift,
+    drifts_of,
+    gaps_of,
+    geometry_of,
+    is_judged,
+    mean_drift,
+    passed,
+    with_outliers,
+)
+from hf_ganzip.studies.outlier_report import study_report, verdict
+from hf_ganzip.studies.pooled_scores import METHODS, Pool, keys_of, squared_distances
+
+
+def normal(count: int, dim: int, seed: int) -> torch.Tensor:
+    return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed))
+
+
+def pool_of(features: torch.Tensor) -> Pool:
+    return Pool(features, keys_of(features, torch.zeros(features.shape[1]), num_hyperplanes=6, draws=2, seed=0))
+
+
+def test_the_papers_picture_an_outlier_with_a_huge_ball_counts_for_knn_and_is_alone_in_its_cell():
+    """Figure 1 (h) of Mordido et al. in the plane: the ball of one generated outlier holds the real points that were missed."""
+    up, down = torch.tensor([5.0, 5.0]), torch.tensor([5.0, -5.0])
+    real = torch.cat([0.1 * normal(30, 2, 0) + up, 0.1 * normal(30, 2, 1) + down])
+    clean = 0.1 * normal(30, 2, 2) + up
+    dirty = torch.cat([torch.tensor([[-6.0, -6.0]]), clean[1:]])
+    knn = [knn_precision_recall(real=real, generated=each)["recall"] for each in (clean, dirty)]
+    lsh = [
+        lsh_precision_recall(real=real, generated=each, num_hyperplanes=8, draws=5)["lsh_knn_recall"]
+        for each in (clean, dirty)
+    ]
+    assert knn[0] < 0.5 and knn[1] > knn[0] + 0.49
+    assert abs(lsh[1] - lsh[0]) < 0.02
+
+
+@pytest.mark.parametrize("distance", [3.0, 300.0])
+def test_the_ball_of_a_lone_outlier_holds_about_k_samples_of_a_good_generator_however_far_it_is(distance):
+    """Where the generated samples are distributed like the n real ones, the k-th nearest real one has k m / n generated ones before it."""
+    real, generated = normal(200, 32, 0), normal(200, 32, 1)
+    pool = pool_of(torch.cat([real, distance * torch.nn.functional.normalize(normal(40, 32, 2))]))
+    distances, inside = {"good": squared_distances(pool.features, generated)}, []
+    for outlier in range(200, 240):
+        balls = pool.balls(torch.cat([torch.arange(199), torch.tensor([outlier])]))
+        inside.append(geometry_of(pool, balls, distances, 200)["inside"]["good"])
+    deviation = (3 * 2 / 40) ** 0.5  # of the mean of 40 negative binomials with mean 3 and variance 6
+    assert len(set(inside)) > 3 and abs(sum(inside) / 40 - 3) < 4 * deviation
+
+
+def test_outliers_replace_samples_and_far_ones_are_alone():
+    pool = pool_of(torch.cat([normal(50, 8, 0) + 5, -100 - normal(3, 8, 1)]))
+    rows = with_outliers(torch.randperm(50, generator=torch.Generator().manual_seed(0)), 2)
+    assert rows[rows >= 50].sort().values.tolist() == [50, 51] and rows.unique().numel() == 50
+    distances = {"other": squared_distances(pool.features, normal(20, 8, 3))}
+    found = geometry_of(pool, pool.balls(rows), distances, 50)
+    assert found["alone"] == 1 and found["distance"] > 10 and found["radius"] > 10
+
+
+def test_drift_is_what_outliers_need_not_change():
+    assert drift(0.8, 0.8, "precision", "reference", 0.1) == 0
+    assert drift(0.8, 0.72, "recall", "reference", 0.1) == pytest.approx(0)
+    assert drift(0.8, 0.72, "precision", "generated", 0.1) == pytest.approx(0)
+    assert drift(0.8, 0.9, "recall", "generated", 0.1) == pytest.approx(0.1)
+    assert drift(0.8, 0.77, "precision", "both", 0.1) == drift(0.8, 0.82, "recall", "both", 0.1) == 0
+    assert drift(0.8, 0.7, "precision", "both", 0.1) == pytest.approx(-0.02)
+    assert [is_judged(side, "reference") for side in ("precision", "recall")] == [False, True]
+
+
+@pytest.fixture
+def run():
+    """Outliers in the reference raise KNN precision by 0.05; nothing else moves, not even what must fall."""
+    clean = {name: dict.fromkeys(METHODS, values) for name, values in
+             {"good": [0.9, 0.8], "few": [0.9, 0.3], "poor": [0.4, 0.8]}.items()}  # fmt: skip
+    moved = {name: {**scores, "KNN": [scores["KNN"][0] + 0.05, scores["KNN"][1]]} for name, scores in clean.items()}
+    places = {"reference": {"0.1": moved}, "generated": {"0.1": clean}, "both": {"0.1": clean}}
+    geometry = {"0.1": {"distance": 1.0, "radius": 1.0, "alone": 0.0, "inside": {"good": 1, "few": 1, "poor": 1}}}
+    return {"kind": "toy", "dim": 2, "num_samples": 100, "clean": clean, "geometry": geometry, **places}
+
+
+def test_drifts_are_relative_to_the_gap_between_good_and_bad(run):
+    assert gaps_of(run["clean"])["KNN"] == [0.5, 0.5]
+    found = drifts_of(run, "KNN", "reference", "0.1", "gap")
+    assert found["stay"] == pytest.approx([0.1, 0.1, 0.1])
+    assert found["fall"] == pytest.approx([0.16, 0.06, 0.16])  # recall should have lost a tenth
+    assert drifts_of(run, "KNN", "reference", "0.1", "value")["stay"] == pytest.approx([0.05 / 0.9, 0.05 / 0.9, 0.125])
+    assert drifts_of(run, "KNN", "reference", "0.1", "point")["stay"] == pytest.approx([5, 5, 5])
+    assert mean_drift(run, "KNN", "stay", "gap") == pytest.approx(
+        0.05
+    )  # the recall with outliers in the generated set stays
+    assert passed(run, "KNN", "0.1") == pytest.approx(
+        (0.9 + 0.9 + 0.4 + 0.8 + 0.3 + 0.8) / 6
+    )  # nothing fell: as many as of the others
+    assert mean_drift(run, "LSH+KNN", "stay", "gap") == mean_drift(run, "KNN", "both", "gap") == 0
+
+
+def test_the_report_says_which_method_drifts_more(run):
+    assert verdict([run, run])[2] == "| 10 % | -5.00 ± 0.00 | 0 of 2 |"
+    text = study_report([run], {"num_samples": 100, "draws": 1, "outliers": "toys"})
+    assert "outliers: toys" in text and "| toy (d = 2) | must stay | 0.00 | 0.00 | 0.00 | 5.00 |" in text

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of repeated runs."""
+
+import pytest
+from scipy.stats import ttest_1samp
+
+from hf_ganzip.studies.runs import (
+    differences_table,
+    half_interval,
+    mean_with_interval,
+    paired_differences,
+    runs_table,
+    spread,
+    variants_of,
+)
+
+
+RUNS = [
+    {"variant": "a", "seed": 0, "curve": [{"fid": 9.0}, {"fid": 1.0}]},
+    {"variant": "b", "seed": 0, "curve": [{"fid": 9.5}, {"fid": 5.0}]},
+    {"variant": "a", "seed": 1, "curve": [{"fid": 7.0}, {"fid": 3.0}]},
+]
+
+
+def test_variants_keep_their_order_and_seeds():
+    assert {name: len(curves) for name, curves in variants_of(RUNS).items()} == {"a": 2, "b": 1}
+
+
+def test_spread_is_the_sample_standard_deviation_and_absent_for_one_run():
+    curves = variants_of(RUNS)
+    assert spread(curves["a"], "fid", digits=2) == "2.00 ± 1.41"
+    assert spread(curves["a"], "fid", 0, 1) == "8.0 ± 1.4" and spread(curves["b"], "fid", digits=0) == "5"
+
+
+def test_table():
+    lines = runs_table(RUNS, {"before": ("fid", 0, 1), "after": ("fid", -1, 1)}, "start")
+    assert lines == [
+        "| start | seeds | before | after |",
+        "|---|---|---|---|",
+        "| a | 2 | 8.0 ± 1.4 | 2.0 ± 1.4 |",
+        "| b | 1 | 9.5 | 5.0 |",
+    ]
+
+
+def test_the_interval_is_that_of_the_t_test():
+    values = [0.3, -0.1, 0.5, 0.2]
+    low, high = ttest_1samp(values, 0).confidence_interval(0.95)
+    assert half_interval(values) == pytest.approx((high - low) / 2)
+    assert mean_with_interval(values, 3) == f"0.225 ({low:.3f} to {high:.3f})" and mean_with_interval([2.0]) == "2.00"
+
+
+def test_differences_are_to_the_first_variant_seed_by_seed():
+    more = [*RUNS, {"variant": "b", "seed": 1, "curve": [{"fid": 7.0}, {"fid": 4.0}]}]
+    assert paired_differences(RUNS, "fid") == {"b": [4.0]}
+    assert paired_differences(more, "fid") == {"b": [4.0, 1.0]} and paired_differences(more, "fid", 0) == {
+        "b": [0.5, 0.0]
+    }
+    only = [run for run in more if (run["variant"], run["seed"]) != ("a", 1)]
+    assert paired_differences(only, "fid") == {"b": [4.0]}
+    lines = differences_table(more, {"before": ("fid", 0, 2), "after": ("fid", -1, 1)}, "start")
+    assert lines == [
+        "| start | seeds | before | after |",
+        "|---|---|---|---|",
+        "| b | 2 | 0.25 (-2.93 to 3.43) | 2.5 (-16.6 to 21.6) |",
+    ]
