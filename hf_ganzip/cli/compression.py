@@ -330,6 +330,9 @@ def sensitivity(
         typer.Option(help="Also propose bits for every layer within this mean of stored bits per weight."),
     ] = None,
     num_samples: Annotated[int, typer.Option(min=1, help="Samples in the comparison.")] = 32,
+    activations: Annotated[
+        bool, typer.Option("--activations", help="Also round one layer's inputs at a time to 8 bits.")
+    ] = False,
     plot: Plot = None,
     subfolder: Subfolder = None,
     revision: Revision = None,
@@ -346,7 +349,7 @@ def sensitivity(
         refuse_unwritable(plot.parent)
     config = QuantizeConfig(method=method, granularity=granularity)
     opened = open_model(model, Place(subfolder, revision, device, dtype))
-    options = {"config": config, "num_samples": num_samples, "progress": not quiet}
+    options = {"config": config, "num_samples": num_samples, "activations": activations, "progress": not quiet}
     report = run(opened, tuple(bits or (2, 3, 4, 6, 8)), **options)
     overrides = report.allocate(mean_bits=mean_bits) if mean_bits is not None else None
     if plot is not None:

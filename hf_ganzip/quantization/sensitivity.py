@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ from ..families import family_of
 from .calibration import CalibrationTask, expanded, substituted
 from .config import LayerSettings, QuantizeConfig
 from .methods.base import row_method
+from .packed import packed_modules
 from .plan import plan_quantization, require_finite
+from .quantize import quantize_
 from .rows import channels_first_shape, pack_quantized, quantize_rows, weight_rows
 
 
@@ -34,12 +37,15 @@ class LayerSensitivity:
         weights: Number of weights.
         errors: Bits -> error of the model's output when only this weight is quantized.
         bytes: Bits -> bytes of the packed weight.
+        activation_error: Error when, with all weights in 8 bits, only this layer's inputs are rounded to 8 bits, too; None where that was not
+            measured, or inputs stay in floating point anyway.
     """
 
     name: str
     weights: int
     errors: dict[int, float]
     bytes: dict[int, int]
+    activation_error: float | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,6 +70,26 @@ class SensitivityReport(Report):
         if bits not in measured:
             raise ValueError(f"exclude: {bits} bits were not measured; allowed are {', '.join(map(str, measured))}.")
         return [layer.name for layer in self.layers if layer.errors[bits] > max_error]
+
+    def float_activations(self, share: float = 0.5) -> dict[str, dict[str, None]]:
+        """The fewest layers that together cause ``share`` of the errors of activations, which stay in floating point then: ``overrides`` for
+        :class:`~hf_ganzip.QuantizeConfig` with ``activations="int8"``.
+
+        Raises:
+            ValueError: Activations were not measured, or a share outside 0..1.
+        """
+        measured = {each.name: each.activation_error for each in self.layers if each.activation_error is not None}
+        if not measured:
+            raise ValueError("float_activations: they were not measured; call sensitivity(model, activations=True).")
+        if not 0 <= share <= 1:
+            raise ValueError(f"float_activations: share is {share}; allowed are 0 to 1.")
+        left, found = share * sum(measured.values()), {}
+        for name in sorted(measured, key=measured.__getitem__, reverse=True):
+            if left <= 0:
+                break
+            left -= measured[name]
+            found[name] = {"activations": None}
+        return found
 
     def allocate(
         self, *, mean_bits: float | None = None, target_bytes: int | None = None
@@ -127,12 +153,17 @@ class SensitivityReport(Report):
         ]
 
     def tables(self) -> dict[str, list[tuple[str, ...]]]:
-        bits = list(self.layers[0].errors)
-        rows = [("layer", "weights", *(f"{b} bits" for b in bits), "")]
+        bits, activations = list(self.layers[0].errors), self._has_activations()
+        rows = [("layer", "weights", *(f"{b} bits" for b in bits), "activations" if activations else "")]
         ordered = sorted(self.layers, key=lambda layer: -layer.errors[bits[0]])
         for layer in ordered:
-            rows.append((layer.name, f"{layer.weights:,}", *(f"{layer.errors[b]:.2e}" for b in bits), ""))
+            error = layer.activation_error
+            last = "" if not activations else "float" if error is None else f"{error:.2e}"
+            rows.append((layer.name, f"{layer.weights:,}", *(f"{layer.errors[b]:.2e}" for b in bits), last))
         return {"layers": rows, "conditions": conditions_table(self.conditions)}
+
+    def _has_activations(self) -> bool:
+        return any(layer.activation_error is not None for layer in self.layers)
 
     def __str__(self) -> str:
         return "\n".join(table(self.tables()["layers"]))
@@ -146,6 +177,7 @@ def sensitivity(
     config: Any = None,
     num_samples: int = 32,
     inputs: Callable[[nn.Module, int, int], Iterator[Callable[[nn.Module], Tensor]]] | None = None,
+    activations: bool = False,
     progress: bool = True,
 ) -> SensitivityReport:
     """Quantize one weight at a time and measure how far the model's output moves; the model is not changed.
@@ -161,6 +193,7 @@ def sensitivity(
         num_samples: Samples in the comparison, 1 or more; rounded up to whole batches of at most 16, or 4 of a diffusion model, each at a timestep of its own.
         inputs: Function (model, batch_size, seed) -> iterator of functions model -> output, instead of the model's own inputs.
             None: those of the config's method, if it has some.
+        activations: Also round one layer's inputs at a time to 8 bits, as ``activations="int8"`` does.
         progress: Show a progress bar.
 
     Raises:
@@ -196,6 +229,9 @@ def sensitivity(
                     errors[b] = sum(each) / len(each)
                     bar.update()
                 found.append(LayerSensitivity(name, module.weight.numel(), errors, sizes))
+        if activations:
+            rounded = _activation_errors(model, forwards, measure, inputs, progress)
+            found = [dataclasses.replace(layer, activation_error=rounded.get(layer.name)) for layer in found]
     conditions = {
         "metric": metric if isinstance(metric, str) else getattr(metric, "__qualname__", repr(metric)),
         "method": _name(next(iter(plan.settings.values()))),
@@ -203,6 +239,26 @@ def sensitivity(
         "num_samples": batch * len(forwards),
     }
     return SensitivityReport(tuple(found), conditions)
+
+
+def _activation_errors(
+    model: nn.Module, forwards: list[Callable], measure: Callable, inputs: Any, progress: bool
+) -> dict[str, float]:
+    """Layer name -> error of the output when, of a model with weights in 8 bits, its inputs alone are rounded."""
+    packed = copy.deepcopy(model)
+    quantize_(packed, bits=8, activations="int8", activation_inputs=inputs, compute="dequantized")
+    layers = {name: each for name, each in packed_modules(packed).items() if each.packed_layout.activations}
+    found = {}
+    with evaluating(packed):
+        targets = [forward(packed) for forward in forwards]
+        for name, layer in tqdm(layers.items(), "activations", disable=not progress):
+            layer.packed_compute = "int8"
+            found[name] = sum(
+                float(measure(forward(packed), target)) for forward, target in zip(forwards, targets)
+            ) / len(forwards)
+            layer.packed_compute = "dequantized"
+            layer._forget()
+    return found
 
 
 def _name(settings: LayerSettings) -> str:

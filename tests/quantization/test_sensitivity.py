@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import copy
 import itertools
 
 import pytest
@@ -143,3 +144,54 @@ def test_weights_that_are_not_finite_and_counts_of_nothing_are_refused(report):
         gz.sensitivity(tiny_generator(), (2,), num_samples=0, progress=False)
     with pytest.raises(ValueError, match="6 bits were not measured; allowed are 2, 3, 4, 8"):
         report.exclude(6, 0.1)
+
+
+@pytest.fixture(scope="module")
+def unet():
+    torch.manual_seed(0)
+    return tiny_unet()
+
+
+@pytest.fixture(scope="module")
+def rounded(unet):
+    return gz.sensitivity(unet, (8,), num_samples=4, activations=True, progress=False)
+
+
+class TestActivations:
+    def test_the_error_is_what_rounding_the_inputs_of_only_this_layer_gives(self, unet, rounded):
+        from hf_ganzip.families import family_of
+
+        layer = max(rounded.layers, key=lambda each: each.activation_error or 0)
+        alone = copy.deepcopy(unet)
+        gz.quantize_(alone, bits=8, activations="int8", compute="dequantized")
+        plain = copy.deepcopy(alone)
+        gz.set_compute_(alone.get_submodule(layer.name), "int8")
+        (forward,) = itertools.islice(family_of(unet).calibration(unet, 4, 0), 1)
+        with torch.no_grad():
+            target = forward(plain)
+            error = (forward(alone) - target).square().mean() / target.square().mean()
+        assert layer.activation_error == pytest.approx(float(error), rel=1e-3)
+
+    def test_layers_that_stay_in_floating_point_anyway_are_not_measured(self, unet, rounded):
+        quantized = gz.quantize_(copy.deepcopy(unet), bits=8, activations="int8")
+        asked = {each.name.removesuffix(".weight") for each in quantized.layers if each.activations}
+        assert {each.name for each in rounded.layers if each.activation_error is not None} == asked
+        assert "activations" in str(rounded).splitlines()[0]
+
+    def test_the_fewest_layers_that_cause_a_share(self, unet, rounded):
+        errors = {each.name: each.activation_error for each in rounded.layers if each.activation_error is not None}
+        assert rounded.float_activations(0) == {} and rounded.float_activations(1).keys() == errors.keys()
+        chosen = rounded.float_activations(0.5)
+        assert sum(errors[name] for name in chosen) >= 0.5 * sum(errors.values())
+        least = min(chosen, key=errors.__getitem__)
+        assert sum(errors[name] for name in chosen if name != least) < 0.5 * sum(errors.values())
+        assert min(errors[name] for name in chosen) >= max(errors[name] for name in errors.keys() - chosen.keys())
+        quantized = gz.quantize_(copy.deepcopy(unet), bits=8, activations="int8", overrides=chosen)
+        by_name = {each.name.removesuffix(".weight"): each.activations for each in quantized.layers}
+        assert all(by_name[name] is None for name in chosen) and any(by_name.values())
+
+    def test_what_was_not_measured_is_refused(self, report, rounded):
+        with pytest.raises(ValueError, match="activations=True"):
+            report.float_activations()
+        with pytest.raises(ValueError, match="allowed are 0 to 1"):
+            rounded.float_activations(2)
