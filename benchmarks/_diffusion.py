@@ -31,7 +31,7 @@ SLOW = ("latent_distill", "latent_distill mixed")
 _COMPARED = (2, 5)  # total bits per weight of the points that are compared
 _MEASURED = (2, 3, 4, 5, 6, 8)  # bits of the sensitivities
 _SHORT, _LONG = 10, 50  # steps
-SQNR, PSNR, FD = "SQNR dB", f"PSNR dB, {_LONG} steps", "FD"
+SQNR, FD = "SQNR dB", "FD"
 
 
 def add_options(parser) -> None:
@@ -45,6 +45,10 @@ def add_options(parser) -> None:
         "--diffusion-model",
         metavar="FOLDER",
         help="a second UNet2DModel, such as unet_ema of a checkpoint of examples/train_ddpm.py",
+    )
+    group.add_argument("--no-bundled", action="store_true", help="without the bundled DDPM")
+    group.add_argument(
+        "--long-steps", type=int, default=_LONG, help="of the second PSNR, and of FD (default: %(default)s)"
     )
     group.add_argument(
         "--random-model",
@@ -78,11 +82,12 @@ class Ruler:
     def __init__(self, model, arguments, pictures: bool):
         self.count, self.fd = arguments.images, arguments.fd if pictures else None
         self.options = {"clip_sample": arguments.clip_sample, "progress": False}
-        self.steps = (_SHORT, 2 if arguments.quick else _LONG) if pictures else (_SHORT,)
+        self.steps = (_SHORT, 2 if arguments.quick else arguments.long_steps) if pictures else (_SHORT,)
         self.calls: list[tuple[Any, Any, torch.Tensor]] = []
         hook = model.register_forward_hook(
             lambda module, args, kwargs, output: self.calls.append((args, kwargs, output[0])), with_kwargs=True
         )
+        self.names = [f"PSNR dB, {steps} steps" for steps in (_SHORT, arguments.long_steps)]
         short = self._images(model, _SHORT)
         hook.remove()
         self.images = [short, *(self._images(model, steps) for steps in self.steps[1:])]
@@ -107,9 +112,7 @@ class Ruler:
     def __call__(self, model) -> dict[str, float]:
         """Figures of a candidate; PSNR of uint8 images."""
         found = self.predictions(model)
-        for steps, name, images in zip(
-            self.steps, (f"PSNR dB, {_SHORT} steps", PSNR), self.images if self.pictured else ()
-        ):
+        for steps, name, images in zip(self.steps, self.names, self.images if self.pictured else ()):
             found[name] = decibels(255.0**2, float(squared_errors(images, self._images(model, steps)).mean()))
         return found | (self.distances(model) if self.fd else {})
 
@@ -191,7 +194,8 @@ def diffusion_section(arguments) -> list[dict]:
 
 
 def _models(arguments) -> Iterator[tuple[str, Any, bool]]:
-    yield "ddpm-fashion-mnist", UNet2DModel.from_pretrained(asset_path("ddpm-fashion-mnist")).eval(), True
+    if not arguments.no_bundled:
+        yield "ddpm-fashion-mnist", UNet2DModel.from_pretrained(asset_path("ddpm-fashion-mnist")).eval(), True
     if arguments.diffusion_model:
         model = UNet2DModel.from_pretrained(arguments.diffusion_model).eval()
         yield f"second UNet, {model.num_parameters():,} weights", model, True
@@ -246,7 +250,7 @@ def _comparison(rows: list[dict], weights: int) -> Iterator[dict]:
     kinds = {"without calibration": PLAIN, "with calibration": (*PLAIN, *CALIBRATED, *SLOW)}
     for kind, methods in kinds.items() if peers else ():
         own = [row for row in rows if row["method"] in methods]
-        for value in (SQNR, PSNR):
+        for value in (SQNR, *[name for name in rows[0] if name.startswith("PSNR")][-1:]):
             if any(row.get(value) for row in own):
                 yield {
                     "section": "diffusion, best curves at equal bytes",
