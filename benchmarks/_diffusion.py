@@ -126,7 +126,7 @@ class Ruler:
         sides = {"real": self.real, "generated": extract_features(images, self.extractor, progress=False)}
         shares = knn_precision_recall(**sides)
         distance = frechet_distance(**sides, allow_singular=True)["frechet_distance"]
-        return {FD: distance, "P": shares["knn_precision"], "R": shares["knn_recall"]}
+        return {FD: distance, "P": shares["precision"], "R": shares["recall"]}
 
 
 def decibels(signal: float, noise: float) -> float | None:
