@@ -44,7 +44,7 @@ docs-serve: $(READY)
 VERSIONS_TESTED := tests/test_package.py tests/test_integration.py tests/test_integration_contract.py tests/test_transformers.py \
 	tests/test_images.py tests/quantization tests/pruning tests/refine tests/pipelines tests/publishing tests/metrics_hub \
 	tests/evaluation tests/training tests/models/test_contracts.py
-TEST_TOOLS := pytest pytest-timeout pytest-xdist hypothesis scikit-learn peft torchmetrics
+TEST_TOOLS := pytest pytest-timeout pytest-xdist hypothesis scikit-learn peft torchmetrics ruff
 LIBRARIES := torch diffusers transformers accelerate huggingface_hub datasets evaluate numpy
 
 test-versions: .venv-lowest/ready .venv-newest/ready

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What people install: wheel and sdist, built and tried in an empty environment."""
 
+import email
 import importlib.metadata
+import importlib.util
 import os
 import re
 import subprocess
@@ -99,6 +101,43 @@ def test_installed_into_an_empty_environment(built, tmp_path):
     assert (tmp_path / "run" / "generator" / "config.json").is_file()
 
 
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+@pytest.fixture(scope="module")
+def hook():
+    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.process
+def test_links_of_the_description_hold_outside_the_repository(built, hook):
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (each for each in archive.namelist() if each.endswith("/METADATA"))
+        found = email.message_from_bytes(archive.read(name))
+    text, repository = found.get_payload(decode=True).decode(), os.environ.get(hook.REPOSITORY)
+    assert text.startswith("# hf_ganzip") and found["Description-Content-Type"] == "text/markdown"
+    assert found["Project-URL"] == (repository and f"Repository, {repository}")
+    assert [link for link in _LINK.findall(text) if not link.startswith("https://")] == []
+    assert text.strip() == hook.description((ROOT / "README.md").read_text(), repository, found["Version"]).strip()
+
+
+def test_links_of_the_description_lead_to_the_version(hook):
+    text = "![A](docs/a.png) [b `c`](b.md#d) [e](https://e.org) [f](#g) [h](mailto:i@j)"
+    kept = "[e](https://e.org) [f](#g) [h](mailto:i@j)"
+    assert hook.description(text, None, "1.0") == f" b `c` {kept}"
+    linked = hook.description(text, "https://k", "1.0")
+    assert linked == f"![A](https://k/raw/v1.0/docs/a.png) [b `c`](https://k/blob/v1.0/b.md#d) {kept}"
+    readme = (ROOT / "README.md").read_text()
+    links = _LINK.findall(hook.description(readme, "https://k", "1.0"))
+    assert len(links) == len(_LINK.findall(readme)) and not [link for link in links if not link.startswith("https://")]
+    places = [match[1] for link in links if (match := re.match(r"https://k/(?:raw|blob)/v1.0/([^#]+)", link))]
+    assert places and all((ROOT / place).is_file() for place in places)
+
+
 def test_release_files_agree():
     version = hf_ganzip.__version__
     assert importlib.metadata.version("hf_ganzip") == version
@@ -119,6 +158,9 @@ def test_only_the_job_that_publishes_can_and_it_waits_for_the_others():
     run = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {line.split()[1] for line in run if line.startswith("make")} == {"release", "test-versions"} <= targets
+    address = "${{ github.server_url }}/${{ github.repository }}"
+    assert [step["env"] for step in jobs["build"]["steps"] if "env" in step] == [{"HF_GANZIP_REPOSITORY": address}]
+    assert any("Not on PyPI yet" in line for line in run)  # which the published README must not say
     (check,) = (line for line in run if "GITHUB_REF_NAME" in line)
     for tag, status in ((f"v{hf_ganzip.__version__}", 0), ("v0.0.1", 1)):
         tried = subprocess.run(["bash", "-c", check], cwd=ROOT, env={**os.environ, "GITHUB_REF_NAME": tag})

@@ -172,6 +172,24 @@ def test_embeddings_that_encoder_and_decoder_share_are_restored(while_loading, t
         assert torch.equal(restored(tokens).last_hidden_state, model(tokens).last_hidden_state)
 
 
+@pytest.mark.parametrize("scale_dtype", ["float16", "float32"])
+def test_layers_that_are_kept_in_float32_are_restored(scale_dtype, tmp_path):
+    """T5 in half precision, as pipelines take it: one layer of each block stays in float32, with its scales as they are."""
+    torch.manual_seed(0)
+    model = T5EncoderModel(T5Config(vocab_size=16, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2))
+    model.save_pretrained(tmp_path / "full")
+    model = T5EncoderModel.from_pretrained(tmp_path / "full", dtype=torch.float16).eval()
+    gz.quantize_(model, gz.QuantizeConfig(bits=4, scale_dtype=scale_dtype))
+    model.save_pretrained(tmp_path / "small")
+    restored = T5EncoderModel.from_pretrained(tmp_path / "small", dtype=torch.float16)
+    assert {name: layer.weight.dtype for name, layer in packed_modules(restored).items()} == {
+        name: torch.float32 if name.endswith(".wo") else torch.float16 for name in packed_modules(model)
+    }
+    tokens = torch.arange(8)[None]
+    with torch.no_grad():
+        assert torch.equal(restored(tokens).last_hidden_state, model(tokens).last_hidden_state)
+
+
 def tiny_pipeline(folder):
     torch.manual_seed(0)
     vocabulary = {token: i for i, token in enumerate(["<|startoftext|>", "<|endoftext|>", "a", "b", "a</w>", "b</w>"])}

@@ -138,6 +138,8 @@ def _in_words_of_evaluate(message: str) -> str:
 def _as_array(side: str, values: Any) -> Any:
     """Features (n, d) or images (n, C, H, W) as an array or tensor, or a list of PIL images."""
     if not isinstance(values, (list, tuple, np.ndarray, torch.Tensor)) and hasattr(values, "__getitem__"):
+        if isinstance(getattr(values, "column_names", None), list):
+            raise ValueError(f"{side} is a whole dataset; name the column: {side}=ds[{values.column_names[0]!r}].")
         values = values[:]  # a column of `datasets`
     if isinstance(values, (list, tuple)) and len(values) and isinstance(values[0], Image.Image):
         return list(values)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.quantizers.auto import (
     AUTO_QUANTIZATION_CONFIG_MAPPING,
@@ -62,9 +63,8 @@ class GanzipHfQuantizer(HfQuantizer):
         if not self.pre_quantized:
             plan_quantization(model, self.quantization_config.quantize_config)  # fails early
             return
-        modules = dict(model.named_modules())
         if self.quantization_config.compute is not None:
-            allocate_packed_layers_(model, self.quantization_config, lambda name: modules[name].weight.dtype)
+            allocate_packed_layers_(model, self.quantization_config, _dtypes_of(model).__getitem__)
         packed = packed_modules(model)
         for module in packed.values():
             module._is_hf_initialized = True
@@ -74,6 +74,7 @@ class GanzipHfQuantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
         if self.pre_quantized:
+            _narrow_buffers_(model)
             verify_packed_layers(model, self.quantization_config)
         else:
             config = self.quantization_config.quantize_config
@@ -110,6 +111,24 @@ class GanzipHfQuantizer(HfQuantizer):
     @property
     def is_compileable(self) -> bool:
         return True
+
+
+def _dtypes_of(model: nn.Module) -> dict[str, torch.dtype]:
+    """Name of a layer -> dtype of its weight: float32 where transformers keeps it because products in half precision overflow."""
+    always, in_half = (set(getattr(model, f"_keep_in_fp32_modules{end}", None) or ()) for end in ("_strict", ""))
+    kept = {torch.float16: always | in_half, torch.bfloat16: always}
+    return {
+        name: torch.float32 if kept.get(weight.dtype, set()) & set(name.split(".")) else weight.dtype
+        for name, module in model.named_modules()
+        if isinstance(weight := getattr(module, "weight", None), Tensor)
+    }
+
+
+def _narrow_buffers_(model: nn.Module) -> None:
+    """Give packed buffers their dtypes: in layers that transformers keeps in float32 it widens scales, too, which is exact both ways."""
+    for module in packed_modules(model).values():
+        for name, (_, dtype) in module.packed_layout.buffers.items():
+            module._buffers[name] = module._buffers[name].to(dtype)
 
 
 def attach(model: nn.Module, config: QuantizeConfig) -> None:

@@ -164,7 +164,7 @@ def render_card(
         .render(
             metadata=metadata(facts),
             title=title or repo_id.rpartition("/")[2],
-            summary=_summary(facts),
+            summary=_summary(facts, bool(code)),
             snippet=loading_snippet(saved, repo_id),
             remote=remote_snippet(saved, repo_id, dtype_argument(saved)) if code else "",
             remote_note=_REMOTE.format(file=code, what=_STANDALONE if is_standalone(code) else _THIN_CODE),
@@ -276,7 +276,7 @@ def _last(name: str) -> str:
     return name.partition("@")[0].rpartition("/")[2]
 
 
-def _summary(facts: Facts) -> str:
+def _summary(facts: Facts, has_code: bool) -> str:
     saved, base = facts.saved, facts.base
     of = ""
     if base.hub_id:
@@ -298,7 +298,7 @@ def _summary(facts: Facts) -> str:
     *first, last = map(str, facts.bits)
     bits = f"{', '.join(first)} and {last}" if first else last
     text += f", {count} layers packed in {bits} bits. Packed weights are smaller on disk and for inference only; "
-    return text + "they need `import hf_ganzip` before `from_pretrained`."
+    return text + f"they need `import hf_ganzip` before `from_pretrained`{', or `trust_remote_code=True`' * has_code}."
 
 
 def _origins(steps: Sequence[Mapping[str, Any]]) -> str:

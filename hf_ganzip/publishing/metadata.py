@@ -18,7 +18,13 @@ from ..saved.folder import Saved
 from .tables import subject
 
 
-_PIPELINES = {"GANPipeline": "unconditional-image-generation", "ImageTranslationPipeline": "image-to-image"}
+_PIPELINES = {
+    **dict.fromkeys(("GANPipeline", "DDPMPipeline", "DDIMPipeline"), "unconditional-image-generation"),
+    "ImageTranslationPipeline": "image-to-image",
+    **dict.fromkeys((f"StableDiffusion{kind}Pipeline" for kind in ("", "XL", "3")), "text-to-image"),
+    **dict.fromkeys(("FluxPipeline", "PixArtAlphaPipeline", "PixArtSigmaPipeline"), "text-to-image"),
+    "WanPipeline": "text-to-video",
+}
 _MODELS = {"UNet2DModel": "unconditional-image-generation", "UGATITGenerator": "image-to-image"}
 _TRAINED = {"prune", "refine", "finetune", "train"}  # steps after which the weights are no longer those of the base
 _LICENCE_KEYS = ("license", "license_name", "license_link")

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..core.hub import REMOTE_CODE
 from ..models.base import DiscriminatorMixin
-from ..saved.folder import Saved, library_of, read_saved
+from ..saved.folder import Saved, generator_of, library_of, pipeline_call, read_saved
 from .standalone import standalone_code
 
 
@@ -80,7 +80,7 @@ def is_standalone(file: str) -> bool:
 
 
 def remote_snippet(saved: Saved, place: str, dtype: str) -> str:
-    """Python code that loads ``place`` with ``trust_remote_code=True``; it defines ``pipe`` or ``model``.
+    """Python code that loads ``place`` with ``trust_remote_code=True``; it defines ``pipe`` or ``model``, and draws where that is a GAN of ours in float32.
 
     Args:
         saved: The files.
@@ -88,9 +88,23 @@ def remote_snippet(saved: Saved, place: str, dtype: str) -> str:
         dtype: Further argument, ", torch_dtype=...", or "".
     """
     name, cls = ("pipe", "DiffusionPipeline") if saved.is_pipeline else ("model", "AutoModel")
-    lines = ["import torch"] * bool(dtype) + [f"from diffusers import {cls}", ""]
+    drawing = (
+        []
+        if dtype or not generator_of(saved)
+        else [pipeline_call(saved, "pipe") if saved.is_pipeline else _model_call(saved)]
+    )
+    lines = ["import torch"] * any("torch." in line for line in (dtype, *drawing)) + [
+        f"from diffusers import {cls}",
+        "",
+    ]
     quoted = json.dumps(place, ensure_ascii=False)
-    return "\n".join([*lines, f"{name} = {cls}.from_pretrained({quoted}, trust_remote_code=True{dtype})"])
+    return "\n".join([*lines, f"{name} = {cls}.from_pretrained({quoted}, trust_remote_code=True{dtype})", *drawing])
+
+
+def _model_call(saved: Saved) -> str:
+    config = generator_of(saved)
+    labels = ", torch.tensor([0, 0])" if config.get("num_classes") else ""
+    return f"images = model(torch.randn(2, {config['z_dim']}){labels}).sample  # (2, C, H, W) about [-1, 1]"
 
 
 def _needs_code(part: Mapping[str, Any]) -> bool:

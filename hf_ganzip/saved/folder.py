@@ -138,12 +138,22 @@ def loading_snippet(saved: Saved, place: str) -> str:
     quoted = json.dumps(place, ensure_ascii=False)
     arguments = (f"asset_path({quoted})" if bundled else quoted) + dtype
     lines += ["", f"{name} = {'gz.' if own else ''}{saved.class_name}.from_pretrained({arguments})"]
-    part = saved.parts.get("generator" if saved.is_pipeline else "")
-    if own and part is not None and "z_dim" in part["config"]:
-        call = "pipe" if saved.is_pipeline else "gz.GANPipeline(model)"
-        classes = "class_labels=0, " if part["config"].get("num_classes") else ""
-        lines.append(f'images = {call}(batch_size=2, {classes}output_type="pil").images')
+    lines += (
+        [pipeline_call(saved, "pipe" if saved.is_pipeline else "gz.GANPipeline(model)")] if generator_of(saved) else []
+    )
     return "\n".join(lines)
+
+
+def generator_of(saved: Saved) -> Mapping[str, Any]:
+    """Config of the GAN generator that a folder holds, alone or in a pipeline of ours; {} without one."""
+    part = saved.parts.get("generator" if saved.is_pipeline else "", {"config": {}})
+    return part["config"] if saved.library == "hf_ganzip" and "z_dim" in part["config"] else {}
+
+
+def pipeline_call(saved: Saved, pipeline: str) -> str:
+    """Line of Python in which ``pipeline`` draws with the generator of a folder; it defines ``images``."""
+    classes = "class_labels=0, " if generator_of(saved).get("num_classes") else ""
+    return f'images = {pipeline}(batch_size=2, {classes}output_type="pil").images'
 
 
 def open_saved(folder: str | Path, dtype: Any = None) -> Any:

@@ -167,6 +167,10 @@ class TestModule:
         assert load(name).compute(predictions=columns[0]["image"], references=columns[1]["image"], **given) == expected
         torch_columns = [column.with_format("torch")["image"] for column in columns]
         assert load(name).compute(predictions=torch_columns[0], references=torch_columns[1], **given) == expected
+        with pytest.raises(
+            ValueError, match=r"references is a whole dataset; name the column: references=ds\['image'\]"
+        ):
+            load(name).compute(predictions=pictures[0], references=columns[1], **given)
         real, generated = features
         column = datasets.Dataset.from_dict({"features": real.tolist()})["features"]
         expected = load(name).compute(predictions=generated, references=real)

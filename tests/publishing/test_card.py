@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import diffusers
 import pytest
 import torch
 import yaml
@@ -19,7 +20,7 @@ from hf_ganzip.evaluation.cost import Cost, CostReport
 from hf_ganzip.evaluation.evaluate import EvaluationReport
 from hf_ganzip.publishing import render_card
 from hf_ganzip.publishing.card import recipe_of
-from hf_ganzip.publishing.metadata import hub_id
+from hf_ganzip.publishing.metadata import _PIPELINES, hub_id
 from hf_ganzip.recipes import compress, read_recipe
 from hf_ganzip.saved.folder import loading_snippet, read_saved
 
@@ -73,6 +74,11 @@ class TestMetadata:
         assert found["license"] == "mit" and found["library_name"] == "hf_ganzip"
         assert {"quantized", "4-bit", "diffusers"} <= set(found["tags"]) and "pruned" not in found["tags"]
         assert found["pipeline_tag"] == "unconditional-image-generation"
+
+    def test_a_pipeline_of_diffusers_has_its_task(self, tmp_path):
+        DDPMPipeline(UNet2DModel(**TINY_UNET), DDPMScheduler()).save_pretrained(tmp_path)
+        assert metadata(render_card(tmp_path, "me/ddpm"))["pipeline_tag"] == "unconditional-image-generation"
+        assert not [name for name in _PIPELINES if not hasattr(gz, name) and not hasattr(diffusers, name)]
 
     def test_pruned_is_a_finetune(self, tmp_path):
         folder = finished(["prune", "refine", "finetune", "quantize"], tmp_path, name_or_path="org/full")
@@ -200,6 +206,20 @@ class TestText:
         assert "quantized of `stylegan2-fashion-mnist`, which comes with hf_ganzip" in text
         assert "The weights are under apache-2.0. The licence is that of stylegan2-fashion-mnist." in text
         assert "trust_remote_code" not in text  # save_pretrained writes no code
+
+    @pytest.mark.parametrize("standalone", [False, True])
+    @pytest.mark.parametrize("num_classes", [0, 3])
+    def test_the_code_beside_the_weights_draws(self, tmp_path, num_classes, standalone):
+        model = tiny_generator(num_classes=num_classes)
+        gz.quantize_(model, gz.QuantizeConfig(bits=4))
+        for name, saved in (("model", model), ("pipe", gz.GANPipeline(model))):
+            gz.save_for_hub(saved, tmp_path / name, standalone=standalone)
+            text = render_card(tmp_path / name, "me/small")
+            assert "`import hf_ganzip` before `from_pretrained`, or `trust_remote_code=True`." in text
+            (snippet,) = re.findall(r"```python\n([^`]*trust_remote_code=True.*?)\n```", text, re.DOTALL)
+            names = {}
+            exec(snippet.replace("me/small", str(tmp_path / name)), names)
+            assert len(names["images"]) == 2
 
     def test_nothing_is_said_that_was_not_measured(self, tmp_path):
         text = render_card(finished([], tmp_path), "me/full")
