@@ -44,7 +44,7 @@ _STALE = (  # of what was there before
     f"{FOLDER}/{PREFIX}*.yaml",
 )
 # Whatever HTTP library huggingface_hub uses; RuntimeError: a file could not be sent.
-NETWORK_ERRORS = (*HfHubHTTPError.__bases__, OSError, RuntimeError)
+NETWORK_ERRORS: tuple[Any, ...] = (*HfHubHTTPError.__bases__, OSError, RuntimeError)
 
 
 @dataclass(frozen=True, repr=False)
@@ -164,7 +164,7 @@ def push_to_hub(
         url = ""
         if not dry_run:
             message = commit_message or f"Upload {type(model).__name__}, reloaded and compared by hf_ganzip"
-            where = {"private": private, "revision": revision, "create_pr": create_pr, "token": token}
+            where: dict[str, Any] = {"private": private, "revision": revision, "create_pr": create_pr, "token": token}
             url = upload(folder, repo_id, message=message, stale=_STALE, **where)
     return PushReport(repo_id, url, files, card, compared)
 
@@ -375,6 +375,6 @@ def _status(error: BaseException | None) -> int | None:
 def _url(error: Exception) -> str:
     """Of the request that failed; "" if it is not known."""
     try:
-        return str(getattr(error, "response", error).request.url)  # type: ignore[attr-defined]
+        return str(getattr(error, "response", error).request.url)  # type: ignore[union-attr]  # caught below
     except (AttributeError, RuntimeError):
         return ""
