@@ -8,7 +8,7 @@ READY := .venv/ready
 
 MODELS := stylegan2-fashion-mnist stylegan2-fashion-mnist-discriminator biggan-fashion-mnist ddpm-fashion-mnist fashion-mnist-features
 
-.PHONY: demo test test-all test-peers test-processors test-versions release quality style docs docs-serve benchmark model-cards
+.PHONY: demo test test-all test-peers test-processors test-versions release quality style check chromium docs docs-serve benchmark model-cards
 
 demo: $(READY)
 	$(BIN)/hf-ganzip demo
@@ -70,6 +70,18 @@ quality: $(READY)
 style: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# What continuous integration runs (.ci/run), and quality: all but what needs other packages, other processors or the network.
+check: chromium
+	$(MAKE) quality
+	$(MAKE) test
+	$(MAKE) test-all
+
+# The browser tests need it; without it they are skipped. It is installed where that takes no password: as root, from the distribution.
+chromium:
+	@command -v chromium chromium-browser google-chrome >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq \
+		&& DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends -qq chromium; } >/dev/null 2>&1 \
+		|| echo "Chromium is missing and could not be installed: the browser tests are skipped." >&2
 
 # Best on a machine that does nothing else; half an hour. Peers that are not installed are left out.
 benchmark: $(READY)

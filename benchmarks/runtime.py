@@ -41,9 +41,8 @@ def models(quick: bool) -> dict:
     options = {"channel_base": 1024} if quick else {}
     styled = gz.StyleGAN2Generator.from_preset("ffhq-256-base", **options).eval()
     pruned = copy.deepcopy(styled)
-    gz.prune_(
-        pruned, gz.PruneConfig(ratio=0.7, multiple_of=8)
-    )  # float convolutions of other widths are computed as matrix products, in twice the time
+    # Of 8: float convolutions of other widths are computed as matrix products, in twice the time.
+    gz.prune_(pruned, gz.PruneConfig(ratio=0.7, multiple_of=8))
     bundled = {name: gz.load_model(name).eval() for name in ("ddpm-fashion-mnist", "stylegan2-fashion-mnist")}
     noise = unet(quick)
     found = {"UNet 36M": (noise, noise), **{name: (model, model) for name, model in bundled.items()}}

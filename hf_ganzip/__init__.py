@@ -7,9 +7,10 @@ imported, and the names of our metrics when `evaluate` is.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .core.post_import import when_imported
 from .core.registry import suggestion
@@ -119,7 +120,7 @@ _NAMES = {  # in the order of the work
 __all__ = [*_NAMES]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _NAMES:
         raise AttributeError(f"module 'hf_ganzip' has no attribute {name!r}.{suggestion(_NAMES, name)}")
     value = getattr(importlib.import_module(f".{_NAMES[name]}", __name__), name)
@@ -129,6 +130,10 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def _take_own_classes(name: str) -> None:
+    importlib.import_module(".integration.remote_code", __name__).take_own_classes_(sys.modules[name])
 
 
 # The integration registers itself when it is imported.
@@ -149,9 +154,4 @@ when_imported(
     ),
 )
 for _name in ("diffusers.pipelines.pipeline_loading_utils", "diffusers.models.auto_model"):
-    when_imported(
-        _name,
-        lambda name=_name: importlib.import_module(".integration.remote_code", __name__).take_own_classes_(
-            sys.modules[name]
-        ),
-    )
+    when_imported(_name, functools.partial(_take_own_classes, _name))

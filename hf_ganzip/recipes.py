@@ -129,7 +129,7 @@ def with_images(config: PruneConfig, model: ModelMixin) -> PruneConfig:
         return config
     from .evaluation.sources import open_source
 
-    if "sample_size" not in model.config or "in_channels" not in model.config:  # type: ignore[attr-defined]
+    if "sample_size" not in model.config or "in_channels" not in model.config:
         raise ValueError(
             f"prune: images are for criteria of diffusion UNets; a {type(model).__name__} has no sample_size and in_channels in its config."
         )
@@ -138,10 +138,10 @@ def with_images(config: PruneConfig, model: ModelMixin) -> PruneConfig:
         raise ValueError(f"prune: {name} holds no images; a criterion cannot score with it.")
     count, seed = (config.criterion_options.get(each, getattr(criterion, each)) for each in ("num_images", "seed"))
     drawn = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed))[:count]
-    images, channels = to_model_range(found[drawn]), model.config["in_channels"]  # type: ignore[attr-defined]
+    images, channels = to_model_range(found[drawn]), model.config["in_channels"]
     if images.shape[1] == 1:
         images = images.expand(-1, channels, -1, -1)
-    size = model.config["sample_size"]  # type: ignore[attr-defined]
+    size = model.config["sample_size"]
     height_width = (size, size) if isinstance(size, int) else tuple(size)
     if tuple(images.shape[-2:]) != height_width:
         images = torch.nn.functional.interpolate(images, height_width, mode="bilinear", antialias=True)

@@ -361,7 +361,7 @@ def test_an_interrupt_is_silent(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 def test_an_unwritable_output_is_found_before_the_work(call, monkeypatch):
-    monkeypatch.setattr(cli.compression, "open_model", None)
+    monkeypatch.setattr(cli.compression, "open_whole", None)
     for command in ("compress", "prune", "refine"):
         code, _, err = call(command, "stylegan2-fashion-mnist", "/proc/nothing/model")
         assert code == 1 and "/proc/nothing/model cannot be written: " in err

@@ -2,6 +2,8 @@
 """Public names, cheap import, registration in any order of imports."""
 
 import ast
+import fnmatch
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -13,8 +15,19 @@ import hf_ganzip as gz
 from hf_ganzip.core.registry import lookup
 
 
+PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
+
+
 def python(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+def test_types_of_public_modules_are_checked():
+    ignored = re.search(r"module = \[([^]]*)\]\nignore_errors = true", PYPROJECT.read_text("utf-8"))[1]
+    patterns = re.findall(r'"(hf_ganzip[^"]*)"', ignored)
+    assert patterns
+    public = {getattr(gz, name).__module__ for name in gz.__all__} | {gz.__name__}
+    assert not [name for name in public for pattern in patterns if fnmatch.fnmatchcase(name, pattern)]
 
 
 def test_public_names_resolve_and_are_frozen():

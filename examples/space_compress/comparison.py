@@ -24,7 +24,7 @@ from hf_ganzip.evaluation.held_bytes import held_bytes
 from hf_ganzip.evaluation.reference import evenly, load_reference
 from hf_ganzip.evaluation.sampling import sample_images
 from hf_ganzip.images.grids import image_grid
-from hf_ganzip.publishing.push import NETWORK_ERRORS
+from hf_ganzip.publishing.upload import NETWORK_ERRORS
 from hf_ganzip.space.page import cell, pixel_features, whole_number
 from hf_ganzip.space.results import PAIRS, Settings, compare
 

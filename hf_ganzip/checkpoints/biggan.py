@@ -28,7 +28,7 @@ def matches(data: Any) -> bool:
     )
 
 
-def convert(data: Mapping[str, Any], network: str, notes: list[str]):
+def convert(data: Mapping[str, Any], network: str, notes: list[str]) -> Any:
     """The network in the file, a generator or a discriminator; whether it is averaged the file does not say."""
     if network not in NETWORKS:
         raise CheckpointError(f"there is no network {network!r}; allowed are {', '.join(NETWORKS)}.")
@@ -54,7 +54,7 @@ def _attention(tensors: Mapping[str, Tensor]) -> tuple[int, ...]:
     return tuple(sorted(int(m[1]) for m in found if m))
 
 
-def _widths(tensors: Mapping[str, Tensor]) -> list:
+def _widths(tensors: Mapping[str, Tensor]) -> list[Any]:
     widths = []
     for index in range(count_blocks(tensors, "blocks.{}.0.conv1.weight")):
         hidden = shape_of(tensors, f"blocks.{index}.0.conv1.weight", 4)[0]
@@ -63,7 +63,7 @@ def _widths(tensors: Mapping[str, Tensor]) -> list:
     return widths
 
 
-def _generator(tensors: dict[str, Tensor]):
+def _generator(tensors: dict[str, Tensor]) -> Any:
     widths = _widths(tensors)
     bottom = shape_of(tensors, "blocks.0.0.conv1.weight", 4)[1]
     chunk = shape_of(tensors, "linear.weight", 2)[1]
@@ -84,7 +84,7 @@ def _generator(tensors: dict[str, Tensor]):
     return build_model(BigGANGenerator, config, tensors)
 
 
-def _discriminator(tensors: dict[str, Tensor], notes: list[str]):
+def _discriminator(tensors: dict[str, Tensor], notes: list[str]) -> Any:
     tensors, codebooks = _split_codebooks(tensors)
     widths = _widths(tensors)
     head = "tac" if "linear_mi.weight" in tensors else "projection" if "embed.weight" in tensors else "none"

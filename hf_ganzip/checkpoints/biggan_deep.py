@@ -52,7 +52,7 @@ def matches(data: Any) -> bool:
     return isinstance(data, dict) and "generator.gen_z.weight_orig" in data
 
 
-def convert(data: Mapping[str, Any], network: str, notes: list[str]):
+def convert(data: Mapping[str, Any], network: str, notes: list[str]) -> Any:
     """Refuse: the file alone does not say which blocks double the size."""
     raise CheckpointError("BigGAN-deep needs the config.json beside pytorch_model.bin: give the folder, not the file.")
 

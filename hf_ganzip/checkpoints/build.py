@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .errors import DamagedCheckpointError
 from .pickle_reader import Instance
@@ -18,8 +18,11 @@ MAX_BLOCKS = 64
 
 
 def build_model(
-    cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], fill: Callable[[str], Tensor | None] | None = None
-) -> nn.Module:
+    cls: Any,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    fill: Callable[[str], Tensor | None] | None = None,
+) -> Any:
     """Instance of ``cls`` in eval mode that holds copies of exactly ``tensors`` (as float32); nothing else is allocated.
 
     Args:

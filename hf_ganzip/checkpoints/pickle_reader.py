@@ -39,9 +39,9 @@ class Instance:
     """What an object of a foreign class holds: constructor arguments, state and items; no code of the class runs."""
 
     cls: Name
-    args: tuple = ()
+    args: tuple[Any, ...] = ()
     state: Any = None
-    items: dict = field(default_factory=dict)
+    items: dict[Any, Any] = field(default_factory=dict)
 
     def get(self, key: str, default: Any = None) -> Any:
         """Item or attribute of that name."""
@@ -72,7 +72,7 @@ class PickleReader:
         offset: int = 0,
         *,
         allowed: Callable[[Name], bool],
-        call: Callable[[Any, tuple], Any],
+        call: Callable[[Any, tuple[Any, ...]], Any],
         build: Callable[[Any, Any], Any],
         persistent: Callable[[Any], Any] | None = None,
     ):
@@ -299,7 +299,7 @@ _HANDLERS: dict[int, Callable[[PickleReader], Any]] = {
     0x85: lambda r: _pop_tuple(r, 1),
     0x86: lambda r: _pop_tuple(r, 2),
     0x87: lambda r: _pop_tuple(r, 3),
-    ord("d"): lambda r: (lambda values: (r._push({}), r._pairs(values)))(r._marked()),
+    ord("d"): lambda r: (lambda values: (r._push({}), r._pairs(values)))(r._marked()),  # type: ignore[func-returns-value]
     ord("a"): lambda r: (lambda value: r._extend([value]))(r._stack.pop()),
     ord("e"): lambda r: (lambda values: r._extend(values))(r._marked()),
     ord("s"): lambda r: (lambda value, key: r._pairs([key, value]))(r._stack.pop(), r._stack.pop()),

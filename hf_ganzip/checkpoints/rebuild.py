@@ -81,7 +81,7 @@ def allowed(name: Name) -> bool:
     return f"{name.module}.".startswith(_INERT_MODULES) and "_" != name.name[:1] and "." not in name.name
 
 
-def call(name: Name, args: tuple) -> Any:
+def call(name: Name, args: tuple[Any, ...]) -> Any:
     """Value of a call of an allowed name.
 
     Raises:

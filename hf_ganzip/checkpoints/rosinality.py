@@ -27,7 +27,7 @@ def matches(data: Any) -> bool:
     )
 
 
-def convert(data: Mapping[str, Any], network: str, notes: list[str]):
+def convert(data: Mapping[str, Any], network: str, notes: list[str]) -> Any:
     """The chosen network."""
     state = data.get(NETWORKS.get(network, ""))
     if not isinstance(state, dict):
@@ -40,7 +40,7 @@ def convert(data: Mapping[str, Any], network: str, notes: list[str]):
     return _generator(state, data.get("latent_avg"), notes)
 
 
-def _generator(state: Mapping[str, Tensor], mean: Any, notes: list[str]):
+def _generator(state: Mapping[str, Tensor], mean: Any, notes: list[str]) -> Any:
     tensors: dict[str, Tensor] = {}
     layers = count_blocks(state, "style.{}.weight", start=1)
     for index in range(layers):
@@ -102,7 +102,7 @@ def _image(state: Mapping[str, Tensor], source: str, target: str) -> dict[str, T
     }
 
 
-def _discriminator(state: Mapping[str, Tensor]):
+def _discriminator(state: Mapping[str, Tensor]) -> Any:
     blocks = count_blocks(state, "convs.{}.conv1.0.weight", start=1)
     tensors: dict[str, Tensor] = {}
     for index in range(blocks):

@@ -58,7 +58,7 @@ def matches(data: Any) -> bool:
     )
 
 
-def convert(data, network: str, notes: list[str]):
+def convert(data: Any, network: str, notes: list[str]) -> Any:
     """The chosen network; Gs is the averaged generator."""
     if network not in NETWORKS:
         raise CheckpointError(f"the checkpoint has no network {network!r}; it has {', '.join(NETWORKS)}.")
@@ -187,7 +187,7 @@ def _modulated(reader: _Reader, source: str, target: str, up: bool = False) -> d
     }
 
 
-def _stylegan2(variables: Mapping[str, np.ndarray], options: Mapping[str, Any]):
+def _stylegan2(variables: Mapping[str, np.ndarray], options: Mapping[str, Any]) -> Any:
     reader = _Reader(variables)
     tensors = _mapping(reader)
     sizes = reader.sizes(r"synthesis/(\d+)x\1/Conv")
@@ -213,7 +213,7 @@ def _stylegan2(variables: Mapping[str, np.ndarray], options: Mapping[str, Any]):
     return build_model(StyleGAN2Generator, config, tensors, filters(config))
 
 
-def _discriminator(variables: Mapping[str, np.ndarray], options: Mapping[str, Any]):
+def _discriminator(variables: Mapping[str, np.ndarray], options: Mapping[str, Any]) -> Any:
     reader = _Reader(variables)
     if any(name.startswith("mapping/") for name in variables):
         raise CheckpointError("conditional discriminators of TensorFlow pickles are not supported; use G_ema.")
@@ -250,7 +250,7 @@ def _discriminator(variables: Mapping[str, np.ndarray], options: Mapping[str, An
     return build_model(StyleGAN2Discriminator, config, tensors, filters(config))
 
 
-def _stylegan(variables: Mapping[str, np.ndarray], options: Mapping[str, Any]):
+def _stylegan(variables: Mapping[str, np.ndarray], options: Mapping[str, Any]) -> Any:
     """StyleGAN's dense layers scale by the gain before the bias: lrelu(g x + b) = g lrelu(x + b / g)."""
     reader = _Reader(variables)
     tensors = _mapping(reader, bias_gain=1 / math.sqrt(2))
@@ -277,7 +277,7 @@ def _stylegan(variables: Mapping[str, np.ndarray], options: Mapping[str, Any]):
     tensors["synthesis.torgb.weight"] = reader.convolution("synthesis/ToRGB_lod0/weight")
     tensors["synthesis.torgb.bias"] = reader.plain("synthesis/ToRGB_lod0/bias", 1)
     taps = options.get("blur_filter", (1, 2, 1))
-    config = {
+    config: dict[str, Any] = {
         "resolution": sizes[-1],
         "image_channels": len(tensors["synthesis.torgb.bias"]),
         "z_dim": tensors["mapping.fc0.weight"].shape[1] if "mapping.fc0.weight" in tensors else 0,

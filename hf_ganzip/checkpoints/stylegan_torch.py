@@ -6,6 +6,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from torch import Tensor
+
 from ..models import StyleGAN2Discriminator, StyleGAN2Generator, StyleGAN3Generator
 from .build import as_dict, build_model, module_tensors, number, optional_number, shape_of, submodule
 from .errors import CheckpointError, DamagedCheckpointError
@@ -23,9 +25,9 @@ def matches(data: Any) -> bool:
     return isinstance(data, dict) and any(_is_network(data.get(name)) for name in NETWORKS)
 
 
-def convert(data: dict, network: str, notes: list[str]):
+def convert(data: dict[str, Any], network: str, notes: list[str]) -> Any:
     """The chosen network."""
-    chosen = data.get(network)
+    chosen: Any = data.get(network)
     if not _is_network(chosen):
         present = [name for name in NETWORKS if _is_network(data.get(name))]
         raise CheckpointError(f"the checkpoint has no network {network!r}; it has {', '.join(present)}.")
@@ -41,7 +43,7 @@ def _is_network(value: Any) -> bool:
     return isinstance(value, Instance) and isinstance(value.get("_modules"), dict)
 
 
-def _stylegan2(network: Instance, tensors: dict):
+def _stylegan2(network: Instance, tensors: dict[str, Tensor]) -> Any:
     config = generator_config(tensors)
     mapping = submodule(network, "mapping")
     _check_learning_rate(submodule(mapping, "fc0"), tensors["mapping.fc0.weight"].shape[1])
@@ -50,7 +52,7 @@ def _stylegan2(network: Instance, tensors: dict):
     return build_model(StyleGAN2Generator, config, tensors)
 
 
-def _discriminator(network: Instance, tensors: dict):
+def _discriminator(network: Instance, tensors: dict[str, Tensor]) -> Any:
     config = discriminator_config(tensors)
     config["conv_clamp"] = _clamp(submodule(network, f"b{config['resolution']}.conv0"))
     epilogue = submodule(network, "b4")
@@ -64,7 +66,7 @@ def _discriminator(network: Instance, tensors: dict):
     return build_model(StyleGAN2Discriminator, config, tensors)
 
 
-def _stylegan3(network: Instance, tensors: dict):
+def _stylegan3(network: Instance, tensors: dict[str, Tensor]) -> Any:
     found = sorted((int(m[1]), int(m[2]), int(m[3]), m[0]) for m in map(_LAYER.fullmatch, tensors) if m)
     names = [entry[3].removesuffix(".weight") for entry in found]
     if [entry[0] for entry in found] != list(range(len(found))):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,13 +25,15 @@ _HEADER = struct.Struct("<4s22xHH")  # of a zip member; the last two are the len
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
-def read_pickle(data: memoryview | bytes, offset: int = 0, persistent=None) -> tuple[Any, int]:
+def read_pickle(
+    data: memoryview | bytes, offset: int = 0, persistent: Callable[[Any], Any] | None = None
+) -> tuple[Any, int]:
     """One pickle of data, and where it ends."""
     reader = PickleReader(data, offset, allowed=allowed, call=_call, build=build, persistent=persistent)
     return reader.load(), reader.offset
 
 
-def _call(name: Name, args: tuple) -> Any:
+def _call(name: Name, args: tuple[Any, ...]) -> Any:
     """:func:`.rebuild.call`, and a torch file inside a pickle."""
     if name.name != "_load_from_bytes":
         return call(name, args)
@@ -138,7 +141,7 @@ def _read_legacy(data: memoryview | bytes, offset: int) -> Any:
     if not isinstance(facts, dict) or facts.get("little_endian") is not True:
         raise UnsafeCheckpointError("the file is big-endian; allowed are little-endian ones.")
     start = offset
-    declared: dict[str, tuple] = {}
+    declared: dict[str, tuple[torch.dtype, int]] = {}
 
     def collect(identifier: Any) -> Storage:
         dtype, key, count = _storage_id(identifier)
@@ -168,7 +171,7 @@ class _Declared(Storage):
         super().__init__(torch.empty(count, device="meta"))
 
 
-def _storage_id(identifier: Any) -> tuple:
+def _storage_id(identifier: Any) -> tuple[torch.dtype, str, int]:
     """(dtype, key, number of elements) of ``("storage", type, key, location, count[, view])``."""
     if not isinstance(identifier, tuple) or len(identifier) not in (5, 6) or identifier[0] != "storage":
         raise DamagedCheckpointError("the torch file has a persistent id that is no storage.")

@@ -25,7 +25,7 @@ def matches(data: Any) -> bool:
     return isinstance(data, dict) and any(isinstance(data.get(name), dict) for name in NETWORKS)
 
 
-def convert(data: Mapping[str, Any], network: str, notes: list[str]):
+def convert(data: Mapping[str, Any], network: str, notes: list[str]) -> Any:
     """The chosen network; "G_ema" and "G" mean genA2B, "D" the global discriminator of domain B."""
     name = _MEANINGS.get(network, network)
     state = data.get(name) if name in NETWORKS else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 
-from . import comparison, compression, environment, exporting, metrics, models, publishing, scripts, study  # noqa: F401  (they register their commands)
+from . import comparison, compression, cost, environment, exporting, metrics, models, publishing, scripts, study  # noqa: F401  (they register their commands)
 from .shared import app, describe_error, settings
 
 

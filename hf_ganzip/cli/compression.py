@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands that compress and say what it cost: compress, prune, refine, cost, sensitivity."""
+"""Commands that compress: compress, prune, refine."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,13 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from . import completion
-from .opening import Place, hushed, open_model, open_whole, without_bars
+from .opening import Place, hushed, open_whole, without_bars
 from .shared import (
     Components,
     Device,
     Json,
-    LoadedDtype,
     Model,
+    Plot,
     Quiet,
     Revision,
     SavedDtype,
@@ -33,7 +32,6 @@ from .shared import (
 )
 
 
-Plot = Annotated[Path | None, typer.Option(help="PNG file for a picture.", dir_okay=False)]
 _OF_QUANTIZATION = "method bits mean_bits preset granularity group_size scale_dtype headroom svd_rank hadamard option skip last_block requantize".split()
 
 
@@ -283,82 +281,3 @@ def refine(
         plot.parent.mkdir(parents=True, exist_ok=True)
         save_spectra_plot(found[0][1], plot)
     _finish(whole, output_dir, found, as_json)
-
-
-@app.command()
-def cost(
-    model: Model,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            help="The full model, to compare with: folder, Hub id or bundled name.", autocompletion=completion.models
-        ),
-    ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed forward passes of each.")] = 7,
-    memory: Annotated[bool, typer.Option(help="Also measure the peak memory, in fresh processes.")] = True,
-    subfolder: Subfolder = None,
-    revision: Revision = None,
-    device: Device = None,
-    dtype: LoadedDtype = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Measure parameters, MACs, bytes on disk, peak memory and latency on this machine."""
-    from ..evaluation.cost import measure_cost
-
-    place = Place(subfolder, revision, device, dtype)
-    other = None if base is None else open_model(base, Place(device=device, dtype=dtype))
-    report = measure_cost(open_model(model, place), other, repeats=repeats, memory=memory)
-    print_json(report.to_dict()) if as_json else say(report)
-
-
-@app.command()
-def sensitivity(
-    model: Model,
-    bits: Annotated[
-        list[int] | None, typer.Option(min=2, max=8, help="Bits to try; repeatable; default 2 3 4 6 8.")
-    ] = None,
-    method: Annotated[
-        str,
-        typer.Option(
-            help="Method; calibrated ones are measured by what they start from.", autocompletion=completion.methods
-        ),
-    ] = "codebook",
-    granularity: Annotated[str, typer.Option(help="tensor, channel or group.")] = "channel",
-    mean_bits: Annotated[
-        float | None,
-        typer.Option(help="Also propose bits for every layer within this mean of stored bits per weight."),
-    ] = None,
-    num_samples: Annotated[int, typer.Option(min=1, help="Samples in the comparison.")] = 32,
-    activations: Annotated[
-        bool, typer.Option("--activations", help="Also round one layer's inputs at a time to 8 bits.")
-    ] = False,
-    plot: Plot = None,
-    subfolder: Subfolder = None,
-    revision: Revision = None,
-    device: Device = None,
-    dtype: LoadedDtype = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Quantize one layer at a time and measure how far the output moves, without data."""
-    from ..quantization import QuantizeConfig
-    from ..quantization import sensitivity as run
-
-    if plot is not None:
-        refuse_unwritable(plot.parent)
-    config = QuantizeConfig(method=method, granularity=granularity)
-    opened = open_model(model, Place(subfolder, revision, device, dtype))
-    options = {"config": config, "num_samples": num_samples, "activations": activations, "progress": not quiet}
-    report = run(opened, tuple(bits or (2, 3, 4, 6, 8)), **options)
-    overrides = report.allocate(mean_bits=mean_bits) if mean_bits is not None else None
-    if plot is not None:
-        from ..evaluation.plotting import save_sensitivity_plot
-
-        plot.parent.mkdir(parents=True, exist_ok=True)
-        save_sensitivity_plot(report, plot)
-    if as_json:
-        return print_json(report.to_dict() | {"overrides": overrides})
-    say(report)
-    if overrides is not None:
-        say(f"overrides for a mean of {mean_bits} bits:\n{json.dumps(overrides, indent=1)}")

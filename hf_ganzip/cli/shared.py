@@ -147,6 +147,7 @@ def _hush(quiet: bool) -> bool:
     return quiet
 
 
+Plot = Annotated[Path | None, typer.Option(help="PNG file for a picture.", dir_okay=False)]
 Quiet = Annotated[
     bool,
     typer.Option("--quiet", "-q", help="No progress bars, and no report but with --json.", callback=_hush),

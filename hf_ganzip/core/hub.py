@@ -35,7 +35,7 @@ PIPELINE_FILES = (
     ),
 )
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_HUB_ERRORS = (*HfHubHTTPError.__bases__, OSError)  # whatever HTTP library huggingface_hub uses
+_HUB_ERRORS: tuple[Any, ...] = (*HfHubHTTPError.__bases__, OSError)  # whatever HTTP library huggingface_hub uses
 _BUNDLED = {name: file for name, file in ASSETS.items() if not Path(file).suffix}
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 
 
-_callbacks: dict[str, Callable[[], None]] = {}
+_callbacks: dict[str, Callable[[], object]] = {}
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -38,7 +38,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         return spec
 
 
-def when_imported(name: str, callback: Callable[[], None]) -> None:
+def when_imported(name: str, callback: Callable[[], object]) -> None:
     """Call ``callback`` right after module ``name`` was imported; at once if it already is."""
     if name in sys.modules:
         callback()

@@ -88,7 +88,7 @@ def _digits(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def metrics_of_features(metrics: Sequence[str | Callable]) -> dict[str, Callable]:
+def metrics_of_features(metrics: Sequence[str | Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
     """:func:`.find_metrics` without those of logits.
 
     Raises:
@@ -106,7 +106,7 @@ def measure(
     *,
     real: Tensor,
     generated: Tensor,
-    metrics: Sequence[str | Callable] = DEFAULT_METRICS,
+    metrics: Sequence[str | Callable[..., Any]] = DEFAULT_METRICS,
     seed: int = 0,
     metric_options: Mapping[str, Any] | None = None,
 ) -> dict[str, dict[str, float]]:
@@ -128,7 +128,7 @@ def measure(
 
 
 def _options_by_metric(
-    metrics: Mapping[str, Callable], options: Mapping[str, Any], seed: int
+    metrics: Mapping[str, Callable[..., Any]], options: Mapping[str, Any], seed: int
 ) -> dict[str, dict[str, Any]]:
     """What each metric gets of the options, and of the seed; every option must be known to one."""
     known = {name: inspect.signature(metric).parameters.keys() - _INPUTS for name, metric in metrics.items()}
@@ -148,14 +148,14 @@ def _options_by_metric(
     return chosen
 
 
-def _effective(metric: Callable, chosen: Mapping[str, Any]) -> dict[str, Any]:
+def _effective(metric: Callable[..., Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a metric with its defaults, as far as they are plain values."""
     defaults = {name: parameter.default for name, parameter in inspect.signature(metric).parameters.items()}
     return {name: value for name, value in (defaults | dict(chosen)).items() if isinstance(value, (str, int, float))}
 
 
 def _compute(
-    metrics: Mapping[str, Callable],
+    metrics: Mapping[str, Callable[..., Any]],
     chosen: Mapping[str, Mapping[str, Any]],
     inputs: Callable[[str], Mapping[str, Any]],
 ) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
@@ -183,7 +183,7 @@ def evaluate(
     generated: Any,
     reference: Any,
     *,
-    metrics: str | Sequence[str | Callable] = DEFAULT_METRICS,
+    metrics: str | Sequence[str | Callable[..., Any]] = DEFAULT_METRICS,
     num_samples: int = 5000,
     seed: int = 0,
     extractor: Any = None,
@@ -226,7 +226,7 @@ def evaluate(
     if own and all(side.features is not None for side in sides.values()):
         found, own = find_measured(wanted, presets=False)
         chosen = _options_by_metric(found, given, seed)
-    images = {where: images_of(side, run["resolution"]) for where, side in sides.items()}
+    images: dict[str, Any] = {where: images_of(side, run["resolution"]) for where, side in sides.items()}
     extract = None
     if found.keys() - OF_LOGITS.keys() - own.keys() and any(side.features is None for side in sides.values()):
         extractor = default_extractor(images.values()) if extractor is None else extractor
@@ -238,7 +238,7 @@ def evaluate(
         drawn, _ = sample_images(model, num_samples, **drawing, **sampling)
         images["generated"] = squares(drawn, run["resolution"])
     extracting = {"batch_size": run["batch_size"] or 256, "progress": run["progress"], "cache": run["cache"]}
-    features = {where: side.features for where, side in sides.items()}
+    features: dict[str, Any] = {where: side.features for where, side in sides.items()}
     for where in sides:
         if extract is not None and features[where] is None:
             features[where] = extract_features(images[where], extract, **extracting)
@@ -328,7 +328,7 @@ def common_digest(sides: Mapping[str, Source], digest: str | None) -> str | None
                 f"{side.name} holds features of another extractor (digest {side.extractor_digest[:12]}, here {digest[:12]}); "
                 "extract both sides with one."
             )
-    digests = sorted({side.extractor_digest for side in sides.values()} - {None})
+    digests = sorted({side.extractor_digest for side in sides.values() if side.extractor_digest is not None})
     if len(digests) > 1:
         raise ValueError(
             f"the two feature files come from different extractors: {', '.join(d[:12] for d in digests)}."

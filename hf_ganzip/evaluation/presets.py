@@ -67,7 +67,7 @@ def find_measured(
         if split is None:
             found |= find_metrics([metric])
             continue
-        name = metric.lower() if metric.lower() in PRESETS else "@".join(split)
+        name = str(metric).lower() if str(metric).lower() in PRESETS else "@".join(split)
         found[name], extractors[name] = METRICS[split[0]], split[1]
     return found, extractors
 

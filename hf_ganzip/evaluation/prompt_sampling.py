@@ -20,7 +20,7 @@ from ..quantization.packed import computing
 
 def takes_prompts(pipeline: type) -> bool:
     """Whether pipelines of a class draw what a prompt says; not those that change an image by it."""
-    parameters = inspect.signature(pipeline.__call__).parameters  # type: ignore[operator]
+    parameters = inspect.signature(pipeline.__call__).parameters
     return "prompt" in parameters and "strength" not in parameters
 
 

@@ -88,8 +88,8 @@ def export(
     model = network_of(model)
     if not isinstance(model, nn.Module):
         raise TypeError(f"export: a {type(model).__name__} is no model; allowed are generators and diffusion models.")
-    options = {"truncation_psi": truncation_psi, "class_label": class_label, "noise": noise}
-    common = {"opset": opset, "checks": checks, "activation_inputs": activation_inputs}
+    options: dict[str, Any] = {"truncation_psi": truncation_psi, "class_label": class_label, "noise": noise}
+    common: dict[str, Any] = {"opset": opset, "checks": checks, "activation_inputs": activation_inputs}
     return _export(model, folder, partial(interface_of, **options), **common)
 
 
@@ -167,7 +167,7 @@ def _plain(model: nn.Module) -> nn.Module:
 def _write(
     model: nn.Module, interface: Interface, folder: Path, opset: int, integer: bool, activation_inputs: Any
 ) -> ExportReport:
-    plain = interface.network.model
+    plain: Any = interface.network.model
     graph_model = trace(interface, opset)
     spell_out_norms_(graph_model)
     traced = {value.name for value in graph_model.graph.inputs}
@@ -200,7 +200,7 @@ def _sizes(shape: Any) -> list[int | str]:
     return [each if isinstance(each, int) else each.value for each in shape]
 
 
-def _config(model: nn.Module, interface: Interface, opset: int, integer: bool) -> dict[str, Any]:
+def _config(model: Any, interface: Interface, opset: int, integer: bool) -> dict[str, Any]:
     from .. import __version__
 
     config = json.loads(model.to_json_string())

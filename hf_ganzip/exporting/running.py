@@ -48,7 +48,11 @@ class OnnxModel(nn.Module):
         self.config = FrozenDict(read_config(self.folder))
         self.exported = self.config["export"]
         self._check()
-        self._options = {"providers": providers, "threads": threads, "integer": bool(self.exported["activations"])}
+        self._options: dict[str, Any] = {
+            "providers": providers,
+            "threads": threads,
+            "integer": bool(self.exported["activations"]),
+        }
         self.session = Session(self.folder / FILE, **self._options)
 
     @classmethod
@@ -86,7 +90,9 @@ class OnnxModel(nn.Module):
     def _check(self) -> None:
         """Raise ValueError for the export of a model of another kind."""
 
-    def _run(self, session: Session, inputs: Mapping[str, Tensor], outputs: Sequence[str] | None = None) -> tuple:
+    def _run(
+        self, session: Session, inputs: Mapping[str, Tensor], outputs: Sequence[str] | None = None
+    ) -> tuple[Tensor, ...]:
         feeds = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in inputs.items()}
         return tuple(map(torch.from_numpy, session(feeds, outputs)))
 
@@ -122,14 +128,14 @@ class OnnxGenerator(OnnxModel):
         folder: As for :class:`OnnxModel`, as are the others.
     """
 
-    def __new__(cls, folder: str | Path, **options: Any):
+    def __new__(cls, folder: str | Path, **options: Any) -> Any:
         config = read_config(Path(folder))
         styled = cls is OnnxGenerator and hasattr(class_named(config["export"]["class_name"]), "synthesize")
         return super().__new__(OnnxStyleGenerator if styled else cls)
 
     def __init__(self, folder: str | Path, **options: Any):
         super().__init__(folder, **options)
-        cls = class_named(self.exported["class_name"])
+        cls: Any = class_named(self.exported["class_name"])
         names = [name for name in self.config if not name.startswith("_") and name not in _NO_OPTIONS]
         with torch.device("meta"):  # what a model knows of its latents and noise without having weights
             self._shape: Any = _Unseen(cls(**{name: self.config[name] for name in names}))
@@ -140,12 +146,12 @@ class OnnxGenerator(OnnxModel):
         return self._shape.model.truncates_only_latents or self.exported["truncation_psi"] is not None
 
     def draw_latents(
-        self, count: int, generator: RandomSource = None, device=None, truncation_psi: float = 1.0
+        self, count: int, generator: RandomSource = None, device: Any = None, truncation_psi: float = 1.0
     ) -> Tensor:
         """As of the model that was exported."""
         return self._shape.model.draw_latents(count, generator, device, truncation_psi)
 
-    def forward(
+    def forward(  # type: ignore[override]  # called like what was exported
         self,
         z: Tensor,
         class_labels: Tensor | None = None,
@@ -194,7 +200,7 @@ class OnnxStyleGenerator(OnnxGenerator):
         """Number of styles."""
         return self._shape.model.num_ws
 
-    def forward(
+    def forward(  # type: ignore[override]  # called like what was exported
         self,
         z: Tensor,
         class_labels: Tensor | None = None,
@@ -274,7 +280,9 @@ class OnnxStyleGenerator(OnnxGenerator):
 class OnnxTranslator(OnnxModel):
     """An exported network from images to images, for :class:`.ImageTranslationPipeline`."""
 
-    def forward(self, images: Tensor, return_dict: bool = True) -> TranslationOutput | tuple[Tensor, Tensor, Tensor]:
+    def forward(  # type: ignore[override]  # called like what was exported
+        self, images: Tensor, return_dict: bool = True
+    ) -> TranslationOutput | tuple[Tensor, ...]:
         """As :meth:`.UGATITGenerator.forward`."""
         found = self._run(self.session, {"images": images.float()})
         return TranslationOutput(*found) if return_dict else found
@@ -287,7 +295,7 @@ class OnnxTranslator(OnnxModel):
 class OnnxUNet2DModel(OnnxModel):
     """An exported UNet2DModel, for diffusers' ``DDPMPipeline`` and ``DDIMPipeline``."""
 
-    def forward(
+    def forward(  # type: ignore[override]  # called like what was exported
         self,
         sample: Tensor,
         timestep: Tensor | float | int,

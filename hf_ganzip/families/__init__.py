@@ -52,7 +52,7 @@ class Family:
     """
 
     last_block: Callable[[nn.Module], tuple[str, ...]]
-    example_inputs: Callable[[nn.Module], tuple[tuple, dict]]
+    example_inputs: Callable[[nn.Module], tuple[tuple[Any, ...], dict[str, Any]]]
     calibration: Callable[[nn.Module, int, int], Iterator[Callable[[nn.Module], Tensor]]] | None = None
     refine_prefix: str = ""
     counts_vectors: bool = False
@@ -180,7 +180,7 @@ def sensitive_layers(model: nn.Module) -> tuple[str, ...]:
     return family.sensitive(model) if family else sensitive.sensitive_by_name(model)
 
 
-def example_inputs(model: nn.Module) -> tuple[tuple, dict[str, Any]]:
+def example_inputs(model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """(args, kwargs) of a small deterministic forward pass, on the device and in the dtype of the model.
 
     Raises:

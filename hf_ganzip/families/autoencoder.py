@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +14,21 @@ from torch import Tensor, nn
 from ..core.seeding import derive_seed
 
 
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
+
+
 _SIDE = 256  # pixels of calibration images, at most
 
 
-def autoencoder_last_block(model: nn.Module) -> tuple[str, ...]:
+def autoencoder_last_block(model: ModelMixin) -> tuple[str, ...]:
     """The last residual block of the decoder, and its output convolution."""
     block = len(model.decoder.up_blocks) - 1
     resnet = len(model.decoder.up_blocks[block].resnets) - 1
     return (f"decoder.up_blocks.{block}.resnets.{resnet}.*", "decoder.conv_out.*")
 
 
-def autoencoder_inputs(model: nn.Module) -> tuple[tuple, dict]:
+def autoencoder_inputs(model: ModelMixin) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Two uniform noise images (2, C, S, S) in [-1, 1]."""
     generator = torch.Generator().manual_seed(0)
     shape = (2, model.config.in_channels, model.config.sample_size, model.config.sample_size)
@@ -31,7 +36,7 @@ def autoencoder_inputs(model: nn.Module) -> tuple[tuple, dict]:
 
 
 def reconstruction_calibration(
-    model: nn.Module, batch_size: int, seed: int
+    model: ModelMixin, batch_size: int, seed: int
 ) -> Iterator[Callable[[nn.Module], Tensor]]:
     """Reconstructions (B, C, S, S) of smooth random images, encoded (means, nothing is drawn) and decoded; batch i depends on (seed, i).
 
@@ -56,5 +61,5 @@ def smooth_images(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return (0.5 * fields / fields.std()).clamp(-1, 1)
 
 
-def _reconstruct(model: nn.Module, images: Tensor) -> Tensor:
+def _reconstruct(model: ModelMixin, images: Tensor) -> Tensor:
     return model(images, return_dict=False)[0]

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .trajectories import class_count
+
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
 
 
 _TIMESTEP = 10
@@ -16,19 +20,19 @@ _TOKENS = 8  # of texts
 _VAE_FACTOR = 8  # pixels per latent and side, in the sizes that a model is told
 
 
-def unet_last_block(model: nn.Module) -> tuple[str, ...]:
+def unet_last_block(model: ModelMixin) -> tuple[str, ...]:
     """The last residual block of the last up block, and the output convolution."""
     block = len(model.up_blocks) - 1
     resnet = len(model.up_blocks[block].resnets) - 1
     return (f"up_blocks.{block}.resnets.{resnet}.*", "conv_out.*")
 
 
-def transformer_last_block(model: nn.Module) -> tuple[str, ...]:
+def transformer_last_block(model: ModelMixin) -> tuple[str, ...]:
     """The last transformer block, and the output projections."""
     return (f"transformer_blocks.{len(model.transformer_blocks) - 1}.*", "proj_out*")
 
 
-def unet_inputs(model: nn.Module) -> tuple[tuple, dict]:
+def unet_inputs(model: ModelMixin) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Two noisy images (2, C, H, W) at timestep 10, and classes 0 and 1, or N(0, I) in place of a class embedding, where needed."""
     config = model.config
     generator = torch.Generator().manual_seed(0)
@@ -37,7 +41,7 @@ def unet_inputs(model: nn.Module) -> tuple[tuple, dict]:
     return (state, _TIMESTEP), _class_labels(model, generator)
 
 
-def conditional_unet_inputs(model: nn.Module) -> tuple[tuple, dict]:
+def conditional_unet_inputs(model: ModelMixin) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """:func:`unet_inputs` with N(0, I) in place of an encoded text (2, 8, D), and of what else the config asks for.
 
     Pooled texts and images are N(0, I), too; the sizes of Stable Diffusion XL are those of the picture, uncropped (its refiner: and score 6).
@@ -65,7 +69,7 @@ def conditional_unet_inputs(model: nn.Module) -> tuple[tuple, dict]:
     return args, kwargs | ({"added_cond_kwargs": added} if added else {})
 
 
-def class_conditional_transformer_inputs(model: nn.Module) -> tuple[tuple, dict]:
+def class_conditional_transformer_inputs(model: ModelMixin) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Two noisy latents (2, C, H, W) at timestep 10 with classes 0 and 1."""
     size = model.config.sample_size
     generator = torch.Generator().manual_seed(0)
@@ -73,7 +77,7 @@ def class_conditional_transformer_inputs(model: nn.Module) -> tuple[tuple, dict]
     return (latents,), {"timestep": torch.tensor([_TIMESTEP] * 2), "class_labels": torch.tensor([0, 1])}
 
 
-def pixart_inputs(model: nn.Module) -> tuple[tuple, dict]:
+def pixart_inputs(model: ModelMixin) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Two noisy latents (2, C, H, W) at timestep 10 and N(0, I) in place of an encoded text (2, 8, D); the size of the picture where needed."""
     config = model.config
     generator = torch.Generator().manual_seed(0)
@@ -91,7 +95,7 @@ def _sides(size: Any) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def _class_labels(model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
+def _class_labels(model: ModelMixin, generator: torch.Generator) -> dict[str, Tensor]:
     config, kind = model.config, model.config.get("class_embed_type")
     if kind == "identity":
         width = config.get("time_embedding_dim") or 4 * config.block_out_channels[0]

@@ -3,8 +3,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
-from torch import nn
+
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
 
 
 _TIMESTEP = 500.0  # of 1,000
@@ -15,7 +20,7 @@ _WAN_TEXT, _WAN_IMAGE = 512, 257  # tokens of models that are also given images
 _GUIDANCE = 3.5
 
 
-def flux_last_block(model: nn.Module) -> tuple[str, ...]:
+def flux_last_block(model: ModelMixin) -> tuple[str, ...]:
     """The last block of one stream (or of two, if there are no others), and the output projection."""
     singles = len(model.single_transformer_blocks)
     last = (
@@ -26,12 +31,12 @@ def flux_last_block(model: nn.Module) -> tuple[str, ...]:
     return (f"{last}.*", "proj_out")
 
 
-def wan_last_block(model: nn.Module) -> tuple[str, ...]:
+def wan_last_block(model: ModelMixin) -> tuple[str, ...]:
     """The last transformer block, and the output projection."""
     return (f"blocks.{len(model.blocks) - 1}.*", "proj_out")
 
 
-def sd3_inputs(model: nn.Module) -> tuple[tuple, dict]:
+def sd3_inputs(model: ModelMixin) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Two noisy latents (2, C, H, W) in the middle of the flow, and N(0, I) in place of texts, encoded (2, 8, D) and pooled (2, P)."""
     config = model.config
     generator = torch.Generator().manual_seed(0)
@@ -44,7 +49,7 @@ def sd3_inputs(model: nn.Module) -> tuple[tuple, dict]:
     return (latents,), kwargs
 
 
-def flux_inputs(model: nn.Module) -> tuple[tuple, dict]:
+def flux_inputs(model: ModelMixin) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Two noisy images of 16 x 16 tokens (2, 256, C) in the middle of the flow, texts as in :func:`sd3_inputs`; guidance 3.5 where needed."""
     config = model.config
     generator = torch.Generator().manual_seed(0)
@@ -62,7 +67,7 @@ def flux_inputs(model: nn.Module) -> tuple[tuple, dict]:
     return (torch.randn(2, _FLUX_GRID**2, config.in_channels, generator=generator),), kwargs
 
 
-def wan_inputs(model: nn.Module) -> tuple[tuple, dict]:
+def wan_inputs(model: ModelMixin) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Two noisy videos (2, C, T, H, W) of 3 x 8 x 8 patches in the middle of the flow, and N(0, I) in place of encoded texts (2, 8, D) and images."""
     config = model.config
     generator = torch.Generator().manual_seed(0)

@@ -4,60 +4,65 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
+
+
 _PATCH_SIZE = 256  # side of the images for networks that accept any
 
 
-def stylegan_last_block(model: nn.Module) -> tuple[str, ...]:
+def stylegan_last_block(model: ModelMixin) -> tuple[str, ...]:
     """The block of the highest resolution: its convolutions, image output and their affine layers."""
     return (f"synthesis.b{model.config.resolution}.*",)
 
 
-def discriminator_last_block(model: nn.Module) -> tuple[str, ...]:
+def discriminator_last_block(model: ModelMixin) -> tuple[str, ...]:
     """The 4x4 block with the output layers."""
     return ("b4.*",)
 
 
-def biggan_last_block(model: nn.Module) -> tuple[str, ...]:
+def biggan_last_block(model: ModelMixin) -> tuple[str, ...]:
     """The last block and the output layer."""
     return (f"blocks.{len(model.blocks) - 1}.*", "output_layer.*")
 
 
-def biggan_discriminator_last_block(model: nn.Module) -> tuple[str, ...]:
+def biggan_discriminator_last_block(model: ModelMixin) -> tuple[str, ...]:
     """The last block and the heads."""
     return (f"blocks.{len(model.blocks) - 1}.*", "linear*", "embed")
 
 
-def stylegan1_last_block(model: nn.Module) -> tuple[str, ...]:
+def stylegan1_last_block(model: ModelMixin) -> tuple[str, ...]:
     """The block of the highest resolution and the image output."""
     return (f"synthesis.b{model.config.resolution}.*", "synthesis.torgb.*")
 
 
-def stylegan3_last_block(model: nn.Module) -> tuple[str, ...]:
+def stylegan3_last_block(model: ModelMixin) -> tuple[str, ...]:
     """The last critically sampled layer and the image output."""
     return tuple(f"synthesis.{name}*" for name in model.synthesis.layer_names[-2:])
 
 
-def biggan_deep_last_block(model: nn.Module) -> tuple[str, ...]:
+def biggan_deep_last_block(model: ModelMixin) -> tuple[str, ...]:
     """The last block and the image output."""
     return (f"generator.layers.{len(model.generator.layers) - 1}.*", "generator.conv_to_rgb")
 
 
-def translation_last_block(model: nn.Module) -> tuple[str, ...]:
+def translation_last_block(model: ModelMixin) -> tuple[str, ...]:
     """The upsampling layers and the image output."""
     return ("UpBlock2.*",)
 
 
-def patch_discriminator_last_block(model: nn.Module) -> tuple[str, ...]:
+def patch_discriminator_last_block(model: ModelMixin) -> tuple[str, ...]:
     """The layers after the attention."""
     return ("conv1x1", "conv")
 
 
-def latent_inputs(model: nn.Module) -> tuple[tuple, dict]:
+def latent_inputs(model: ModelMixin) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Two latents (2, z_dim), labels where needed, stored noise."""
     generator = torch.Generator().manual_seed(0)
     classes = model.config.num_classes
@@ -65,7 +70,7 @@ def latent_inputs(model: nn.Module) -> tuple[tuple, dict]:
     return (model.draw_latents(2, generator), labels), {"noise_mode": "const"}
 
 
-def image_inputs(model: nn.Module) -> tuple[tuple, dict]:
+def image_inputs(model: ModelMixin) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Two images (2, C, H, W) in [-1, 1], labels where needed."""
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(_image_shape(model, 2), generator=generator) * 2 - 1
@@ -73,7 +78,7 @@ def image_inputs(model: nn.Module) -> tuple[tuple, dict]:
     return (images, torch.arange(2) % classes) if classes else (images,), {}
 
 
-def _image_shape(model: nn.Module, batch_size: int) -> tuple[int, ...]:
+def _image_shape(model: ModelMixin, batch_size: int) -> tuple[int, ...]:
     side = model.config.get("resolution", _PATCH_SIZE)
     return batch_size, model.config.image_channels, side, side
 
@@ -81,7 +86,7 @@ def _image_shape(model: nn.Module, batch_size: int) -> tuple[int, ...]:
 # The calibrations below seed by ``seed * 1_000_003 + number`` and not by seeding.py: published figures depend on their batches.
 
 
-def latent_calibration(model: nn.Module, batch_size: int, seed: int) -> Iterator[Callable[[nn.Module], Tensor]]:
+def latent_calibration(model: ModelMixin, batch_size: int, seed: int) -> Iterator[Callable[[nn.Module], Tensor]]:
     """Images (B, C, H, W) of random latents, random classes and random noise; batch i depends on (seed, i)."""
     config, device = model.config, next(model.parameters()).device
     number = 0
@@ -93,7 +98,7 @@ def latent_calibration(model: nn.Module, batch_size: int, seed: int) -> Iterator
             labels = torch.randint(config.num_classes, (batch_size,), generator=generator).to(device)
         state = generator.get_state()
 
-        def forward(module: nn.Module, z=z, labels=labels, state=state) -> Tensor:
+        def forward(module: nn.Module, z: Tensor = z, labels: Tensor | None = labels, state: Tensor = state) -> Tensor:
             noise = torch.Generator()
             noise.set_state(state)
             return module(z, labels, noise_mode="random", generator=noise, return_dict=False)[0]
@@ -102,7 +107,7 @@ def latent_calibration(model: nn.Module, batch_size: int, seed: int) -> Iterator
         number += 1
 
 
-def image_calibration(model: nn.Module, batch_size: int, seed: int) -> Iterator[Callable[[nn.Module], Tensor]]:
+def image_calibration(model: ModelMixin, batch_size: int, seed: int) -> Iterator[Callable[[nn.Module], Tensor]]:
     """Outputs (B, ...) for uniform noise images in [-1, 1] and random classes; batch i depends on (seed, i)."""
     classes, device = model.config.get("num_classes", 0), next(model.parameters()).device
     number = 0
@@ -111,5 +116,9 @@ def image_calibration(model: nn.Module, batch_size: int, seed: int) -> Iterator[
         inputs = [torch.rand(_image_shape(model, batch_size), generator=generator).to(device) * 2 - 1]
         if classes:
             inputs.append(torch.randint(classes, (batch_size,), generator=generator).to(device))
-        yield lambda module, inputs=inputs: module(*inputs, return_dict=False)[0]
+
+        def forward(module: nn.Module, inputs: list[Tensor] = inputs) -> Tensor:
+            return module(*inputs, return_dict=False)[0]
+
+        yield forward
         number += 1

@@ -32,7 +32,7 @@ def recorded_inputs(
         >>> next(inputs(model, 1, 0))(model).shape
         torch.Size([5, 2])
     """
-    calls: list[tuple[tuple, dict]] = []
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     hook = model.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
     try:
         with torch.no_grad():
@@ -52,6 +52,6 @@ def recorded_inputs(
     return inputs
 
 
-def _output(model: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
+def _output(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
     output = model(*args, **kwargs)
     return output if isinstance(output, Tensor) else output[0]

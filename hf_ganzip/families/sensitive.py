@@ -16,9 +16,14 @@ Modulation is not: it is no worse than others, and 27, 33 and 31 % of the weight
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
 
 
 # Components of names, as they are in diffusers and in the official repositories of its models.
@@ -30,22 +35,22 @@ _WORDS = re.compile(
 _OUTER = re.compile(r"proj_in|proj_out\w*|final_layer|head|(post_)?quant_conv")  # of the model itself, not of a block
 
 
-def stylegan_sensitive(model: nn.Module) -> tuple[str, ...]:
+def stylegan_sensitive(model: ModelMixin) -> tuple[str, ...]:
     """Mapping network and image outputs; the layers that modulate convolutions need no more than these."""
     return ("mapping.*", "synthesis.*torgb")
 
 
-def stylegan3_sensitive(model: nn.Module) -> tuple[str, ...]:
+def stylegan3_sensitive(model: ModelMixin) -> tuple[str, ...]:
     """Mapping network and image output."""
     return ("mapping.*", f"synthesis.{model.synthesis.layer_names[-1]}")
 
 
-def biggan_sensitive(model: nn.Module) -> tuple[str, ...]:
+def biggan_sensitive(model: ModelMixin) -> tuple[str, ...]:
     """Image output and conditional norms; the layer that turns latents into features, large, loses least."""
     return ("output_layer.*", "*.gain", "*.bias")
 
 
-def unet_sensitive(model: nn.Module) -> tuple[str, ...]:
+def unet_sensitive(model: ModelMixin) -> tuple[str, ...]:
     """First and last convolution, the residual blocks of the first and the last level, and what embeds times, classes, texts and images.
 
     The layers that project the time embedding into other residual blocks are not among them.
@@ -57,27 +62,27 @@ def unet_sensitive(model: nn.Module) -> tuple[str, ...]:
     )
 
 
-def dit_sensitive(model: nn.Module) -> tuple[str, ...]:
+def dit_sensitive(model: ModelMixin) -> tuple[str, ...]:
     """Patches, both output projections, and in every block what embeds time and class."""
     return ("pos_embed.proj", "*.norm1.emb.*", "proj_out_1", "proj_out_2")
 
 
-def pixart_sensitive(model: nn.Module) -> tuple[str, ...]:
+def pixart_sensitive(model: ModelMixin) -> tuple[str, ...]:
     """Patches, output projection, the modulation that all blocks share, and the projection of texts."""
     return ("pos_embed.proj", "adaln_single.*", "caption_projection.*", "proj_out")
 
 
-def mmdit_sensitive(model: nn.Module) -> tuple[str, ...]:
+def mmdit_sensitive(model: ModelMixin) -> tuple[str, ...]:
     """Of Stable Diffusion 3 and Flux: what embeds patches, texts, times and guidance, and the output."""
     return ("pos_embed.proj", "x_embedder", "context_embedder", "time_text_embed.*", "norm_out.linear", "proj_out")
 
 
-def wan_sensitive(model: nn.Module) -> tuple[str, ...]:
+def wan_sensitive(model: ModelMixin) -> tuple[str, ...]:
     """Patches, output projection, and what embeds times, texts and images."""
     return ("patch_embedding", "condition_embedder.*", "proj_out")
 
 
-def autoencoder_sensitive(model: nn.Module) -> tuple[str, ...]:
+def autoencoder_sensitive(model: ModelMixin) -> tuple[str, ...]:
     """First and last convolutions of encoder and decoder, and those around the latents."""
     return ("*coder.conv_in", "*coder.conv_out", "quant_conv", "post_quant_conv")
 
@@ -101,6 +106,6 @@ def _has_matrix(module: nn.Module) -> bool:
     return isinstance(weight, Tensor) and weight.ndim > 1
 
 
-def stylegan2_float_activations(model: nn.Module) -> tuple[str, ...]:
+def stylegan2_float_activations(model: ModelMixin) -> tuple[str, ...]:
     """The last convolution: of the 14.6 % that rounding all inputs of the bundled generator adds to its Frechet distance, it causes 13.3."""
     return (f"synthesis.b{model.config.resolution}.conv1",)

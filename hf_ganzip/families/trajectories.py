@@ -6,12 +6,16 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..core.seeding import derive_seed
+
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
 
 
 _STEPS = 20
@@ -30,7 +34,7 @@ _Step = Callable[[int, Tensor, Tensor], Tensor]  # (number, prediction, state) -
 
 
 def noise_trajectories(
-    model: nn.Module, batch_size: int, seed: int, *, mixed: bool = False
+    model: ModelMixin, batch_size: int, seed: int, *, mixed: bool = False
 ) -> Iterator[Callable[[nn.Module], Tensor]]:
     """Predictions (B, ...) on the states of the model's own 20-step DDIM trajectories, each batch at one timestep or, ``mixed``, each sample at its own.
 
@@ -51,7 +55,7 @@ def noise_trajectories(
 
 
 def flow_trajectories(
-    model: nn.Module, batch_size: int, seed: int, *, time_scale: float = 1000.0, mixed: bool = False
+    model: ModelMixin, batch_size: int, seed: int, *, time_scale: float = 1000.0, mixed: bool = False
 ) -> Iterator[Callable[[nn.Module], Tensor]]:
     """Velocities (B, ...) on the states of the model's own flow from N(0, I) to images, in 20 Euler steps; else :func:`noise_trajectories`.
 
@@ -67,7 +71,7 @@ def flow_trajectories(
 
 
 def _passes(
-    model: nn.Module, batch_size: int, seed: int, timesteps: Tensor, step: _Step, mixed: bool
+    model: ModelMixin, batch_size: int, seed: int, timesteps: Tensor, step: _Step, mixed: bool
 ) -> Iterator[Callable[[nn.Module], Tensor]]:
     from . import example_inputs
 
@@ -105,7 +109,7 @@ def _advance(step: _Step, number: int, prediction: Tensor, state: Tensor) -> Ten
 
 
 def _conditions(
-    model: nn.Module, examples: Mapping[str, Any], batch_size: int, generator: torch.Generator
+    model: ModelMixin, examples: Mapping[str, Any], batch_size: int, generator: torch.Generator
 ) -> dict[str, Any]:
     """Class ids and N(0, I) in the shapes, dtypes and places of example inputs (2, ...)."""
     found: dict[str, Any] = {}
@@ -128,12 +132,12 @@ def _conditions(
     return found
 
 
-def class_count(model: nn.Module) -> int:
+def class_count(model: ModelMixin) -> int:
     """Number of classes of a class-conditional model (of one whose classes are timesteps: 1,000); 0 without."""
     if model.config.get("class_embed_type") == "timestep":
         return 1000
     return model.config.get("num_class_embeds") or model.config.get("num_embeds_ada_norm") or 0
 
 
-def _predict(model: nn.Module, state: Tensor, timestep: Tensor, kwargs: dict[str, Any]) -> Tensor:
+def _predict(model: ModelMixin, state: Tensor, timestep: Tensor, kwargs: dict[str, Any]) -> Tensor:
     return model(state, timestep=timestep, return_dict=False, **kwargs)[0]

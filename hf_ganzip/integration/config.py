@@ -7,7 +7,7 @@ import copy
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from diffusers.quantizers.quantization_config import QuantizationConfigMixin
@@ -67,19 +67,19 @@ class GanzipConfig(QuantizationConfigMixin):
         method: Any = None,
         bits: int | None = 4,
         granularity: str | None = None,
-        method_options: dict | None = None,
+        method_options: Mapping[str, Any] | None = None,
         skip: tuple[str, ...] = (),
         skip_last_block: bool | None = None,
-        overrides: dict | None = None,
+        overrides: dict[str, Any] | None = None,
         compute: str | None = None,
-        layers: dict | None = None,
-        record: list | None = None,
+        layers: dict[str, Any] | None = None,
+        record: list[Any] | None = None,
         format_version: int = FORMAT_VERSION,
         group_size: int = 128,
         symmetric: bool = True,
         scale_dtype: str | None = None,
         embeddings: bool = False,
-        structure: dict | None = None,
+        structure: dict[str, Any] | None = None,
         headroom: float | None = None,
         preset: str | None = None,
         modules_to_not_convert: Sequence[str] | str | None = None,
@@ -88,7 +88,7 @@ class GanzipConfig(QuantizationConfigMixin):
         activations: str | None = None,
         activation_range: str = "mse",
         activation_inputs: Callable[..., Any] | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         kwargs.pop("quant_method", None)
         for name in sorted(kwargs):
@@ -108,17 +108,17 @@ class GanzipConfig(QuantizationConfigMixin):
             self.quantize_config = QuantizeConfig(
                 method=method,
                 bits=bits,
-                granularity=granularity,
+                granularity=granularity,  # type: ignore[arg-type]  # None: the preset's
                 method_options=method_options,
                 skip=skip,
-                skip_last_block=skip_last_block,
+                skip_last_block=skip_last_block,  # type: ignore[arg-type]  # None: the preset's
                 overrides=overrides,
-                compute=compute,
+                compute=compute,  # type: ignore[arg-type]  # None: the preset's
                 group_size=group_size,
                 symmetric=symmetric,
-                scale_dtype=scale_dtype,
+                scale_dtype=scale_dtype,  # type: ignore[arg-type]  # None: the preset's
                 embeddings=embeddings,
-                headroom=headroom,
+                headroom=headroom,  # type: ignore[arg-type]  # None: the preset's
                 svd_rank=svd_rank,
                 hadamard=hadamard,
                 preset=preset,
@@ -181,7 +181,7 @@ def merge_configs(saved: Any, asked: Any) -> GanzipConfig:
     """
     folder, options = as_ganzip(saved), as_ganzip(asked)
     if folder is None or folder.quantize_config is not None:
-        has = saved if folder is None else folder.quantize_config
+        has: Any = saved if folder is None else folder.quantize_config
         how = f"{has.settings().method_name}, {has.bits} bits" if folder is not None else _method_of(saved)
         raise ValueError(
             f"from_pretrained: the model is quantized already ({how}); load it without quantization_config="
@@ -197,7 +197,7 @@ def merge_configs(saved: Any, asked: Any) -> GanzipConfig:
     return merged
 
 
-def merge_strictly_(auto_quantizer: type) -> None:
+def merge_strictly_(auto_quantizer: Any) -> None:
     """Let the class of a library that ignores the argument use :func:`merge_configs` where a config is ours."""
     merge = auto_quantizer.merge_quantization_configs
     if hasattr(merge, "of_hf_ganzip"):
@@ -210,7 +210,7 @@ def merge_strictly_(auto_quantizer: type) -> None:
             return merge(quantization_config, asked)
         return merge_configs(quantization_config, asked)
 
-    merge_ours.of_hf_ganzip = True
+    merge_ours.of_hf_ganzip = True  # type: ignore[attr-defined]  # a mark on a function
     auto_quantizer.merge_quantization_configs = staticmethod(merge_ours)
 
 

@@ -32,8 +32,8 @@ def load_model(model_or_id: str | Path, **kwargs: Any) -> ModelMixin:
     where = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
     config_file = network_folder(model_or_id, **where) / "config.json"
     cls = _class_of(_read_config(config_file), config_file)
-    model: ModelMixin = cls.from_pretrained(config_file.parent, **kwargs)  # type: ignore[no-untyped-call]
-    align_(model)  # type: ignore[arg-type]
+    model: ModelMixin = cls.from_pretrained(config_file.parent, **kwargs)
+    align_(model)
     return model
 
 
@@ -69,10 +69,8 @@ def from_config(config: str | Path | Mapping[str, Any] | ModelMixin, **hub_optio
         ValueError: As :func:`load_model`.
     """
     if isinstance(config, ModelMixin):
-        config = dict(config.config) | {  # type: ignore[attr-defined]
-            "_class_name": type(config).__name__
-        }
+        config = dict(config.config) | {"_class_name": type(config).__name__}
     elif not isinstance(config, Mapping):
         config = _read_config(network_folder(config, patterns=["*.json"], **hub_options) / "config.json")
-    model: ModelMixin = build(_class_of(config, "config"), dict(config))  # type: ignore[assignment]
+    model: ModelMixin = build(_class_of(config, "config"), dict(config))
     return model

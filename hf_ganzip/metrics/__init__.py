@@ -20,7 +20,7 @@ from .realism import realism_scores
 from .vendi import VendiScore, vendi_score
 
 
-METRICS = {
+METRICS: dict[str, Callable[..., Any]] = {
     "lsh_precision_recall": lsh_precision_recall,
     "knn_precision_recall": knn_precision_recall,
     "density_coverage": density_coverage,
@@ -32,7 +32,9 @@ METRICS = {
     "monge_distance": monge_distance,
     "gaussian_kernel_distance": gaussian_kernel_distance,
 }
-OF_LOGITS = {"inception_score": inception_score}  # functions of the logits of generated images, not of features
+OF_LOGITS: dict[str, Callable[..., Any]] = {
+    "inception_score": inception_score
+}  # functions of the logits of generated images, not of features
 ALIASES = {
     "fid": ("frechet_distance",),
     "kid": ("kernel_distance",),

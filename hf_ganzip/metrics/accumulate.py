@@ -48,7 +48,7 @@ class Accumulator:
     """
 
     sides: ClassVar[tuple[str, ...]] = ("real", "generated")
-    summary: ClassVar[Any] = Rows
+    summary: Any = Rows
 
     def __init__(self) -> None:
         self._held: dict[str, Any] = {}

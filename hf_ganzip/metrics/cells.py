@@ -56,8 +56,8 @@ class Cells:
     def members(self, chosen: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Real and generated indices of each cell, of all or of the ``chosen`` ones (C,)."""
         bounds = (self.real_starts, self.real_counts, self.generated_starts, self.generated_counts)
-        bounds = [values.tolist() if chosen is None else values[chosen].tolist() for values in bounds]
-        for start, count, other, others in zip(*bounds):
+        lists = [values.tolist() if chosen is None else values[chosen].tolist() for values in bounds]
+        for start, count, other, others in zip(*lists):
             yield self.real[start : start + count], self.generated[other : other + others]
 
     def split_by_size(self) -> tuple[Iterator[tuple[Tensor, Tensor]], Iterator[tuple[Tensor, Tensor]]]:

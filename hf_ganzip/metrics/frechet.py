@@ -98,7 +98,7 @@ class Moments:
             block -= mean
             moments = cls(len(block), mean, block.t() @ block)
             total = moments if total is None else total.merged(moments)
-        return total
+        return total  # type: ignore[return-value]  # of one row or more
 
     def merged(self, other: Moments) -> Moments:
         """Chan et al.: both scatters plus that between the two means; nothing is squared before it is centred."""

@@ -70,7 +70,7 @@ def kernel_distance(
         Binkowski et al., "Demystifying MMD GANs" (ICLR 2018), section 4; the estimator: Gretton et al., "A Kernel
         Two-Sample Test" (JMLR 2012), equation 3.
     """
-    options = {
+    options: dict[str, Any] = {
         "subsets": subsets,
         "subset_size": subset_size,
         "degree": degree,

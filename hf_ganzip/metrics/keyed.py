@@ -100,7 +100,8 @@ class KeyedFeatures:
     def joined(self) -> tuple[Tensor, Tensor]:
         """All features (n, d) and keys (n, draws)."""
         if len(self._batches) > 1:
-            self._batches = (tuple(torch.cat(parts) for parts in zip(*self._batches)),)
+            rows, keys = zip(*self._batches)
+            self._batches = ((torch.cat(rows), torch.cat(keys)),)
         return self._batches[0]
 
     def tensors(self) -> dict[str, Tensor]:
@@ -120,7 +121,7 @@ def _count(keys: Tensor) -> Counts:
 
 def _sum_by_key(*pairs: Counts) -> Counts:
     """Distinct keys of several (keys, counts), sorted, and the sums of their counts."""
-    pairs = [pair for pair in pairs if len(pair[0])] or pairs[:1]
+    pairs = tuple(pair for pair in pairs if len(pair[0])) or pairs[:1]
     if len(pairs) == 1:
         return pairs[0]
     keys, inverse = torch.unique(torch.cat([keys for keys, _ in pairs]), return_inverse=True)

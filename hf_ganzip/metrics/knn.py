@@ -41,7 +41,8 @@ class Points:
     @cached_property
     def offset(self) -> Tensor:
         """Mean (d,)."""
-        return sum(self.rows(part).to(self.dtype).sum(dim=0) for part in self.parts()) / len(self)
+        total: Any = sum(self.rows(part).to(self.dtype).sum(dim=0) for part in self.parts())
+        return total / len(self)
 
     def parts(self) -> list[slice]:
         """Row ranges of the tiles."""
@@ -168,7 +169,8 @@ class Tile:
     def inside(self) -> tuple[Tensor, Tensor, Tensor]:
         """Booleans (n, m) of the sure pairs, and the open pairs (row, column)."""
         sure = self.excess + self.double_slack <= -self.tolerance[:, None]
-        return sure, *torch.nonzero((self.excess <= self.tolerance[:, None]) & ~sure, as_tuple=True)
+        rows, columns = torch.nonzero((self.excess <= self.tolerance[:, None]) & ~sure, as_tuple=True)
+        return sure, rows, columns
 
 
 def tiles(queries: Points, centres: Points) -> Iterator[tuple[slice, slice, Tensor, Tensor, Tensor]]:

@@ -157,7 +157,7 @@ class LSHPrecisionRecall(Accumulator):
         mask = (1 << bits) - 1
         for draw in range(self.draws):
             keys = real_keys[:, draw] & mask, generated_keys[:, draw].to(real.device) & mask
-            yield precision_recall_of_keys(*sets, *keys, self.k)
+            yield precision_recall_of_keys(*sets, *keys, self.k)  # type: ignore[arg-type]  # not None with neighbours
 
 
 def precision_recall_of_keys(

@@ -26,9 +26,9 @@ class AlignedMixin:
     """Loading that gives the same bits as the saved model."""
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
         """diffusers' ``from_pretrained``; tensors are aligned, so that the outputs repeat those of the saved model exactly."""
-        loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]  # ModelMixin's
         align_(loaded[0] if isinstance(loaded, tuple) else loaded)
         return loaded
 
@@ -37,7 +37,7 @@ class NamedMixin(AlignedMixin):
     """Loading by bundled names, too, and of no other class than this."""
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
         """diffusers' ``from_pretrained`` of a folder, a bundled name or a Hub id.
 
         Tensors are aligned, so that the outputs repeat those of the saved model exactly.
@@ -51,13 +51,13 @@ class NamedMixin(AlignedMixin):
         return super().from_pretrained(folder, **kwargs)
 
     @classmethod
-    def load_config(cls, pretrained_model_name_or_path, **kwargs):
+    def load_config(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
         """diffusers' ``load_config``, which ``from_pretrained`` calls.
 
         Raises:
             ValueError: The config of another class, from which diffusers would build this one with random weights.
         """
-        loaded = super().load_config(pretrained_model_name_or_path, **kwargs)
+        loaded = super().load_config(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]  # ConfigMixin's
         saved = (loaded[0] if isinstance(loaded, tuple) else loaded).get("_class_name")
         other = None if saved is None or saved == cls.__name__ else class_named(saved)
         if other and not (issubclass(cls, other) or issubclass(other, cls)):
@@ -80,7 +80,7 @@ class PresetMixin(NamedMixin):
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     @classmethod
-    def from_preset(cls, name: str, **changes: Any):
+    def from_preset(cls, name: str, **changes: Any) -> Any:
         """A freshly initialized model of a published configuration.
 
         Args:
@@ -101,16 +101,17 @@ class DiscriminatorMixin(PresetMixin):
         if places:
             from ..training.feature_quantization import add_feature_quantizers  # a lower room, only where it is used
 
-            add_feature_quantizers(self, places)
+            add_feature_quantizers(self, places)  # type: ignore[arg-type]  # a module, once mixed in
 
 
 class GeneratorMixin(PresetMixin):
     """A model called as ``generator(z, class_labels, truncation_psi=, noise_mode=, generator=)``."""
 
+    config: Any  # ConfigMixin's
     truncates_only_latents: ClassVar[bool] = False  # forward does not use truncation_psi
 
     def draw_latents(
-        self, count: int, generator: RandomSource = None, device=None, truncation_psi: float = 1.0
+        self, count: int, generator: RandomSource = None, device: Any = None, truncation_psi: float = 1.0
     ) -> Tensor:
         """Latents z (count, z_dim) float32 for :meth:`forward` with the same ``truncation_psi``, standard normal.
 
@@ -159,6 +160,6 @@ def check_images(images: Tensor, channels: int, side: int | None = None) -> None
         )
 
 
-def width_pairs(channels: Sequence) -> list[tuple[int, int]]:
+def width_pairs(channels: Sequence[Any]) -> list[tuple[int, int]]:
     """(first, second) widths of every block from widths or pairs."""
     return [(entry, entry) if isinstance(entry, int) else tuple(entry) for entry in channels]

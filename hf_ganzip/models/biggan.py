@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -38,7 +40,7 @@ def generator_widths(resolution: int, base: int = 64) -> tuple[int, ...]:
     return tuple(base * factor for factor in _MULTIPLIERS[resolution])
 
 
-def _imagenet(resolution: int, z_dim: int, attention: int, base: int) -> dict:
+def _imagenet(resolution: int, z_dim: int, attention: int, base: int) -> dict[str, Any]:
     return {
         "resolution": resolution,
         "num_classes": 1000,
@@ -98,7 +100,7 @@ class BigGANGenerator(GeneratorMixin, ModelMixin, ConfigMixin):
         image_channels: int = 3,
         z_dim: int = 128,
         num_classes: int = 10,
-        channels: tuple | None = None,
+        channels: tuple[Any, ...] | None = None,
         channel_base: int = 64,
         shared_dim: int = 0,
         hierarchical: bool = False,
@@ -141,7 +143,7 @@ class BigGANGenerator(GeneratorMixin, ModelMixin, ConfigMixin):
         initialize_(self, init)
 
     def draw_latents(
-        self, count: int, generator: RandomSource = None, device=None, truncation_psi: float = 1.0
+        self, count: int, generator: RandomSource = None, device: Any = None, truncation_psi: float = 1.0
     ) -> Tensor:
         """Latents z (count, z_dim): normal with standard deviation ``truncation_psi``, as in BigGAN-PyTorch."""
         return super().draw_latents(count, generator, device) * truncation_psi
@@ -178,6 +180,7 @@ class BigGANGenerator(GeneratorMixin, ModelMixin, ConfigMixin):
         y = self.shared(one_hot_labels(class_labels, self.config.num_classes, z.shape[0], dtype))
         first, *parts = z.to(dtype).chunk(self.slots, dim=1)
         x = self.linear(first).unflatten(1, (-1, 4, 4)).contiguous(memory_format=torch.channels_last)
+        block: Any
         for index, block in enumerate(self.blocks):
             condition = torch.cat([y, parts[index]], dim=1) if parts else y
             for layer in block:

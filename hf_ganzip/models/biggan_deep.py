@@ -7,6 +7,8 @@ Keys follow pytorch-pretrained-biggan, with spectral norms folded into the weigh
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +60,9 @@ def statistics_weights(truncation: float, count: int, interpolation: str) -> lis
 class TruncationNorm(nn.Module):
     """Batch norm whose mean and variance depend on the truncation: rows ``running_means``, ``running_vars`` (n, C)."""
 
+    running_means: Tensor
+    running_vars: Tensor
+
     def __init__(self, channels: int, condition_dim: int | None, n_stats: int, eps: float):
         super().__init__()
         self.eps = eps
@@ -72,8 +77,11 @@ class TruncationNorm(nn.Module):
 
     def forward(self, x: Tensor, rows: list[tuple[int, float]], condition: Tensor | None = None) -> Tensor:
         wide = torch.promote_types(self.running_vars.dtype, torch.float32)
-        mean = sum(self.running_means[row].to(wide) * weight for row, weight in rows)
-        factor = (sum(self.running_vars[row].to(wide) * weight for row, weight in rows) + self.eps).rsqrt()
+        mean: Any = sum(self.running_means[row].to(wide) * weight for row, weight in rows)
+        var: Any = sum(self.running_vars[row].to(wide) * weight for row, weight in rows)
+        factor = (var + self.eps).rsqrt()
+        scale: Tensor
+        shift: Tensor
         if condition is None:
             scale, shift = self.weight, self.bias
         else:
@@ -86,7 +94,16 @@ class TruncationNorm(nn.Module):
 class BottleneckBlock(nn.Module):
     """(B, in, H, W) and a condition to (B, out, H', W'), H' = 2H if ``upsample``; the shortcut keeps the first channels."""
 
-    def __init__(self, in_channels: int, hidden: int, out_channels: int, upsample: bool, condition_dim, n_stats, eps):
+    def __init__(
+        self,
+        in_channels: int,
+        hidden: int,
+        out_channels: int,
+        upsample: bool,
+        condition_dim: int,
+        n_stats: int,
+        eps: float,
+    ):
         super().__init__()
         self.out_channels, self.upsample = out_channels, upsample
         self.bn_0 = TruncationNorm(in_channels, condition_dim, n_stats, eps)
@@ -128,7 +145,19 @@ class SelfAttention(nn.Module):
 class _Network(nn.Module):
     """Everything but the class embedding (``generator.*`` of the checkpoints)."""
 
-    def __init__(self, condition_dim, bottom, blocks, upsample, attention_before, image_channels, n_stats, eps):
+    _gradient_checkpointing_func: Callable[..., Any]  # set by diffusers
+
+    def __init__(
+        self,
+        condition_dim: int,
+        bottom: int,
+        blocks: Sequence[tuple[int, int]],
+        upsample: Sequence[bool],
+        attention_before: int,
+        image_channels: int,
+        n_stats: int,
+        eps: float,
+    ):
         super().__init__()
         self.gradient_checkpointing = False
         self.gen_z = nn.Linear(condition_dim, 16 * bottom)
@@ -152,7 +181,7 @@ class _Network(nn.Module):
         return torch.tanh(self.conv_to_rgb(F.relu(self.bn(x, rows))).float())
 
 
-def _imagenet(widths: tuple[int, ...], upsample: str, attention_before: int) -> dict:
+def _imagenet(widths: tuple[int, ...], upsample: str, attention_before: int) -> dict[str, Any]:
     return {
         "channels": tuple(128 * width for width in widths),
         "upsample": tuple(letter == "T" for letter in upsample),
@@ -196,7 +225,7 @@ class BigGANDeepGenerator(GeneratorMixin, ModelMixin, ConfigMixin):
         image_channels: int = 3,
         z_dim: int = 128,
         num_classes: int = 1000,
-        channels: tuple = PRESETS["imagenet-128"]["channels"],
+        channels: tuple[Any, ...] = PRESETS["imagenet-128"]["channels"],
         upsample: tuple[bool, ...] = PRESETS["imagenet-128"]["upsample"],
         attention_before: int = 8,
         n_stats: int = 51,
@@ -219,7 +248,7 @@ class BigGANDeepGenerator(GeneratorMixin, ModelMixin, ConfigMixin):
         )
 
     def draw_latents(
-        self, count: int, generator: RandomSource = None, device=None, truncation_psi: float = 1.0
+        self, count: int, generator: RandomSource = None, device: Any = None, truncation_psi: float = 1.0
     ) -> Tensor:
         """Latents z (count, z_dim): ``truncation_psi`` times a normal distribution cut at two standard deviations."""
         check_sources(generator, count)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
@@ -26,7 +28,7 @@ _MULTIPLIERS = {
 }
 
 
-def _imagenet(resolution: int, attention: int, base: int) -> dict:
+def _imagenet(resolution: int, attention: int, base: int) -> dict[str, Any]:
     return {
         "resolution": resolution,
         "num_classes": 1000,
@@ -75,7 +77,7 @@ class BigGANDiscriminator(DiscriminatorMixin, ModelMixin, ConfigMixin):
         resolution: int = 32,
         image_channels: int = 3,
         num_classes: int = 10,
-        channels: tuple | None = None,
+        channels: tuple[Any, ...] | None = None,
         channel_base: int = 64,
         downsample: tuple[bool, ...] | None = None,
         attention_blocks: tuple[int, ...] = (),
@@ -83,7 +85,7 @@ class BigGANDiscriminator(DiscriminatorMixin, ModelMixin, ConfigMixin):
         sn_eps: float = 1e-12,
         spectral_norm: bool = True,
         init: str = "ortho",
-        feature_quantizers: dict | None = None,
+        feature_quantizers: dict[str, Any] | None = None,
     ):
         super().__init__()
         eps = sn_eps if spectral_norm else None

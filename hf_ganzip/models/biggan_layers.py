@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +18,9 @@ INITS = ("ortho", "N02", "xavier")
 
 class StatisticsNorm(nn.Module):
     """Batch norm without affine, with the buffers ``stored_mean`` and ``stored_var`` (C,)."""
+
+    stored_mean: Tensor
+    stored_var: Tensor
 
     def __init__(self, channels: int, eps: float, momentum: float = 0.1):
         super().__init__()
@@ -40,8 +46,8 @@ class ConditionalBatchNorm(StatisticsNorm):
     def __init__(self, channels: int, condition_dim: int, shared: bool, eps: float, sn_eps: float | None):
         super().__init__(channels, eps)
         if shared:
-            self.gain = SNLinear(condition_dim, channels, bias=False, sn_eps=sn_eps)
-            self.bias = SNLinear(condition_dim, channels, bias=False, sn_eps=sn_eps)
+            self.gain: nn.Module = SNLinear(condition_dim, channels, bias=False, sn_eps=sn_eps)
+            self.bias: nn.Module = SNLinear(condition_dim, channels, bias=False, sn_eps=sn_eps)
         else:
             self.gain = ClassEmbedding(condition_dim, channels)
             self.bias = ClassEmbedding(condition_dim, channels)
@@ -79,18 +85,27 @@ class SelfAttention(nn.Module):
 
 def pooled_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Unscaled dot-product attention over 2 x 2 max-pooled keys and values, all (B, ., H, W)."""
-    rows = [x.flatten(2).transpose(1, 2) for x in (queries, F.max_pool2d(keys, 2), F.max_pool2d(values, 2))]
+    q, k, v = (x.flatten(2).transpose(1, 2) for x in (queries, F.max_pool2d(keys, 2), F.max_pool2d(values, 2)))
     if torch.compiler.is_exporting():  # ONNX's attention has heads
-        found = F.scaled_dot_product_attention(*(x[:, None] for x in rows), scale=1.0)[:, 0]
+        found = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], scale=1.0)[:, 0]
     else:
-        found = F.scaled_dot_product_attention(*rows, scale=1.0)  # (B, H * W, C)
+        found = F.scaled_dot_product_attention(q, k, v, scale=1.0)  # (B, H * W, C)
     return found.transpose(1, 2).reshape(values.shape[0], -1, *queries.shape[2:])
 
 
 class GeneratorBlock(nn.Module):
     """(B, in, H, W) and a condition to (B, out, 2H, 2W)."""
 
-    def __init__(self, in_channels: int, hidden: int, out_channels: int, condition_dim: int, shared, bn_eps, sn_eps):
+    def __init__(
+        self,
+        in_channels: int,
+        hidden: int,
+        out_channels: int,
+        condition_dim: int,
+        shared: bool,
+        bn_eps: float,
+        sn_eps: float | None,
+    ):
         super().__init__()
         self.conv1 = SNConv2d(in_channels, hidden, 3, sn_eps=sn_eps)
         self.conv2 = SNConv2d(hidden, out_channels, 3, sn_eps=sn_eps)
@@ -135,7 +150,7 @@ def initialize_(model: nn.Module, init: str) -> None:
     """
     if init not in INITS:
         raise ValueError(f"init is {init!r}; allowed are {', '.join(INITS)}.")
-    fill = {
+    fill: Callable[[Tensor], Any] = {
         "ortho": nn.init.orthogonal_,
         "N02": lambda weight: nn.init.normal_(weight, std=0.02),
         "xavier": nn.init.xavier_uniform_,

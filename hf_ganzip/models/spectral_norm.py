@@ -13,10 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class SpectralNormMixin:
+class SpectralNormMixin(nn.Module):
     """Adds ``u0`` and ``sv0`` to a linear or convolution layer and divides its weight by sigma."""
 
     sn_eps: float
+    weight: Tensor
+    u0: Tensor
+    sv0: Tensor
 
     def init_spectral_norm(self, eps: float | None) -> None:
         """Register the buffers; ``eps``: smallest norm that a vector is divided by; None: an ordinary layer."""

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +29,8 @@ from .stylegan_base import (
 
 class StyleLayer(nn.Module):
     """Noise, bias, leaky ReLU, instance norm, and the style's scale and shift of x (B, C, H, W)."""
+
+    noise_const: Tensor
 
     def __init__(self, channels: int, w_dim: int, resolution: int):
         super().__init__()
@@ -55,6 +59,8 @@ class StyleLayer(nn.Module):
 class SynthesisBlock(nn.Module):
     """One resolution: a constant (4 x 4) or upsampling convolution, and a convolution, each with a style."""
 
+    resample_filter: Tensor
+
     def __init__(self, in_channels: int, widths: tuple[int, int], w_dim: int, resolution: int, taps: tuple[int, ...]):
         super().__init__()
         if in_channels == 0:
@@ -66,7 +72,9 @@ class SynthesisBlock(nn.Module):
         self.conv1 = EqualizedConv2d(widths[0], widths[1], 3, bias=False)
         self.style1 = StyleLayer(widths[1], w_dim, resolution)
 
-    def forward(self, x: Tensor | None, ws: Tensor, dtype: torch.dtype, noise_mode: str, generator) -> Tensor:
+    def forward(
+        self, x: Tensor | None, ws: Tensor, dtype: torch.dtype, noise_mode: str, generator: RandomSource
+    ) -> Tensor:
         gain = math.sqrt(2)
         if x is None:
             x = (
@@ -85,7 +93,11 @@ class SynthesisBlock(nn.Module):
 class SynthesisNetwork(nn.Module):
     """Styles ws (B, num_ws, w_dim) to images (B, C, H, W) float32."""
 
-    def __init__(self, resolution: int, image_channels: int, w_dim: int, channels: tuple, taps: tuple[int, ...]):
+    _gradient_checkpointing_func: Callable[..., Any]  # set by diffusers
+
+    def __init__(
+        self, resolution: int, image_channels: int, w_dim: int, channels: tuple[Any, ...], taps: tuple[int, ...]
+    ):
         super().__init__()
         self.block_resolutions = resolutions(resolution, channels)
         self.num_ws = 2 * len(channels)
@@ -96,7 +108,9 @@ class SynthesisNetwork(nn.Module):
             in_channels = widths[1]
         self.torgb = EqualizedConv2d(in_channels, image_channels, 1)
 
-    def forward(self, ws: Tensor, dtype: torch.dtype, noise_mode: str = "random", generator=None) -> Tensor:
+    def forward(
+        self, ws: Tensor, dtype: torch.dtype, noise_mode: str = "random", generator: RandomSource = None
+    ) -> Tensor:
         x = None
         for index, size in enumerate(self.block_resolutions):
             block, pair = getattr(self, f"b{size}"), ws[:, 2 * index : 2 * index + 2]
@@ -150,7 +164,7 @@ class StyleGANGenerator(StyleGeneratorMixin, ModelMixin, ConfigMixin):
         w_dim: int = 512,
         num_classes: int = 0,
         mapping_layers: int = 8,
-        channels: tuple | None = None,
+        channels: tuple[Any, ...] | None = None,
         channel_base: int = 16384,
         channel_max: int = 512,
         resample_filter: tuple[int, ...] = (1, 2, 1),

@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from .base import width_pairs
+from .base import RandomSource, width_pairs
 from .stylegan2_layers import EqualizedConv2d, SynthesisLayer, ToRGBLayer, blur_kernel, upsample2d
 from .stylegan_base import (
     MappingNetwork,
@@ -28,6 +29,8 @@ LAYOUTS = ("skip", "resnet", "orig")  # of image outputs and shortcuts; the opti
 
 class SynthesisBlock(nn.Module):
     """One resolution of the synthesis network: two modulated convolutions (one at 4x4) and the image output."""
+
+    resample_filter: Tensor
 
     def __init__(
         self,
@@ -46,7 +49,7 @@ class SynthesisBlock(nn.Module):
         self.num_convs = 1 if in_channels == 0 else 2
         self.has_torgb = is_last or architecture == "skip"
         self.register_buffer("resample_filter", blur_kernel(resample_filter))
-        shared = {"resample_filter": resample_filter, "conv_clamp": conv_clamp}
+        shared: dict[str, Any] = {"resample_filter": resample_filter, "conv_clamp": conv_clamp}
         if in_channels == 0:
             self.const = nn.Parameter(torch.randn(widths[0], resolution, resolution))
         else:
@@ -60,7 +63,13 @@ class SynthesisBlock(nn.Module):
             )
 
     def forward(
-        self, x: Tensor | None, image: Tensor | None, ws: Tensor, dtype: torch.dtype, noise_mode: str, generator=None
+        self,
+        x: Tensor | None,
+        image: Tensor | None,
+        ws: Tensor,
+        dtype: torch.dtype,
+        noise_mode: str,
+        generator: RandomSource = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Features (B, I, H/2, W/2) and image so far to features (B, O, H, W) and image (B, C, H, W).
 
@@ -90,12 +99,14 @@ class SynthesisBlock(nn.Module):
 class SynthesisNetwork(nn.Module):
     """Styles ws (B, num_ws, w_dim) to images (B, C, H, W) float32."""
 
+    _gradient_checkpointing_func: Callable[..., Any]  # set by diffusers
+
     def __init__(
         self,
         resolution: int,
         image_channels: int,
         w_dim: int,
-        channels: Sequence,
+        channels: Sequence[Any],
         architecture: str,
         resample_filter: tuple[int, ...],
         conv_clamp: float | None,
@@ -120,7 +131,9 @@ class SynthesisNetwork(nn.Module):
             setattr(self, f"b{size}", block)
             in_channels = widths[1]
 
-    def forward(self, ws: Tensor, dtype: torch.dtype, noise_mode: str = "random", generator=None) -> Tensor:
+    def forward(
+        self, ws: Tensor, dtype: torch.dtype, noise_mode: str = "random", generator: RandomSource = None
+    ) -> Tensor:
         x = image = None
         start = 0
         for size in self.block_resolutions:
@@ -132,7 +145,7 @@ class SynthesisNetwork(nn.Module):
                 x, image = self._gradient_checkpointing_func(run, x, image, block_ws, dtype, noise_mode)
             else:
                 x, image = block(x, image, block_ws, dtype, noise_mode, generator)
-        return image
+        return image  # type: ignore[return-value]  # the last block draws one
 
 
 class StyleGAN2Generator(StyleGeneratorMixin, ModelMixin, ConfigMixin):
@@ -180,7 +193,7 @@ class StyleGAN2Generator(StyleGeneratorMixin, ModelMixin, ConfigMixin):
         w_dim: int = 512,
         num_classes: int = 0,
         mapping_layers: int = 8,
-        channels: tuple | None = None,
+        channels: tuple[Any, ...] | None = None,
         channel_base: int = 16384,
         channel_max: int = 512,
         architecture: str = "skip",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -20,6 +21,8 @@ from .stylegan_base import FullyConnectedLayer, MappingNetwork, at_least_float32
 class DiscriminatorBlock(nn.Module):
     """One resolution: (B, in_channels, H, W) to (B, out_channels, H/2, W/2). ``in_channels=0``: starts from the image."""
 
+    resample_filter: Tensor
+
     def __init__(
         self,
         in_channels: int,
@@ -33,7 +36,7 @@ class DiscriminatorBlock(nn.Module):
         super().__init__()
         self.in_channels, self.architecture = in_channels, architecture
         self.register_buffer("resample_filter", blur_kernel(resample_filter))
-        shared = {"activation": "lrelu", "resample_filter": resample_filter, "conv_clamp": conv_clamp}
+        shared: dict[str, Any] = {"activation": "lrelu", "resample_filter": resample_filter, "conv_clamp": conv_clamp}
         if in_channels == 0 or architecture == "skip":
             self.fromrgb = EqualizedConv2d(image_channels, width, 1, **shared)
         self.conv0 = EqualizedConv2d(width, width, 3, **shared)
@@ -43,7 +46,7 @@ class DiscriminatorBlock(nn.Module):
                 width, out_channels, 1, bias=False, resample="down", resample_filter=resample_filter
             )
 
-    def forward(self, x: Tensor | None, image: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor | None, image: Any) -> tuple[Tensor, Tensor | None]:
         if self.in_channels == 0 or self.architecture == "skip":
             features = self.fromrgb(image)
             x = features if x is None else x + features
@@ -138,7 +141,7 @@ class StyleGAN2Discriminator(DiscriminatorMixin, ModelMixin, ConfigMixin):
         resolution: int = 256,
         image_channels: int = 3,
         num_classes: int = 0,
-        channels: tuple | None = None,
+        channels: tuple[int, ...] | None = None,
         channel_base: int = 16384,
         channel_max: int = 512,
         architecture: str = "resnet",
@@ -146,7 +149,7 @@ class StyleGAN2Discriminator(DiscriminatorMixin, ModelMixin, ConfigMixin):
         mbstd_group_size: int = 4,
         conv_clamp: float | None = None,
         resample_filter: tuple[int, ...] = (1, 3, 3, 1),
-        feature_quantizers: dict | None = None,
+        feature_quantizers: dict[str, Any] | None = None,
     ):
         super().__init__()
         if architecture not in LAYOUTS:
@@ -190,7 +193,7 @@ class StyleGAN2Discriminator(DiscriminatorMixin, ModelMixin, ConfigMixin):
             ValueError: Wrong image shape or class labels, or a batch that the minibatch groups do not divide.
         """
         check_images(images, self.config.image_channels, self.config.resolution)
-        dtype = self.b4.conv.bias.dtype
+        dtype = self.b4.conv.bias.dtype  # type: ignore[union-attr]  # it has one
         image, x = images.to(dtype).contiguous(memory_format=torch.channels_last), None
         for size in self.block_resolutions:
             x, image = getattr(self, f"b{size}")(x, image)

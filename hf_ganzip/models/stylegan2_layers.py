@@ -9,6 +9,7 @@ several times faster on CPUs. Activations travel in the ``channels_last`` memory
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +60,7 @@ class EqualizedConv2d(nn.Module):
     """
 
     ganzip_quantizable = True
+    resample_filter: Tensor
 
     def __init__(
         self,
@@ -134,9 +136,11 @@ class SynthesisLayer(nn.Module):
     """
 
     ganzip_quantizable = True
+    noise_const: Tensor
+    resample_filter: Tensor
 
     @property
-    def integer_geometry(self) -> dict:
+    def integer_geometry(self) -> dict[str, Any]:
         """How its modulated inputs meet the weight."""
         return (
             {"kind": "conv2d", "padding": (1, 1)}
@@ -187,7 +191,7 @@ class SynthesisLayer(nn.Module):
             energy = at_least_float32(weight).square().sum(dim=(2, 3))  # (O, I)
             x = resampled_conv2d(x, weight.to(x.dtype), None, self.resample, self.resample_filter, 1)
         else:
-            energy = self.integer_energy()
+            energy = self.integer_energy()  # type: ignore[operator]  # the packed layer's
             x = product if self.resample is None else smoothed(product, self.resample_filter, 1)
         scale = self.demodulation(styles, energy).mul(gain).to(x.dtype)  # (B, O)
         shifts = [(self.bias * gain).to(x.dtype)[:, None, None]]
@@ -200,7 +204,7 @@ class SynthesisLayer(nn.Module):
         """Inverse norm (B, O) of each sample's modulated weights, in float32 or wider; ``energy`` (O, I): their squares, summed over taps."""
         return (F.linear(at_least_float32(styles).square(), energy) + 1e-8).rsqrt()
 
-    def noise(self, batch: int, x: Tensor, noise_mode: str, generator, gain: float) -> Tensor:
+    def noise(self, batch: int, x: Tensor, noise_mode: str, generator: Any, gain: float) -> Tensor:
         """Noise image times its learned strength and ``gain``, (B, 1, H, W) or (H, W)."""
         if noise_mode == "const":
             noise = self.noise_const

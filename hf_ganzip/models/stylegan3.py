@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -17,17 +20,19 @@ from .stylegan_base import MappingNetwork, StyleGeneratorMixin, at_least_float32
 class SynthesisNetwork(nn.Module):
     """Styles ws (B, num_ws, w_dim) to images (B, C, H, W) float32."""
 
+    _gradient_checkpointing_func: Callable[..., Any]  # set by diffusers
+
     def __init__(
         self,
         found: list[Band],
-        channels,
-        frequencies,
-        image_channels,
-        w_dim,
-        num_critical,
-        output_scale,
-        radial,
-        **layer,
+        channels: Sequence[int],
+        frequencies: int,
+        image_channels: int,
+        w_dim: int,
+        num_critical: int,
+        output_scale: float,
+        radial: bool,
+        **layer: Any,
     ):
         super().__init__()
         self.bands, self.output_scale = found, output_scale

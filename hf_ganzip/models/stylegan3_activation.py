@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +51,7 @@ class FilteredActivation:
 
     def __init__(self, size: int, up: int, down: int, padding: tuple[int, int]):
         self.size, self.up, self.down, self.padding = size, up, down, padding
-        self._matrices: dict[tuple, Tensor] = {}
+        self._matrices: dict[tuple[Any, ...], Tensor] = {}
 
     def __call__(
         self,

@@ -21,6 +21,9 @@ class FourierInput(nn.Module):
     """Fourier features of a plane that the first style rotates and moves: w (B, w_dim) to (B, channels, size, size)."""
 
     ganzip_quantizable = True
+    transform: Tensor
+    freqs: Tensor
+    phases: Tensor
 
     def __init__(self, w_dim: int, channels: int, frequencies: int, size: int, sampling_rate: int, bandwidth: float):
         super().__init__()
@@ -72,6 +75,9 @@ class SynthesisLayer(nn.Module):
     """
 
     ganzip_quantizable = True
+    magnitude_ema: Tensor
+    up_filter: Tensor
+    down_filter: Tensor
 
     def __init__(
         self,

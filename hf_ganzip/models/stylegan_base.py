@@ -33,7 +33,7 @@ def channel_widths(resolution: int, channel_base: int = 16384, channel_max: int 
     return tuple(min(channel_base // 2**i, channel_max) for i in range(2, int(math.log2(resolution)) + 1))
 
 
-def resolutions(resolution: int, channels: Sequence) -> list[int]:
+def resolutions(resolution: int, channels: Sequence[Any]) -> list[int]:
     """Block resolutions 4..``resolution``, checked against the number of widths.
 
     Raises:
@@ -135,6 +135,9 @@ class MappingNetwork(nn.Module):
         ValueError: No layers.
     """
 
+    fc0: FullyConnectedLayer
+    w_avg: Tensor
+
     def __init__(
         self,
         z_dim: int,
@@ -202,8 +205,8 @@ class MappingNetwork(nn.Module):
         given = z if z is not None else class_labels
         inputs, batch = [], 0 if given is None else given.shape[0]
         if self.z_dim:
-            check_latents(z, self.z_dim)
-            inputs.append(normalize_second_moment(z.to(bias.dtype)))
+            check_latents(z, self.z_dim)  # type: ignore[arg-type]  # given wherever z_dim is not 0
+            inputs.append(normalize_second_moment(z.to(bias.dtype)))  # type: ignore[union-attr]
         labels = one_hot_labels(class_labels, self.num_classes, batch, bias.dtype)
         with torch.autocast(bias.device.type, enabled=False):
             if labels is not None:
@@ -216,6 +219,9 @@ class MappingNetwork(nn.Module):
 
 class StyleGeneratorMixin(GeneratorMixin):
     """A generator of a ``mapping`` network, z to styles, and a ``synthesis`` network, styles to images."""
+
+    mapping: MappingNetwork
+    synthesis: Any
 
     @property
     def num_ws(self) -> int:

@@ -85,7 +85,7 @@ class UGATITGenerator(PresetMixin, ModelMixin, ConfigMixin):
         if not fits or not (self.config.light or tuple(images.shape[2:]) == (size, size)):
             allowed = "(batch, {0}, H, W) with multiples of 4" if self.config.light else "(batch, {0}, {1}, {1})"
             raise ValueError(f"images has shape {tuple(images.shape)}; allowed is {allowed.format(channels, size)}.")
-        x = self.DownBlock(images.to(self.conv1x1.bias.dtype))
+        x = self.DownBlock(images.to(self.conv1x1.bias.dtype))  # type: ignore[union-attr]  # it has one
         x, cam_logits = class_activation(x, self.gap_fc, self.gmp_fc, self.gap_fc.weight, self.gmp_fc.weight)
         x = F.relu(self.conv1x1(x))
         heatmap = x.sum(dim=1, keepdim=True)

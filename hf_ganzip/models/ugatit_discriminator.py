@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -41,7 +43,7 @@ class UGATITDiscriminator(DiscriminatorMixin, ModelMixin, ConfigMixin):
         base_channels: int = 64,
         num_layers: int = 7,
         spectral_norm: bool = True,
-        feature_quantizers: dict | None = None,
+        feature_quantizers: dict[str, Any] | None = None,
     ):
         super().__init__()
         if num_layers < 4:
@@ -78,7 +80,7 @@ class UGATITDiscriminator(DiscriminatorMixin, ModelMixin, ConfigMixin):
             ValueError: Wrong image shape, or class labels.
         """
         check_images(images, self.config.image_channels)
-        dtype = self.conv1x1.bias.dtype
+        dtype = self.conv1x1.bias.dtype  # type: ignore[union-attr]  # it has one
         one_hot_labels(class_labels, 0, images.shape[0], dtype)
         x = self.model(images.to(dtype))
         x, cam_logits = class_activation(x, self.gap_fc, self.gmp_fc, self.gap_fc.weight_orig, self.gmp_fc.weight_orig)

@@ -39,7 +39,7 @@ class InstanceLayerNorm(AdaptiveInstanceLayerNorm):
         self.gamma = nn.Parameter(torch.ones(1, channels, 1, 1))
         self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # gamma and beta are its own
         return torch.addcmul(self.beta, self.mixed(x), self.gamma)
 
 
@@ -88,6 +88,9 @@ class NormalizedClassifier(nn.Module):
     kept. Keys are those of ``torch.nn.utils.spectral_norm``.
     """
 
+    weight_u: Tensor
+    weight_v: Tensor
+
     def __init__(self, channels: int):
         super().__init__()
         self.weight_orig = nn.Parameter(torch.empty(1, channels))
@@ -105,7 +108,9 @@ class NormalizedClassifier(nn.Module):
         return F.linear(x, weight / sigma)
 
 
-def class_activation(x: Tensor, average: nn.Module, maximum: nn.Module, average_weight, maximum_weight):
+def class_activation(
+    x: Tensor, average: nn.Module, maximum: nn.Module, average_weight: Tensor, maximum_weight: Tensor
+) -> tuple[Tensor, Tensor]:
     """Features weighted by how they speak for a domain (Zhou et al., CAM).
 
     Args:

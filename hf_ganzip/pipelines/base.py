@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
+from typing import Any
 
 from diffusers import DiffusionPipeline
 
@@ -19,7 +21,7 @@ class LocalPipeline(DiffusionPipeline):
     """A pipeline of classes that diffusers finds in local folders only: a Hub id is downloaded first."""
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
         """Load a pipeline, or a generator alone, from a folder, by a bundled name or from the Hub; the classes of bundled generators have names.
 
         Args:

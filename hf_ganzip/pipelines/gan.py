@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from diffusers import ModelMixin
@@ -66,7 +68,7 @@ class GANPipeline(LocalPipeline):
         max_batch_size: int = 64,
         output_type: str = "pil",
         return_dict: bool = True,
-    ) -> ImagePipelineOutput | tuple:
+    ) -> ImagePipelineOutput | tuple[Any, ...]:
         """Sample images.
 
         Args:
@@ -93,7 +95,7 @@ class GANPipeline(LocalPipeline):
         latents = self._latents(latents, batch_size, generator, device, truncation_psi)
         check_sources(generator, len(latents))
         labels = self._labels(class_labels, len(latents), device)
-        truncation = {"truncation_psi": truncation_psi}
+        truncation: dict[str, Any] = {"truncation_psi": truncation_psi}
         if hasattr(model, "mapping"):
             truncation["truncation_cutoff"] = truncation_cutoff
         if mixing_latents is not None:
@@ -102,7 +104,7 @@ class GANPipeline(LocalPipeline):
         with evaluating(model):
             for start in self.progress_bar(range(0, len(latents), max_batch_size)):
                 part = slice(start, start + max_batch_size)
-                noise = {"noise_mode": noise_mode}
+                noise: dict[str, Any] = {"noise_mode": noise_mode}
                 noise["generator"] = generator[part] if isinstance(generator, list) else generator
                 chosen = None if labels is None else labels[part]
                 if mixing_latents is None:
@@ -129,7 +131,7 @@ class GANPipeline(LocalPipeline):
         loop: bool = True,
         max_batch_size: int = 64,
         output_type: str = "pil",
-    ) -> list | np.ndarray | Tensor:
+    ) -> list[Any] | np.ndarray | Tensor:
         """Frames of a walk from sample to sample, for ``diffusers.utils.export_to_gif`` or ``export_to_video``.
 
         StyleGANs walk in straight lines between styles, others on great circles between latents and, if they embed classes
@@ -172,7 +174,7 @@ class GANPipeline(LocalPipeline):
         else:
             points = [_on_great_circle(latents[first].to(device), latents[first + 1].to(device), t)]
             if labels is not None:
-                rows = one_hot_labels(labels, model.config.num_classes, len(latents), torch.float32)
+                rows: Any = one_hot_labels(labels, model.config.num_classes, len(latents), torch.float32)
                 points.append(rows[first].lerp(rows[first + 1], t))
         frames = []
         with evaluating(model):
@@ -184,7 +186,9 @@ class GANPipeline(LocalPipeline):
                     frames.append(model(*chunk, truncation_psi=truncation_psi, noise_mode="const").sample.float())
         return self._output(torch.cat(frames), output_type, return_dict=True).images
 
-    def _latents(self, latents: Tensor | None, count: int, generator: RandomSource, device, psi: float) -> Tensor:
+    def _latents(
+        self, latents: Tensor | None, count: int, generator: RandomSource, device: torch.device, psi: float
+    ) -> Tensor:
         """The given latents, or ``count`` drawn ones."""
         model = self.generator
         if latents is None:
@@ -196,7 +200,7 @@ class GANPipeline(LocalPipeline):
             )
         return latents
 
-    def _output(self, images: Tensor, output_type: str, return_dict: bool):
+    def _output(self, images: Tensor, output_type: str, return_dict: bool) -> Any:
         self.maybe_free_model_hooks()
         if output_type != "latent":
             images = self.image_processor.postprocess(images, output_type=output_type)
@@ -213,7 +217,7 @@ class GANPipeline(LocalPipeline):
             raise ValueError(f"mixing_cutoff is {cutoff}; allowed are 1 to {styles - 1}.")
         return cutoff
 
-    def _labels(self, class_labels, count: int, device) -> Tensor | None:
+    def _labels(self, class_labels: Any, count: int, device: torch.device) -> Tensor | None:
         classes = self.generator.config.num_classes
         if class_labels is None:
             return torch.arange(count, device=device) % classes if classes else None

@@ -75,7 +75,7 @@ class ImageTranslationPipeline(LocalPipeline):
         max_batch_size: int = 8,
         output_type: str = "pil",
         return_dict: bool = True,
-    ) -> ImageTranslationOutput | tuple:
+    ) -> ImageTranslationOutput | tuple[Any, ...]:
         """Translate.
 
         Args:

@@ -17,10 +17,10 @@ from .channels import ChannelSet, PruningRule, cut
 from .config import PruneConfig
 
 
-def _options(model: nn.Module, rule: PruningRule, counts: Mapping[str, int]) -> dict[str, Any]:
+def _options(model: Any, rule: PruningRule, counts: Mapping[str, int]) -> dict[str, Any]:
     """Options of the pruned model's class."""
     own = {name: value for name, value in model.config.items() if not name.startswith("_")}
-    return {**own, **rule.config(model, counts)}
+    return {**own, **rule.config(model, counts)}  # type: ignore[misc]  # asked where there is one
 
 
 def build(
@@ -114,6 +114,8 @@ def _initialize(model: nn.Module, config: PruneConfig) -> None:
 
 @torch.no_grad()
 def _compensate(model: nn.Module, pruned: nn.Module) -> None:
+    old: Any
+    new: Any
     for old, new in zip(model.modules(), pruned.modules()):
         if hasattr(new, "weight_gain") or getattr(new, "is_image", False):
             new.weight.mul_(math.sqrt(new.weight.shape[1] / old.weight.shape[1]))

@@ -58,7 +58,7 @@ class PruneConfig:
     criterion_options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         problems = [
             f"{name} is {value}; allowed is 0 <= ratio < 1"
             for name, value in {"ratio": self.ratio, **self.ratios}.items()

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from .channels import ChannelSet, Slice
+
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
 
 
 def _affine(layer: str) -> tuple[Slice, ...]:
@@ -20,9 +22,10 @@ def _written(layer: str) -> tuple[Slice, ...]:
     return (Slice(f"{layer}.weight", 0), Slice(f"{layer}.bias", 0))
 
 
-def stylegan2_sets(model: nn.Module) -> list[ChannelSet]:
+def stylegan2_sets(model: ModelMixin) -> list[ChannelSet]:
     """Set 0 is the constant, set j the output of the j-th convolution."""
     synthesis, sets = model.synthesis, []
+    slices: tuple[Slice, ...]
     sizes = synthesis.block_resolutions
     for index, size in enumerate(sizes):
         name, block = f"synthesis.b{size}", getattr(synthesis, f"b{size}")
@@ -49,7 +52,7 @@ def stylegan2_sets(model: nn.Module) -> list[ChannelSet]:
     return sets
 
 
-def stylegan2_config(model: nn.Module, kept: Mapping[str, int]) -> dict[str, Any]:
+def stylegan2_config(model: ModelMixin, kept: Mapping[str, int]) -> dict[str, Any]:
     """Widths as pairs (constant or first convolution, second convolution) where they differ."""
     pairs = []
     for index, size in enumerate(model.synthesis.block_resolutions):
@@ -59,7 +62,7 @@ def stylegan2_config(model: nn.Module, kept: Mapping[str, int]) -> dict[str, Any
     return {"channels": tuple(pairs)}
 
 
-def stylegan3_sets(model: nn.Module) -> list[ChannelSet]:
+def stylegan3_sets(model: ModelMixin) -> list[ChannelSet]:
     """Set i are the input channels of layer i; set 0 comes from the Fourier features, which stay."""
     names = [f"synthesis.{name}" for name in model.synthesis.layer_names]
     sets = []
@@ -72,12 +75,12 @@ def stylegan3_sets(model: nn.Module) -> list[ChannelSet]:
     return sets
 
 
-def stylegan3_config(model: nn.Module, kept: Mapping[str, int]) -> dict[str, Any]:
+def stylegan3_config(model: ModelMixin, kept: Mapping[str, int]) -> dict[str, Any]:
     """Input width of every layer."""
     return {"channels": tuple(kept[channels.name] for channels in stylegan3_sets(model))}
 
 
-def stylegan3_names(old: nn.Module, new: nn.Module) -> dict[str, str]:
+def stylegan3_names(old: ModelMixin, new: ModelMixin) -> dict[str, str]:
     """Layer names hold output widths, so they change."""
     found = {}
     for before, after in zip(old.synthesis.layer_names, new.synthesis.layer_names):
@@ -86,7 +89,7 @@ def stylegan3_names(old: nn.Module, new: nn.Module) -> dict[str, str]:
     return found
 
 
-def biggan_sets(model: nn.Module) -> list[ChannelSet]:
+def biggan_sets(model: ModelMixin) -> list[ChannelSet]:
     """The 4 x 4 features, and for every block its hidden and its output channels.
 
     Raises:
@@ -117,7 +120,7 @@ def biggan_sets(model: nn.Module) -> list[ChannelSet]:
         return (*norm(f"{block}.bn1"), Slice(f"{block}.conv1.weight", 1), Slice(f"{block}.conv_sc.weight", 1))
 
     bottom = model.blocks[0][0].conv1.weight.shape[1]
-    rows = (Slice("linear.weight", 0, 16), Slice("linear.bias", 0, 16))
+    rows: tuple[Slice, ...] = (Slice("linear.weight", 0, 16), Slice("linear.bias", 0, 16))
     rows += (Slice("linear.u0", 1, 16),) if _vector("linear") else ()
     sets = [ChannelSet("linear", bottom, rows + read(0), "blocks.0.0.conv1")]
     last = len(model.blocks) - 1
@@ -136,7 +139,7 @@ def biggan_sets(model: nn.Module) -> list[ChannelSet]:
     return sets
 
 
-def biggan_config(model: nn.Module, kept: Mapping[str, int]) -> dict[str, Any]:
+def biggan_config(model: ModelMixin, kept: Mapping[str, int]) -> dict[str, Any]:
     """Bottom width, then (hidden, output) of every block."""
     blocks = [(kept[f"blocks.{i}.0.conv1"], kept[f"blocks.{i}.0.conv2"]) for i in range(len(model.blocks))]
     return {"channels": (kept["linear"], *(pair[0] if pair[0] == pair[1] else pair for pair in blocks))}

@@ -50,7 +50,7 @@ def weight_uses(model: nn.Module) -> dict[str, int]:
     found: dict[str, int] = {}
 
     def watch(name: str) -> Any:
-        def count(module: nn.Module, args: tuple, output: Any) -> None:
+        def count(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             for leaf, uses in _uses(module, args[0], output[0] if isinstance(output, tuple) else output).items():
                 found[f"{name}.{leaf}"] = found.get(f"{name}.{leaf}", 0) + uses
 

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,11 @@ from .report import PrunedSet, PruneReport
 from .rules import rule_of
 
 
-def prune_(model: nn.Module, config: PruneConfig | None = None) -> PruneReport:
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
+
+
+def prune_(model: ModelMixin, config: PruneConfig | None = None) -> PruneReport:
     """Remove channels of a model in place. Widths go into its config, so it is saved and restored as any other model.
 
     Args:
@@ -82,8 +87,8 @@ def _verify(model: nn.Module) -> None:
     """One forward pass; the error names the first module whose output is not finite."""
     broken: list[str] = []
 
-    def watch(name: str):
-        def look(module: nn.Module, args: tuple, output: Any) -> None:
+    def watch(name: str) -> Callable[..., None]:
+        def look(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, Tensor) and not torch.isfinite(output).all():
                 broken.append(name)
 
@@ -102,7 +107,7 @@ def _verify(model: nn.Module) -> None:
         raise ValueError(f"prune_: {where} is not finite after pruning; nothing was changed.")
 
 
-def _exchange(model: nn.Module, pruned: nn.Module, rule: PruningRule) -> None:
+def _exchange(model: ModelMixin, pruned: ModelMixin, rule: PruningRule) -> None:
     """Put the pruned parts into the model, and their widths, or their structure, into its config."""
     names = [rule.part] if rule.part else [name for name, _ in pruned.named_children()]
     for name in names:

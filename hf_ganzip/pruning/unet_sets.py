@@ -56,7 +56,7 @@ def _on_meta(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo).eval()
 
 
-def _channel_set(twin: nn.Module, group: list, names: dict[nn.Module, str], order: dict[str, int]) -> ChannelSet:
+def _channel_set(twin: nn.Module, group: Any, names: dict[nn.Module, str], order: dict[str, int]) -> ChannelSet:
     root = group[0]
     width, pairs = len(root.root_idxs), False
     owner, _, leaf = names[root.dep.target.module].rpartition(".")
@@ -73,9 +73,10 @@ def _channel_set(twin: nn.Module, group: list, names: dict[nn.Module, str], orde
             slices.update(_slices(module, name, writes, offset))
         if isinstance(module, nn.GroupNorm):
             blocks, norm = max(blocks, module.num_groups), True
-        parent, _, leaf = name.rpartition(".")
+        within, _, leaf = name.rpartition(".")
         if leaf in ("to_q", "to_k", "to_v") and writes:
-            blocks = max(blocks, twin.get_submodule(parent).heads)
+            attention: Any = twin.get_submodule(within)
+            blocks = max(blocks, attention.heads)
     writers = [item.dep.target.module for item in group if item.dep.handler.__name__ == "prune_out_channels"]
     first = min((names[m] for m in writers if isinstance(m, (nn.Conv2d, nn.Linear))), key=order.__getitem__)
     if width % blocks:

@@ -210,7 +210,7 @@ def metadata(facts: Facts) -> str:
 def _results(report: Mapping[str, Any], task: str | None) -> list[EvalResult]:
     """Figures that are finite numbers, with everything that moves them."""
     conditions = report["conditions"]
-    arguments = {
+    arguments: dict[str, Any] = {
         key: value for key, value in conditions.items() if isinstance(value, (str, int, float)) and value != ""
     }
     arguments |= {"versions": dict(conditions["versions"])} if conditions.get("versions") else {}

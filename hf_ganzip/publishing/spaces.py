@@ -12,8 +12,8 @@ from typing import Any
 
 from ..core.registry import lookup
 from ..core.shipped import metric_folders, shipped
-from .push import check_target, upload
 from .space_files import NEEDED, STALE, check_repository, complete_space
+from .upload import check_target, upload
 from .wheel import write_wheel
 
 

@@ -164,7 +164,7 @@ class QuantizeConfig:
     preset: InitVar[str | None] = None
     modules_to_not_convert: InitVar[Sequence[str] | str | None] = None
 
-    def __post_init__(self, preset: str | None, modules_to_not_convert: Sequence[str] | str | None):
+    def __post_init__(self, preset: str | None, modules_to_not_convert: Sequence[str] | str | None) -> None:
         self._fill(preset)
         if not isinstance(self.headroom, (int, float)) or not 0 <= self.headroom <= 1:
             raise ValueError(f"headroom is {self.headroom!r}; allowed are numbers from 0 to 1.")
@@ -198,7 +198,7 @@ class QuantizeConfig:
         method = METHODS.get(self.method) if isinstance(self.method, str) else self.method
         values = lookup(PRESETS, getattr(method, "preset", "best") if preset is None else preset, "preset")
         object.__setattr__(self, "_chosen", frozenset(name for name in values if getattr(self, name) is not None))
-        for name in values.keys() - self._chosen:
+        for name in values.keys() - self._chosen:  # type: ignore[attr-defined]  # set above
             object.__setattr__(self, name, values[name])
 
     @classmethod
@@ -217,15 +217,14 @@ class QuantizeConfig:
         if config is None:
             return cls(**options)
         if isinstance(config, cls):
-            fields = [f.name for f in dataclasses.fields(cls)]
-            given = {
-                name: getattr(config, name) for name in fields if name not in PRESETS["best"].keys() - config._chosen
-            }
+            filled = PRESETS["best"].keys() - config._chosen  # type: ignore[attr-defined]  # by _fill
+            names = [field.name for field in dataclasses.fields(cls)]
+            given = {name: getattr(config, name) for name in names if name not in filled}
             if "method" in options:
                 given["method_options"] = {}
             if options.get("activations", config.activations) != config.activations:
                 del given["compute"]
-            return cls(**given | {"preset": config._preset} | options)
+            return cls(**given | {"preset": config._preset} | options)  # type: ignore[attr-defined]
         if isinstance(config, str) or callable(config):
             return cls(config, **options)
         raise TypeError(
@@ -284,7 +283,7 @@ class QuantizeConfig:
 
         Those of activations are left out where they stay in floating point, so that versions which do not know them read the folder.
         """
-        base = self.settings()
+        base: Any = self.settings()  # a LayerSettings: nothing is overridden
         left_out = ASKED_ONCE if self.activations else (*ASKED_ONCE, "activations", "activation_range")
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in left_out}
         values |= {"method": base.method_name, "method_options": _method_options(base.method), "skip": list(self.skip)}
@@ -295,7 +294,7 @@ class QuantizeConfig:
 def _plain_override(config: QuantizeConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
     plain = dict(changes)
     if "method" in plain and not isinstance(plain["method"], str):
-        settings = config.settings(changes)
+        settings: Any = config.settings(changes)
         plain |= {"method": settings.method_name, "method_options": _method_options(settings.method)}
     return plain
 

@@ -75,7 +75,7 @@ class QuantizedRows:
     def target(self, weight: Tensor) -> Tensor:
         """What the codes are to stand for in ``weight`` (O, ...), output channels first: ``weight`` without the low rank, rotated."""
         left = weight.detach().flatten(1)
-        if self.up is not None:
+        if self.up is not None and self.down is not None:
             left = left.clone()
             add_low_rank_(left, -self.up, self.down)
         return (rotated(left, self.rotation) if self.rotation else left).view(weight.shape)
@@ -109,7 +109,7 @@ def to_channels(
         values = unrotated_levels(values, rotation, out).view(scale.shape[0], -1).mul_(scale).view(shape[0], -1)
     elif rotation:
         values = unrotated(values, rotation)
-    if up is not None:
+    if up is not None and down is not None:
         add_low_rank_(values, up, down)
     return values
 

@@ -57,7 +57,7 @@ class PackedLayout:
     scaled_last: bool = False
     activations: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         problems = [
             f"{name} is {getattr(self, name)!r}"
             for name, fits in {

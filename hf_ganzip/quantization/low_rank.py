@@ -41,7 +41,7 @@ def with_low_rank(weight: Tensor, rank: int, quantize: Callable[[Tensor], Quanti
         codes = quantize(residual)
         found = dataclasses.replace(codes, up=factors[0], down=factors[1])
         left = weight - codes.weight(weight.shape)
-    return found
+    return found  # type: ignore[return-value]  # there are rounds
 
 
 def low_rank(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:

@@ -16,6 +16,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,9 @@ class _ReadOnly(Tensor):
     """A copy of a packed weight that can be read, as loaders of adapters do; to operate on it in place raises."""
 
     @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         if _WRITES.fullmatch(func.__name__) and args and isinstance(args[0], cls):
             raise RuntimeError(_READ_ONLY)
         with torch._C.DisableTorchFunctionSubclass():
@@ -52,18 +55,18 @@ class _ReadOnly(Tensor):
 class PackedWeight(Tensor):
     """The unpacked weight of a packed layer: a tensor whose ``data`` can be read only, so that nothing writes into a copy."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # as torch's Parameter does
 
     @property
-    def data(self):
+    def data(self) -> Tensor:
         return self.detach().clone().as_subclass(_ReadOnly)
 
     @data.setter
-    def data(self, value):
+    def data(self, value: Any) -> None:
         raise RuntimeError(_READ_ONLY)
 
 
-class PackedWeightMixin:
+class PackedWeightMixin(nn.Module):
     """Read-only ``weight`` from packed buffers, computed in float32, then cast to ``packed_dtype``."""
 
     packed_layout: PackedLayout
@@ -72,8 +75,12 @@ class PackedWeightMixin:
     packed_requires_grad: bool
     packed_fused: tuple[tuple[str, int], ...] = ()  # name and rank of adapters, see :mod:`.fused`
     packed_integers: Integers | None
+    weight_codes: Tensor
+    weight_scale: Tensor
+    _dequantized: Tensor | None
+    _buffers: dict[str, Any]
 
-    def __new__(cls, *args, **options):
+    def __new__(cls, *args: Any, **options: Any) -> Any:
         # Whoever builds another layer of the class of this one, as peft does for convolutions, gets an ordinary layer.
         return cls.__mro__[2](*args, **options) if args or options else super().__new__(cls)
 
@@ -95,6 +102,7 @@ class PackedWeightMixin:
 
     def integer_energy(self) -> Tensor:
         """Sums of squares (O, I) float32 of the weight over its taps, from the integers."""
+        assert self.packed_integers is not None  # asked only after integer_product
         number = self.packed_integers.number
         return (
             integer_energy(self.weight_scale, number)
@@ -116,7 +124,7 @@ class PackedWeightMixin:
         """First 16 hex digits of the SHA-256 of all packed buffers."""
         digest = hashlib.sha256()
         for tensor in self.packed_buffers().values():
-            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
         return digest.hexdigest()[:16]
 
     def extra_repr(self) -> str:
@@ -125,7 +133,7 @@ class PackedWeightMixin:
             filter(None, [inherited, f"bits={self.packed_layout.bits}", f"compute={self.packed_compute}"])
         )
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         # Casting a model casts what it computes with; codes and scales stay exact.
         exact = {name: self._buffers[name] for name in (*BUFFERS, *FUSED) if name in self._buffers}
         self._forget()
@@ -135,14 +143,14 @@ class PackedWeightMixin:
                 f"a packed layer cannot be cast to {probe.dtype}: layerwise casting would destroy its scales, and its "
                 "weights are smaller already. Leave it out; set_compute_(model, 'packed') saves memory instead."
             )
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's own
         self.packed_dtype = probe.dtype
         for name, tensor in exact.items():
             if self._buffers[name].dtype != tensor.dtype:
                 self._buffers[name] = tensor.to(self._buffers[name].device)
         return self
 
-    def _load_from_state_dict(self, *args, **kwargs):
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self._forget()
 
@@ -151,18 +159,18 @@ class PackedWeightMixin:
         if self.packed_integers is not None:
             self.packed_integers.forget()
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         without = {"_buffers": self._buffers | {"_dequantized": None}, "packed_integers": None}
         return self.__dict__ | without
 
-    def __setstate__(self, state: dict) -> None:
-        super().__setstate__(state)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's own
         self._prepare_integers()
 
     def _prepare_integers(self) -> None:
         self.packed_integers = Integers(self) if self.packed_layout.activations else None
 
-    def __reduce_ex__(self, protocol):
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # Dynamic classes have no importable name: deepcopy and pickle go through the original class.
         return _unpickle, (base_class(self),), self.__getstate__()
 
@@ -170,7 +178,7 @@ class PackedWeightMixin:
 @functools.cache
 def packed_class(base: type[nn.Module]) -> type[nn.Module]:
     """The packed subclass of a layer class."""
-    own = {"__module__": base.__module__}
+    own: dict[str, Any] = {"__module__": base.__module__}
     if computes_plainly(base):  # others ask for the product by themselves, or have none
         own["forward"] = _forward(base.forward)
     return type(f"Packed{base.__name__}", (PackedWeightMixin, base), own)
@@ -178,7 +186,7 @@ def packed_class(base: type[nn.Module]) -> type[nn.Module]:
 
 def _forward(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @functools.wraps(original)
-    def forward(self, *args, **kwargs) -> Tensor:
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Tensor:
         found = self.integer_product(args[0], self.bias) if len(args) == 1 and not kwargs else None
         return original(self, *args, **kwargs) if found is None else found
 
@@ -191,12 +199,12 @@ def base_class(module: nn.Module) -> type[nn.Module]:
 
 
 def _unpickle(base: type[nn.Module]) -> nn.Module:
-    cls = packed_class(base)
+    cls = packed_class(base)  # type: ignore[arg-type]  # classes are hashable
     return cls.__new__(cls)
 
 
 def pack_module_(
-    module: nn.Module, layout: PackedLayout, buffers: dict[str, Tensor], *, dtype: torch.dtype, compute: str
+    module: Any, layout: PackedLayout, buffers: dict[str, Tensor], *, dtype: torch.dtype, compute: str
 ) -> None:
     """Replace ``module.weight`` by packed buffers.
 
@@ -212,11 +220,11 @@ def pack_module_(
         module.register_buffer(name, tensor)
     module.packed_layout, module.packed_dtype, module.packed_compute = layout, dtype, compute
     module.register_buffer("_dequantized", None, persistent=False)  # a buffer, so that whoever counts memory counts it
-    module.__class__ = packed_class(type(module))
+    module.__class__ = packed_class(type(module))  # type: ignore[arg-type]  # classes are hashable
     module._prepare_integers()
 
 
-def unpack_module_(module: nn.Module) -> None:
+def unpack_module_(module: Any) -> None:
     """Turn a packed layer back into its original class with an ordinary parameter, trainable if the weight was before it was packed."""
     weight = nn.Parameter(module.dequantized_weight(), requires_grad=module.packed_requires_grad)
     for name in {*BUFFERS, *FUSED, "_dequantized"} & module._buffers.keys():
@@ -228,7 +236,7 @@ def unpack_module_(module: nn.Module) -> None:
     module.weight = weight
 
 
-def packed_modules(model: nn.Module) -> dict[str, nn.Module]:
+def packed_modules(model: nn.Module) -> dict[str, PackedWeightMixin]:
     """Packed layers of a model by module name; of a pipeline, behind the names of its networks."""
     if is_pipeline(model):
         found = {part: packed_modules(network) for part, network in all_networks(model).items()}
@@ -283,7 +291,7 @@ def computing(model: nn.Module, compute: str | None) -> Iterator[None]:
     integers = {module for module, mode in before.items() if mode == "int8" and module.packed_layout.activations}
     changed = [module for module, mode in before.items() if compute not in (None, mode) and module not in integers]
     for module in changed:
-        module.packed_compute, module._dequantized = compute, None
+        module.packed_compute, module._dequantized = compute or before[module], None
     try:
         yield
     finally:

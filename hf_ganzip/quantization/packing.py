@@ -66,7 +66,7 @@ def unpack(packed: Tensor, bits: int, numel: int, start: int = 0, stop: int | No
         else:
             codes.add_(values, alpha=2**shift).bitwise_and_(masks[shift + width])  # modulo 256
         first, shift = first + size, shift + width
-    return codes
+    return codes  # type: ignore[return-value]  # every number of bits has a plane
 
 
 def _planes(bits: int) -> tuple[int, ...]:

@@ -90,12 +90,13 @@ def _quantize_pipeline_(pipeline: Any, config: QuantizeConfig, components: Itera
             require_finite(network, plan_quantization(network, config), "quantize_")
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-    return PipelineReport({name: quantize_(network, config) for name, network in networks.items()})
+    reports: dict[str, Any] = {name: quantize_(network, config) for name, network in networks.items()}
+    return PipelineReport(reports)
 
 
 def apply_plan_(model: nn.Module, plan: QuantizationPlan, config: QuantizeConfig) -> dict[str, float | None]:
     """Quantize as planned, and put the packed weights into the model; returns the error of each in decibel, by module name."""
-    modules = dict(model.named_modules())
+    modules: dict[str, Any] = dict(model.named_modules())
     dtypes = {name: modules[name].weight.dtype for name in plan.settings}
     quantized, tuned = quantize_weights(model, plan)
     static = [name for name, weight in quantized.items() if weight.layout.activations == "static"]
@@ -131,7 +132,7 @@ def dequantize_(model: nn.Module | Any) -> None:
     for module in modules.values():
         unpack_module_(module)
     if fold_rest_(model):
-        model.register_to_config(spectral_norm=False)
+        model.register_to_config(spectral_norm=False)  # type: ignore[operator]  # ConfigMixin's
     for keeper in _keepers(model):
         if getattr(model, "hf_quantizer", None) is not None:
             keeper.detach(model)
@@ -169,8 +170,9 @@ def quantize_weights(model: nn.Module, plan: QuantizationPlan) -> tuple[dict[str
 def quantization_report(model: nn.Module, plan: QuantizationPlan, sqnr_db: dict[str, float | None]) -> QuantizeReport:
     """Report on a model that was quantized as planned; ``sqnr_db`` by module name."""
     layers, counted = [], 0
+    module: Any
     for name, module in weighted_modules(model).items():
-        entry = {"name": f"{name}.weight", "kind": type(module).__name__}
+        entry: dict[str, Any] = {"name": f"{name}.weight", "kind": type(module).__name__}
         if name in plan.settings:
             settings, layout = plan.settings[name], module.packed_layout
             counted += layout.packed_bytes

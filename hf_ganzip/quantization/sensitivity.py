@@ -109,7 +109,7 @@ class SensitivityReport(Report):
         if (mean_bits is None) == (target_bytes is None):
             raise ValueError("allocate takes one budget: mean_bits or target_bytes.")
         weights = sum(layer.weights for layer in self.layers)
-        budget = target_bytes if target_bytes is not None else int(mean_bits * weights / 8)
+        budget = target_bytes if target_bytes is not None else int(mean_bits * weights / 8)  # type: ignore[operator]  # one is given
         hulls = {layer.name: _hull(layer) for layer in self.layers}
         level = dict.fromkeys(hulls, 0)
         spent = sum(hull[0][1] for hull in hulls.values())
@@ -219,7 +219,8 @@ def sensitivity(
         targets = [forward(working) for forward in forwards]
         with tqdm(total=len(plan.settings) * len(bits), desc="sensitivity", disable=not progress) as bar:
             for name, settings in plan.settings.items():
-                module, errors, sizes = working.get_submodule(name), {}, {}
+                module: Any = working.get_submodule(name)
+                errors, sizes = {}, {}
                 for b in bits:
                     chosen = dataclasses.replace(settings, bits=b, method=row_method(settings.method))
                     quantized = quantize_rows(weight_rows(module, chosen), channels_first_shape(module), chosen)
@@ -242,7 +243,11 @@ def sensitivity(
 
 
 def _activation_errors(
-    model: nn.Module, forwards: list[Callable], measure: Callable, inputs: Any, progress: bool
+    model: nn.Module,
+    forwards: list[Callable[..., Any]],
+    measure: Callable[..., Any],
+    inputs: Any,
+    progress: bool,
 ) -> dict[str, float]:
     """Layer name -> error of the output when, of a model with weights in 8 bits, its inputs alone are rounded."""
     packed = copy.deepcopy(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,7 +46,7 @@ class RefineConfig:
     again: bool = False
     progress: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.skip, str):
             raise ValueError(
                 f"skip is the string {self.skip!r}; it takes a list of patterns, for example [{self.skip!r}]."
@@ -140,12 +141,13 @@ class RefineReport(Report):
         return rows
 
     def tables(self) -> dict[str, list[tuple[str, ...]]]:
-        rows = [("weight", "shape", "s max", "condition", "s max after", "condition after")]
+        rows: list[tuple[str, ...]] = [("weight", "shape", "s max", "condition", "s max after", "condition after")]
         for tensor in self.weights:
             before, after = tensor.singular_values_before, tensor.singular_values_after
             conditions = f"{tensor.condition_before:.1f}", f"{tensor.condition_after:.1f}"
             shape = "x".join(map(str, tensor.shape))
-            rows.append((tensor.name, shape, f"{max(before):.3g}", conditions[0], f"{max(after):.3g}", conditions[1]))
+            largest = f"{max(before or ()):.3g}", f"{max(after or ()):.3g}"
+            rows.append((tensor.name, shape, largest[0], conditions[0], largest[1], conditions[1]))
         return {"weights": rows}
 
     def __str__(self) -> str:
@@ -251,11 +253,11 @@ def selection(model: nn.Module, config: RefineConfig) -> tuple[list[str], list[s
 
 
 @torch.no_grad()
-def _apply(model: nn.Module, parameters: dict[str, Tensor], values: dict[str, Tensor], norms: list[str]) -> None:
+def _apply(model: nn.Module, parameters: Mapping[str, Tensor], values: dict[str, Tensor], norms: list[str]) -> None:
     for name, value in values.items():
         parameters[name].copy_(value)
     for name in norms:
-        module = model.get_submodule(name)
+        module: Any = model.get_submodule(name)
         if module.affine:
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +59,11 @@ class MovingCodebook(nn.Module):
     """
 
     eps = 1e-5  # smoothing of the counts
+    embed: Tensor
+    embed_avg: Tensor
+    cluster_size: Tensor
+    num_updates: Tensor
+    initted: Tensor
 
     def __init__(
         self,
@@ -89,13 +95,13 @@ class MovingCodebook(nn.Module):
         self.scale: Tensor | None = None  # (2, C) mean and standard deviation of the first features of the last update
         self.last_counts: Tensor | None = None  # (K,) of the last update
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MovingCodebook:
         """Move, but keep the averages in float32 when the model is cast."""
         before = dict(self._buffers)
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's own
         for name, value in before.items():
             moved = self._buffers[name]
-            if moved.dtype != value.dtype:
+            if value is not None and moved is not None and moved.dtype != value.dtype:
                 self._buffers[name] = value.to(moved.device)
         return self
 

@@ -85,7 +85,7 @@ class DistillationConfig(RunConfig):
     spectral_norm: bool = False  # ablation: weights of the student divided by their norms during training
     svs_every: int = 0  # ablation: steps between singular value scalings in the first half of the training; 0: none
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.gradient_accumulation_steps < 1:
             raise ValueError(

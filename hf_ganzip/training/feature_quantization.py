@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -65,7 +65,7 @@ class FQConfig:
     accumulate: str = "forward"
 
 
-def _official(paths, num_codes: int, decay: float, weight: float) -> dict[str, FQConfig]:
+def _official(paths: Iterable[str], num_codes: int, decay: float, weight: float) -> dict[str, FQConfig]:
     return {path: FQConfig(num_codes, preset="official", decay=decay, weight=weight) for path in paths}
 
 
@@ -110,7 +110,7 @@ def add_feature_quantizers(model: nn.Module, places: str | Mapping[str, FQConfig
         raise ValueError(
             f"the model has no modules {', '.join(map(repr, missing))}; it has {', '.join(list(modules)[1:9])} ..."
         )
-    quantizers = nn.ModuleDict()
+    quantizers: Any = nn.ModuleDict()
     for path, config in configs.items():
         options = asdict(config)
         dim = options.pop("dim") or _channels(model, modules, path)
@@ -123,7 +123,7 @@ def add_feature_quantizers(model: nn.Module, places: str | Mapping[str, FQConfig
     model.register_forward_pre_hook(_Begin(losses))
     model.register_forward_hook(_AddLoss(losses))
     if hasattr(model, "register_to_config"):
-        model.register_to_config(feature_quantizers={path: asdict(config) for path, config in configs.items()})
+        model.register_to_config(feature_quantizers={path: asdict(config) for path, config in configs.items()})  # type: ignore[operator]  # ConfigMixin's
 
 
 def remove_feature_quantizers(model: nn.Module) -> None:
@@ -140,7 +140,7 @@ def remove_feature_quantizers(model: nn.Module) -> None:
             for key in [key for key, hook in hooks.items() if isinstance(hook, _Hook)]:
                 del hooks[key]
     if hasattr(model, "register_to_config"):
-        model.register_to_config(feature_quantizers=None)
+        model.register_to_config(feature_quantizers=None)  # type: ignore[operator]  # ConfigMixin's
 
 
 @contextlib.contextmanager
@@ -257,7 +257,7 @@ class _Hook:
 
 
 class _Begin(_Hook):
-    def __call__(self, module: nn.Module, args: tuple) -> None:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self.losses.clear()
 
 
@@ -266,7 +266,7 @@ class _Quantize(_Hook):
         super().__init__(losses)
         self.quantizer = quantizer
 
-    def __call__(self, module: nn.Module, args: tuple, output: Any) -> Any:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         features = output[0] if isinstance(output, tuple) else output
         found = self.quantizer(features)
         self.losses.append(found.loss)
@@ -274,7 +274,7 @@ class _Quantize(_Hook):
 
 
 class _AddLoss(_Hook):
-    def __call__(self, module: nn.Module, args: tuple, output: Any) -> Any:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         loss = torch.stack(self.losses).sum(dim=0) if self.losses else None
         self.losses.clear()
         if loss is None:
@@ -301,5 +301,5 @@ def _channels(model: nn.Module, modules: Mapping[str, nn.Module], path: str) -> 
 def _width(module: nn.Module) -> int:
     if isinstance(module, nn.Conv2d):
         return module.out_channels
-    weight = getattr(module, "weight", None)
+    weight: Any = getattr(module, "weight", None)
     return weight.shape[0] if getattr(type(module), "ganzip_quantizable", False) and weight.ndim == 4 else 0

@@ -115,6 +115,11 @@ class FeatureQuantizer(MovingCodebook):
         (torch.Size([2, 8, 4, 4]), torch.Size([2, 4, 4]), torch.Size([2]))
     """
 
+    feed: str
+    weight: float
+    warmup_steps: int
+    anneal_steps: int
+    update_on: str
     chunk = 2**20  # entries of the distance matrix that are in memory at a time
 
     def __init__(
@@ -182,8 +187,8 @@ class FeatureQuantizer(MovingCodebook):
             # A finite sum has finite terms, and costs a tenth of a look at each of them.
             whole = bool(flat.detach().sum().isfinite()) or bool(flat.detach().isfinite().all())
             finite = None if whole else flat.detach().isfinite().all(dim=1)
-            clean = flat if whole else torch.where(finite[:, None], flat, 0.0)
-            seen = clean.detach() if whole else clean.detach()[finite]
+            clean = flat if finite is None else torch.where(finite[:, None], flat, 0.0)
+            seen = clean.detach() if finite is None else clean.detach()[finite]
             self._initialize(seen)
             if self.follow and self.updating and self.accumulate == "step" and self.pending is None:
                 self._follow(seen)

@@ -47,7 +47,7 @@ class RunConfig:
     )
     resume_from_checkpoint: str | None = None  # folder or "latest"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.mixed_precision not in ("no", "bf16"):
             raise ValueError(f"mixed_precision is {self.mixed_precision!r}; allowed are 'no' and 'bf16'.")
         optional = [name for name in _OPTIONAL_COUNTS if getattr(self, name) is not None]

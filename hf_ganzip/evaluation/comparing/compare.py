@@ -325,7 +325,9 @@ def peak_of_drawing(folder: str, device: str, dtype: str, plan: str) -> None:
 def _import_quantizers(folder: Path) -> None:
     """The libraries that opening the folder will need, so that their own memory is not counted."""
     for file in folder.rglob("config.json"):
-        method = (json.loads(file.read_text(encoding="utf-8")).get("quantization_config") or {}).get("quant_method")
+        method: Any = (json.loads(file.read_text(encoding="utf-8")).get("quantization_config") or {}).get(
+            "quant_method"
+        )
         if method in AUTO_QUANTIZER_MAPPING and importlib.util.find_spec(method):
             importlib.import_module(method)
 

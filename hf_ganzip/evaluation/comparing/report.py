@@ -96,7 +96,7 @@ class CompareReport(Report):
             found = {key: value for key, value in asdict(each).items() if key not in ("group", "name")}
             figures[each.group][each.name] = found
         result = {"figures": figures, "timesteps": list(self.timesteps), "conditions": self.conditions}
-        return _plain(result | {"failures": self.failures, "verdict": self.verdict})  # type: ignore[no-any-return]
+        return _plain(result | {"failures": self.failures, "verdict": self.verdict})
 
     def facts(self) -> dict[str, str]:
         measured = {
@@ -230,9 +230,9 @@ def _save_pairs(original: Tensor, candidate: Tensor, path: Path) -> int:
 def _text(found: Interval | None, unit: str) -> str:
     if found is None:
         return "-"
-    digits = (lambda value: f"{value:,.0f}") if unit == "bytes" else (lambda value: f"{value:.4g}")
-    said = f"{digits(found.value)} {unit}".rstrip()
-    return said if found.low is None or found.high is None else f"{said} [{digits(found.low)}, {digits(found.high)}]"
+    form = ",.0f" if unit == "bytes" else ".4g"
+    said = f"{found.value:{form}} {unit}".rstrip()
+    return said if found.low is None or found.high is None else f"{said} [{found.low:{form}}, {found.high:{form}}]"
 
 
 def _markdown_table(cells: list[tuple[str, ...]]) -> str:

@@ -133,7 +133,7 @@ def extract_features(
     _check_images(images, batch_size)
     call = load_extractor(extractor)
     key = cache.key(images, call) if cache is not None else None
-    if key is not None:
+    if cache is not None and key is not None:
         found = cache.read(key)
         if found is not None:
             return found
@@ -155,7 +155,7 @@ def extract_features(
                 )
             rows[places] = features.detach().float().cpu()
             bar.update(len(batch))
-    if key is not None:
+    if cache is not None and key is not None:
         cache.write(key, rows)
     return rows
 

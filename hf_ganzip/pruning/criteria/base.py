@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,8 @@ Scores = dict[str, Tensor]  # set name -> (C,), higher: keep
 
 def reader_weights(model: nn.Module, sets: Sequence[ChannelSet]) -> list[Tensor]:
     """The weight that reads each set."""
-    return [model.get_submodule(channels.reader).weight for channels in sets]
+    readers: list[Any] = [model.get_submodule(channels.reader) for channels in sets]
+    return [module.weight for module in readers]
 
 
 def reader_scores(loss: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
@@ -34,7 +36,7 @@ def per_channel(values: Tensor, part: Slice, channels: ChannelSet) -> Tensor:
     return sums[rows.to(sums.device)].reshape(channels.width, part.repeat).sum(dim=1)
 
 
-def latents(model: nn.Module, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+def latents(model: Any, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
     """Latents (count, z_dim) and, where the model has classes, random labels (count,), on the device of the model."""
     device = next(model.parameters()).device
     z = model.draw_latents(count, generator).to(device)

@@ -72,7 +72,7 @@ class DiffPrune:
     checkpoint_dir: str | None = field(default=None, metadata={"recorded": False})
     progress: bool = field(default=True, metadata={"recorded": False})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.importance not in IMPORTANCES:
             raise ValueError(f"importance is {self.importance!r}; allowed are {', '.join(IMPORTANCES)}.")
         if self.threshold < 0 or self.batch_size < 1 or self.timesteps < 1:

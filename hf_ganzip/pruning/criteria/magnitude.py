@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,7 +37,7 @@ class Magnitude:
         w = None
         if self.modulated and hasattr(model, "mapping"):
             generator = torch.Generator().manual_seed(self.seed)
-            w = model.mapping(*latents(model, self.samples, generator))[:, 0]
+            w = model.get_submodule("mapping")(*latents(model, self.samples, generator))[:, 0]
         found = {}
         state = model.state_dict()
         for channels in sets:
@@ -45,7 +46,7 @@ class Magnitude:
                 sums = [per_channel(state[part.tensor].double().square(), part, channels) for part in parts]
                 found[channels.name] = torch.stack(sums).mean(dim=0).float()
                 continue
-            module = model.get_submodule(channels.reader)
+            module: Any = model.get_submodule(channels.reader)
             weight = module.weight.double().flatten(2)
             if w is not None and hasattr(module, "affine"):
                 styles = module.affine(w).double()  # (n, C)

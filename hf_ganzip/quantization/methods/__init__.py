@@ -13,6 +13,8 @@ whole model, ``calibrate(task)`` with a :class:`~hf_ganzip.quantization.calibrat
 module name and new values of other parameters by name.
 """
 
+from typing import Any
+
 from .aciq import ACIQ
 from .auto import Auto
 from .codebook import Codebook
@@ -24,7 +26,7 @@ from .mse_clip import MSEClip
 from .outlier_splitting import OutlierSplitting
 
 
-METHODS = {
+METHODS: dict[str, Any] = {
     "auto": Auto,
     "linear": Linear,
     "monte_carlo": MonteCarlo,

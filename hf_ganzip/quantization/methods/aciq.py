@@ -71,7 +71,7 @@ class ACIQ:
     selection: str = "histogram"
     clamp: str = "asymmetric"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, allowed in {
             "constants": CONSTANTS,
             "sigma": ("range", "std"),

@@ -43,7 +43,7 @@ class Codebook:
     casts_rows: ClassVar[bool] = True
     normalize: str = "rms"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.normalize not in ("rms", "absmax"):
             raise ValueError(f"codebook: normalize is {self.normalize!r}; allowed are rms, absmax.")
 

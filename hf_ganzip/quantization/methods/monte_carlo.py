@@ -36,7 +36,7 @@ class MonteCarlo:
     seed: int = 0
     samples_per_weight: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.samples_per_weight is not None and not self.samples_per_weight > 0:
             raise ValueError(
                 f"monte_carlo: samples_per_weight is {self.samples_per_weight}; allowed are numbers above 0."

@@ -45,7 +45,7 @@ class MSEClip:
     casts_rows: ClassVar[bool] = True
     levels: str = "auto"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.levels not in ("auto", "integers", *_OFFSETS):
             raise ValueError(
                 f"mse_clip: levels is {self.levels!r}; allowed are auto, integers, {', '.join(_OFFSETS)}."
@@ -57,7 +57,7 @@ class MSEClip:
             best = self._best(_Peaks(folded_peaks(rows, _FOLDS), rows.shape[1]), bits, scale_dtype, whole)
         if best is None:
             best = self._best(whole, bits, scale_dtype)
-        return best.quantized(rows)
+        return best.quantized(rows)  # type: ignore[union-attr]  # the whole rows always give one
 
     def _best(
         self, seen: _Whole | _Peaks, bits: int, scale_dtype: torch.dtype, whole: _Whole | None = None

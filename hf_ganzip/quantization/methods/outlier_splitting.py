@@ -38,7 +38,7 @@ class OutlierSplitting:
     expand_ratio: float = 0.01
     grid_aware: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 < self.expand_ratio <= 1:
             raise ValueError(f"outlier_splitting: expand_ratio is {self.expand_ratio}; allowed are numbers in (0, 1].")
 
