@@ -32,7 +32,10 @@ from .shared import (
 )
 
 
-_OF_QUANTIZATION = "method bits mean_bits preset granularity group_size scale_dtype headroom svd_rank hadamard option skip last_block requantize".split()
+_OF_QUANTIZATION = (
+    "method bits mean_bits preset granularity group_size scale_dtype headroom svd_rank hadamard activations activation_range bias_correction option skip last_block "
+    "requantize"
+).split()
 
 
 @app.command()
@@ -78,6 +81,21 @@ def compress(
             "--hadamard/--no-hadamard",
             help="Rotate rows of weights before they are rounded, and back when unpacked.",
             show_default="for denoisers at 3 bits by method auto",
+        ),
+    ] = None,
+    activations: Annotated[
+        str | None,
+        typer.Option(help="int8: layers also round what they are given to 8 bits, and compute with integers."),
+    ] = None,
+    activation_range: Annotated[
+        str, typer.Option(help="How ranges of activations are found: mse, percentile or minmax, or dynamic.")
+    ] = "mse",
+    bias_correction: Annotated[
+        bool | None,
+        typer.Option(
+            "--bias-correction/--no-bias-correction",
+            help="Biases take the mean of what rounding does to the outputs of layers; runs the model.",
+            show_default="with ranges of activations that are not dynamic",
         ),
     ] = None,
     option: Annotated[
@@ -131,6 +149,7 @@ def compress(
     options |= {"group_size": group_size, "scale_dtype": scale_dtype, "method_options": parse_options(option or ())}
     options |= {"skip": tuple(skip or ()), "skip_last_block": None if last_block is None else not last_block}
     options |= {"headroom": headroom, "svd_rank": svd_rank, "hadamard": hadamard, "requantize": requantize}
+    options |= {"activations": activations, "activation_range": activation_range, "bias_correction": bias_correction}
     options = hushed(options)
     steps_of([options])
     whole, networks = open_whole(model, components, place)

@@ -48,7 +48,7 @@ class Family:
             many timesteps are seen.
         mixed: As ``calibration``, with a timestep of its own for every sample of a batch, for training; None: ``calibration``.
         distillation: Options of ``latent_distill`` where they are not given, other than those of generators.
-        float_activations: Model -> glob patterns of modules whose inputs are not rounded to 8 bits; None: there are none.
+        float_activations: Model -> glob patterns of modules whose inputs are not rounded to 8 bits; None: the sensitive ones.
     """
 
     last_block: Callable[[nn.Module], tuple[str, ...]]
@@ -102,6 +102,7 @@ FAMILIES = {
         **_DENOISER,
         counts_vectors=True,
         sensitive=sensitive.unet_sensitive,
+        float_activations=sensitive.unet_float_activations,
     ),
     "UNet2DConditionModel": Family(
         diffusion.unet_last_block,
@@ -111,6 +112,7 @@ FAMILIES = {
         **_DENOISER,
         counts_vectors=True,
         sensitive=sensitive.unet_sensitive,
+        float_activations=sensitive.unet_float_activations,
     ),
     "DiTTransformer2DModel": Family(
         diffusion.transformer_last_block,

@@ -56,10 +56,15 @@ def unet_sensitive(model: ModelMixin) -> tuple[str, ...]:
     The layers that project the time embedding into other residual blocks are not among them.
     """
     levels = ("down_blocks.0.resnets.*", f"up_blocks.{len(model.up_blocks) - 1}.resnets.*")
-    return (
-        *("conv_in", "conv_out", *levels),
-        *("time_embedding.*", "class_embedding*", "add_embedding.*", "encoder_hid_proj*"),
-    )
+    return (*unet_float_activations(model), *levels)
+
+
+def unet_float_activations(model: ModelMixin) -> tuple[str, ...]:
+    """First and last convolution and what embeds: few operations. Noise predictions of the bundled DDPM at W4A8 have 18 dB if ``conv_in`` rounds its images, and 30 dB if not.
+
+    The first and the last level are not among them: they would gain 2 dB more, and are much of what is computed.
+    """
+    return ("conv_in", "conv_out", "time_embedding.*", "class_embedding*", "add_embedding.*", "encoder_hid_proj*")
 
 
 def dit_sensitive(model: ModelMixin) -> tuple[str, ...]:

@@ -54,8 +54,8 @@ class GanzipQuantizer(RestoringQuantizer):
         if self.pre_quantized:
             return super()._prepare(model)
         self._plan = plan_quantization(model, self.quantization_config.quantize_config)
-        # Calibrated methods, ranges and folded weights need the whole model; all others are quantized tensor by tensor.
-        self._in_memory = any(
+        # Calibrated methods, ranges, biases and folded weights need the whole model; all others are quantized tensor by tensor.
+        self._in_memory = self.quantization_config.quantize_config.corrects_biases or any(
             hasattr(settings.method, "calibrate")
             or settings.activations == "static"
             or is_parametrized(model.get_submodule(name))

@@ -5,20 +5,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
 from ..core.modes import evaluating
-from ..families import family_of
-from .calibration import CalibrationTask
+from .calibration import calibration_passes
 from .config import QuantizeConfig
 from .int8 import LEVELS, range_codes
 
 
-_BATCHES = 20  # one for every timestep of a trajectory
-_BATCH_SIZE = 16  # of a model of no family
 _KEPT = 2**13  # inputs of a layer and batch that are looked at; extremes are those of all
 _OUTERMOST = 1e-4  # share of inputs that "percentile" cuts off, on both sides together
 _SHARES = [1 - 0.05 * i for i in range(18)]  # of the range that "mse" tries, each side by itself
@@ -100,11 +96,8 @@ def input_ranges(model: nn.Module, names: Iterable[str], config: QuantizeConfig)
     Raises:
         ValueError: A layer that is given NaN or infinity.
     """
-    family = family_of(model)
-    size = family.samples_together if family else _BATCH_SIZE
-    batches = CalibrationTask(model, {}, {}, []).batches(config.activation_inputs, size, 0)
     with evaluating(model), observing(model, names) as observed:
-        for forward in islice(batches, _BATCHES):
+        for forward in calibration_passes(model, config.activation_inputs):
             forward(model)
     ends = {name: each.range(config.activation_range) for name, each in observed.items()}
     broken = [name for name, pair in ends.items() if not all(torch.isfinite(end) for end in pair)]

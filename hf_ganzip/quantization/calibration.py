@@ -7,6 +7,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from .grid import QuantizedRows
 from .packed import packed_modules, unpack_module_
 
 
+_PASSES = 20
+_BATCH_SIZE = 16  # of a model of no family
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -44,10 +47,7 @@ class CalibrationTask:
         modules = [self.model.get_submodule(name) for name in self.settings]
         model, packed = self.model, packed_modules(self.model)
         if packed or any(is_parametrized(module) for module in modules):
-            for module in modules:
-                if "weight" in module.__dict__:  # left by the last forward of an old-style norm, with its graph
-                    module.__dict__["weight"] = module.__dict__["weight"].detach()
-            model = copy.deepcopy(model)
+            model = copy_of(model)
             for module in packed_modules(model).values():
                 unpack_module_(module)
             for name in self.settings:
@@ -75,6 +75,25 @@ class CalibrationTask:
             )
         calibration = (mixed and family.mixed) or family.calibration
         return calibration(self.model, batch_size, seed)
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A deep copy, also of a model with old-style norms, which leave weights with their graphs."""
+    for module in model.modules():
+        if "weight" in module.__dict__:
+            module.__dict__["weight"] = module.__dict__["weight"].detach()
+    return copy.deepcopy(model)
+
+
+def calibration_passes(model: nn.Module, inputs: Callable | None = None) -> Iterator[Callable[[nn.Module], Tensor]]:
+    """A fixed number of repeatable passes ``model -> output`` of ``inputs``, or of the family's own: one for every timestep of a trajectory.
+
+    Raises:
+        ValueError: The model belongs to no family with such inputs.
+    """
+    family = family_of(model)
+    size = family.samples_together if family else _BATCH_SIZE
+    return islice(CalibrationTask(model, {}, {}, []).batches(inputs, size, 0), _PASSES)
 
 
 def channels_first(module: nn.Module, weight: Tensor) -> Tensor:

@@ -247,7 +247,7 @@ def _fit_activations(
     """Leave activations in floating point where a layer cannot compute with integers; problems, if none can, or ranges have no inputs."""
     asked = [name for name, chosen in settings.items() if chosen.activations]
     family = family_of(model)
-    patterns = family.float_activations(model) if family and family.float_activations else ()
+    patterns = (family.float_activations or family.sensitive)(model) if family else ()
     for name in asked:
         module = model.get_submodule(name)
         chosen = "activations" in config.overrides.get(_override(name, config), {})
@@ -259,17 +259,14 @@ def _fit_activations(
         if why:
             settings[name] = dataclasses.replace(settings[name], activations=None)
             _note(notes, name, f"activations in float ({why})")
-    if not asked:
-        return []
-    if not any(chosen.activations for chosen in settings.values()):
+    if asked and not any(chosen.activations for chosen in settings.values()):
         return ["no layer can compute with integers; leave out activations='int8'"]
-    known = config.activation_inputs or (family and family.calibration)
-    if "static" in {chosen.activations for chosen in settings.values()} and not known:
-        return [
-            f"ranges of activations are found by running the model, and a {type(model).__name__} has no inputs of its own; give activation_inputs, "
-            "or activation_range='dynamic'"
-        ]
-    return []
+    if config.activation_inputs or (family and family.calibration):
+        return []
+    no_inputs = f"running the model, and a {type(model).__name__} has no inputs of its own; give activation_inputs"
+    if "static" in {chosen.activations for chosen in settings.values()}:
+        return [f"ranges of activations are found by {no_inputs}, or activation_range='dynamic'"]
+    return [f"biases are corrected by {no_inputs}, or bias_correction=False"] if config.corrects_biases else []
 
 
 def _unmatched(kind: str, pattern: str, names: Iterable[str]) -> str:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ..core.components import all_networks, is_pipeline, networks_of, refuse_name
 from .activations import input_ranges
-from .calibration import CalibrationTask
+from .bias_correction import corrected_biases
+from .calibration import CalibrationTask, copy_of
 from .config import QuantizeConfig
 from .folding import fold_rest_, remove_parametrization_
 from .integers import input_ends
@@ -96,21 +97,32 @@ def _quantize_pipeline_(pipeline: Any, config: QuantizeConfig, components: Itera
 
 def apply_plan_(model: nn.Module, plan: QuantizationPlan, config: QuantizeConfig) -> dict[str, float | None]:
     """Quantize as planned, and put the packed weights into the model; returns the error of each in decibel, by module name."""
-    modules: dict[str, Any] = dict(model.named_modules())
-    dtypes = {name: modules[name].weight.dtype for name in plan.settings}
     quantized, tuned = quantize_weights(model, plan)
     static = [name for name, weight in quantized.items() if weight.layout.activations == "static"]
     for name, buffers in input_ranges(model, static, config).items() if static else ():
         quantized[name].buffers.update(buffers)
+    if config.corrects_biases:
+        packed = copy_of(model)
+        _put_(packed, quantized, tuned, config)
+        tuned |= corrected_biases(packed, model, config, tuned)
+    _put_(model, quantized, tuned, config)
+    return {name: weight.sqnr_db for name, weight in quantized.items()}
+
+
+@torch.no_grad()
+def _put_(
+    model: nn.Module, quantized: dict[str, QuantizedWeight], tuned: dict[str, Tensor], config: QuantizeConfig
+) -> None:
+    """Packed weights in place of those that the model has, and tuned values of parameters."""
+    dtypes = {name: model.get_submodule(name).weight.dtype for name in quantized}
     if packed_modules(model):
         dequantize_(model)
     for name, weight in quantized.items():
-        remove_parametrization_(modules[name])
-        pack_module_(modules[name], weight.layout, weight.buffers, dtype=dtypes[name], compute=config.compute)
-    with torch.no_grad():
-        for name, value in tuned.items():
-            model.get_parameter(name).copy_(value)
-    return {name: weight.sqnr_db for name, weight in quantized.items()}
+        module = model.get_submodule(name)
+        remove_parametrization_(module)
+        pack_module_(module, weight.layout, weight.buffers, dtype=dtypes[name], compute=config.compute)
+    for name, value in tuned.items():
+        model.get_parameter(name).copy_(value)
 
 
 def dequantize_(model: nn.Module | Any) -> None:
