@@ -91,13 +91,8 @@ def compress(
         str, typer.Option(help="How ranges of activations are found: mse, percentile or minmax, or dynamic.")
     ] = "mse",
     bias_correction: Annotated[
-        bool | None,
-        typer.Option(
-            "--bias-correction/--no-bias-correction",
-            help="Biases take the mean of what rounding does to the outputs of layers; runs the model.",
-            show_default="with ranges of activations that are not dynamic",
-        ),
-    ] = None,
+        bool, typer.Option("--bias-correction", help="Biases take the mean of what rounding adds; runs the model.")
+    ] = False,
     option: Annotated[
         list[str] | None,
         typer.Option(help="Option of the method, NAME=VALUE (JSON); repeatable. For example steps=300."),

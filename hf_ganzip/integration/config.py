@@ -45,7 +45,7 @@ class GanzipConfig(QuantizationConfigMixin):
         activations: None, or "int8": inputs of layers are rounded to 8 bits, too.
         activation_range: "mse", "percentile", "minmax" or "dynamic".
         activation_inputs: What ranges are calibrated with instead of the family's own inputs.
-        bias_correction: Whether biases take the mean of what rounding adds to the outputs of layers; None: with static ranges.
+        bias_correction: Whether biases take the mean of what rounding adds to the outputs of layers.
         layers: Written by the library: layout and digest of every packed weight.
         structure: Written by the library: how a pruned model differs from what its class's own config builds.
         record: Written by the library: the steps that led to the model.
@@ -89,7 +89,7 @@ class GanzipConfig(QuantizationConfigMixin):
         activations: str | None = None,
         activation_range: str = "mse",
         activation_inputs: Callable[..., Any] | None = None,
-        bias_correction: bool | None = None,
+        bias_correction: bool = False,
         **kwargs: Any,
     ):
         kwargs.pop("quant_method", None)
@@ -106,7 +106,7 @@ class GanzipConfig(QuantizationConfigMixin):
             if layers is not None:
                 method, method_options = stored_method(method, method_options)
                 overrides = {pattern: _stored_override(changes) for pattern, changes in overrides.items()}
-                headroom, bias_correction = headroom or 0.0, bool(bias_correction)  # folders older than the options
+                headroom = headroom or 0.0  # folders that are older than the option
             self.quantize_config = QuantizeConfig(
                 method=method,
                 bits=bits,

@@ -55,7 +55,7 @@ class GanzipQuantizer(RestoringQuantizer):
             return super()._prepare(model)
         self._plan = plan_quantization(model, self.quantization_config.quantize_config)
         # Calibrated methods, ranges, biases and folded weights need the whole model; all others are quantized tensor by tensor.
-        self._in_memory = self.quantization_config.quantize_config.corrects_biases or any(
+        self._in_memory = self.quantization_config.quantize_config.bias_correction or any(
             hasattr(settings.method, "calibrate")
             or settings.activations == "static"
             or is_parametrized(model.get_submodule(name))

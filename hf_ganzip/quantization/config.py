@@ -122,7 +122,7 @@ class QuantizeConfig:
             0.01 %) or "minmax" of the family's own latents or trajectories, or "dynamic" (of every batch anew: nothing is run).
         activation_inputs: Function (model, batch_size, seed) -> iterator of functions model -> output, to run instead of the family's own.
         bias_correction: Add to biases the mean of what rounding of weights and activations takes from the outputs of their layers, on the family's own
-            latents or trajectories, or on ``activation_inputs``; None: where activations have static ranges, for which the model is run anyway.
+            latents or trajectories, or on ``activation_inputs``: images nearer to the original's, not a better distribution.
         requantize: Accept a model that is already quantized: its packed weights are unpacked and quantized again.
         headroom: Share of bytes on top of ``bits``, 0 to 1, for layers that are small or known to be sensitive: they get up to 8 bits, or stay in full
             precision where that costs next to nothing (:mod:`.spread`); None: that of the preset.
@@ -163,7 +163,7 @@ class QuantizeConfig:
     headroom: float = None  # type: ignore[assignment]
     svd_rank: int = 0
     hadamard: bool | None = None
-    bias_correction: bool | None = None
+    bias_correction: bool = False
     preset: InitVar[str | None] = None
     modules_to_not_convert: InitVar[Sequence[str] | str | None] = None
 
@@ -281,23 +281,16 @@ class QuantizeConfig:
             method, bits, granularity, size, symmetric, values["scale_dtype"], rank, hadamard, activations
         )
 
-    @property
-    def corrects_biases(self) -> bool:
-        """``bias_correction``, or what stands for None."""
-        static = self.activations is not None and self.activation_range != "dynamic"
-        return static if self.bias_correction is None else self.bias_correction
-
     def to_dict(self) -> dict[str, Any]:
         """Options of the result as JSON types, without those of the process alone; a method object becomes its name and options.
 
         Those of activations and biases are left out where nothing is done to them, so that versions which do not know them read the folder.
         """
         base: Any = self.settings()  # a LayerSettings: nothing is overridden
-        left_out = (*ASKED_ONCE, "bias_correction", *(() if self.activations else ("activations", "activation_range")))
+        left_out = ASKED_ONCE if self.activations else (*ASKED_ONCE, "activations", "activation_range")
+        left_out = left_out if self.bias_correction else (*left_out, "bias_correction")
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in left_out}
         values |= {"method": base.method_name, "method_options": _method_options(base.method), "skip": list(self.skip)}
-        if self.activations or self.corrects_biases:
-            values["bias_correction"] = self.corrects_biases
         values["overrides"] = {pattern: _plain_override(self, changes) for pattern, changes in self.overrides.items()}
         return values
 

@@ -266,7 +266,7 @@ def _fit_activations(
     no_inputs = f"running the model, and a {type(model).__name__} has no inputs of its own; give activation_inputs"
     if "static" in {chosen.activations for chosen in settings.values()}:
         return [f"ranges of activations are found by {no_inputs}, or activation_range='dynamic'"]
-    return [f"biases are corrected by {no_inputs}, or bias_correction=False"] if config.corrects_biases else []
+    return [f"biases are corrected by {no_inputs}"] if config.bias_correction else []
 
 
 def _unmatched(kind: str, pattern: str, names: Iterable[str]) -> str:

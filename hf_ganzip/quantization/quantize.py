@@ -101,7 +101,7 @@ def apply_plan_(model: nn.Module, plan: QuantizationPlan, config: QuantizeConfig
     static = [name for name, weight in quantized.items() if weight.layout.activations == "static"]
     for name, buffers in input_ranges(model, static, config).items() if static else ():
         quantized[name].buffers.update(buffers)
-    if config.corrects_biases:
+    if config.bias_correction:
         packed = copy_of(model)
         _put_(packed, quantized, tuned, config)
         tuned |= corrected_biases(packed, model, config, tuned)

@@ -141,7 +141,7 @@ def test_the_report_says_which_layers_stay_in_float():
 def test_other_modes_compute_with_the_weights_alone_and_sampling_leaves_integers_on():
     model = tiny_unet().eval()
     plain = copy.deepcopy(model)
-    gz.quantize_(model, bits=8, activations="int8", bias_correction=False)
+    gz.quantize_(model, bits=8, activations="int8")
     gz.quantize_(plain, bits=8, method="mse_clip", method_options={"levels": "integers"})
     integers = run(model)
     with computing(model, "dequantized"):
