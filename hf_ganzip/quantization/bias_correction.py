@@ -64,7 +64,5 @@ def corrected_biases(
     finally:
         for handle in handles:
             handle.remove()
-    return {
-        f"{name}.bias": layers[name].bias + torch.stack(found).mean(0).to(layers[name].bias)
-        for name, found in means.items()
-    }
+    biases = {name: model.get_parameter(f"{name}.bias") for name in means}
+    return {f"{name}.bias": bias + torch.stack(means[name]).mean(0).to(bias) for name, bias in biases.items()}

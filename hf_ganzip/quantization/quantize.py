@@ -114,13 +114,13 @@ def _put_(
     model: nn.Module, quantized: dict[str, QuantizedWeight], tuned: dict[str, Tensor], config: QuantizeConfig
 ) -> None:
     """Packed weights in place of those that the model has, and tuned values of parameters."""
-    dtypes = {name: model.get_submodule(name).weight.dtype for name in quantized}
+    modules: dict[str, Any] = {name: model.get_submodule(name) for name in quantized}
+    dtypes = {name: module.weight.dtype for name, module in modules.items()}
     if packed_modules(model):
         dequantize_(model)
     for name, weight in quantized.items():
-        module = model.get_submodule(name)
-        remove_parametrization_(module)
-        pack_module_(module, weight.layout, weight.buffers, dtype=dtypes[name], compute=config.compute)
+        remove_parametrization_(modules[name])
+        pack_module_(modules[name], weight.layout, weight.buffers, dtype=dtypes[name], compute=config.compute)
     for name, value in tuned.items():
         model.get_parameter(name).copy_(value)
 
