@@ -41,6 +41,7 @@ def add_options(parser) -> None:
         "--diffusion-methods", nargs="+", choices=[*PLAIN, *CALIBRATED, *SLOW], help="default: all that are not slow"
     )
     group.add_argument("--no-peers", action="store_true", help="ours only")
+    group.add_argument("--peers", nargs="+", metavar="NAME", help="these of the installed peers, default: all")
     group.add_argument(
         "--diffusion-model",
         metavar="FOLDER",
@@ -237,7 +238,9 @@ def _of_model(name: str, model, pictures: bool, arguments) -> list[dict]:
     for method in arguments.diffusion_methods or (*PLAIN, *CALIBRATED):
         for bits in arguments.diffusion_bits if pictures or method in PLAIN else ():
             measure(method, bits, lambda method=method, bits=bits: own(method, bits), False)
-    for method, quantize in {} if arguments.no_peers else whole_models().items():
+    peers = {} if arguments.no_peers else whole_models()
+    for method in arguments.peers or peers:
+        quantize = peers[method]
         for bits in arguments.diffusion_bits:
             measure(method, bits, lambda quantize=quantize, bits=bits: quantize(model, bits), True)
     return rows + [start | row for row in _comparison(rows[1:], weights)]

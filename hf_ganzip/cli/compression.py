@@ -145,6 +145,8 @@ def compress(
     options |= {"skip": tuple(skip or ()), "skip_last_block": None if last_block is None else not last_block}
     options |= {"headroom": headroom, "svd_rank": svd_rank, "hadamard": hadamard, "requantize": requantize}
     options |= {"activations": activations, "activation_range": activation_range, "bias_correction": bias_correction}
+    if mean_bits is not None:
+        options["bits"] = min(8, int(mean_bits))  # of which defaults depend
     options = hushed(options)
     steps_of([options])
     whole, networks = open_whole(model, components, place)
