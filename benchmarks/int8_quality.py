@@ -30,6 +30,7 @@ from hf_ganzip.metrics import frechet_distance, knn_precision_recall
 
 
 MODELS = ("stylegan2", "biggan", "ddpm")
+SECOND = "second DDPM"
 PAIRS = 128  # images of PSNR
 
 
@@ -37,8 +38,9 @@ class Side:
     """One model and what its copies are held against."""
 
     def __init__(self, name: str, arguments):
-        self.model = gz.load_model(asset_path(f"{name}-fashion-mnist")).eval()
-        self.diffusion = name == "ddpm"
+        folder = arguments.diffusion_model if name == SECOND else asset_path(f"{name}-fashion-mnist")
+        self.model = gz.load_model(folder).eval()
+        self.diffusion = name in ("ddpm", SECOND)
         self.count = 32 if arguments.quick else arguments.images if self.diffusion else arguments.gan_images
         self.steps = 2 if arguments.quick else arguments.steps
         self.extractor = EXTRACTORS["fashion_mnist"]()
@@ -73,7 +75,7 @@ def candidates(model, arguments):
         gz.quantize_(found, bits=bits, **options)
         return found
 
-    for bits in (8,) if arguments.quick else (8, 4, 3):
+    for bits in (8,) if arguments.quick else arguments.bits:
         target = {8: "<= 1.03", 4: "<= 1.10"}.get(bits)
         yield f"W{bits}", lambda bits=bits: ours(bits), None
         for kind in arguments.ranges:
@@ -82,7 +84,7 @@ def candidates(model, arguments):
                 lambda bits=bits, kind=kind: ours(bits, activations="int8", activation_range=kind),
                 target,
             )
-    if hasattr(model, "conv_in"):
+    if hasattr(model, "conv_in") and not arguments.no_peers:
         if importlib.util.find_spec("sdnq"):
             yield "SDNQ int8, quantized matmul", lambda: sdnq(model, "int8"), None
             yield "SDNQ uint4, quantized matmul", lambda: sdnq(model, "uint4"), None
@@ -113,7 +115,12 @@ def torchao(model):
 
 def main() -> None:
     arguments_parser = parser(__doc__, repeats=1)
-    arguments_parser.add_argument("--only", nargs="+", choices=MODELS, default=MODELS, help="models")
+    arguments_parser.add_argument("--only", nargs="*", choices=MODELS, default=MODELS, help="models")
+    arguments_parser.add_argument(
+        "--diffusion-model", metavar="FOLDER", help="a second UNet2DModel, as for quantization.py"
+    )
+    arguments_parser.add_argument("--no-peers", action="store_true", help="ours only")
+    arguments_parser.add_argument("--bits", nargs="+", type=int, default=[8, 4, 3], help="of weights")
     arguments_parser.add_argument("--ranges", nargs="+", default=["mse", "dynamic"], help="of activations")
     arguments_parser.add_argument("--gan-images", type=int, default=2500, help="of GANs (default: %(default)s)")
     arguments_parser.add_argument("--images", type=int, default=500, help="of the DDPM (default: %(default)s)")
@@ -121,7 +128,7 @@ def main() -> None:
     arguments = arguments_parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rows = []
-    for name in arguments.only:
+    for name in (*arguments.only, *([SECOND] if arguments.diffusion_model else [])):
         side = Side(name, arguments)
         rows.append({"model": name, "weights, activations": "full precision"} | side.full)
         for label, make, target in candidates(side.model, arguments):
