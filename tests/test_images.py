@@ -13,15 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_ganzip.images import (
-    fit_images,
-    load_images,
-    read_images,
-    resize_image,
-    stack_images,
-    to_model_range,
-    to_uint8,
-)
+from hf_ganzip.images import fit_images, load_images, read_images, resize_image, stack_images, to_model_range, to_uint8
 from hf_ganzip.images.files import read_idx
 
 from .hub import LocalHub

@@ -36,12 +36,7 @@ METRICS = ("lsh_precision_recall", "knn_precision_recall", "frechet_distance", "
 
 
 def run_study(
-    model: Any,
-    reference: str,
-    output_dir: str | Path,
-    config: StudyConfig | None = None,
-    *,
-    progress: bool = True,
+    model: Any, reference: str, output_dir: str | Path, config: StudyConfig | None = None, *, progress: bool = True
 ) -> dict[str, Any]:
     """Compress, sample and measure; what was finished in ``output_dir`` before is not done again.
 
