@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.extras import needed_by
 from ..core.registry import lookup
 from ..images import to_model_range
 
@@ -47,10 +48,8 @@ def structural_similarity(*, real: Tensor, generated: Tensor, batch_size: int = 
 def structural_similarities(real: Tensor, generated: Tensor, batch_size: int = 64) -> Tensor:
     """The value (N,) of every pair, float64; arguments and errors as for :func:`structural_similarity`."""
     _check_pairs("structural_similarity", real, generated, _WINDOW)
-    try:
+    with needed_by("structural_similarity needs torchmetrics", "perceptual"):
         from torchmetrics.functional.image import structural_similarity_index_measure
-    except ImportError as error:
-        raise ImportError('structural_similarity needs torchmetrics: pip install "hf_ganzip[perceptual]".') from error
 
     def similarity(real: Tensor, generated: Tensor) -> Tensor:
         return structural_similarity_index_measure(
@@ -137,13 +136,9 @@ def load_network(net: str = "alex") -> torch.nn.Module:
         ValueError: ``net`` is unknown.
     """
     lookup(SMALLEST, net, "net")
-    try:
+    with needed_by("perceptual_distance needs torchmetrics and torchvision", "perceptual"):
         import torchvision  # noqa: F401
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-    except ImportError as error:
-        raise ImportError(
-            'perceptual_distance needs torchmetrics and torchvision: pip install "hf_ganzip[perceptual]" torchvision.'
-        ) from error
     try:
         return LearnedPerceptualImagePatchSimilarity(net_type=net).net
     except OSError as error:

@@ -9,6 +9,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.extras import needed_by
+
 
 if TYPE_CHECKING:
     from ..quantization.sensitivity import SensitivityReport
@@ -35,11 +37,9 @@ def new_figure(width: float, height: float):
     Raises:
         ImportError: matplotlib is missing.
     """
-    try:
+    with needed_by("Plots need matplotlib", "plot"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Plots need matplotlib: pip install 'hf_ganzip[plot]'") from error
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from ..core.extras import needed_by
 from ..core.hub import unreachable
 
 
@@ -209,11 +210,9 @@ def _of_folder(folder: Path, split: str) -> StoredImages:
 
 
 def _of_parquet(path: Path, image_column: str | None, label_column: str) -> StoredImages:
-    try:
+    with needed_by("Reading parquet files needs pyarrow", "metrics"):
         import pyarrow
         import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError('Reading parquet files needs pyarrow: pip install "hf_ganzip[metrics]".') from error
     try:
         table = pyarrow.parquet.read_table(path)
     except pyarrow.ArrowInvalid as error:
@@ -238,10 +237,8 @@ def _of_parquet(path: Path, image_column: str | None, label_column: str) -> Stor
 
 
 def _of_datasets(source: str, split: str, image_column: str | None, label_column: str) -> StoredImages:
-    try:
+    with needed_by("Loading a `datasets` id needs datasets", "metrics"):
         import datasets
-    except ImportError as error:
-        raise ImportError('Loading a `datasets` id needs datasets: pip install "hf_ganzip[metrics]".') from error
     offline = datasets.config.HF_HUB_OFFLINE
     # It would try for half a minute, then look into its cache.
     datasets.config.HF_HUB_OFFLINE = offline or bool(unreachable())

@@ -97,6 +97,7 @@ class Accumulator:
                 f"{type(self).__name__}.merge: got {type(other).__name__}; allowed is another {type(self).__name__}."
             )
         self._check_dims({side: summary.dim for side, summary in other._held.items()})
+        self._check_foreign("merge", other._held)
         for side, summary in other._held.items():
             self._absorb(side, summary)
         return self
@@ -124,6 +125,7 @@ class Accumulator:
             )
         held = {side: self.summary(*(state[f"{side}.{field}"] for field in fields)) for side in sides}
         Accumulator()._check_dims({side: summary.dim for side, summary in held.items()})
+        self._check_foreign("load_state_dict", held)
         self._held = held
         return self
 
@@ -148,6 +150,9 @@ class Accumulator:
 
     def _absorb(self, side: str, summary: Any) -> None:
         self._held = self._held | {side: self._held[side].merged(summary) if side in self._held else summary}
+
+    def _check_foreign(self, where: str, held: Mapping[str, Any]) -> None:
+        """Raise ValueError for summaries by side that were made under other options than ours, where these matter."""
 
     def _check_dims(self, dims: dict[str, int]) -> None:
         known = next((summary.dim for summary in self._held.values()), None)

@@ -70,15 +70,9 @@ def kernel_distance(
         Binkowski et al., "Demystifying MMD GANs" (ICLR 2018), section 4; the estimator: Gretton et al., "A Kernel
         Two-Sample Test" (JMLR 2012), equation 3.
     """
-    options: dict[str, Any] = {
-        "subsets": subsets,
-        "subset_size": subset_size,
-        "degree": degree,
-        "gamma": gamma,
-        "coef0": coef0,
-        "seed": seed,
-    }
-    metric = KernelDistance(**options)
+    metric = KernelDistance(
+        subsets=subsets, subset_size=subset_size, degree=degree, gamma=gamma, coef0=coef0, seed=seed
+    )
     real, generated = as_features(real=real, generated=generated)
     return metric.update(real=real, generated=generated).compute()
 

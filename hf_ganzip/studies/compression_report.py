@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..assets import class_names
+from ..core.reports import markdown_table
 from ..evaluation.plotting import (
     save_pareto_plot,
     save_precision_recall_plot,
@@ -45,7 +46,10 @@ def write_report(result: dict[str, Any], output_dir: str | Path, title: str = ""
     """
     output = Path(output_dir)
     rows, conditions = result["rows"], result["conditions"]
-    correlations = _correlations(rows)
+    by_method = {
+        name: [row for row in rows if row["method"] == name] for name in dict.fromkeys(row["method"] for row in rows)
+    }
+    correlations = {name: correlation_table(own) for name, own in by_method.items() if len(own) >= 3}
     front = pareto_front([(row["precision"], row["recall"]) for row in rows])
     _figures(rows, front, output, class_names(conditions["reference"]))
     (output / "report.json").write_text(
@@ -129,8 +133,7 @@ def _figures(rows: list[dict[str, Any]], front: list[int], output: Path, classes
 
 def _table(rows: list[dict[str, Any]]) -> str:
     columns = {name: key for name, key in _COLUMNS.items() if any(key in row for row in rows)}
-    lines = ["| method | bits | " + " | ".join(name.strip() for name in columns) + " | bits/weight | KiB | s |"]
-    lines.append("|---" * (len(columns) + 5) + "|")
+    lines = [["method", "bits", *map(str.strip, columns), "bits/weight", "KiB", "s"]]
     for row in rows:
         cells = [label(row["method"]), str(row["bits"])]
         for name, key in columns.items():
@@ -140,26 +143,16 @@ def _table(rows: list[dict[str, Any]]) -> str:
             )
             cells.append(f"{factor * row[key]:.{digits}f}{spread}" if key in row else "-")
         cells += [f"{row['bits_per_weight']:.2f}", f"{row['bytes'] / 1024:.0f}", f"{row['seconds']:.0f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _correlations(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Correlations over the bits of every method that has at least three."""
-    found = {}
-    for method in dict.fromkeys(row["method"] for row in rows):
-        own = [row for row in rows if row["method"] == method]
-        if len(own) >= 3:
-            found[method] = correlation_table(own)
-    return found
+        lines.append(cells)
+    return markdown_table(lines)
 
 
 def _correlation_table(correlations: dict[str, list[dict[str, Any]]]) -> str:
     if not correlations:
         return "Fewer than three settings of each method."
-    lines = ["| method | distance | score | Pearson | Spearman |", "|---|---|---|---|---|"]
+    lines = [["method", "distance", "score", "Pearson", "Spearman"]]
     for method, pairs in correlations.items():
         for pair in pairs:
-            values = [f"{pair[name]:.2f}" if pair[name] is not None else "-" for name in ("pearson", "spearman")]
-            lines.append(f"| {label(method)} | {pair['distance']} | {pair['score']} | {values[0]} | {values[1]} |")
-    return "\n".join(lines)
+            values = (f"{pair[name]:.2f}" if pair[name] is not None else "-" for name in ("pearson", "spearman"))
+            lines.append([label(method), pair["distance"], pair["score"], *values])
+    return markdown_table(lines)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.extras import needed_by
 from ..core.registry import lookup
 from ..metrics import warn_if_unpaired
 
@@ -44,10 +45,8 @@ def correlation(x: Sequence[float], y: Sequence[float], *, method: str = "pearso
         Mordido et al., section 5.4.
     """
     function = lookup(METHODS, method, "method")
-    try:
+    with needed_by("correlation needs scipy", "metrics"):
         from scipy import stats
-    except ImportError as error:
-        raise ImportError('correlation needs scipy: pip install "hf_ganzip[metrics]".') from error
     columns = {"x": np.asarray(x, dtype=np.float64), "y": np.asarray(y, dtype=np.float64)}
     shapes = [column.shape for column in columns.values()]
     if shapes[0] != shapes[1] or len(shapes[0]) != 1 or len(columns["x"]) < 3:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.reports import Report, conditions_table, html_table
+from ...core.reports import Report, conditions_table, html_table, markdown_table
 from ...images.grids import save_image_grid
 from ...metrics.resampling import LEVEL, Interval
 from ..cost import smaller_and_faster
@@ -176,7 +176,7 @@ class CompareReport(Report):
             )
         for heading, cells in tables.items():
             said = GROUPS.get(heading, "")
-            markdown += [f"## {heading.capitalize()}", *filter(None, [said]), _markdown_table(cells)]
+            markdown += [f"## {heading.capitalize()}", *filter(None, [said]), markdown_table(cells)]
             html.append(f"<h2>{escape(heading.capitalize())}</h2><p>{escape(said)}</p>{html_table(cells, head=True)}")
         (output / "report.html").write_text(_PAGE.format(title=escape(title), body="\n".join(html)), encoding="utf-8")
         file = output / "report.md"
@@ -233,11 +233,6 @@ def _text(found: Interval | None, unit: str) -> str:
     form = ",.0f" if unit == "bytes" else ".4g"
     said = f"{found.value:{form}} {unit}".rstrip()
     return said if found.low is None or found.high is None else f"{said} [{found.low:{form}}, {found.high:{form}}]"
-
-
-def _markdown_table(cells: list[tuple[str, ...]]) -> str:
-    lines = ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in cells]
-    return "\n".join([lines[0], "|---" * len(cells[0]) + "|", *lines[1:]])
 
 
 def _plain(value: Any) -> Any:
