@@ -100,6 +100,6 @@ def test_drifts_are_relative_to_the_gap_between_good_and_bad(run):
 
 
 def test_the_report_says_which_method_drifts_more(run):
-    assert verdict([run, run])[2] == "| 10 % | -5.00 ± 0.00 | 0 of 2 |"
+    assert verdict([run, run]).splitlines()[2] == "| 10 % | -5.00 ± 0.00 | 0 of 2 |"
     text = study_report([run], {"num_samples": 100, "draws": 1, "outliers": "toys"})
     assert "outliers: toys" in text and "| toy (d = 2) | must stay | 0.00 | 0.00 | 0.00 | 5.00 |" in text
