@@ -27,7 +27,7 @@ from .streams import ImageStream, conditions_of_images, squares
 DEFAULT_METRICS = ("lsh_precision_recall", "knn_precision_recall", "frechet_distance")
 _SAMPLING = {"truncation_psi": 1.0, "steps": 50, "clip_sample": False}  # what only a generator can be told
 _RUN = {"batch_size": None, "progress": True, "cache": None, "resolution": None, "device": None, "split": "test"}
-_FAULTS = (ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError, OSError, ImportError)  # of one metric
+FAULTS = (ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError, OSError, ImportError)  # of one metric
 _INPUTS = {"real", "generated", "logits"}
 
 
@@ -169,7 +169,7 @@ def _compute(
     for name, metric in metrics.items():
         try:
             results[name] = metric(**inputs(name), **chosen[name])
-        except _FAULTS as error:
+        except FAULTS as error:
             faults[name] = error
     reasons = {name: " ".join(str(error).split()).removeprefix(f"{name}: ") for name, error in faults.items()}
     if faults and not results:

@@ -159,9 +159,8 @@ def _warn_if_skewed(real_keys: Tensor, generated_keys: Tensor) -> None:
     if pairs < _MANY_PAIRS:
         return
     keys, counts = real_keys.unique(return_counts=True)
-    others = torch.bincount(
-        torch.searchsorted(keys, generated_keys[torch.isin(generated_keys, keys)]), minlength=len(keys)
-    )
+    places = torch.searchsorted(keys, generated_keys[torch.isin(generated_keys, keys)])
+    others = torch.bincount(places, minlength=len(keys))
     shared = int((counts * others).sum())
     if shared > pairs / 4:
         warnings.warn(

@@ -86,9 +86,7 @@ class MongeDistance(Accumulator):
         real, generated = (self._held[side].tensors()["rows"] for side in self.sides)
         generated, dim = generated.to(real.device), real.shape[1]
         random = torch.Generator().manual_seed(self.seed)
-        directions = torch.randn(
-            self.num_projections, dim, generator=random, device="cpu"
-        )  # as torch-fidelity draws them
+        directions = torch.randn(self.num_projections, dim, generator=random, device="cpu")  # as torch-fidelity does
         directions = directions.to(real.device, torch.float64)
         directions /= torch.linalg.vector_norm(directions, dim=1, keepdim=True)
         total = 0.0
@@ -110,9 +108,8 @@ def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
     n, m = a.shape[1], b.shape[1]
     if n == m:
         return (a - b).square().mean(dim=1)
-    ends = torch.cat(
-        [torch.arange(1, x + 1, device=a.device) * y for x, y in ((n, m), (m, n))]
-    ).unique()  # in units of 1 / (n m)
+    steps = [torch.arange(1, x + 1, device=a.device) * y for x, y in ((n, m), (m, n))]
+    ends = torch.cat(steps).unique()  # in units of 1 / (n m)
     weights = torch.diff(ends, prepend=ends.new_zeros(1)).to(a) / (n * m)
     i, j = (ends - 1) // m, (ends - 1) // n
     return (a[:, i] - b[:, j]).square() @ weights

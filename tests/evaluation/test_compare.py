@@ -548,6 +548,15 @@ def test_peak_memory_of_folders(tmp_path):
     assert report.conditions["peak_memory"] == "of a fresh process that opens the folder and draws one image"
 
 
+def test_memory_is_measured_in_the_dtype_of_the_comparison(tmp_path, monkeypatch):
+    grey_generator().save_pretrained(tmp_path)
+    asked = []
+    monkeypatch.setattr(module, "printed_by", lambda *arguments: asked.append(arguments[4]) or 1)
+    for dtype in (None, torch.bfloat16):
+        gz.compare(tmp_path, tmp_path, dtype=dtype, **QUICK)
+    assert asked == ["None", "None", "bfloat16", "bfloat16"]
+
+
 def test_a_failing_process_leaves_the_rest(tmp_path, monkeypatch):
     grey_generator().save_pretrained(tmp_path / "full")
     monkeypatch.setattr(sys.modules["hf_ganzip.evaluation.cost"].sys, "executable", "/bin/false")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...core.components import is_pipeline
 from ...core.seeding import sample_generators
-from ...images import pil_to_array
+from ...images import pil_to_array, stack_images
 from ..diffusion_sampling import labels_of
 from ..sampling import sample_images, sampling_conditions
 from .sides import Side, sampler_of
@@ -115,11 +115,7 @@ def _pixels(side: Side, output: Any, count: int, first: int) -> Tensor:
             f"compare: {side.role}: {type(side.whole).__name__} gave {'no images' if images is None else f'{len(images)} images for {count} seeds'}."
         )
     if isinstance(images[0], Image.Image):
-        return (
-            torch.from_numpy(np.stack([pil_to_array(each, side.role) for each in images]))
-            .permute(0, 3, 1, 2)
-            .contiguous()
-        )
+        return stack_images([pil_to_array(each, side.role) for each in images])
     values = torch.as_tensor(np.asarray(images)).permute(0, 3, 1, 2)
     bad = [first + i for i in range(count) if not bool(torch.isfinite(values[i]).all())]
     if bad:
