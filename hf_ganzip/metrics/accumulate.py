@@ -34,9 +34,14 @@ class Rows:
     def merged(self, other: Rows) -> Rows:
         return Rows(*self.batches, *(batch.to(self.device) for batch in other.batches))
 
+    def joined(self) -> Tensor:
+        """All rows (n, d)."""
+        if len(self.batches) > 1:
+            self.batches = (torch.cat(self.batches),)
+        return self.batches[0]
+
     def tensors(self) -> dict[str, Tensor]:
-        self.batches = (torch.cat(self.batches),)
-        return {"rows": self.batches[0]}
+        return {"rows": self.joined()}
 
 
 class Accumulator:

@@ -133,7 +133,7 @@ class KernelDistance(Accumulator):
                 f"each set needs at least {least}. "
                 + ("Use more samples." if min(counts) < 2 else f"Set subset_size to at most {min(counts)}.")
             )
-        real, generated = (self._held[side].tensors()["rows"] for side in self.sides)
+        real, generated = (self._held[side].joined() for side in self.sides)
         gamma = 1 / real.shape[1] if self.gamma is None else float(self.gamma)
         values = self._estimates(real, generated.to(real.device), gamma)
         conditions = {"subsets": len(values), "subset_size": self.subset_size, "degree": self.degree, "gamma": gamma}

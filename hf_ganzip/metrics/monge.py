@@ -54,10 +54,7 @@ class MongeDistance(Accumulator):
     """`monge_distance` of features that arrive in batches, on one or several processes.
 
     Keeps all features, in the dtype they came in. Neither batches nor processes nor the order of samples matter.
-
-    Args:
-        num_projections: See `monge_distance`.
-        seed: See `monge_distance`.
+    ``num_projections`` and ``seed`` are those of `monge_distance`.
 
     Example:
         >>> x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
@@ -83,7 +80,7 @@ class MongeDistance(Accumulator):
         counts = [self._count(side) for side in self.sides]
         if not all(counts):
             raise ValueError(f"monge_distance: real has {counts[0]} and generated {counts[1]} samples.")
-        real, generated = (self._held[side].tensors()["rows"] for side in self.sides)
+        real, generated = (self._held[side].joined() for side in self.sides)
         generated, dim = generated.to(real.device), real.shape[1]
         random = torch.Generator().manual_seed(self.seed)
         directions = torch.randn(self.num_projections, dim, generator=random, device="cpu")  # as torch-fidelity does
