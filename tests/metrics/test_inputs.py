@@ -49,7 +49,7 @@ def test_bad_input(real, error, message):
         as_features(real=real, generated=GOOD)
     if "dimension" not in message:
         with pytest.raises(
-            error, match=message.replace("real has", "generated has").replace("real is", "generated is")
+            error, match=message.replace("real ", "generated ").replace("generated numbers", "real numbers")
         ):
             as_features(real=GOOD, generated=real)
 
