@@ -46,15 +46,14 @@ def write_report(result: dict[str, Any], output_dir: str | Path, title: str = ""
     """
     output = Path(output_dir)
     rows, conditions = result["rows"], result["conditions"]
-    by_method = {
-        name: [row for row in rows if row["method"] == name] for name in dict.fromkeys(row["method"] for row in rows)
-    }
+    by_method: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_method.setdefault(row["method"], []).append(row)
     correlations = {name: correlation_table(own) for name, own in by_method.items() if len(own) >= 3}
     front = pareto_front([(row["precision"], row["recall"]) for row in rows])
     _figures(rows, front, output, class_names(conditions["reference"]))
-    (output / "report.json").write_text(
-        json.dumps(result | {"correlations": correlations, "pareto_front": front}, indent=1), encoding="utf-8"
-    )
+    found = result | {"correlations": correlations, "pareto_front": front}
+    (output / "report.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     draws = rows[0]["n_draws"]
     best = "; ".join(f"{label(rows[i]['method'])} at {rows[i]['bits']} bits" for i in front)
     sections = [
@@ -138,10 +137,10 @@ def _table(rows: list[dict[str, Any]]) -> str:
         cells = [label(row["method"]), str(row["bits"])]
         for name, key in columns.items():
             factor, digits = 1e3 if "1e3" in name else 1, _DIGITS.get(key, 3)
-            spread = (
-                f" ± {factor * row[key + '_std']:.{digits}f}" if f"{key}_std" in row and row["n_draws"] > 1 else ""
-            )
-            cells.append(f"{factor * row[key]:.{digits}f}{spread}" if key in row else "-")
+            cell = f"{factor * row[key]:.{digits}f}" if key in row else "-"
+            if f"{key}_std" in row and row["n_draws"] > 1:
+                cell += f" ± {factor * row[f'{key}_std']:.{digits}f}"
+            cells.append(cell)
         cells += [f"{row['bits_per_weight']:.2f}", f"{row['bytes'] / 1024:.0f}", f"{row['seconds']:.0f}"]
         lines.append(cells)
     return markdown_table(lines)

@@ -86,9 +86,8 @@ def test_streaming_survives_a_large_offset(offset, cuts):
 @given(parts=st.permutations(range(5)), seed=st.integers(0, 99))
 def test_merge_order_does_not_matter(parts, seed):
     real, generated = gaussians(seed)
-    pieces = [
-        FrechetDistance().update(real=r, generated=g) for r, g in zip(real.tensor_split(5), generated.tensor_split(5))
-    ]
+    batches = zip(real.tensor_split(5), generated.tensor_split(5))
+    pieces = [FrechetDistance().update(real=r, generated=g) for r, g in batches]
     left = FrechetDistance()
     for part in parts:
         left.merge(pieces[part])

@@ -55,11 +55,10 @@ def test_draws_are_columns_and_nested_planes_are_masked_keys():
 
 
 OF_BASE_2 = [(2, 2, 1), (2, 4, 2), (2, 8191, 12), (2, 8192, 13), (2, 10_000, 13), (2, 100_000, 16)]
+OF_OTHERS = [(10, 999, 2), (10, 1000, 3), (math.e, 20, 2), (math.e, 21, 3), (4, 3, 1)]
 
 
-@pytest.mark.parametrize(
-    "base, n, expected", [*OF_BASE_2, (10, 999, 2), (10, 1000, 3), (math.e, 20, 2), (math.e, 21, 3), (4, 3, 1)]
-)
+@pytest.mark.parametrize("base, n, expected", OF_BASE_2 + OF_OTHERS)
 def test_default_number_of_hyperplanes_is_the_exact_floor_of_the_logarithm(base, n, expected):
     assert default_hyperplanes(n, base) == expected
     x = torch.randn(n, 2)

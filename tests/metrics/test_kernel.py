@@ -94,9 +94,8 @@ def test_unbiased_around_zero_for_samples_of_one_distribution():
 
 def test_seeds_repeat_and_differ():
     real, generated = sets()
-    first, again, other = (
-        kernel_distance(real=real, generated=generated, subsets=3, subset_size=50, seed=seed) for seed in (0, 0, 1)
-    )
+    options = {"real": real, "generated": generated, "subsets": 3, "subset_size": 50}
+    first, again, other = (kernel_distance(**options, seed=seed) for seed in (0, 0, 1))
     assert first == again and first["kernel_distance"] != other["kernel_distance"]
 
 
