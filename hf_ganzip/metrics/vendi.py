@@ -105,8 +105,7 @@ class VendiScore(Accumulator):
         """As `Accumulator.update`; a row of zeros, which points nowhere, is refused, too."""
         for side, batch in batches.items():
             rows = as_matrix(side, batch)
-            zeros = int((rows == 0).all(dim=1).sum())
-            if zeros:
+            if zeros := int((rows == 0).all(dim=1).sum()):
                 raise ValueError(
                     f"vendi_score: {side} has {zeros} rows of zeros, which have no direction; remove them."
                 )

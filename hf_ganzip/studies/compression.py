@@ -209,8 +209,7 @@ def _check_folder(pieces: Path, conditions: dict[str, Any]) -> None:
     file = pieces / "conditions.json"
     if file.is_file():
         before = json.loads(file.read_text())
-        different = sorted(name for name in conditions if before.get(name) != conditions[name])
-        if different:
+        if different := sorted(name for name in conditions if before.get(name) != conditions[name]):
             raise ValueError(
                 f"study: {pieces.parent} belongs to a study that differs in {', '.join(different)}; choose another folder."
             )

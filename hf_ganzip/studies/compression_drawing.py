@@ -76,8 +76,7 @@ class Drawing:
 
     def _schedule_of(self, scheduler: Any) -> dict[str, Any]:
         given = {} if scheduler is None else dict(scheduler.config)
-        other = [f"{key} {given[key]!r}" for key, value in _EXPECTED.items() if given.get(key, value) != value]
-        if other:
+        if other := [f"{key} {given[key]!r}" for key, value in _EXPECTED.items() if given.get(key, value) != value]:
             raise ValueError(
                 f"study: the scheduler has {', '.join(other)}; allowed are "
                 f"{', '.join(f'{key} {value!r}' for key, value in _EXPECTED.items())}."

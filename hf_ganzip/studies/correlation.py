@@ -113,8 +113,7 @@ def correlation_table(
     for kind, names in (("distances", distances), ("scores", scores)):
         if not any(name in columns for name in names):
             raise ValueError(f"correlation_table: the rows have none of the {kind} {', '.join(names)}.")
-    infinite = [name for name, column in columns.items() if not np.isfinite(column).all()]
-    if infinite:
+    if infinite := [name for name, column in columns.items() if not np.isfinite(column).all()]:
         raise ValueError(f"correlation_table: {', '.join(infinite)} have NaN or infinity; remove those rows first.")
     return [
         {"distance": distance, "score": score} | _both(columns, distance, score)

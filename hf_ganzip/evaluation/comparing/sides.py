@@ -191,8 +191,7 @@ def weights_of(side: Side) -> str:
     """Averaged or raw weights, as far as the record, the source or the name of the files tells; "unknown" otherwise."""
     for network in side.networks.values():
         config = getattr(network, "config", {})
-        source = (config.get("_ganzip_source") or {}).get("network", "")
-        if source:
+        if source := (config.get("_ganzip_source") or {}).get("network", ""):
             return f"{'average' if 'ema' in source.lower() else 'raw'} (network {source} of the converted file)"
         steps = recorded_steps(network)
         if any(name.startswith("ema_") and value for step in steps for name, value in step.get("options", {}).items()):
