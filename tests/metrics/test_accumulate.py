@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -57,15 +57,11 @@ def name(request):
 
 @settings(max_examples=20, deadline=None)
 @given(cuts=st.lists(st.integers(0, 130), max_size=6))
+@example(cuts=range(1, 120))  # batches of one row
 @pytest.mark.parametrize("name", sorted(METRICS))
 def test_batches_do_not_matter(name, cuts):
     sets = samples(name)
     assert_same(name, feed(METRICS[name](), sets, cuts).compute(), METRICS[name]().update(**sets).compute())
-
-
-def test_batches_of_one_row(name):
-    sets = samples(name)
-    assert_same(name, feed(METRICS[name](), sets, range(1, 120)).compute(), METRICS[name]().update(**sets).compute())
 
 
 def test_merging_appends(name):
@@ -104,17 +100,11 @@ def test_a_reused_buffer_changes_nothing(name):
     assert metric.compute() == before
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_values_are_those_of_the_widened_samples(name, dtype):
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_values_are_those_of_the_widened_samples_and_of_arrays(name, dtype):
     sets = samples(name, dtype)
-    wide = {side: rows.double() for side, rows in sets.items()}
+    wide = {side: rows.double().numpy() for side, rows in sets.items()}
     assert METRICS[name]().update(**sets).compute() == METRICS[name]().update(**wide).compute()
-
-
-def test_arrays_are_batches_too(name):
-    sets = samples(name)
-    arrays = {side: rows.numpy() for side, rows in sets.items()}
-    assert METRICS[name]().update(**arrays).compute() == METRICS[name]().update(**sets).compute()
 
 
 def test_bad_batches_are_refused_and_nothing_is_taken_in(name):
