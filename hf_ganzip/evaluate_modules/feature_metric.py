@@ -110,10 +110,8 @@ class FeatureMetric(evaluate.Metric):
         """Values for features, or for images with an extractor; options of other metrics in an `evaluate.combine` are ignored."""
         accepted = _options_of(type(self).function)
         known = accepted.union(*map(_options_of, METRICS.values()))
-        if unknown := sorted(set(options) - known):
-            raise TypeError(
-                f"{self.name} has no option {', '.join(unknown)}; allowed are {', '.join(sorted(accepted))}."
-            )
+        if unknown := ", ".join(sorted(set(options) - known)):
+            raise TypeError(f"{self.name} has no option {unknown}; allowed are {', '.join(sorted(accepted))}.")
         sides = _features({"predictions": predictions, "references": references}, feature_extractor)
         chosen = {name: value for name, value in options.items() if name in accepted}
         try:

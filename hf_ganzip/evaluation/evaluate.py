@@ -330,7 +330,5 @@ def common_digest(sides: Mapping[str, Source], digest: str | None) -> str | None
             )
     digests = sorted({side.extractor_digest for side in sides.values() if side.extractor_digest is not None})
     if len(digests) > 1:
-        raise ValueError(
-            f"the two feature files come from different extractors: {', '.join(d[:12] for d in digests)}."
-        )
+        raise ValueError(f"the feature files come from different extractors: {', '.join(d[:12] for d in digests)}.")
     return digest or next(iter(digests), None)

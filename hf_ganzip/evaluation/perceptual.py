@@ -108,9 +108,7 @@ def perceptual_distances(
         lookup(SMALLEST, net, "net")
     _check_pairs("perceptual_distance", real, generated, SMALLEST[net] if isinstance(net, str) else 1)
     if real.shape[1] not in (1, 3):
-        raise ValueError(
-            f"perceptual_distance: the images have {real.shape[1]} channels; allowed are 1 (repeated to 3) and 3."
-        )
+        raise ValueError(f"perceptual_distance: images have {real.shape[1]} channels; allowed are 1 (repeated) and 3.")
     network = load_network(net).to(real.device) if isinstance(net, str) else net
     parameters = network.parameters() if isinstance(network, torch.nn.Module) else ()
     device = next((parameter.device for parameter in parameters), real.device)

@@ -189,9 +189,7 @@ def _of_idx_pair(images_file: Path) -> StoredImages:
     labels_file = next(images_file.parent.glob(pattern), None)
     labels = read_idx(labels_file).astype(np.int64) if labels_file else None
     if labels is not None and len(labels) != len(images):
-        raise ValueError(
-            f"{images_file.parent} has {len(images)} images in {images_file.name} but {len(labels)} labels."
-        )
+        raise ValueError(f"{images_file.parent}: {len(images)} images in {images_file.name} but {len(labels)} labels.")
     return StoredImages([f"{images_file}, image {i}" for i in range(len(images))], images.__getitem__, labels)
 
 

@@ -113,9 +113,7 @@ class KernelDistance(Accumulator):
         if subset_size is not None:
             check_integer("kernel_distance: subset_size", subset_size, 2)
         if not (gamma is None or 0 < gamma < math.inf) or not 0 <= coef0 < math.inf:
-            raise ValueError(
-                f"kernel_distance: gamma is {gamma} and coef0 {coef0}; allowed are gamma > 0 and coef0 >= 0."
-            )
+            raise ValueError(f"kernel_distance: gamma is {gamma}, coef0 {coef0}; allowed are gamma > 0, coef0 >= 0.")
         self.subsets, self.subset_size, self.seed = subsets, subset_size, seed
         self.degree, self.gamma, self.coef0 = degree, gamma, coef0
 

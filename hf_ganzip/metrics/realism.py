@@ -87,9 +87,7 @@ def _labels(real: Any, n_real: int, generated: Any, n_generated: int, device: to
     labels = torch.as_tensor(real, device=device), torch.as_tensor(generated, device=device)
     for name, values, count in zip(("real_labels", "generated_labels"), labels, (n_real, n_generated)):
         if values.shape != (count,):
-            raise ValueError(
-                f"{name} has shape {tuple(values.shape)}; allowed is ({count},), one class id per sample."
-            )
+            raise ValueError(f"{name} has shape {tuple(values.shape)}; allowed is ({count},), one class id a sample.")
     return labels
 
 

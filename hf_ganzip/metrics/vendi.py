@@ -106,9 +106,7 @@ class VendiScore(Accumulator):
         for side, batch in batches.items():
             rows = as_matrix(side, batch)
             if zeros := int((rows == 0).all(dim=1).sum()):
-                raise ValueError(
-                    f"vendi_score: {side} has {zeros} rows of zeros, which have no direction; remove them."
-                )
+                raise ValueError(f"vendi_score: {side} has {zeros} rows of zeros, which point nowhere; remove them.")
         return super().update(**batches)
 
     def compute(self) -> dict[str, float]:

@@ -57,9 +57,7 @@ def correlation(x: Sequence[float], y: Sequence[float], *, method: str = "pearso
         if not np.isfinite(column).all():
             raise ValueError(f"correlation: {name} has NaN or infinity; remove those pairs first.")
         if (column == column[0]).all():
-            raise ValueError(
-                f"correlation: {name} is constant ({column[0]:g}); a correlation needs values that differ."
-            )
+            raise ValueError(f"correlation: {name} is constant ({column[0]:g}); values must differ.")
     result = getattr(stats, function)(*columns.values())
     coefficient = min(max(float(result.statistic), -1.0), 1.0)
     return {"coefficient": coefficient, "p_value": float(result.pvalue), "n": len(columns["x"])}
@@ -96,9 +94,7 @@ def correlation_table(
         Mordido et al., section 5.4, figures 9 and 10.
     """
     if len(rows) < 3:
-        raise ValueError(
-            f"correlation_table: got {len(rows)} rows; at least 3 are needed. Add reports of more models."
-        )
+        raise ValueError(f"correlation_table: got {len(rows)} rows; at least 3 are needed. Add more models.")
     warn_if_unpaired(rows)
     columns = {}
     for name in (*distances, *scores):
