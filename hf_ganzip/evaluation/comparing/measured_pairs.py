@@ -118,7 +118,7 @@ def _figures_against(
         if metric == "lsh_precision_recall":
             seen = LSHPrecisionRecall(k=3, num_hyperplanes=bits, draws=10, seed=seed).update(real=real)
             return lambda generated: _values(copy.copy(seen).update(generated=generated).compute())
-        call = {"metrics": [metric], "seed": seed, "metric_options": _OPTIONS.get(str(metric))}
+        call: dict[str, Any] = {"metrics": [metric], "seed": seed, "metric_options": _OPTIONS.get(str(metric))}
         return lambda generated: _values(*measure(real=real, generated=generated, **call).values())
 
     return against

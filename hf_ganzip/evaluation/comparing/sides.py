@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -151,12 +151,12 @@ def _differences(first: Side, second: Side) -> list[str]:
         found.append(f"scheduler {' against '.join(type(each).__name__ for each in schedulers)}")
     elif schedulers[0] is not None:
         settings = [sampler_of(each) for each in schedulers]
-        found += _unequal(*settings, sorted(settings[0].keys() | settings[1].keys()), "the scheduler")
+        found += _unequal(settings, sorted(settings[0].keys() | settings[1].keys()), "the scheduler")
     return found
 
 
-def _unequal(first: Mapping[str, Any], second: Mapping[str, Any], keys: Iterable[str], where: str) -> list[str]:
-    values = {key: (first.get(key), second.get(key)) for key in keys}
+def _unequal(pair: Sequence[Mapping[str, Any]], keys: Iterable[str], where: str) -> list[str]:
+    values = {key: (pair[0].get(key), pair[1].get(key)) for key in keys}
     return [f"{key} of {where} {one} against {other}" for key, (one, other) in values.items() if one != other]
 
 
@@ -170,7 +170,7 @@ def _differences_of(first: Mapping[str, nn.Module], second: Mapping[str, nn.Modu
         if not _related(type(network), type(other)):
             found.append(f"{where} is a {type(network).__name__} against a {type(other).__name__}")
             continue
-        found += _unequal(*(getattr(each, "config", {}) for each in (network, other)), _DECIDING, where)
+        found += _unequal([getattr(each, "config", {}) for each in (network, other)], _DECIDING, where)
     return found
 
 

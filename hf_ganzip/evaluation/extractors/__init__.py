@@ -79,7 +79,7 @@ def default_extractor(images: Iterable[Tensor | ImageStream | None]) -> str:
         if isinstance(side, ImageStream):
             channels, shapes = side.channels, {side.shape(i) for i in range(len(side))}
         elif side is not None:
-            channels, shapes = side.shape[1], {tuple(side.shape[2:])}
+            channels, shapes = side.shape[1], {(side.shape[2], side.shape[3])}
         else:
             continue
         if channels != 1 or any(height != width or height > 32 for height, width in shapes):
