@@ -23,19 +23,18 @@ from .compression_config import LABELS, setting_name
 from .correlation import correlation_table, pareto_front
 
 
-_COLUMNS = {
-    "LSH P": "lsh_precision",
-    "R": "lsh_recall",
-    "LSH+KNN P": "lsh_knn_precision",
-    "R ": "lsh_knn_recall",
-    "KNN P": "precision",
-    "R  ": "recall",
-    "FD": "frechet_distance",
-    "KD x1e3": "kernel_distance",
-    "realism": "realism",
-    "SQNR dB": "sqnr",
-}
-_DIGITS = {"frechet_distance": 2, "kernel_distance": 2, "sqnr": 1}
+_COLUMNS = [  # title, figure, factor, digits
+    ("LSH P", "lsh_precision", 1, 3),
+    ("R", "lsh_recall", 1, 3),
+    ("LSH+KNN P", "lsh_knn_precision", 1, 3),
+    ("R", "lsh_knn_recall", 1, 3),
+    ("KNN P", "precision", 1, 3),
+    ("R", "recall", 1, 3),
+    ("FD", "frechet_distance", 1, 2),
+    ("KD x1e3", "kernel_distance", 1e3, 2),
+    ("realism", "realism", 1, 3),
+    ("SQNR dB", "sqnr", 1, 1),
+]
 
 
 def write_report(result: dict[str, Any], output_dir: str | Path, title: str = "") -> Path:
@@ -131,12 +130,11 @@ def _figures(rows: list[dict[str, Any]], front: list[int], output: Path, classes
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    columns = {name: key for name, key in _COLUMNS.items() if any(key in row for row in rows)}
-    lines = [["method", "bits", *map(str.strip, columns), "bits/weight", "KiB", "s"]]
+    columns = [column for column in _COLUMNS if any(column[1] in row for row in rows)]
+    lines = [["method", "bits", *(title for title, *_ in columns), "bits/weight", "KiB", "s"]]
     for row in rows:
         cells = [label(row["method"]), str(row["bits"])]
-        for name, key in columns.items():
-            factor, digits = 1e3 if "1e3" in name else 1, _DIGITS.get(key, 3)
+        for _, key, factor, digits in columns:
             cell = f"{factor * row[key]:.{digits}f}" if key in row else "-"
             if f"{key}_std" in row and row["n_draws"] > 1:
                 cell += f" ± {factor * row[f'{key}_std']:.{digits}f}"
