@@ -74,10 +74,8 @@ class EvaluationReport(Report):
         lines = []
         for metric, values in self.metrics.items():
             lines.append(f"{metric}:")
-            lines += [
-                f"  {name:22} {f'{value:.4f}' if isinstance(value, float) else value}"
-                for name, value in values.items()
-            ]
+            for name, value in values.items():
+                lines.append(f"  {name:22} {f'{value:.4f}' if isinstance(value, float) else value}")
         lines += [f"{metric}: not computed: {reason}" for metric, reason in self.failures.items()]
         known = {name: value for name, value in self.conditions.items() if value is not None}
         lines += ["conditions:"] + [f"  {name:22} {value}" for name, value in known.items()]

@@ -52,9 +52,8 @@ def structural_similarities(real: Tensor, generated: Tensor, batch_size: int = 6
         from torchmetrics.functional.image import structural_similarity_index_measure
 
     def similarity(real: Tensor, generated: Tensor) -> Tensor:
-        return structural_similarity_index_measure(
-            generated.double(), real.double(), data_range=255.0, reduction="none"
-        )
+        pair = generated.double(), real.double()
+        return structural_similarity_index_measure(*pair, data_range=255.0, reduction="none")
 
     return _over_pairs("structural_similarity", similarity, real, generated, batch_size)
 

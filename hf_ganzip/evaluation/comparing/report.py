@@ -129,15 +129,10 @@ class CompareReport(Report):
             cells = [(e.name, *(_text(getattr(e, side), e.unit) for side in sides)) for e in own]
             found[group] = [("figure", *(heads.get(side, side) for side in sides)), *cells]
         if self.timesteps:
-            steps = [
-                (
-                    row["component"] or "network",
-                    f"{row['timestep']:g}",
-                    _text(Interval(row["sqnr"], row["low"], row["high"]), "dB"),
-                )
-                for row in self.timesteps
-            ]
-            found["timesteps"] = [("denoiser", "timestep", "SQNR"), *steps]
+            found["timesteps"] = [("denoiser", "timestep", "SQNR")]
+        for row in self.timesteps:
+            sqnr = _text(Interval(row["sqnr"], row["low"], row["high"]), "dB")
+            found["timesteps"].append((row["component"] or "network", f"{row['timestep']:g}", sqnr))
         if self.failures:
             found["not computed"] = [("what", "why"), *self.failures.items()]
         known = {name: value for name, value in self.conditions.items() if value not in (None, {}, [])}
@@ -171,9 +166,8 @@ class CompareReport(Report):
         for name, caption in pictures.items():
             markdown += [f"![{Path(name).stem}]({name})", caption]
             data = base64.b64encode((output / name).read_bytes()).decode()
-            html.append(
-                f'<figure><img alt="" src="data:image/png;base64,{data}"><figcaption>{escape(caption)}</figcaption></figure>'
-            )
+            image = f'<img alt="" src="data:image/png;base64,{data}">'
+            html.append(f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>")
         for heading, cells in tables.items():
             said = GROUPS.get(heading, "")
             markdown += [f"## {heading.capitalize()}", *filter(None, [said]), markdown_table(cells)]

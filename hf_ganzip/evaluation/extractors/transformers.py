@@ -42,9 +42,8 @@ class DINOv2Extractor:
         self.dim = self._dim(self.network.config)
         settings = self.processor.to_dict()
         shown = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "image_mean", "image_std")
-        self.resize = f"grey repeated to RGB; {type(self.processor).__name__} " + ", ".join(
-            f"{name} {settings[name]}" for name in shown if settings.get(name) is not None
-        )
+        said = ", ".join(f"{name} {settings[name]}" for name in shown if settings.get(name) is not None)
+        self.resize = f"grey repeated to RGB; {type(self.processor).__name__} {said}"
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
