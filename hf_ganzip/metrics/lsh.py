@@ -81,11 +81,12 @@ class LSHPrecisionRecall(Accumulator):
         self._planes: tuple[Tensor, Tensor] | None = None
 
     def _check_foreign(self, where: str, held: Mapping[str, Any]) -> None:
+        center = None if self.center is None else "a vector"
         for side, summary in held.items():
             if summary.planes != self._hyperplanes(summary.dim)[1]:
                 raise ValueError(
-                    f"{where}: {side} has keys of other hyperplanes; seed, draws, num_hyperplanes and center must be the same "
-                    f"(here {self.seed}, {self.draws}, {self.num_hyperplanes} and {'a vector' if self.center is not None else None})."
+                    f"{where}: {side} has keys of other hyperplanes; seed, draws, num_hyperplanes and center must be the "
+                    f"same (here {self.seed}, {self.draws}, {self.num_hyperplanes} and {center})."
                 )
 
     def _hyperplanes(self, dim: int) -> tuple[tuple[Tensor, Tensor], int]:
