@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def needed_by(what: str, extra: str) -> Iterator[None]:
-    """Import libraries of an extra within the context; ``what`` begins the error: "The vgg16 extractor needs torchvision".
+    """Import libraries of an extra within the context; ``what`` begins the error: "X needs torchvision".
 
     Raises:
         ImportError: In place of another, with the pip line.

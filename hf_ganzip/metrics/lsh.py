@@ -85,8 +85,8 @@ class LSHPrecisionRecall(Accumulator):
         for side, summary in held.items():
             if summary.planes != self._hyperplanes(summary.dim)[1]:
                 raise ValueError(
-                    f"{where}: {side} has keys of other hyperplanes; seed, draws, num_hyperplanes and center must be the "
-                    f"same (here {self.seed}, {self.draws}, {self.num_hyperplanes} and {center})."
+                    f"{where}: {side} has keys of other hyperplanes; seed, draws, num_hyperplanes and center must be "
+                    f"the same (here {self.seed}, {self.draws}, {self.num_hyperplanes} and {center})."
                 )
 
     def _hyperplanes(self, dim: int) -> tuple[tuple[Tensor, Tensor], int]:

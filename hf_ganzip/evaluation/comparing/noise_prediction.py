@@ -109,8 +109,8 @@ def refusing_nonfinite(role: str, networks: Mapping[str, nn.Module], first: int)
             at = f" at timestep {step:g}" if step is not None else ""
             raise ValueError(
                 f"compare: {role}: {names[call[0]]} gave NaN or infinity{at} for {int((~finite).sum())} of "
-                f"{len(finite)} inputs, in the batch that begins with image {first}. There is nothing to compare; look at its scales, or compute in "
-                "float32 or bfloat16 (dtype)."
+                f"{len(finite)} inputs, in the batch that begins with image {first}. There is nothing to compare; "
+                "look at its scales, or compute in float32 or bfloat16 (dtype)."
             )
 
 
