@@ -81,7 +81,7 @@ class VendiScore(Accumulator):
     """`vendi_score` of features that arrive in batches, on one or several processes.
 
     Keeps (d, d) sums of each side in float64, whose eigenvalues are those of the similarities of all samples: memory O(d^2),
-    whatever their number. Batches, processes and order move the value only by float64 rounding. ``q``: see `vendi_score`.
+    whatever their number. Batches, processes and order move the value only by float64 rounding. ``q``: `vendi_score`.
 
     Example:
         >>> x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
