@@ -56,6 +56,19 @@ def conditions_table(conditions: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [("condition", "value"), *((name, str(value)) for name, value in conditions.items())]
 
 
+def markdown_table(cells: Sequence[Sequence[str]]) -> str:
+    """Cells, names of columns first, as a table.
+
+    Example:
+        >>> print(markdown_table([("name", "value"), ("a|b", "1")]))
+        | name | value |
+        |---|---|
+        | a\\|b | 1 |
+    """
+    lines = ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in cells]
+    return "\n".join([lines[0], "|---" * len(cells[0]) + "|", *lines[1:]])
+
+
 def html_table(cells: Sequence[tuple[str, ...]], head: bool = False) -> str:
     """Cells, escaped, as a table; ``head``: the first row holds names."""
     lines = []

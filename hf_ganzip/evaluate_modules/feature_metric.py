@@ -102,8 +102,7 @@ class FeatureMetric(evaluate.Metric):
             if gathered is None:
                 return None
             sides = {side: _joined([state[side] for state in gathered if side in state]) for side in _SIDES}
-        missing = [side for side in _SIDES if not len(sides.get(side, ()))]
-        if missing:
+        if missing := [side for side in _SIDES if not len(sides.get(side, ()))]:
             raise ValueError(f"no {' and no '.join(missing)} were given; pass them to compute or add_batch.")
         return self._compute(**sides, **kwargs)
 
@@ -111,11 +110,8 @@ class FeatureMetric(evaluate.Metric):
         """Values for features, or for images with an extractor; options of other metrics in an `evaluate.combine` are ignored."""
         accepted = _options_of(type(self).function)
         known = accepted.union(*map(_options_of, METRICS.values()))
-        unknown = sorted(set(options) - known)
-        if unknown:
-            raise TypeError(
-                f"{self.name} has no option {', '.join(unknown)}; allowed are {', '.join(sorted(accepted))}."
-            )
+        if unknown := ", ".join(sorted(set(options) - known)):
+            raise TypeError(f"{self.name} has no option {unknown}; allowed are {', '.join(sorted(accepted))}.")
         sides = _features({"predictions": predictions, "references": references}, feature_extractor)
         chosen = {name: value for name, value in options.items() if name in accepted}
         try:

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from ..core.extras import needed_by
 from ..core.shipped import metric_folders
 
 
@@ -23,10 +24,8 @@ def install_metrics() -> dict[str, Path]:
         ImportError: `evaluate` is missing.
         ValueError: The cache has a module of one of the names that is not ours; nothing was installed.
     """
-    try:
+    with needed_by("Installing metrics needs evaluate", "metrics"):
         from evaluate.loading import init_dynamic_modules
-    except ImportError as error:
-        raise ImportError('Installing metrics needs evaluate: pip install "hf_ganzip[metrics]".') from error
     cache = Path(init_dynamic_modules(), "metrics")
     targets = {name: cache / f"evaluate-metric--{name}" for name in metric_folders()}
     for name, target in targets.items():

@@ -20,8 +20,6 @@ __all__ = ["EXTRACTORS", "extract_features", "load_reference"]
 def __getattr__(name: str) -> Any:
     if name != "evaluate_module":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from ..evaluate_modules import (
-        feature_metric,  # so metrics that were published or installed in a cache before name it
-    )
+    from ..evaluate_modules import feature_metric
 
-    return feature_metric
+    return feature_metric  # so metrics that were published or installed in a cache before name it

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from huggingface_hub import constants
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -21,8 +22,7 @@ _BLOCK = 2**24  # bytes that are hashed at once
 
 def default_cache_folder() -> Path:
     """``HF_GANZIP_CACHE``, or ``hf_ganzip/features`` below ``HF_HOME``."""
-    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "huggingface")
-    return Path(os.environ.get("HF_GANZIP_CACHE") or Path(home, "hf_ganzip", "features"))
+    return Path(os.environ.get("HF_GANZIP_CACHE") or Path(constants.HF_HOME, "hf_ganzip", "features"))
 
 
 class FeatureCache:

@@ -116,11 +116,7 @@ def smaller_and_faster(size: float, speed: float, where: str) -> str:
 
 
 def measure_cost(
-    model: ModelMixin,
-    reference: ModelMixin | None = None,
-    *,
-    repeats: int = 7,
-    memory: bool = True,
+    model: ModelMixin, reference: ModelMixin | None = None, *, repeats: int = 7, memory: bool = True
 ) -> CostReport:
     """Measure what a model costs here and now, in evaluation mode, on the example inputs of its family; the models stay as they are.
 

@@ -101,12 +101,11 @@ def sample_diffusion(
     with evaluating(model), computing(model, compute), bar:
         for start in range(0, num_samples, batch_size):
             count = min(batch_size, num_samples - start)
+            sources = sample_generators(seed, count, first + start)
             state = torch.cat(
-                [
-                    torch.randn(1, model.config.in_channels, size, size, generator=each)
-                    for each in sample_generators(seed, count, first + start)
-                ]
-            ).to(device, model.dtype)
+                [torch.randn(1, model.config.in_channels, size, size, generator=each) for each in sources]
+            )
+            state = state.to(device, model.dtype)
             kwargs = {} if labels is None else {"class_labels": labels[start : start + count].to(device)}
             for now, before in zip(reversed(chosen), [*reversed(chosen[:-1]), -1]):
                 noise = model(state, now, return_dict=False, **kwargs)[0]

@@ -45,10 +45,8 @@ def eval_results(reports: Sequence[Mapping[str, Any]]) -> dict[str, str]:
                 place = f"{FOLDER}/{PREFIX}{re.sub(r'[^A-Za-z0-9_.]+', '-', dataset)}.yaml"
                 entry = {"dataset": {"id": dataset, "task_id": name}, "value": value, "notes": _notes(report, metric)}
                 entries.setdefault(place, []).append(entry)
-    return {
-        place: yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=1000)
-        for place, found in entries.items()
-    }
+    form = {"sort_keys": False, "allow_unicode": True, "width": 1000}
+    return {place: yaml.safe_dump(found, **form) for place, found in entries.items()}
 
 
 def write_eval_results(reports: Sequence[Mapping[str, Any]], folder: str | Path) -> list[Path]:

@@ -27,7 +27,7 @@ from .streams import ImageStream, conditions_of_images, squares
 DEFAULT_METRICS = ("lsh_precision_recall", "knn_precision_recall", "frechet_distance")
 _SAMPLING = {"truncation_psi": 1.0, "steps": 50, "clip_sample": False}  # what only a generator can be told
 _RUN = {"batch_size": None, "progress": True, "cache": None, "resolution": None, "device": None, "split": "test"}
-_FAULTS = (ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError, OSError, ImportError)  # of one metric
+FAULTS = (ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError, OSError, ImportError)  # of one metric
 _INPUTS = {"real", "generated", "logits"}
 
 
@@ -74,10 +74,8 @@ class EvaluationReport(Report):
         lines = []
         for metric, values in self.metrics.items():
             lines.append(f"{metric}:")
-            lines += [
-                f"  {name:22} {f'{value:.4f}' if isinstance(value, float) else value}"
-                for name, value in values.items()
-            ]
+            for name, value in values.items():
+                lines.append(f"  {name:22} {f'{value:.4f}' if isinstance(value, float) else value}")
         lines += [f"{metric}: not computed: {reason}" for metric, reason in self.failures.items()]
         known = {name: value for name, value in self.conditions.items() if value is not None}
         lines += ["conditions:"] + [f"  {name:22} {value}" for name, value in known.items()]
@@ -169,7 +167,7 @@ def _compute(
     for name, metric in metrics.items():
         try:
             results[name] = metric(**inputs(name), **chosen[name])
-        except _FAULTS as error:
+        except FAULTS as error:
             faults[name] = error
     reasons = {name: " ".join(str(error).split()).removeprefix(f"{name}: ") for name, error in faults.items()}
     if faults and not results:
@@ -330,7 +328,5 @@ def common_digest(sides: Mapping[str, Source], digest: str | None) -> str | None
             )
     digests = sorted({side.extractor_digest for side in sides.values() if side.extractor_digest is not None})
     if len(digests) > 1:
-        raise ValueError(
-            f"the two feature files come from different extractors: {', '.join(d[:12] for d in digests)}."
-        )
+        raise ValueError(f"the feature files come from different extractors: {', '.join(d[:12] for d in digests)}.")
     return digest or next(iter(digests), None)

@@ -40,15 +40,15 @@ def figures(report: Mapping[str, Any]) -> list[tuple[str, str, str, float]]:
         [('fid', 'fid', 'FID', 3.0), ('knn', 'recall', 'KNN recall', 0.5)]
     """
     found = []
-    for metric, values in report["metrics"].items():
-        for place, (figure, title) in enumerate(QUALITY.items()):
+    for figure, title in QUALITY.items():
+        for metric, values in report["metrics"].items():
             if figure not in values:
                 continue
-            name = figure
+            name, said = figure, title
             if metric in PRESETS:
-                name, title = metric, metric.upper().replace("_", "-")
+                name, said = metric, metric.upper().replace("_", "-")
             elif "@" in metric:
                 extractor = metric.partition("@")[2]
-                name, title = f"{figure}@{extractor}", f"{title} on {extractor}"
-            found.append((place, (metric, name, title, values[figure])))
-    return [entry for _, entry in sorted(found, key=lambda each: each[0])]
+                name, said = f"{figure}@{extractor}", f"{title} on {extractor}"
+            found.append((metric, name, said, values[figure]))
+    return found

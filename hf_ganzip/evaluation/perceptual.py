@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.extras import needed_by
 from ..core.registry import lookup
 from ..images import to_model_range
 
@@ -47,15 +48,12 @@ def structural_similarity(*, real: Tensor, generated: Tensor, batch_size: int = 
 def structural_similarities(real: Tensor, generated: Tensor, batch_size: int = 64) -> Tensor:
     """The value (N,) of every pair, float64; arguments and errors as for :func:`structural_similarity`."""
     _check_pairs("structural_similarity", real, generated, _WINDOW)
-    try:
+    with needed_by("structural_similarity needs torchmetrics", "perceptual"):
         from torchmetrics.functional.image import structural_similarity_index_measure
-    except ImportError as error:
-        raise ImportError('structural_similarity needs torchmetrics: pip install "hf_ganzip[perceptual]".') from error
 
     def similarity(real: Tensor, generated: Tensor) -> Tensor:
-        return structural_similarity_index_measure(
-            generated.double(), real.double(), data_range=255.0, reduction="none"
-        )
+        pair = generated.double(), real.double()
+        return structural_similarity_index_measure(*pair, data_range=255.0, reduction="none")
 
     return _over_pairs("structural_similarity", similarity, real, generated, batch_size)
 
@@ -109,9 +107,7 @@ def perceptual_distances(
         lookup(SMALLEST, net, "net")
     _check_pairs("perceptual_distance", real, generated, SMALLEST[net] if isinstance(net, str) else 1)
     if real.shape[1] not in (1, 3):
-        raise ValueError(
-            f"perceptual_distance: the images have {real.shape[1]} channels; allowed are 1 (repeated to 3) and 3."
-        )
+        raise ValueError(f"perceptual_distance: images have {real.shape[1]} channels; allowed are 1 (repeated) and 3.")
     network = load_network(net).to(real.device) if isinstance(net, str) else net
     parameters = network.parameters() if isinstance(network, torch.nn.Module) else ()
     device = next((parameter.device for parameter in parameters), real.device)
@@ -137,13 +133,9 @@ def load_network(net: str = "alex") -> torch.nn.Module:
         ValueError: ``net`` is unknown.
     """
     lookup(SMALLEST, net, "net")
-    try:
+    with needed_by("perceptual_distance needs torchmetrics and torchvision", "perceptual"):
         import torchvision  # noqa: F401
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-    except ImportError as error:
-        raise ImportError(
-            'perceptual_distance needs torchmetrics and torchvision: pip install "hf_ganzip[perceptual]" torchvision.'
-        ) from error
     try:
         return LearnedPerceptualImagePatchSimilarity(net_type=net).net
     except OSError as error:

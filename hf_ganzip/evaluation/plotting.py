@@ -9,6 +9,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.extras import needed_by
+
 
 if TYPE_CHECKING:
     from ..quantization.sensitivity import SensitivityReport
@@ -35,14 +37,23 @@ def new_figure(width: float, height: float):
     Raises:
         ImportError: matplotlib is missing.
     """
-    try:
+    with needed_by("Plots need matplotlib", "plot"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Plots need matplotlib: pip install 'hf_ganzip[plot]'") from error
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def _panels(count: int, columns: int, width: float, height: float, **shared: Any) -> tuple[Any, list[Any]]:
+    """A figure of ``count`` panels of this size (inches), row by row, at most ``columns`` in a row."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = new_figure(width * columns, height * rows)
+    panels = figure.subplots(rows, columns, squeeze=False, **shared).flatten().tolist()
+    for axes in panels[count:]:
+        axes.remove()
+    return figure, panels[:count]
 
 
 def save_sensitivity_plot(report: SensitivityReport, path: str | Path) -> None:
@@ -148,12 +159,7 @@ def save_realism_plot(rows: list[dict], path: str | Path, class_names: Sequence[
     """
     full = next(row for row in rows if row["bits"] == 32)
     methods = list(dict.fromkeys(row["method"] for row in rows if row["bits"] != 32))
-    columns = min(3, len(methods))
-    lines = -(-len(methods) // columns)
-    figure = new_figure(4 * columns, 2.8 * lines + 0.6)
-    panels = figure.subplots(lines, columns, sharey=True, squeeze=False).flatten()
-    for axes in panels[len(methods) :]:
-        axes.remove()
+    figure, panels = _panels(len(methods), 3, 4, 3.2, sharey=True)
     for axes, method in zip(panels, methods):
         own = [full, *sorted((row for row in rows if row["method"] == method), key=lambda row: -row["bits"])]
         bits = [str(row["bits"]) for row in own]
@@ -188,9 +194,8 @@ def save_precision_recall_plot(rows: list[dict], path: str | Path) -> None:
             axes = grid[line if many else 0][column]
             name = "" if many else f", {kind}"
             dashes = "-" if many else dashes
-            axes.axhline(
-                full[f"{key}_{kind}"], color="black", linestyle=dashes, linewidth=0.8, label=f"full precision{name}"
-            )
+            black = {"color": "black", "linewidth": 0.8, "label": f"full precision{name}"}
+            axes.axhline(full[f"{key}_{kind}"], linestyle=dashes, **black)
             for method, style in styles.items():
                 points = sorted((row["bits"], row[f"{key}_{kind}"]) for row in compressed if row["method"] == method)
                 axes.plot(*zip(*points), linestyle=dashes, markersize=5, label=f"{method}{name}", **style)
@@ -211,12 +216,8 @@ def save_spectra_plot(report: RefineReport, path: str | Path) -> None:
     Raises:
         ImportError: matplotlib is missing.
     """
-    weights = report.weights
-    columns = min(4, len(weights))
-    rows = -(-len(weights) // columns)
-    figure = new_figure(3 * columns, 2.2 * rows)
-    for index, weight in enumerate(weights):
-        axes = figure.add_subplot(rows, columns, index + 1)
+    figure, panels = _panels(len(report.weights), 4, 3, 2.2)
+    for axes, weight in zip(panels, report.weights):
         for label, values in (("before", weight.singular_values_before), ("after", weight.singular_values_after)):
             marker = "o" if len(values) == 1 else ""  # a line of one point is invisible
             axes.plot(range(1, len(values) + 1), sorted(values, reverse=True), marker=marker, label=label)
@@ -227,8 +228,7 @@ def save_spectra_plot(report: RefineReport, path: str | Path) -> None:
         axes.set_ylabel("singular value", fontsize=6)
         axes.set_title(weight.name.removesuffix(".weight"), fontsize=7)
         axes.tick_params(which="both", labelsize=6)
-        if index == 0:
-            axes.legend(fontsize=6)
+    panels[0].legend(fontsize=6)
     figure.suptitle(f"singular values, {report.scaling}", fontsize=9)
     figure.savefig(path, dpi=120)
 
@@ -241,17 +241,16 @@ def save_training_curves(rows: Sequence[dict], path: str | Path) -> None:
         path: PNG file.
     """
     lines = {name: name.partition("_")[::2] for row in rows for name in row if name not in ("step", "images")}
-    panels = list(dict.fromkeys(name for _, name in lines.values()))
-    figure = new_figure(4 * min(len(panels), 3), 3.2 * -(-len(panels) // 3))
-    axes = [figure.add_subplot(-(-len(panels) // 3), min(len(panels), 3), i + 1) for i in range(len(panels))]
-    for axis, panel in zip(axes, panels):
-        axis.set_title(panel.replace("_", " "), fontsize=10)
-        axis.set_xlabel("images seen", fontsize=8)
-        axis.set_ylabel(panel.replace("_", " "), fontsize=8)
-    for key, (weights, panel) in lines.items():
+    names = list(dict.fromkeys(name for _, name in lines.values()))
+    figure, panels = _panels(len(names), 3, 4, 3.2)
+    for axes, name in zip(panels, names):
+        axes.set_title(name.replace("_", " "), fontsize=10)
+        axes.set_xlabel("images seen", fontsize=8)
+        axes.set_ylabel(name.replace("_", " "), fontsize=8)
+    for key, (weights, name) in lines.items():
         points = [(row["images"], row[key]) for row in rows if key in row]
-        axes[panels.index(panel)].plot(*zip(*points), marker="o", markersize=3, label=weights)
-    axes[0].legend(fontsize=8)
+        panels[names.index(name)].plot(*zip(*points), marker="o", markersize=3, label=weights)
+    panels[0].legend(fontsize=8)
     figure.savefig(path, dpi=110)
 
 

@@ -37,9 +37,7 @@ def split_preset(name: str) -> tuple[str, str] | None:
         return None
     found = list(find_metrics([metric]))
     if len(found) != 1 or found[0] in OF_LOGITS:
-        raise ValueError(
-            f"{name!r} does not name one metric of features before the @; allowed are {', '.join(METRICS)}."
-        )
+        raise ValueError(f"{name!r} does not name one metric of features before @; allowed are {', '.join(METRICS)}.")
     lookup(METRICS, found[0], "metric")
     check_extractor(extractor)
     return found[0], extractor

@@ -57,8 +57,7 @@ def sample_prompts(
         raise ValueError(f"num_samples is {num_samples}, with {len(prompts)} prompts; allowed are 1 and more of both.")
     options = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
     options = {name: value for name, value in options.items() if value is not None}
-    unknown = [name for name in options if name not in inspect.signature(pipeline.__call__).parameters]
-    if unknown:
+    if unknown := [name for name in options if name not in inspect.signature(pipeline.__call__).parameters]:
         raise ValueError(f"{type(pipeline).__name__} has no {' and no '.join(unknown)}; leave it out.")
     pipeline.set_progress_bar_config(disable=True)
     chosen = torch.arange(num_samples) % len(prompts)

@@ -15,10 +15,7 @@ from ..images.files import StoredImages, find_images
 
 
 def load_reference(
-    source: str | Path,
-    *,
-    split: str = "test",
-    resolution: int | None = None,
+    source: str | Path, *, split: str = "test", resolution: int | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Load real images.
 

@@ -57,9 +57,7 @@ def sample_images(
         raise ValueError(f"num_samples is {num_samples}; allowed are 1 and more.")
     if isinstance(model, UNet2DModel):
         if truncation_psi != 1:
-            raise ValueError(
-                f"truncation_psi is {truncation_psi}; a diffusion model has no truncation: leave it at 1."
-            )
+            raise ValueError(f"truncation_psi is {truncation_psi}; a diffusion model has no truncation; leave it out.")
         options = {"first": first, "batch_size": batch_size, "class_label": class_label, "progress": progress}
         options |= {"compute": compute}
         return sample_diffusion(model, num_samples, seed=seed, steps=steps, clip_sample=clip_sample, **options)

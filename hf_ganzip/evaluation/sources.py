@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..assets import resolve
+from ..core.extras import needed_by
 from ..integration.opening import load_model
 from .reference import find_reference, load_reference, resize
 from .streams import ImageStream, open_stream
@@ -131,9 +132,9 @@ def _read_safetensors(path: Path, resolution: int | None) -> Source:
 
 def _read_feature_column(path: Path) -> Tensor | None:
     """Column ``features`` of a parquet file as (N, d), None where there is none."""
-    import pyarrow
-    import pyarrow.parquet
-
+    with needed_by("Reading parquet files needs pyarrow", "metrics"):
+        import pyarrow
+        import pyarrow.parquet
     try:
         if "features" not in pyarrow.parquet.read_schema(path).names:
             return None

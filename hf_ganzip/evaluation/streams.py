@@ -110,9 +110,8 @@ def open_stream(stored: StoredImages, *, progress: bool = True) -> ImageStream:
             continue
         digests.append(hashlib.sha256(f"{getattr(data, 'shape', '')}".encode() + bytes(data)).digest())
     raise_all(faults)
-    return ImageStream(
-        stored, range(len(stored)), shapes, 1 if grey else 3, digests, dict(sorted(conversions.items()))
-    )
+    channels = 1 if grey else 3
+    return ImageStream(stored, range(len(stored)), shapes, channels, digests, dict(sorted(conversions.items())))
 
 
 def batches(images: Tensor | ImageStream, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:

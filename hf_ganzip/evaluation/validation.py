@@ -66,20 +66,13 @@ class Validator:
         self.sampling = {"num_samples": num_samples, "seed": seed, "steps": steps, "clip_sample": clip_sample}
         self.sampling["progress"] = False
         self.real = extract_features(images, self.extract, progress=False)
-        self.dense = None
-        if dense is not None:
-            self.dense, _ = sample_images(dense, **self.sampling)
+        self.dense = None if dense is None else sample_images(dense, **self.sampling)[0]
 
     def __call__(self, model: ModelMixin) -> dict[str, float]:
         images, _ = sample_images(model, **self.sampling)
         generated = extract_features(images, self.extract, progress=False)
-        found = measure(
-            real=self.real,
-            generated=generated,
-            metrics=self.metrics,
-            seed=self.sampling["seed"],
-            metric_options=self.options,
-        )
+        run = {"metrics": self.metrics, "seed": self.sampling["seed"], "metric_options": self.options}
+        found = measure(real=self.real, generated=generated, **run)
         figures = _flat(found, self._conditions)
         if self.dense is not None:
             figures["ssim"] = structural_similarity(real=self.dense, generated=images)["structural_similarity"]

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from ..core.extras import needed_by
 from ..core.hub import unreachable
 
 
@@ -188,9 +189,7 @@ def _of_idx_pair(images_file: Path) -> StoredImages:
     labels_file = next(images_file.parent.glob(pattern), None)
     labels = read_idx(labels_file).astype(np.int64) if labels_file else None
     if labels is not None and len(labels) != len(images):
-        raise ValueError(
-            f"{images_file.parent} has {len(images)} images in {images_file.name} but {len(labels)} labels."
-        )
+        raise ValueError(f"{images_file.parent}: {len(images)} images in {images_file.name} but {len(labels)} labels.")
     return StoredImages([f"{images_file}, image {i}" for i in range(len(images))], images.__getitem__, labels)
 
 
@@ -209,11 +208,9 @@ def _of_folder(folder: Path, split: str) -> StoredImages:
 
 
 def _of_parquet(path: Path, image_column: str | None, label_column: str) -> StoredImages:
-    try:
+    with needed_by("Reading parquet files needs pyarrow", "metrics"):
         import pyarrow
         import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError('Reading parquet files needs pyarrow: pip install "hf_ganzip[metrics]".') from error
     try:
         table = pyarrow.parquet.read_table(path)
     except pyarrow.ArrowInvalid as error:
@@ -238,10 +235,8 @@ def _of_parquet(path: Path, image_column: str | None, label_column: str) -> Stor
 
 
 def _of_datasets(source: str, split: str, image_column: str | None, label_column: str) -> StoredImages:
-    try:
+    with needed_by("Loading a `datasets` id needs datasets", "metrics"):
         import datasets
-    except ImportError as error:
-        raise ImportError('Loading a `datasets` id needs datasets: pip install "hf_ganzip[metrics]".') from error
     offline = datasets.config.HF_HUB_OFFLINE
     # It would try for half a minute, then look into its cache.
     datasets.config.HF_HUB_OFFLINE = offline or bool(unreachable())

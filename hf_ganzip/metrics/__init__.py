@@ -32,9 +32,7 @@ METRICS: dict[str, Callable[..., Any]] = {
     "monge_distance": monge_distance,
     "gaussian_kernel_distance": gaussian_kernel_distance,
 }
-OF_LOGITS: dict[str, Callable[..., Any]] = {
-    "inception_score": inception_score
-}  # functions of the logits of generated images, not of features
+OF_LOGITS: dict[str, Callable[..., Any]] = {"inception_score": inception_score}  # of generated images, not of features
 ALIASES = {
     "fid": ("frechet_distance",),
     "kid": ("kernel_distance",),

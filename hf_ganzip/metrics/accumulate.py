@@ -34,9 +34,14 @@ class Rows:
     def merged(self, other: Rows) -> Rows:
         return Rows(*self.batches, *(batch.to(self.device) for batch in other.batches))
 
+    def joined(self) -> Tensor:
+        """All rows (n, d)."""
+        if len(self.batches) > 1:
+            self.batches = (torch.cat(self.batches),)
+        return self.batches[0]
+
     def tensors(self) -> dict[str, Tensor]:
-        self.batches = (torch.cat(self.batches),)
-        return {"rows": self.batches[0]}
+        return {"rows": self.joined()}
 
 
 class Accumulator:
@@ -97,6 +102,7 @@ class Accumulator:
                 f"{type(self).__name__}.merge: got {type(other).__name__}; allowed is another {type(self).__name__}."
             )
         self._check_dims({side: summary.dim for side, summary in other._held.items()})
+        self._check_foreign("merge", other._held)
         for side, summary in other._held.items():
             self._absorb(side, summary)
         return self
@@ -124,6 +130,7 @@ class Accumulator:
             )
         held = {side: self.summary(*(state[f"{side}.{field}"] for field in fields)) for side in sides}
         Accumulator()._check_dims({side: summary.dim for side, summary in held.items()})
+        self._check_foreign("load_state_dict", held)
         self._held = held
         return self
 
@@ -148,6 +155,9 @@ class Accumulator:
 
     def _absorb(self, side: str, summary: Any) -> None:
         self._held = self._held | {side: self._held[side].merged(summary) if side in self._held else summary}
+
+    def _check_foreign(self, where: str, held: Mapping[str, Any]) -> None:
+        """Raise ValueError for summaries by side that were made under other options than ours, where these matter."""
 
     def _check_dims(self, dims: dict[str, int]) -> None:
         known = next((summary.dim for summary in self._held.values()), None)

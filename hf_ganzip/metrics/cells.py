@@ -115,8 +115,11 @@ def covered_in_cells(
     for index, other in batches:
         step = max(1, _WORKSPACE // ((index.shape[1] + other.shape[1]) * real.shape[1]))
         for table, other_table in zip(index.split(step), other.split(step)):
-            cells = PaddedCells(real, generated, table, other_table, k)
-            generated_covered[other_table[other_table >= 0]], real_covered[table[table >= 0]] = cells.mutual_coverage()
+            offset = real[table[:, 0]].to(matmul_dtype(real))[:, None]  # a point of the cell: norms stay small
+            mine, theirs = PaddedSet(real, table, offset, k), PaddedSet(generated, other_table, offset, k)
+            distances = theirs.distances_to(mine)
+            generated_covered[other_table[theirs.valid]] = _covered(theirs, mine, distances)[theirs.valid]
+            real_covered[table[mine.valid]] = _covered(mine, theirs, distances.transpose(1, 2))[mine.valid]
     return generated_covered, real_covered
 
 
@@ -169,22 +172,6 @@ class PaddedSet:
             others = self.others[cell]
             radii.append(smallest.gather(1, others.clamp(1, self.k) - 1).squeeze(1).masked_fill(others[:, 0] < 1, 0))
         return torch.cat(radii)[inverse]
-
-
-class PaddedCells:
-    """Both sets in a batch of cells, given as index tables (C, p) and (C, q) with -1 for padding."""
-
-    def __init__(self, real: Tensor, generated: Tensor, table: Tensor, other_table: Tensor, k: int):
-        offset = real[table[:, 0]].to(matmul_dtype(real))[:, None]  # a point of the cell: norms stay small
-        self.real = PaddedSet(real, table, offset, k)
-        self.generated = PaddedSet(generated, other_table, offset, k)
-
-    def mutual_coverage(self) -> tuple[Tensor, Tensor]:
-        """Which generated and which real points are covered: booleans in the order of the valid table entries."""
-        distances = self.generated.distances_to(self.real)
-        generated_covered = _covered(self.generated, self.real, distances)
-        real_covered = _covered(self.real, self.generated, distances.transpose(1, 2))
-        return generated_covered[self.generated.valid], real_covered[self.real.valid]
 
 
 def _covered(queries: PaddedSet, balls: PaddedSet, distances: Tensor) -> Tensor:

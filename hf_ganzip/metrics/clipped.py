@@ -74,7 +74,8 @@ def clipped_density_coverage(*, real: Any, generated: Any, k: int = 5) -> dict[s
     own, _ = _counts(points, clipped)  # every point lies in its own ball, which does not count
     density = float((inside / k).clamp_max(1).mean() / ((own - 1) / k).clamp_max(1).mean())
     _, held = _counts(Points(generated), Balls(points, k))
-    coverage = _share(float((held / k).clamp_max(1).mean()), k, len(real), len(generated))
+    mean, m = float((held / k).clamp_max(1).mean()), len(generated)
+    coverage = float(np.interp(mean, expected_coverage(k, len(real), m), np.arange(m + 1))) / m
     return {"clipped_density": min(density, 1.0), "clipped_coverage": coverage}
 
 
@@ -92,12 +93,6 @@ def _counts(queries: Points, balls: Balls) -> tuple[Tensor, Tensor]:
         of_queries.index_add_(0, open_rows[inside] + rows.start, one)
         of_balls.index_add_(0, open_columns[inside] + columns.start, one)
     return of_queries, of_balls
-
-
-def _share(mean: float, k: int, n: int, m: int) -> float:
-    """f^-1(mean) / m."""
-    expected = expected_coverage(k, n, m)
-    return float(np.interp(mean, expected, np.arange(m + 1))) / m
 
 
 def expected_coverage(k: int, n: int, m: int) -> np.ndarray:

@@ -120,10 +120,7 @@ class FrechetDistance(Accumulator):
 
     Keeps count, mean and centred scatter of each side in float64: memory O(d^2), whatever the number of samples. Batches are
     widened in blocks. How the samples are split into batches and processes, and in which order they come, moves the value only
-    by float64 rounding.
-
-    Args:
-        allow_singular: See `frechet_distance`.
+    by float64 rounding. ``allow_singular`` is that of `frechet_distance`.
 
     Example:
         >>> x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -96,7 +96,7 @@ class GaussianKernelDistance(Accumulator):
         return {"gaussian_kernel_distance": self.scale * value, **conditions}
 
     def _rows(self, side: str) -> Tensor:
-        rows: Tensor = self._held[side].tensors()["rows"].double()
+        rows: Tensor = self._held[side].joined().double()
         if not self.normalize:
             return rows
         lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)

@@ -53,10 +53,7 @@ class InceptionScore(Accumulator):
     Keeps all logits in the dtype they came in, because the permutation needs their number. The value depends on their order and
     on nothing else; merging and reducing append as those of `KernelDistance` do.
 
-    Args:
-        splits: See `inception_score`.
-        shuffle: See `inception_score`.
-        seed: See `inception_score`.
+    ``splits``, ``shuffle`` and ``seed`` are those of `inception_score`.
 
     Example:
         >>> x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
@@ -87,7 +84,7 @@ class InceptionScore(Accumulator):
                 f"inception_score: logits has {count} rows; splits={self.splits} needs at least that many. Use more samples "
                 f"or fewer splits."
             )
-        logits = self._held["logits"].tensors()["rows"]
+        logits = self._held["logits"].joined()
         if self.shuffle:
             order = np.random.RandomState(self.seed).permutation(count)
             logits = logits[torch.from_numpy(order).to(logits.device)]

@@ -59,8 +59,7 @@ def check_finite(name: str, values: Tensor) -> None:
     """Raise if ``values`` (n, d) hold NaN or infinity. One sum tells in the common case: neither can vanish in it."""
     if torch.isfinite(values.sum()):
         return
-    bad = int((~torch.isfinite(values)).any(dim=1).sum())
-    if bad:
+    if bad := int((~torch.isfinite(values)).any(dim=1).sum()):
         raise ValueError(f"{name} has NaN or infinity in {bad} of {len(values)} rows; remove them first.")
 
 

@@ -70,15 +70,9 @@ def kernel_distance(
         Binkowski et al., "Demystifying MMD GANs" (ICLR 2018), section 4; the estimator: Gretton et al., "A Kernel
         Two-Sample Test" (JMLR 2012), equation 3.
     """
-    options: dict[str, Any] = {
-        "subsets": subsets,
-        "subset_size": subset_size,
-        "degree": degree,
-        "gamma": gamma,
-        "coef0": coef0,
-        "seed": seed,
-    }
-    metric = KernelDistance(**options)
+    metric = KernelDistance(
+        subsets=subsets, subset_size=subset_size, degree=degree, gamma=gamma, coef0=coef0, seed=seed
+    )
     real, generated = as_features(real=real, generated=generated)
     return metric.update(real=real, generated=generated).compute()
 
@@ -119,9 +113,7 @@ class KernelDistance(Accumulator):
         if subset_size is not None:
             check_integer("kernel_distance: subset_size", subset_size, 2)
         if not (gamma is None or 0 < gamma < math.inf) or not 0 <= coef0 < math.inf:
-            raise ValueError(
-                f"kernel_distance: gamma is {gamma} and coef0 {coef0}; allowed are gamma > 0 and coef0 >= 0."
-            )
+            raise ValueError(f"kernel_distance: gamma is {gamma}, coef0 {coef0}; allowed are gamma > 0, coef0 >= 0.")
         self.subsets, self.subset_size, self.seed = subsets, subset_size, seed
         self.degree, self.gamma, self.coef0 = degree, gamma, coef0
 
@@ -139,7 +131,7 @@ class KernelDistance(Accumulator):
                 f"each set needs at least {least}. "
                 + ("Use more samples." if min(counts) < 2 else f"Set subset_size to at most {min(counts)}.")
             )
-        real, generated = (self._held[side].tensors()["rows"] for side in self.sides)
+        real, generated = (self._held[side].joined() for side in self.sides)
         gamma = 1 / real.shape[1] if self.gamma is None else float(self.gamma)
         values = self._estimates(real, generated.to(real.device), gamma)
         conditions = {"subsets": len(values), "subset_size": self.subset_size, "degree": self.degree, "gamma": gamma}

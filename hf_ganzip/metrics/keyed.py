@@ -6,6 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .accumulate import Rows
+
 
 _PENDING = 2**16  # keys that are kept before they are counted
 _TABLE_BITS = 20  # up to here a table of all keys is quicker than sorting them
@@ -84,25 +86,17 @@ class KeyedFeatures:
 
     fields = ("rows", "keys", "planes")
 
-    def __init__(self, rows: Tensor, keys: Tensor, planes: Tensor | int):
-        self._batches: tuple[tuple[Tensor, Tensor], ...] = ((rows, keys),)
-        self.count, self.dim = rows.shape
-        self.planes = int(planes)
+    def __init__(self, rows: Tensor | Rows, keys: Tensor | Rows, planes: Tensor | int):
+        self._rows, self._keys = (each if isinstance(each, Rows) else Rows(each) for each in (rows, keys))
+        self.count, self.dim, self.planes = self._rows.count, self._rows.dim, int(planes)
 
     def merged(self, other: KeyedFeatures) -> KeyedFeatures:
         """Samples of both, on the device of ours."""
-        result = object.__new__(KeyedFeatures)
-        result.dim, result.planes, result.count = self.dim, self.planes, self.count + other.count
-        device = self._batches[0][0].device
-        result._batches = self._batches + tuple((rows.to(device), keys.to(device)) for rows, keys in other._batches)
-        return result
+        return KeyedFeatures(self._rows.merged(other._rows), self._keys.merged(other._keys), self.planes)
 
     def joined(self) -> tuple[Tensor, Tensor]:
         """All features (n, d) and keys (n, draws)."""
-        if len(self._batches) > 1:
-            rows, keys = zip(*self._batches)
-            self._batches = ((torch.cat(rows), torch.cat(keys)),)
-        return self._batches[0]
+        return self._rows.joined(), self._keys.joined()
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of ``fields``."""

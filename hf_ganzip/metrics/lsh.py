@@ -80,30 +80,14 @@ class LSHPrecisionRecall(Accumulator):
         self._bits = num_hyperplanes or MAX_STREAMED
         self._planes: tuple[Tensor, Tensor] | None = None
 
-    def merge(self, other: Accumulator) -> LSHPrecisionRecall:
-        """As :meth:`.Accumulator.merge`; with other hyperplanes a ValueError."""
-        for side, summary in getattr(other, "_held", {}).items():
-            self._check_planes(f"merge: {side}", summary)
-        return super().merge(other)
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> LSHPrecisionRecall:
-        """As :meth:`.Accumulator.load_state_dict`; with other hyperplanes a ValueError."""
-        previous = self._held
-        super().load_state_dict(state)
-        try:
-            for side, summary in self._held.items():
-                self._check_planes(f"load_state_dict: {side}", summary)
-        except ValueError:
-            self._held = previous
-            raise
-        return self
-
-    def _check_planes(self, where: str, summary: Any) -> None:
-        if summary.planes != self._hyperplanes(summary.dim)[1]:
-            raise ValueError(
-                f"{where} has keys of other hyperplanes; seed, draws, num_hyperplanes and center must be the same "
-                f"(here {self.seed}, {self.draws}, {self.num_hyperplanes} and {'a vector' if self.center is not None else None})."
-            )
+    def _check_foreign(self, where: str, held: Mapping[str, Any]) -> None:
+        center = None if self.center is None else "a vector"
+        for side, summary in held.items():
+            if summary.planes != self._hyperplanes(summary.dim)[1]:
+                raise ValueError(
+                    f"{where}: {side} has keys of other hyperplanes; seed, draws, num_hyperplanes and center must be "
+                    f"the same (here {self.seed}, {self.draws}, {self.num_hyperplanes} and {center})."
+                )
 
     def _hyperplanes(self, dim: int) -> tuple[tuple[Tensor, Tensor], int]:
         """Normals and offsets for features of dimension ``dim``, and their digest."""
@@ -114,7 +98,7 @@ class LSHPrecisionRecall(Accumulator):
         return self._planes, digest_of(*self._planes)
 
     def _summarize(self, side: str, batch: Tensor) -> Any:
-        return self._keyed(side, batch.clone() if self.k is not None else batch)  # the caller may reuse its buffer
+        return self._keyed(side, batch if self.k is None else batch.clone())  # the caller may reuse its buffer
 
     def _keyed(self, side: str, batch: Tensor) -> Any:
         planes, digest = self._hyperplanes(batch.shape[1])
@@ -176,9 +160,8 @@ def _warn_if_skewed(real_keys: Tensor, generated_keys: Tensor) -> None:
     if pairs < _MANY_PAIRS:
         return
     keys, counts = real_keys.unique(return_counts=True)
-    others = torch.bincount(
-        torch.searchsorted(keys, generated_keys[torch.isin(generated_keys, keys)]), minlength=len(keys)
-    )
+    places = torch.searchsorted(keys, generated_keys[torch.isin(generated_keys, keys)])
+    others = torch.bincount(places, minlength=len(keys))
     shared = int((counts * others).sum())
     if shared > pairs / 4:
         warnings.warn(

@@ -54,10 +54,7 @@ class MongeDistance(Accumulator):
     """`monge_distance` of features that arrive in batches, on one or several processes.
 
     Keeps all features, in the dtype they came in. Neither batches nor processes nor the order of samples matter.
-
-    Args:
-        num_projections: See `monge_distance`.
-        seed: See `monge_distance`.
+    ``num_projections`` and ``seed`` are those of `monge_distance`.
 
     Example:
         >>> x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
@@ -83,12 +80,10 @@ class MongeDistance(Accumulator):
         counts = [self._count(side) for side in self.sides]
         if not all(counts):
             raise ValueError(f"monge_distance: real has {counts[0]} and generated {counts[1]} samples.")
-        real, generated = (self._held[side].tensors()["rows"] for side in self.sides)
+        real, generated = (self._held[side].joined() for side in self.sides)
         generated, dim = generated.to(real.device), real.shape[1]
         random = torch.Generator().manual_seed(self.seed)
-        directions = torch.randn(
-            self.num_projections, dim, generator=random, device="cpu"
-        )  # as torch-fidelity draws them
+        directions = torch.randn(self.num_projections, dim, generator=random, device="cpu")  # as torch-fidelity does
         directions = directions.to(real.device, torch.float64)
         directions /= torch.linalg.vector_norm(directions, dim=1, keepdim=True)
         total = 0.0
@@ -110,9 +105,8 @@ def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
     n, m = a.shape[1], b.shape[1]
     if n == m:
         return (a - b).square().mean(dim=1)
-    ends = torch.cat(
-        [torch.arange(1, x + 1, device=a.device) * y for x, y in ((n, m), (m, n))]
-    ).unique()  # in units of 1 / (n m)
+    steps = [torch.arange(1, x + 1, device=a.device) * y for x, y in ((n, m), (m, n))]
+    ends = torch.cat(steps).unique()  # in units of 1 / (n m)
     weights = torch.diff(ends, prepend=ends.new_zeros(1)).to(a) / (n * m)
     i, j = (ends - 1) // m, (ends - 1) // n
     return (a[:, i] - b[:, j]).square() @ weights

@@ -80,18 +80,14 @@ def realism_scores(
 
 def _labels(real: Any, n_real: int, generated: Any, n_generated: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Class ids (N,), (M,) int64; all 0 where none are given."""
-    if real is None and generated is None:
-        return torch.zeros(n_real, dtype=torch.int64, device=device), torch.zeros(
-            n_generated, dtype=torch.int64, device=device
-        )
-    if real is None or generated is None:
+    if (real is None) != (generated is None):
         raise ValueError("real_labels and generated_labels belong together; one of them is missing.")
+    if real is None:
+        real, generated = (torch.zeros(count, dtype=torch.int64, device=device) for count in (n_real, n_generated))
     labels = torch.as_tensor(real, device=device), torch.as_tensor(generated, device=device)
     for name, values, count in zip(("real_labels", "generated_labels"), labels, (n_real, n_generated)):
         if values.shape != (count,):
-            raise ValueError(
-                f"{name} has shape {tuple(values.shape)}; allowed is ({count},), one class id per sample."
-            )
+            raise ValueError(f"{name} has shape {tuple(values.shape)}; allowed is ({count},), one class id a sample.")
     return labels
 
 

@@ -81,10 +81,7 @@ class VendiScore(Accumulator):
     """`vendi_score` of features that arrive in batches, on one or several processes.
 
     Keeps (d, d) sums of each side in float64, whose eigenvalues are those of the similarities of all samples: memory O(d^2),
-    whatever their number. Batches, processes and order move the value only by float64 rounding.
-
-    Args:
-        q: See `vendi_score`.
+    whatever their number. Batches, processes and order move the value only by float64 rounding. ``q``: `vendi_score`.
 
     Example:
         >>> x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -108,11 +105,8 @@ class VendiScore(Accumulator):
         """As `Accumulator.update`; a row of zeros, which points nowhere, is refused, too."""
         for side, batch in batches.items():
             rows = as_matrix(side, batch)
-            zeros = int((rows == 0).all(dim=1).sum())
-            if zeros:
-                raise ValueError(
-                    f"vendi_score: {side} has {zeros} rows of zeros, which have no direction; remove them."
-                )
+            if zeros := int((rows == 0).all(dim=1).sum()):
+                raise ValueError(f"vendi_score: {side} has {zeros} rows of zeros, which point nowhere; remove them.")
         return super().update(**batches)
 
     def compute(self) -> dict[str, float]:

@@ -72,25 +72,19 @@ def code_maps(
     Raises:
         ValueError: No such quantizer.
     """
-    quantizer = _codebooks(model).get(place)
-    if quantizer is None:
-        raise ValueError(f"the model has no feature quantizer at {place!r}; it has {', '.join(_codebooks(model))}.")
+    quantizer = _codebook(model, place)
     found: list[Tensor] = []
 
     def keep(module: nn.Module, args: tuple, output: Any) -> None:
         found.append(output.indices.cpu())
         raise _Found  # what follows is not needed, and may not accept every batch size
 
-    hook = quantizer.register_forward_hook(keep)
-    with evaluating(model):
-        try:
-            for start in range(0, len(images), batch_size):
-                part = slice(start, start + batch_size)
-                batch = to_model_range(images[part].to(quantizer.embed.device))
-                with suppress(_Found):
-                    model(batch) if labels is None else model(batch, labels[part].to(batch.device))
-        finally:
-            hook.remove()
+    with evaluating(model), quantizer.register_forward_hook(keep):
+        for start in range(0, len(images), batch_size):
+            part = slice(start, start + batch_size)
+            batch = to_model_range(images[part].to(quantizer.embed.device))
+            with suppress(_Found):
+                model(batch) if labels is None else model(batch, labels[part].to(batch.device))
     return torch.cat(found)
 
 
@@ -105,7 +99,7 @@ def quantized_features(
     if form not in FORMS:
         raise ValueError(f"form is {form!r}; allowed are {', '.join(FORMS)}.")
     maps = code_maps(model, place, images, labels).flatten(1)
-    quantizer = _codebooks(model)[place]
+    quantizer = _codebook(model, place)
     shares = torch.zeros(len(maps), quantizer.num_codes, dtype=torch.float64)
     shares.scatter_add_(1, maps, torch.full(maps.shape, 1 / maps.shape[1], dtype=torch.float64))
     return shares if form == "histogram" else shares @ quantizer.embed.double().cpu()
@@ -137,10 +131,9 @@ def maximum_mean_discrepancy(*, real: Tensor, generated: Tensor, kernel: str = "
     median = squares[apart].median().clamp_min(1e-12)
     values = torch.stack([(-squares / (2 * median * factor)).exp() for factor in _BANDWIDTHS]).mean(dim=0)
     n, m = len(real), len(generated)
-    own = values[:n, :n].fill_diagonal_(0).sum() / (n * (n - 1)) + values[n:, n:].fill_diagonal_(0).sum() / (
-        m * (m - 1)
-    )
-    return float(own - 2 * values[:n, n:].mean())
+    within = values[:n, :n].fill_diagonal_(0).sum() / (n * (n - 1))
+    within += values[n:, n:].fill_diagonal_(0).sum() / (m * (m - 1))
+    return float(within - 2 * values[:n, n:].mean())
 
 
 def distances_per_class(
@@ -175,9 +168,9 @@ def distances_per_class(
             raise ValueError(f"class {label} has {len(first)} real and {len(second)} generated samples.")
         pair = {"real": first[:count], "generated": second[:count]}
         if distance == "mmd":
-            found[int(label)] = maximum_mean_discrepancy(**pair, **options)
+            found[label] = maximum_mean_discrepancy(**pair, **options)
         else:
-            found[int(label)] = float(frechet_distance(**pair, **options)["frechet_distance"])
+            found[label] = frechet_distance(**pair, **options)["frechet_distance"]
     return found
 
 
@@ -210,14 +203,12 @@ def save_code_maps(
     Source:
         FQ-GAN, figure 1.
     """
-    quantizer = _codebooks(model)[place] if place in _codebooks(model) else None
+    quantizer = _codebook(model, place)
+    colors = code_colors(quantizer.embed.cpu(), quantizer.cluster_size.cpu() >= _DEAD, seed)
     rows = []
     for images, labels in ((real, real_labels), (generated, generated_labels)):
-        maps = code_maps(model, place, images, labels)
-        colors = code_colors(quantizer.embed.cpu(), quantizer.cluster_size.cpu() >= _DEAD, seed)
-        painted = colors[maps].movedim(3, 1)
-        size = images.shape[-2:]
-        painted = nn.functional.interpolate(painted.float(), size, mode="nearest").to(torch.uint8)
+        painted = colors[code_maps(model, place, images, labels)].movedim(3, 1)
+        painted = nn.functional.interpolate(painted.float(), images.shape[-2:], mode="nearest").to(torch.uint8)
         rows += [images.cpu().expand(-1, 3, -1, -1), painted]
     columns = max(len(real), len(generated))
     blank = torch.full((1, 3, *real.shape[-2:]), 255, dtype=torch.uint8)
@@ -233,10 +224,9 @@ def code_colors(embed: Tensor, live: Tensor, seed: int = 0) -> Tensor:
     if not count:
         return colors
     ranks = _on_a_line(embed[live].double(), seed).argsort().argsort()
-    hues = (ranks.double() / max(count - 1, 1) * 0.8 * 255).round().to(torch.uint8)  # red to violet
-    pixels = np.stack([hues.numpy(), np.full(count, 255, np.uint8), np.full(count, 255, np.uint8)], axis=1)
-    rgb = np.asarray(Image.fromarray(pixels[None], mode="HSV").convert("RGB"))[0]
-    colors[live] = torch.from_numpy(rgb.copy())
+    pixels = np.full((1, count, 3), 255, np.uint8)
+    pixels[0, :, 0] = (ranks.double() / max(count - 1, 1) * 0.8 * 255).round()  # hues from red to violet
+    colors[live] = torch.from_numpy(np.array(Image.fromarray(pixels, mode="HSV").convert("RGB"))[0])
     return colors
 
 
@@ -245,14 +235,19 @@ def _on_a_line(rows: Tensor, seed: int) -> Tensor:
         try:
             from sklearn.manifold import TSNE
 
-            fitted = TSNE(1, perplexity=min(30, len(rows) / 4), init="pca", random_state=seed).fit_transform(
-                rows.numpy()
-            )
-            return torch.from_numpy(fitted[:, 0])
+            line = TSNE(1, perplexity=min(30, len(rows) / 4), init="pca", random_state=seed)
+            return torch.from_numpy(line.fit_transform(rows.numpy())[:, 0])
         except ImportError:
             pass
     centred = rows - rows.mean(dim=0)
     return centred @ torch.linalg.svd(centred, full_matrices=False)[2][0]
+
+
+def _codebook(model: nn.Module, place: str) -> nn.Module:
+    found = _codebooks(model)
+    if place not in found:
+        raise ValueError(f"the model has no feature quantizer at {place!r}; it has {', '.join(found)}.")
+    return found[place]
 
 
 def _codebooks(model: nn.Module) -> dict[str, nn.Module]:

@@ -36,12 +36,7 @@ METRICS = ("lsh_precision_recall", "knn_precision_recall", "frechet_distance", "
 
 
 def run_study(
-    model: Any,
-    reference: str,
-    output_dir: str | Path,
-    config: StudyConfig | None = None,
-    *,
-    progress: bool = True,
+    model: Any, reference: str, output_dir: str | Path, config: StudyConfig | None = None, *, progress: bool = True
 ) -> dict[str, Any]:
     """Compress, sample and measure; what was finished in ``output_dir`` before is not done again.
 
@@ -169,29 +164,20 @@ class _Study:
         options = {"k": config.k, "draws": 1, "subset_size": min(1000, len(self.real), len(features))}
         results = measure(real=self.real, generated=features, metrics=METRICS, seed=seed, metric_options=options)
         if number == 0:
-            save_file(
-                {"images": images[:20], "mean": mean_image(images)}, self.pieces / f"{_stem(name, bits)}.safetensors"
-            )
+            kept = {"images": images[:20], "mean": mean_image(images)}
+            save_file(kept, self.pieces / f"{_stem(name, bits)}.safetensors")
         lsh, knn = results["lsh_precision_recall"], results["knn_precision_recall"]
         row = {key: lsh[key] for key in lsh if key.startswith("lsh_") and not key.endswith("_std")}
         row |= {"precision": knn["precision"], "recall": knn["recall"]}
         row |= {key: results[key][key] for key in ("frechet_distance", "kernel_distance")}
-        scores = realism_scores(real=self.real, generated=features, k=config.k, seed=seed)
-        row["realism"] = float(scores.mean())
+        compared = {"real": self.real, "generated": features, "k": config.k, "seed": seed}
+        row["realism"] = float(realism_scores(**compared).mean())
         if self.drawing.diffuses and (name, bits) != FULL:
             row["sqnr"] = self.drawing.sqnr(model, seed)
         if labels is not None and self.real_labels is not None:
-            scores = realism_scores(
-                real=self.real,
-                generated=features,
-                k=config.k,
-                seed=seed,
-                real_labels=self.real_labels,
-                generated_labels=labels,
-            )
-            row["realism_per_class"] = [
-                float(scores[labels.numpy() == c].mean()) for c in range(int(labels.max()) + 1)
-            ]
+            scores = realism_scores(**compared, real_labels=self.real_labels, generated_labels=labels)
+            classes = range(int(labels.max()) + 1)
+            row["realism_per_class"] = [float(scores[labels.numpy() == each].mean()) for each in classes]
         return row
 
 
@@ -223,8 +209,7 @@ def _check_folder(pieces: Path, conditions: dict[str, Any]) -> None:
     file = pieces / "conditions.json"
     if file.is_file():
         before = json.loads(file.read_text())
-        different = sorted(name for name in conditions if before.get(name) != conditions[name])
-        if different:
+        if different := sorted(name for name in conditions if before.get(name) != conditions[name]):
             raise ValueError(
                 f"study: {pieces.parent} belongs to a study that differs in {', '.join(different)}; choose another folder."
             )

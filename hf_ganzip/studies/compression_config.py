@@ -16,9 +16,8 @@ LABELS = {"full": "full precision", "linear": "Q", "monte_carlo": "P+Q", "outlie
 _BY_TENSOR = {"preset": "paper"}
 _BY_CHANNEL = {"preset": "paper", "granularity": "channel", "scale_dtype": "float16"}
 _BEST = {"preset": "best"}
-VARIANTS: dict[
-    str, dict[str, Any]
-] = {  # options of QuantizeConfig, and "mixed": bits by sensitivity within the size of the same bits for all
+# Options of QuantizeConfig, and "mixed": bits by sensitivity within the size of the same bits for all.
+VARIANTS: dict[str, dict[str, Any]] = {
     "linear": _BY_TENSOR,
     "monte_carlo": _BY_TENSOR,
     "outlier_splitting": _BY_TENSOR,
@@ -38,16 +37,7 @@ VARIANTS: dict[
 }
 ROTATIONS = ("auto hadamard", "auto unrotated")  # only where they are asked for
 OF_GANS = tuple(name for name in VARIANTS if not name.startswith("gptq best") and name not in ROTATIONS)
-OF_DIFFUSION = (
-    "linear",
-    "monte_carlo",
-    "outlier_splitting",
-    "aciq",
-    "auto",
-    "gptq best",
-    "auto mixed",
-    "gptq best mixed",
-)
+OF_DIFFUSION = (*OF_GANS[:4], "auto", "gptq best", "auto mixed", "gptq best mixed")  # the paper's four, and the best
 
 
 @dataclass(frozen=True)
@@ -85,8 +75,7 @@ class StudyConfig:
 
     def __post_init__(self):
         names = tuple(VARIANTS) if self.methods is None else self.methods
-        unknown = [name for name in names if name not in VARIANTS]
-        if unknown or not names:
+        if (unknown := [name for name in names if name not in VARIANTS]) or not names:
             raise ValueError(f"study: methods {unknown} are unknown; allowed are {', '.join(VARIANTS)}.")
         if self.draws < 1 or self.num_samples < 2 or not self.bits or self.sqnr_images < 1:
             raise ValueError(
@@ -95,8 +84,7 @@ class StudyConfig:
         if self.spacing not in SPACINGS:
             raise ValueError(f"study: spacing is {self.spacing!r}; allowed are {', '.join(SPACINGS)}.")
         studied = sorted({VARIANTS[name].get("method", name) for name in names})
-        surplus = [name for name in self.method_options if name not in studied]
-        if surplus:
+        if surplus := [name for name in self.method_options if name not in studied]:
             raise ValueError(
                 f"study: options of {', '.join(map(repr, surplus))}, which is not studied; allowed are {', '.join(studied)}."
             )

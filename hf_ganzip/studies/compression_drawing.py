@@ -70,13 +70,13 @@ class Drawing:
         if not self.diffuses and config.steps is not None:
             raise ValueError(f"study: steps is {config.steps}, but {kind} takes one step; leave it out.")
         self._schedule = self._schedule_of(getattr(model, "scheduler", None))
+        self._steps = 50 if config.steps is None else config.steps
         if self.diffuses:
             self._timesteps()  # refuses wrong numbers of steps
 
     def _schedule_of(self, scheduler: Any) -> dict[str, Any]:
         given = {} if scheduler is None else dict(scheduler.config)
-        other = [f"{key} {given[key]!r}" for key, value in _EXPECTED.items() if given.get(key, value) != value]
-        if other:
+        if other := [f"{key} {given[key]!r}" for key, value in _EXPECTED.items() if given.get(key, value) != value]:
             raise ValueError(
                 f"study: the scheduler has {', '.join(other)}; allowed are "
                 f"{', '.join(f'{key} {value!r}' for key, value in _EXPECTED.items())}."
@@ -84,8 +84,7 @@ class Drawing:
         return {key: given.get(key, value) for key, value in _LINEAR.items()}
 
     def _timesteps(self) -> list[int]:
-        steps = 50 if self.config.steps is None else self.config.steps
-        return ddim_timesteps(steps, self.config.spacing, self._schedule["num_train_timesteps"])
+        return ddim_timesteps(self._steps, self.config.spacing, self._schedule["num_train_timesteps"])
 
     def conditions(self) -> dict[str, Any]:
         """All options of the study that decide its figures but for methods, bits and draws, more of which continue a study."""
@@ -111,20 +110,10 @@ class Drawing:
     def _sample(self, model: Any, count: int, seed: int, first: int = 0) -> tuple[Tensor, Tensor | None]:
         if not self.diffuses:
             return sample_images(model, count, seed=seed, first=first, progress=False)
-        return sample_diffusion(
-            model,
-            count,
-            seed=seed,
-            first=first,
-            batch_size=_BATCH,
-            steps=50 if self.config.steps is None else self.config.steps,
-            spacing=self.config.spacing,
-            timesteps=self._schedule["num_train_timesteps"],
-            beta_start=self._schedule["beta_start"],
-            beta_end=self._schedule["beta_end"],
-            clip_sample=self.config.clip_sample,
-            progress=False,
-        )
+        options = {"spacing": self.config.spacing, "clip_sample": self.config.clip_sample, "steps": self._steps}
+        options |= {"seed": seed, "first": first, "batch_size": _BATCH, "progress": False}
+        schedule = {name.removeprefix("num_train_"): value for name, value in self._schedule.items()}
+        return sample_diffusion(model, count, **options, **schedule)
 
     def sqnr(self, model: Any, seed: int) -> float:
         """Signal to noise in dB of noise predictions on trajectories in full precision: ratio of the sums over images and timesteps."""

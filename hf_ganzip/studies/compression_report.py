@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..assets import class_names
+from ..core.reports import markdown_table
 from ..evaluation.plotting import (
     save_pareto_plot,
     save_precision_recall_plot,
@@ -22,19 +23,18 @@ from .compression_config import LABELS, setting_name
 from .correlation import correlation_table, pareto_front
 
 
-_COLUMNS = {
-    "LSH P": "lsh_precision",
-    "R": "lsh_recall",
-    "LSH+KNN P": "lsh_knn_precision",
-    "R ": "lsh_knn_recall",
-    "KNN P": "precision",
-    "R  ": "recall",
-    "FD": "frechet_distance",
-    "KD x1e3": "kernel_distance",
-    "realism": "realism",
-    "SQNR dB": "sqnr",
-}
-_DIGITS = {"frechet_distance": 2, "kernel_distance": 2, "sqnr": 1}
+_COLUMNS = [  # title, figure, factor, digits
+    ("LSH P", "lsh_precision", 1, 3),
+    ("R", "lsh_recall", 1, 3),
+    ("LSH+KNN P", "lsh_knn_precision", 1, 3),
+    ("R", "lsh_knn_recall", 1, 3),
+    ("KNN P", "precision", 1, 3),
+    ("R", "recall", 1, 3),
+    ("FD", "frechet_distance", 1, 2),
+    ("KD x1e3", "kernel_distance", 1e3, 2),
+    ("realism", "realism", 1, 3),
+    ("SQNR dB", "sqnr", 1, 1),
+]
 
 
 def write_report(result: dict[str, Any], output_dir: str | Path, title: str = "") -> Path:
@@ -45,12 +45,14 @@ def write_report(result: dict[str, Any], output_dir: str | Path, title: str = ""
     """
     output = Path(output_dir)
     rows, conditions = result["rows"], result["conditions"]
-    correlations = _correlations(rows)
+    by_method: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_method.setdefault(row["method"], []).append(row)
+    correlations = {name: correlation_table(own) for name, own in by_method.items() if len(own) >= 3}
     front = pareto_front([(row["precision"], row["recall"]) for row in rows])
     _figures(rows, front, output, class_names(conditions["reference"]))
-    (output / "report.json").write_text(
-        json.dumps(result | {"correlations": correlations, "pareto_front": front}, indent=1), encoding="utf-8"
-    )
+    found = result | {"correlations": correlations, "pareto_front": front}
+    (output / "report.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     draws = rows[0]["n_draws"]
     best = "; ".join(f"{label(rows[i]['method'])} at {rows[i]['bits']} bits" for i in front)
     sections = [
@@ -128,38 +130,26 @@ def _figures(rows: list[dict[str, Any]], front: list[int], output: Path, classes
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    columns = {name: key for name, key in _COLUMNS.items() if any(key in row for row in rows)}
-    lines = ["| method | bits | " + " | ".join(name.strip() for name in columns) + " | bits/weight | KiB | s |"]
-    lines.append("|---" * (len(columns) + 5) + "|")
+    columns = [column for column in _COLUMNS if any(column[1] in row for row in rows)]
+    lines = [["method", "bits", *(title for title, *_ in columns), "bits/weight", "KiB", "s"]]
     for row in rows:
         cells = [label(row["method"]), str(row["bits"])]
-        for name, key in columns.items():
-            factor, digits = 1e3 if "1e3" in name else 1, _DIGITS.get(key, 3)
-            spread = (
-                f" ± {factor * row[key + '_std']:.{digits}f}" if f"{key}_std" in row and row["n_draws"] > 1 else ""
-            )
-            cells.append(f"{factor * row[key]:.{digits}f}{spread}" if key in row else "-")
+        for _, key, factor, digits in columns:
+            cell = f"{factor * row[key]:.{digits}f}" if key in row else "-"
+            if f"{key}_std" in row and row["n_draws"] > 1:
+                cell += f" ± {factor * row[f'{key}_std']:.{digits}f}"
+            cells.append(cell)
         cells += [f"{row['bits_per_weight']:.2f}", f"{row['bytes'] / 1024:.0f}", f"{row['seconds']:.0f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _correlations(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Correlations over the bits of every method that has at least three."""
-    found = {}
-    for method in dict.fromkeys(row["method"] for row in rows):
-        own = [row for row in rows if row["method"] == method]
-        if len(own) >= 3:
-            found[method] = correlation_table(own)
-    return found
+        lines.append(cells)
+    return markdown_table(lines)
 
 
 def _correlation_table(correlations: dict[str, list[dict[str, Any]]]) -> str:
     if not correlations:
         return "Fewer than three settings of each method."
-    lines = ["| method | distance | score | Pearson | Spearman |", "|---|---|---|---|---|"]
+    lines = [["method", "distance", "score", "Pearson", "Spearman"]]
     for method, pairs in correlations.items():
         for pair in pairs:
-            values = [f"{pair[name]:.2f}" if pair[name] is not None else "-" for name in ("pearson", "spearman")]
-            lines.append(f"| {label(method)} | {pair['distance']} | {pair['score']} | {values[0]} | {values[1]} |")
-    return "\n".join(lines)
+            values = (f"{pair[name]:.2f}" if pair[name] is not None else "-" for name in ("pearson", "spearman"))
+            lines.append([label(method), pair["distance"], pair["score"], *values])
+    return markdown_table(lines)

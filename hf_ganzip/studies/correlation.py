@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.extras import needed_by
 from ..core.registry import lookup
 from ..metrics import warn_if_unpaired
 
@@ -44,10 +45,8 @@ def correlation(x: Sequence[float], y: Sequence[float], *, method: str = "pearso
         Mordido et al., section 5.4.
     """
     function = lookup(METHODS, method, "method")
-    try:
+    with needed_by("correlation needs scipy", "metrics"):
         from scipy import stats
-    except ImportError as error:
-        raise ImportError('correlation needs scipy: pip install "hf_ganzip[metrics]".') from error
     columns = {"x": np.asarray(x, dtype=np.float64), "y": np.asarray(y, dtype=np.float64)}
     shapes = [column.shape for column in columns.values()]
     if shapes[0] != shapes[1] or len(shapes[0]) != 1 or len(columns["x"]) < 3:
@@ -58,9 +57,7 @@ def correlation(x: Sequence[float], y: Sequence[float], *, method: str = "pearso
         if not np.isfinite(column).all():
             raise ValueError(f"correlation: {name} has NaN or infinity; remove those pairs first.")
         if (column == column[0]).all():
-            raise ValueError(
-                f"correlation: {name} is constant ({column[0]:g}); a correlation needs values that differ."
-            )
+            raise ValueError(f"correlation: {name} is constant ({column[0]:g}); values must differ.")
     result = getattr(stats, function)(*columns.values())
     coefficient = min(max(float(result.statistic), -1.0), 1.0)
     return {"coefficient": coefficient, "p_value": float(result.pvalue), "n": len(columns["x"])}
@@ -97,9 +94,7 @@ def correlation_table(
         Mordido et al., section 5.4, figures 9 and 10.
     """
     if len(rows) < 3:
-        raise ValueError(
-            f"correlation_table: got {len(rows)} rows; at least 3 are needed. Add reports of more models."
-        )
+        raise ValueError(f"correlation_table: got {len(rows)} rows; at least 3 are needed. Add more models.")
     warn_if_unpaired(rows)
     columns = {}
     for name in (*distances, *scores):
@@ -114,8 +109,7 @@ def correlation_table(
     for kind, names in (("distances", distances), ("scores", scores)):
         if not any(name in columns for name in names):
             raise ValueError(f"correlation_table: the rows have none of the {kind} {', '.join(names)}.")
-    infinite = [name for name, column in columns.items() if not np.isfinite(column).all()]
-    if infinite:
+    if infinite := [name for name, column in columns.items() if not np.isfinite(column).all()]:
         raise ValueError(f"correlation_table: {', '.join(infinite)} have NaN or infinity; remove those rows first.")
     return [
         {"distance": distance, "score": score} | _both(columns, distance, score)

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..core.reports import markdown_table
 from .outlier_drift import PARTS, PLACES, SIDES, drift, gaps_of, mean_drift, passed
 from .pooled_scores import METHODS
 
@@ -36,7 +37,7 @@ _GEOMETRY = (
 )
 
 
-def verdict(runs: Runs, method: str = "LSH+KNN", other: str = "KNN", part: str = "stay") -> list[str]:
+def verdict(runs: Runs, method: str = "LSH+KNN", other: str = "KNN", part: str = "stay") -> str:
     """Markdown table of paired differences in drift, in percent of the gap, by share: mean and deviation over seeds, and in how many runs it is above 0."""
     kinds = _kinds(runs)
     rows = []
@@ -47,85 +48,74 @@ def verdict(runs: Runs, method: str = "LSH+KNN", other: str = "KNN", part: str =
             row.append(_spread([100 * (a - b) for a, b in pairs], "+.2f"))
             signs += [a > b for a, b in pairs]
         rows.append([*row, f"{sum(signs)} of {len(signs)}"])
-    return _table(["outliers", *kinds, f"{method} drifts more in"], rows)
+    return markdown_table([["outliers", *kinds, f"{method} drifts more in"], *rows])
 
 
 def study_report(runs: Runs, conditions: Mapping[str, Any]) -> str:
     """Markdown: drifts, what is left of the gaps, what the outliers are like, values with and without outliers."""
-    shares = list(runs[0]["both"])
-    kinds = _kinds(runs)
-    lines = [
+    shares, names, kinds = list(runs[0]["both"]), list(runs[0]["clean"]), _kinds(runs)
+    first, middle, last = shares[0], shares[len(shares) // 2], shares[-1]
+    blocks = [
         "# Outliers in precision and recall",
-        "",
         f"{conditions['num_samples']} images a side, k = 3 (coverage 5), {conditions['draws']} draws of the hyperplanes, outliers: {conditions['outliers']}; "
         "mean and standard deviation over seeds.",
-        "",
         "![Drift](outliers.png)",
-        "",
         _DRIFT,
-        "",
     ]
     for unit, (scale, title) in _UNITS.items():
-        lines += [f"In {title}:", ""]
         rows = [
             [f"{kind} (d = {own[0]['dim']:,})", _TITLES[part]]
             + [_spread([scale * mean_drift(run, method, part, unit) for run in own], ".2f") for method in METHODS]
             for kind, own in kinds.items()
             for part in PARTS
         ]
-        lines += _table(["features", "values", *METHODS], rows)
+        blocks += [f"In {title}:", _table(["features", "values"], rows)]
     for part in PARTS:
-        lines += [
-            f"LSH+KNN minus KNN, values that {_TITLES[part]}, percent of the gap:"
-            if part != "both"
-            else "LSH+KNN minus KNN, outliers in both, percent of the gap:",
-            "",
-        ]
-        lines += verdict(runs, part=part)
-    lines += ["## Outliers that pass", "", _PASSED, ""]
+        what = _TITLES[part] if part == "both" else f"values that {_TITLES[part]}"
+        blocks += [f"LSH+KNN minus KNN, {what}, percent of the gap:", verdict(runs, part=part)]
     rows = [
         [kind, _percent(share), *(_spread([passed(run, method, share) for run in own], ".2f") for method in METHODS)]
         for kind, own in kinds.items()
         for share in shares
     ]
-    lines += _table(["features", "share", *METHODS], rows)
-    lines += ["## Good and bad generators", "", _GAPS.format(_percent(shares[-1])), ""]
-    lines += _table(["features", "outliers in", *METHODS], _kept_gaps(kinds, shares[-1]))
-    lines += ["## The outliers", "", _GEOMETRY, ""]
-    names = list(runs[0]["clean"])
-    rows = [
-        [kind, _percent(share)]
-        + [_spread([run["geometry"][share][name] for run in own], ".2f") for name in ("distance", "radius", "alone")]
-        + [_spread([run["geometry"][share]["inside"][name] for run in own], ".1f") for name in names]
-        for kind, own in kinds.items()
-        for share in shares
-    ]
-    lines += _table(["features", "share", "distance", "radius", "alone", *(f"inside: {name}" for name in names)], rows)
-    middle = shares[len(shares) // 2]
-    lines += [
-        f"## Precision / recall: without outliers, with {_percent(middle)} in the reference, in the generated set",
-        "",
-    ]
+    blocks += ["## Outliers that pass", _PASSED, _table(["features", "share"], rows)]
+    blocks += ["## Good and bad generators", _GAPS.format(_percent(last))]
+    blocks += [_table(["features", "outliers in"], _kept_gaps(kinds, last))]
+    blocks += ["## The outliers", _GEOMETRY, _geometry_table(kinds, shares, names)]
+    blocks.append(
+        f"## Precision / recall: without outliers, with {_percent(middle)} in the reference, in the generated set"
+    )
     for kind, own in kinds.items():
         rows = [[name, *(_values(own, name, method, middle) for method in METHODS)] for name in names]
-        lines += [f"**{kind}**", "", *_table(["generator", *METHODS], rows)]
-    lines += ["## Without outliers", ""]
+        blocks += [f"**{kind}**", _table(["generator"], rows)]
     rows = [
         [kind, name, *(_pair([run["clean"][name][method] for run in own]) for method in METHODS)]
         for kind, own in kinds.items()
         for name in names
     ]
-    lines += _table(["features", "generator", *METHODS], rows)
-    for share in (shares[0], shares[-1]):
-        lines += [
-            f"## Changes by {_percent(share)} outliers",
-            "",
-            "Change of the value, and in brackets its drift: precision, recall.",
-            "",
-        ]
+    blocks += ["## Without outliers", _table(["features", "generator"], rows)]
+    for share in (first, last):
+        blocks.append(f"## Changes by {_percent(share)} outliers")
+        blocks.append("Change of the value, and in brackets its drift: precision, recall.")
         for kind, own in kinds.items():
-            lines += [f"**{kind}**", "", *_table(["outliers in", "generator", *METHODS], _changes(own, share))]
-    return "\n".join(lines)
+            blocks += [f"**{kind}**", _table(["outliers in", "generator"], _changes(own, share))]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Of rows that end in a cell for every method."""
+    return markdown_table([[*head, *METHODS], *rows])
+
+
+def _geometry_table(kinds: Mapping[str, Runs], shares: Sequence[str], names: Sequence[str]) -> str:
+    rows = [["features", "share", "distance", "radius", "alone", *(f"inside: {name}" for name in names)]]
+    for kind, runs in kinds.items():
+        for share in shares:
+            found = [run["geometry"][share] for run in runs]
+            cells = [_spread([each[name] for each in found], ".2f") for name in ("distance", "radius", "alone")]
+            inside = [_spread([each["inside"][name] for each in found], ".1f") for name in names]
+            rows.append([kind, _percent(share), *cells, *inside])
+    return markdown_table(rows)
 
 
 def _percent(share: str) -> str:
@@ -144,11 +134,6 @@ def _pair(values: Sequence[Sequence[float]]) -> str:
 def _kinds(runs: Runs) -> dict[str, list[Mapping[str, Any]]]:
     """Runs of every kind of features."""
     return {kind: [run for run in runs if run["kind"] == kind] for kind in dict.fromkeys(run["kind"] for run in runs)}
-
-
-def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(cells) + " |" for cells in (heading, *rows)]
-    return [lines[0], "|---" * len(heading) + "|", *lines[1:], ""]
 
 
 def _values(runs: Runs, name: str, method: str, share: str) -> str:

@@ -8,6 +8,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..core.reports import markdown_table
+
 
 def variants_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[list[dict[str, float]]]]:
     """Curves of every variant, in the order of the runs.
@@ -46,11 +48,11 @@ def runs_table(
         columns: Title -> (name of the figure, place on the curve, digits).
         heading: Title of the first column.
     """
-    lines = ["| " + " | ".join([heading, "seeds", *columns]) + " |", "|---" * (2 + len(columns)) + "|"]
-    for variant, curves in variants_of(runs).items():
-        cells = [spread(curves, name, place, digits) for name, place, digits in columns.values()]
-        lines.append("| " + " | ".join([variant, str(len(curves)), *cells]) + " |")
-    return lines
+    rows = [
+        [variant, str(len(curves)), *(spread(curves, *column) for column in columns.values())]
+        for variant, curves in variants_of(runs).items()
+    ]
+    return markdown_table([[heading, "seeds", *columns], *rows]).splitlines()
 
 
 def mean_with_interval(values: Sequence[float], digits: int = 2) -> str:
@@ -106,9 +108,9 @@ def differences_table(
         columns: As for :func:`runs_table`.
         heading: Title of the first column.
     """
-    lines = ["| " + " | ".join([heading, "seeds", *columns]) + " |", "|---" * (2 + len(columns)) + "|"]
     found = {title: paired_differences(runs, name, place) for title, (name, place, _) in columns.items()}
+    rows = []
     for variant, values in next(iter(found.values())).items():
         cells = [mean_with_interval(found[title][variant], digits) for title, (_, _, digits) in columns.items()]
-        lines.append("| " + " | ".join([variant, str(len(values)), *cells]) + " |")
-    return lines
+        rows.append([variant, str(len(values)), *cells])
+    return markdown_table([[heading, "seeds", *columns], *rows]).splitlines()

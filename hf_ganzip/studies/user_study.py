@@ -63,9 +63,8 @@ def export_pairs(
         row = [("source", sources[index])] if sources is not None else []
         row += [("left", systems[sides[0]][index]), ("right", systems[sides[1]][index])]
         for side, image in row:
-            image_grid(image[None], 1, padding=0, scale=max(1, 256 // image.shape[-1])).save(
-                folder / "images" / f"{index}-{side}.png"
-            )
+            picture = image_grid(image[None], 1, padding=0, scale=max(1, 256 // image.shape[-1]))
+            picture.save(folder / "images" / f"{index}-{side}.png")
         pictures = "".join(f'<td><img src="images/{index}-{side}.png"><br>{side}</td>' for side, _ in row)
         cells.append(f"<tr><th>{index}</th>{pictures}</tr>")
     examples = ""

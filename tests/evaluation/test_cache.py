@@ -95,5 +95,5 @@ def test_default_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_GANZIP_CACHE", str(tmp_path))
     assert default_cache_folder() == tmp_path
     monkeypatch.delenv("HF_GANZIP_CACHE")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
     assert default_cache_folder() == Path(tmp_path, "home", "hf_ganzip", "features")

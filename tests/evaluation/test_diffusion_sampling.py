@@ -35,9 +35,8 @@ def test_agrees_with_diffusers(clip):
     scheduler.set_timesteps(10)
     state = torch.cat([torch.randn(1, 3, 8, 8, generator=each) for each in sample_generators(5, 3)])
     for timestep in scheduler.timesteps:
-        state = scheduler.step(
-            model(state, timestep).sample, timestep, state, use_clipped_model_output=clip
-        ).prev_sample
+        noise = model(state, timestep).sample
+        state = scheduler.step(noise, timestep, state, use_clipped_model_output=clip).prev_sample
     difference = (images.int() - to_uint8(state).int()).abs()
     assert labels is None and int(difference.max()) <= 1
     other, _ = sample_images(model, 3, seed=5, steps=10, clip_sample=not clip, progress=False)

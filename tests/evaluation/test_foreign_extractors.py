@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from hf_ganzip.evaluation.extractors import extract_features, load_extractor
+from hf_ganzip.evaluation.extractors.inception import InceptionExtractor
 from hf_ganzip.evaluation.extractors.weights import read_weights, weights_digest
 
 
@@ -55,9 +56,8 @@ def test_weights_of_another_network_are_refused(tmp_path):
 
 
 def test_inception_is_torch_fidelitys(tmp_path):
-    module = pytest.importorskip(
-        "torch_fidelity.feature_extractor_inceptionv3", reason="torch-fidelity is not installed"
-    )
+    name = "torch_fidelity.feature_extractor_inceptionv3"
+    module = pytest.importorskip(name, reason="torch-fidelity is not installed")
 
     class RandomInception(module.FeatureExtractorInceptionV3):
         def load_state_dict(self, *_):  # keeps what it was initialized with
@@ -70,15 +70,9 @@ def test_inception_is_torch_fidelitys(tmp_path):
     torch.save(network.state_dict(), tmp_path / "inception.pth")
     expected = network(images())
     for logits, values in enumerate(expected):
-        extractor = module_extractor(tmp_path / "inception.pth", logits=bool(logits))
+        extractor = InceptionExtractor(tmp_path / "inception.pth", logits=bool(logits))
         assert torch.equal(extractor(images()), values) and extractor.dim == values.shape[1]
     assert len(extractor.digest) == 64 and "TensorFlow 1" in extractor.resize
-
-
-def module_extractor(path, **options):
-    from hf_ganzip.evaluation.extractors.inception import InceptionExtractor
-
-    return InceptionExtractor(path, **options)
 
 
 def test_code_in_weights_is_not_run(tmp_path):
@@ -96,9 +90,8 @@ def test_code_in_weights_is_not_run(tmp_path):
 
 def test_dinov2_from_a_folder(tmp_path):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    config = transformers.Dinov2Config(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
-    )
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.Dinov2Config(**small, image_size=28, patch_size=14)
     network = transformers.Dinov2Model(config).eval()
     network.save_pretrained(tmp_path)
     size = {"height": 28, "width": 28}
@@ -117,11 +110,8 @@ def test_dinov2_from_a_folder(tmp_path):
 def test_clip_from_a_folder(tmp_path):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = transformers.CLIPConfig(
-        text_config=small | {"vocab_size": 20},
-        vision_config=small | {"image_size": 28, "patch_size": 14},
-        projection_dim=12,
-    )
+    seen, read = small | {"image_size": 28, "patch_size": 14}, small | {"vocab_size": 20}
+    config = transformers.CLIPConfig(text_config=read, vision_config=seen, projection_dim=12)
     network = transformers.CLIPModel(config).eval()
     network.save_pretrained(tmp_path)
     size = {"height": 28, "width": 28}

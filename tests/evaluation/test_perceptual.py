@@ -56,10 +56,8 @@ class TestStructuralSimilarity:
     @pytest.mark.parametrize("channels", [1, 3])
     def test_falls_with_noise(self, channels):
         originals = images(channels=channels)
-        values = [
-            structural_similarity(real=originals, generated=noisy(originals, strength))["structural_similarity"]
-            for strength in (0, 10, 40, 120)
-        ]
+        found = [structural_similarity(real=originals, generated=noisy(originals, each)) for each in (0, 10, 40, 120)]
+        values = [each["structural_similarity"] for each in found]
         assert values[0] == pytest.approx(1) and values == sorted(values, reverse=True) and values[-1] < 0.8
 
     def test_constant_images_by_the_formula(self):
@@ -86,10 +84,8 @@ class TestPerceptualDistance:
     @pytest.mark.parametrize("channels", [1, 3])
     def test_rises_with_noise(self, random_network, channels):
         originals = images(channels=channels)
-        values = [
-            perceptual_distance(real=originals, generated=noisy(originals, strength), net=random_network)
-            for strength in (0, 20, 60)
-        ]
+        noised = [noisy(originals, strength) for strength in (0, 20, 60)]
+        values = [perceptual_distance(real=originals, generated=each, net=random_network) for each in noised]
         assert [value["net"] for value in values] == ["LPIPS"] * 3
         values = [value["perceptual_distance"] for value in values]
         assert values[0] == 0 and values == sorted(values) and values[-1] > 0
@@ -102,11 +98,8 @@ class TestPerceptualDistance:
 
     def test_batches_do_not_matter(self, random_network):
         real, generated = images(), images(seed=1)
-        each = [
-            perceptual_distance(real=real[i : i + 1], generated=generated[i : i + 1], net=random_network)
-            for i in range(5)
-        ]
-        each = [result["perceptual_distance"] for result in each]
+        pairs = ({"real": real[i : i + 1], "generated": generated[i : i + 1]} for i in range(5))
+        each = [perceptual_distance(**pair, net=random_network)["perceptual_distance"] for pair in pairs]
         for size in (2, 64):
             result = perceptual_distance(real=real, generated=generated, net=random_network, batch_size=size)
             assert result["perceptual_distance"] == pytest.approx(np.mean(each), rel=1e-5)

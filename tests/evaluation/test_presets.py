@@ -58,12 +58,7 @@ def test_presets_beside_other_metrics_share_what_they_can(networks):
     options = QUIET | {"kernel_distance.subset_size": None, "mind.num_projections": 9}
     report = gz.evaluate(generated, real, metrics=wanted, options=options)
     assert list(report.metrics) == wanted and report.failures == {}
-    assert networks == [
-        None,
-        None,
-        "facebook/dinov2-large",
-        "org/other",
-    ]  # the default, Inception for both, DINOv2, CLIP
+    assert networks == [None, None, "facebook/dinov2-large", "org/other"]  # the default, Inception, DINOv2, CLIP
     sides = {"real": Counting()(real), "generated": Counting()(generated)}
     assert report.metrics["fid"] == pytest.approx(frechet_distance(**sides))
     assert report.metrics["mind"] == pytest.approx(monge_distance(**sides, num_projections=9))

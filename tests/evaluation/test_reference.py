@@ -57,11 +57,6 @@ def test_datasets_id(monkeypatch):
     assert torch.equal(images[:, 0], torch.from_numpy(pixels)) and labels.tolist() == [3, 1]
 
 
-def test_unknown_source():
-    with pytest.raises(FileNotFoundError, match="no/such/folder is no file or folder; allowed are a folder"):
-        load_reference("no/such/folder")
-
-
 def test_bundled_images_load_without_datasets(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)  # importing it fails
     assert len(load_reference(BUNDLED)[0]) == 5000
@@ -78,11 +73,7 @@ def test_mistyped_bundled_names_and_missing_splits(monkeypatch):
         raise ConnectionError(f"Couldn't reach {name!r}")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(
-        FileNotFoundError, match="neither here nor on the Hub, .* Did you mean 'fashion-mnist-test-5000'"
-    ):
+    with pytest.raises(FileNotFoundError, match=f"neither here nor on the Hub, .* Did you mean '{BUNDLED}'"):
         load_reference("fashion-mnist-tst-5000")
-    with pytest.raises(
-        ValueError, match=r"someone/images, split 'test': Unknown split 'test'. Should be one of \['train'\]"
-    ):
+    with pytest.raises(ValueError, match=r"someone/images, split 'test': Unknown split 'test'. .* \['train'\]"):
         load_reference("someone/images")

@@ -40,17 +40,17 @@ def test_bad_input():
         sample_images(tiny_generator(), 2, class_label=3)
 
 
+def pixels(images):
+    return images.flatten(1).float()
+
+
 def test_evaluate_accepts_functions_and_tensors():
     def mean_gap(*, real, generated):
         return {"gap": float((real.mean() - generated.mean()).abs())}
 
-    def pixels(images):
-        return images.flatten(1).float()
-
     reference = torch.randint(0, 256, (20, 3, 16, 16), dtype=torch.uint8)
-    report = evaluate(
-        tiny_generator(), reference, metrics=[mean_gap], num_samples=10, extractor=pixels, options={"progress": False}
-    )
+    options = {"num_samples": 10, "extractor": pixels, "options": {"progress": False}}
+    report = evaluate(tiny_generator(), reference, metrics=[mean_gap], **options)
     assert report.metrics["mean_gap"]["gap"] >= 0
     assert report.conditions["n_real"] == 20 and report.conditions["extractor"] == "function"
     assert "mean_gap" in str(report)
@@ -63,9 +63,6 @@ def test_measure_seeds_the_hyperplanes():
 
 
 def test_evaluate_samples_a_diffusion_model_as_it_is_told():
-    def pixels(images):
-        return images.flatten(1).float()
-
     def mean(*, real, generated):
         return {"mean": float(generated.mean())}
 

@@ -122,9 +122,7 @@ def test_features_of_other_extractors_are_not_mixed(tmp_path):
     for name in ("a", "b"):
         write_features(tmp_path / f"{name}.safetensors", FEATURES, {"extractor_digest": name * 64})
     files = [tmp_path / f"{name}.safetensors" for name in ("a", "b")]
-    with pytest.raises(
-        ValueError, match="the two feature files come from different extractors: aaaaaaaaaaaa, bbbbbbbbbbbb"
-    ):
+    with pytest.raises(ValueError, match="come from different extractors: aaaaaaaaaaaa, bbbbbbbbbbbb"):
         evaluate(*files)
     with pytest.raises(ValueError, match="holds features of another extractor"):
         evaluate("fashion-mnist-test-5000", files[0], options={"progress": False})
@@ -132,9 +130,8 @@ def test_features_of_other_extractors_are_not_mixed(tmp_path):
 
 def test_features_need_no_extractor_and_options_reach_the_metrics():
     options = {"k": 2, "draws": 4}
-    report = evaluate(
-        FEATURES, FEATURES, metrics=["lsh_precision_recall", "knn_precision_recall"], options=options, seed=3
-    )
+    metrics = ["lsh_precision_recall", "knn_precision_recall"]
+    report = evaluate(FEATURES, FEATURES, metrics=metrics, options=options, seed=3)
     lsh = report.metrics["lsh_precision_recall"]
     assert (lsh["k"], lsh["draws"], lsh["seed"]) == (2, 4, 3)
     assert report.conditions["extractor"] == "features as given"

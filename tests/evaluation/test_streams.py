@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-import hf_ganzip as gz
 from hf_ganzip.evaluation import extract_features, streams
 from hf_ganzip.evaluation.cache import FeatureCache
 from hf_ganzip.evaluation.evaluate import evaluate
@@ -117,20 +116,15 @@ def test_every_kind_of_photograph(tmp_path):
     (tmp_path / ".hidden.jpg").write_bytes(b"no image")
     stream = stream_of(tmp_path)
     found = {stream.stored.names[i].rpartition("/")[2]: stream.pixels(i) for i in range(len(stream))}
-    assert {name: found[name].shape for name in found} == {
-        name: (6, 4, 3) if name.startswith("turned") else (4, 6, 3) for name in found
-    }
+    for name, pixels in found.items():
+        assert pixels.shape == ((6, 4, 3) if name.startswith("turned") else (4, 6, 3)), name
     assert [stream.shape(i) for i in range(len(stream))] == [pixels.shape[:2] for pixels in found.values()]
     assert len(found) == 11 and (found["deep.png"] == 0x12).all() and (found["grey.jpg"].std(axis=2) == 0).all()
     original = np.asarray(picture(6, 4))
     for name, expected in {"web.webp": original, "alpha.png": original, "turned.png": np.rot90(original, -1)}.items():
         assert np.array_equal(found[name], expected), name
-    assert stream.conversions == {
-        "16 bits reduced to 8": 1,
-        "CMYK converted to RGB": 1,
-        "transparency dropped": 3,
-        "turned by EXIF": 3,
-    }
+    lost = {"16 bits reduced to 8": 1, "CMYK converted to RGB": 1, "transparency dropped": 3}
+    assert stream.conversions == lost | {"turned by EXIF": 3}
 
 
 def test_an_orientation_behind_the_pixels_of_a_png_is_seen(tmp_path):
@@ -166,45 +160,37 @@ def test_all_images_that_cannot_be_read_are_named(photographs):
     for name in ("torso", "cut"):
         (photographs / f"{name}.png").write_bytes(whole[: len(whole) // 2])
     stream = stream_of(photographs)  # their heads are in order
-    with pytest.raises(
-        ValueError, match=r"2 images: .*cut\.png is not a readable image.*torso\.png is not a readable"
-    ):
+    with pytest.raises(ValueError, match=r"2 images: .*cut\.png is not a readable image.*torso\.png is not"):
         extract_features(stream, Resizing(), batch_size=2, progress=False)
     for name in ("empty", "text"):
         (photographs / f"{name}.jpg").write_bytes(name.encode() * (name == "text"))
     (photographs / "lost.jpg").symlink_to(photographs / "nowhere.jpg")
-    with pytest.raises(
-        ValueError,
-        match=r"3 images: .*empty\.jpg is .* no format that Pillow knows.*lost\.jpg cannot be read: No such.*text\.jpg is",
-    ):
+    unreadable = r"empty\.jpg is .* no format that Pillow knows.*lost\.jpg cannot be read: No such.*text\.jpg is"
+    with pytest.raises(ValueError, match=f"3 images: .*{unreadable}"):
         stream_of(photographs)
 
 
 def test_parquet_files_of_many_sizes_are_as_folders(photographs, tmp_path):
     cells = [{"bytes": file.read_bytes(), "path": None} for file in sorted(photographs.rglob("*.png"))]
     pyarrow.parquet.write_table(pa.table({"image": cells}), tmp_path / "x.parquet")
-    a, b = (
-        extract_features(stream_of(each), Resizing(), progress=False) for each in (photographs, tmp_path / "x.parquet")
-    )
+    sources = photographs, tmp_path / "x.parquet"
+    a, b = (extract_features(stream_of(each), Resizing(), progress=False) for each in sources)
     assert torch.equal(a, b)
     np.save(tmp_path / "features.npy", a.numpy())
-    report = gz.evaluate(
-        photographs, tmp_path / "features.npy", metrics="knn", extractor=Resizing(), options={"progress": False}
-    )
+    options = {"metrics": "knn", "extractor": Resizing(), "options": {"progress": False}}
+    report = evaluate(photographs, tmp_path / "features.npy", **options)
     assert report.metrics["knn_precision_recall"] == {"precision": 1.0, "recall": 1.0}
 
 
 def test_an_extractor_that_does_not_resize_is_told_apart(photographs):
+    def flat(images):
+        return images.flatten(1)
+
     with pytest.raises(ValueError, match=r"features of images of size .* of others; set resolution"):
-        extract_features(stream_of(photographs), lambda images: images.flatten(1), progress=False)
+        extract_features(stream_of(photographs), flat, progress=False)
     options = {"progress": False, "resolution": 4}
-    report = evaluate(
-        photographs, photographs, metrics="prdc", extractor=lambda images: images.flatten(1), options=options
-    )
-    assert report.conditions["resolution"] == 4 and list(report.metrics) == [
-        "knn_precision_recall",
-        "density_coverage",
-    ]
-    features = torch.zeros(9, 48)
+    report = evaluate(photographs, photographs, metrics="prdc", extractor=flat, options=options)
+    assert report.conditions["resolution"] == 4
+    assert list(report.metrics) == ["knn_precision_recall", "density_coverage"]
     with pytest.raises(ValueError, match="resolution is for images; tensor holds features"):
-        evaluate(photographs, features, extractor=Resizing(), options=options)
+        evaluate(photographs, torch.zeros(9, 48), extractor=Resizing(), options=options)

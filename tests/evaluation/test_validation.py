@@ -70,14 +70,9 @@ def test_a_reference_of_features_is_refused():
 
 
 def test_logs_of_resumed_runs_and_their_curves(tmp_path):
-    rows = [
-        {"step": 1, "images": 8, "average_frechet_distance": 4.0, "trained_frechet_distance": 2.0},
-        {"step": 2, "images": 16, "average_frechet_distance": 4.0, "trained_frechet_distance": 2.0},
-    ]
-    rows += [
-        {"step": 1, "images": 8, "average_frechet_distance": 3.0, "trained_frechet_distance": 1.0},
-        {"step": 2, "images": 16, "average_frechet_distance": 3.0, "trained_frechet_distance": 1.0},
-    ]
+    figures = {"average_frechet_distance": 4.0, "trained_frechet_distance": 2.0}
+    rows = [{"step": step, "images": 8 * step} | figures for step in (1, 2)]
+    rows += [row | {"average_frechet_distance": 3.0, "trained_frechet_distance": 1.0} for row in rows]
     (tmp_path / "figures.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert read_log(tmp_path / "figures.jsonl") == rows[2:] and read_log(tmp_path / "none") == []
     assert figures_of(rows[3]) == {"step": 2, "images": 16, "frechet_distance": 3.0}

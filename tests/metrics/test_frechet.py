@@ -1,25 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 
 from hf_ganzip.metrics import FrechetDistance, frechet, frechet_distance
 
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-
-
-@pytest.mark.parametrize("name", ["overlap", "collapsed"])
-def test_golden_values_of_torch_fidelity(name):
-    features = load_file(GOLDEN / "metrics.io.safetensors")
-    expected = json.loads((GOLDEN / "metrics.json").read_text())[name]["fid"]
-    result = frechet_distance(real=features[f"{name}.real"], generated=features[f"{name}.fake"])
-    assert result["frechet_distance"] == pytest.approx(expected, rel=1e-6)
+def test_golden_values_of_torch_fidelity(golden):
+    sets, expected = golden
+    assert frechet_distance(**sets)["frechet_distance"] == pytest.approx(expected["fid"], rel=1e-6)
 
 
 def test_closed_form_for_axis_aligned_gaussians():
@@ -28,13 +18,6 @@ def test_closed_form_for_axis_aligned_gaussians():
     scale, shift = torch.tensor([2.0, 1, 0.5], dtype=torch.float64), torch.tensor([1.0, 0, -2], dtype=torch.float64)
     result = frechet_distance(real=x, generated=x * scale + shift)
     assert result["frechet_distance"] == pytest.approx(float((scale - 1).square().sum() + shift.square().sum()))
-    swapped = frechet_distance(real=x * scale + shift, generated=x)
-    assert swapped["frechet_distance"] == pytest.approx(result["frechet_distance"])
-
-
-def test_identical_sets_have_distance_zero():
-    x = torch.randn(100, 5)
-    assert frechet_distance(real=x, generated=x.flip(0))["frechet_distance"] == pytest.approx(0, abs=1e-9)
 
 
 def test_too_few_samples_are_refused_unless_asked_for():
@@ -69,6 +52,7 @@ def test_symmetry_translation_rotation_scale_and_order(seed, shift, scale):
     value = distance(real, generated)
     rotation = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(seed)).double())[0]
     order = torch.randperm(50, generator=torch.Generator().manual_seed(seed))
+    assert distance(real, real.flip(0)) == pytest.approx(0, abs=1e-9)
     assert distance(generated, real) == pytest.approx(value, rel=1e-9)
     assert distance(real + shift, generated + shift) == pytest.approx(value, rel=1e-9)
     assert distance(real @ rotation, generated @ rotation) == pytest.approx(value, rel=1e-9)
@@ -92,10 +76,8 @@ def test_streaming_survives_a_large_offset(offset, cuts):
     real, generated = (torch.randn(n, 8, generator=generator).double() * 0.1 for n in (200, 180))
     exact = distance(real, generated)
     metric = FrechetDistance()
-    for batch in (real + offset).tensor_split(cuts):
-        metric.update(real=batch)
-    for batch in (generated + offset).flip(0).tensor_split(cuts):
-        metric.update(generated=batch)
+    for first, second in zip((real + offset).tensor_split(cuts), (generated + offset).flip(0).tensor_split(cuts)):
+        metric.update(real=first, generated=second)
     # adding the offset rounds the samples themselves by 1e-12; raw sums of squares would be wrong in the fifth digit
     assert metric.compute()["frechet_distance"] == pytest.approx(exact, rel=1e-9)
 
@@ -104,9 +86,8 @@ def test_streaming_survives_a_large_offset(offset, cuts):
 @given(parts=st.permutations(range(5)), seed=st.integers(0, 99))
 def test_merge_order_does_not_matter(parts, seed):
     real, generated = gaussians(seed)
-    pieces = [
-        FrechetDistance().update(real=r, generated=g) for r, g in zip(real.tensor_split(5), generated.tensor_split(5))
-    ]
+    batches = zip(real.tensor_split(5), generated.tensor_split(5))
+    pieces = [FrechetDistance().update(real=r, generated=g) for r, g in batches]
     left = FrechetDistance()
     for part in parts:
         left.merge(pieces[part])
@@ -133,11 +114,6 @@ def test_memory_does_not_grow_with_the_samples():
         "real.mean": (5,),
         "real.scatter": (5, 5),
     }
-
-
-def test_mode_collapse_is_farther():
-    real, again = torch.randn(200, 5), torch.randn(200, 5)
-    assert distance(real, again[:8].repeat(25, 1)) > distance(real, again) + 0.5
 
 
 def test_streaming_refuses_too_few_samples_and_half_a_state():

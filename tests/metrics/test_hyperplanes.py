@@ -27,16 +27,11 @@ def test_keys_are_those_of_float64_for_any_block_size(dim, bits, seed, scale, sh
     generator = torch.Generator().manual_seed(seed)
     features = scale * (torch.randn(50, dim, generator=generator) + shift)
     # half of the points lie on a plane up to the rounding of float32
-    foot = (
-        features.double()
-        - ((features.double() @ normals[0] + offsets[0]) / normals[0].square().sum())[:, None] * normals[0]
-    )
-    features[25:] = foot[25:].float()
-    previous, hyperplanes._BLOCK = hyperplanes._BLOCK, block
-    try:
+    distances = (features.double() @ normals[0] + offsets[0]) / normals[0].square().sum()
+    features[25:] = (features.double() - distances[:, None] * normals[0])[25:].float()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hyperplanes, "_BLOCK", block)
         assert torch.equal(hash_keys(features, normals, offsets), float64_keys(features, normals, offsets))
-    finally:
-        hyperplanes._BLOCK = previous
 
 
 def test_reduced_matmul_precision_moves_no_bit():
@@ -59,10 +54,12 @@ def test_draws_are_columns_and_nested_planes_are_masked_keys():
         assert torch.equal(keys[:, draw] & (2**9 - 1), hash_keys(features, normals, offsets))
 
 
-@pytest.mark.parametrize(
-    "base, n, expected", [(10, 999, 2), (10, 1000, 3), (math.e, 20, 2), (math.e, 21, 3), (4, 3, 1)]
-)
-def test_number_of_hyperplanes_for_other_bases(base, n, expected):
+OF_BASE_2 = [(2, 2, 1), (2, 4, 2), (2, 8191, 12), (2, 8192, 13), (2, 10_000, 13), (2, 100_000, 16)]
+OF_OTHERS = [(10, 999, 2), (10, 1000, 3), (math.e, 20, 2), (math.e, 21, 3), (4, 3, 1)]
+
+
+@pytest.mark.parametrize("base, n, expected", OF_BASE_2 + OF_OTHERS)
+def test_default_number_of_hyperplanes_is_the_exact_floor_of_the_logarithm(base, n, expected):
     assert default_hyperplanes(n, base) == expected
     x = torch.randn(n, 2)
     if n >= 4:

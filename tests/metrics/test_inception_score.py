@@ -1,23 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 
 from hf_ganzip.metrics import inception_score
 
+from .conftest import FOLDER
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 
-
-def test_golden_value_of_torch_fidelity():
-    logits = load_file(GOLDEN / "metrics.io.safetensors")["logits"]
-    expected = json.loads((GOLDEN / "metrics.json").read_text())["isc"]
-    result = inception_score(logits, shuffle=False)
+def test_golden_value_of_torch_fidelity(features):
+    expected = json.loads((FOLDER / "metrics.json").read_text())["isc"]
+    result = inception_score(features["logits"], shuffle=False)
     assert result["inception_score"] == pytest.approx(expected["inception_score_mean"], rel=1e-12)
     assert result["inception_score_std"] == pytest.approx(expected["inception_score_std"], rel=1e-12)
 
@@ -59,8 +55,6 @@ def test_mode_collapse_scores_lower():
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="logits has 9 rows; splits=10 needs at least that many"):
         inception_score(torch.zeros(9, 3))
-    with pytest.raises(ValueError, match="NaN or infinity in 1 of 20 rows"):
-        inception_score(torch.full((20, 3), 0.0).index_fill(0, torch.tensor([3]), float("-inf")))
     with pytest.raises(ValueError, match="splits is 0; allowed are integers from 1"):
         inception_score(torch.zeros(20, 3), splits=0)
     with pytest.raises(TypeError, match="splits is 2.0; allowed are integers from 1"):

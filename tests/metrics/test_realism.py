@@ -37,14 +37,15 @@ def test_labels_compare_within_a_class_only(method):
     )  # fmt: skip
     for label in range(3):
         rows = generated_labels == label
-        alone = realism_scores(
-            real=real[real_labels == label], generated=generated[rows], method=method, num_hyperplanes=2
-        )
+        of_class = {"real": real[real_labels == label], "generated": generated[rows]}
+        alone = realism_scores(**of_class, method=method, num_hyperplanes=2)
         np.testing.assert_allclose(scores[rows], alone)
     assert (scores[generated_labels == 3] == 0).all()
 
 
-def test_labels_must_fit():
+def test_labels_and_methods_that_do_not_fit():
+    with pytest.raises(ValueError, match="allowed are lsh_knn, knn"):
+        realism_scores(real=REAL, generated=GENERATED, method="faiss")
     with pytest.raises(ValueError, match="one of them is missing"):
         realism_scores(real=REAL, generated=GENERATED, real_labels=[0] * 5)
     with pytest.raises(ValueError, match="real_labels has shape \\(4,\\)"):
@@ -55,9 +56,7 @@ def test_labels_must_fit():
 def test_samples_near_the_data_are_more_real(method):
     real = torch.randn(400, 3)
     near, far = real[:100] + 0.01 * torch.randn(100, 3), real[:100] * 0.5 + 6
-    scores = realism_scores(
-        real=real, generated=torch.cat([near, far]), method=method, num_hyperplanes=4 if method == "lsh_knn" else None
-    )
+    scores = realism_scores(real=real, generated=torch.cat([near, far]), method=method, num_hyperplanes=4)
     assert scores.shape == (200,) and np.median(scores[:100]) > 1 > np.median(scores[100:])
 
 
@@ -65,8 +64,3 @@ def test_an_outlier_of_the_reference_makes_nothing_real_by_knn():
     real = torch.cat([torch.randn(200, 3), torch.full((1, 3), 50.0)])
     generated = torch.full((2, 3), 30.0) + torch.randn(2, 3)
     assert (realism_scores(real=real, generated=generated, method="knn") < 0.5).all()
-
-
-def test_unknown_method():
-    with pytest.raises(ValueError, match="allowed are lsh_knn, knn"):
-        realism_scores(real=REAL, generated=GENERATED, method="faiss")

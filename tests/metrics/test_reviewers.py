@@ -87,9 +87,8 @@ def test_clipped_density_and_coverage_by_the_definition():
     covered = float(((across <= radii[:, None]).sum(1).double() / k).clamp_max(1).mean())
     result = clipped_density_coverage(real=real, generated=generated, k=k)
     assert result["clipped_density"] == pytest.approx(float(density), rel=1e-12)
-    assert np.interp(result["clipped_coverage"] * 31, np.arange(32), expected_coverage(k, 40, 31)) == pytest.approx(
-        covered
-    )
+    expected = np.interp(result["clipped_coverage"] * 31, np.arange(32), expected_coverage(k, 40, 31))
+    assert expected == pytest.approx(covered)
 
 
 def test_expected_coverage_is_that_of_uniform_points():
@@ -135,9 +134,8 @@ def test_probabilistic_values_by_the_definition():
 def test_probabilistic_values_are_one_on_the_same_set_and_nearly_blind_to_an_outlier():
     real, bad = normal(300, 4), normal(300, 4, seed=1) + 20
     assert set(probabilistic_precision_recall(real=real, generated=real.clone()).values()) == {1.0}
-    assert set(
-        probabilistic_precision_recall(real=real[:1].repeat(3, 1), generated=real[:1].repeat(2, 1)).values()
-    ) == {1}
+    copies = {"real": real[:1].repeat(3, 1), "generated": real[:1].repeat(2, 1)}
+    assert set(probabilistic_precision_recall(**copies).values()) == {1}
     outlier = torch.cat([real, torch.full((1, 4), 20.0)])
     assert probabilistic_precision_recall(real=outlier, generated=bad)["probabilistic_precision"] < 0.2
 

@@ -97,15 +97,14 @@ def test_distances_per_class():
     real, generated = torch.randn(60, 4, generator=generator), torch.randn(90, 4, generator=generator)
     labels, others = torch.arange(60) % 2, torch.arange(90) % 2
     generated[others == 1] += 3
+    sets = {"real": real, "generated": generated, "real_labels": labels, "generated_labels": others}
     for distance in ("frechet", "mmd"):
-        found = distances_per_class(
-            real=real, generated=generated, real_labels=labels, generated_labels=others, distance=distance
-        )
+        found = distances_per_class(**sets, distance=distance)
         assert list(found) == [0, 1] and found[1] > 10 * abs(found[0])
     with pytest.raises(ValueError, match="class 0 has 30 real and 0 generated"):
-        distances_per_class(real=real, generated=generated, real_labels=labels, generated_labels=others * 0 + 7)
+        distances_per_class(**sets | {"generated_labels": others * 0 + 7})
     with pytest.raises(ValueError, match="allowed are frechet and mmd"):
-        distances_per_class(real=real, generated=generated, real_labels=labels, generated_labels=others, distance="x")
+        distances_per_class(**sets, distance="x")
 
 
 @pytest.mark.parametrize("count", [10, 24])
@@ -137,17 +136,15 @@ class TestPairs:
         key = json.loads((folder / "key.json").read_text())
         rows = []
         for row, sides in key.items():
-            ours = next(side for side, name in sides.items() if name == "ours")
-            other = "left" if ours == "right" else "right"
-            rows += [(row, rater, ours if int(row) in wins else other) for rater in "abc"]
+            wanted = "ours" if int(row) in wins else "theirs"
+            rows += [(row, rater, side) for rater in "abc" for side, name in sides.items() if name == wanted]
         with open(folder / "answers.csv", "w", newline="") as file:
             csv.writer(file).writerows([("row", "rater", "answer"), *rows])
 
     def test_export_and_count(self, tmp_path):
         systems = {"ours": images(20), "theirs": images(20, 1)}
-        export_pairs(
-            tmp_path / "study", systems, sources=images(20, 2), exemplars=images(9, 3), question="Better <cat>?"
-        )
+        shown = {"sources": images(20, 2), "exemplars": images(9, 3), "question": "Better <cat>?"}
+        export_pairs(tmp_path / "study", systems, **shown)
         page = (tmp_path / "study" / "index.html").read_text()
         assert "Better &lt;cat&gt;?" in page and "ours" not in page and page.count("<tr>") == 20
         key = json.loads((tmp_path / "study" / "key.json").read_text())
@@ -155,9 +152,8 @@ class TestPairs:
         assert (tmp_path / "study" / "images" / "0-source.png").is_file()
         self.answers(tmp_path / "study", wins=range(15))
         found = count_votes(tmp_path / "study")
-        assert found["ours"]["images"] == 15 and found["ours"]["share"] == 0.75
-        assert found["ours"]["low"] == pytest.approx(0.5313, abs=1e-4)
-        assert found["ours"]["high"] == pytest.approx(0.8881, abs=1e-4)
+        expected = {"images": 15, "share": 0.75, "low": 0.5313, "high": 0.8881}
+        assert found["ours"] == pytest.approx(expected, abs=1e-4)
 
     def test_bad_input(self, tmp_path):
         with pytest.raises(ValueError, match="two systems"):

@@ -32,10 +32,8 @@ def test_the_papers_picture_an_outlier_with_a_huge_ball_counts_for_knn_and_is_al
     clean = 0.1 * normal(30, 2, 2) + up
     dirty = torch.cat([torch.tensor([[-6.0, -6.0]]), clean[1:]])
     knn = [knn_precision_recall(real=real, generated=each)["recall"] for each in (clean, dirty)]
-    lsh = [
-        lsh_precision_recall(real=real, generated=each, num_hyperplanes=8, draws=5)["lsh_knn_recall"]
-        for each in (clean, dirty)
-    ]
+    options = {"real": real, "num_hyperplanes": 8, "draws": 5}
+    lsh = [lsh_precision_recall(generated=each, **options)["lsh_knn_recall"] for each in (clean, dirty)]
     assert knn[0] < 0.5 and knn[1] > knn[0] + 0.49
     assert abs(lsh[1] - lsh[0]) < 0.02
 
@@ -90,16 +88,14 @@ def test_drifts_are_relative_to_the_gap_between_good_and_bad(run):
     assert found["fall"] == pytest.approx([0.16, 0.06, 0.16])  # recall should have lost a tenth
     assert drifts_of(run, "KNN", "reference", "0.1", "value")["stay"] == pytest.approx([0.05 / 0.9, 0.05 / 0.9, 0.125])
     assert drifts_of(run, "KNN", "reference", "0.1", "point")["stay"] == pytest.approx([5, 5, 5])
-    assert mean_drift(run, "KNN", "stay", "gap") == pytest.approx(
-        0.05
-    )  # the recall with outliers in the generated set stays
-    assert passed(run, "KNN", "0.1") == pytest.approx(
-        (0.9 + 0.9 + 0.4 + 0.8 + 0.3 + 0.8) / 6
-    )  # nothing fell: as many as of the others
+    # The recall with outliers in the generated set stays.
+    assert mean_drift(run, "KNN", "stay", "gap") == pytest.approx(0.05)
+    # Nothing fell: as many as of the others.
+    assert passed(run, "KNN", "0.1") == pytest.approx((0.9 + 0.9 + 0.4 + 0.8 + 0.3 + 0.8) / 6)
     assert mean_drift(run, "LSH+KNN", "stay", "gap") == mean_drift(run, "KNN", "both", "gap") == 0
 
 
 def test_the_report_says_which_method_drifts_more(run):
-    assert verdict([run, run])[2] == "| 10 % | -5.00 ± 0.00 | 0 of 2 |"
+    assert verdict([run, run]).splitlines()[2] == "| 10 % | -5.00 ± 0.00 | 0 of 2 |"
     text = study_report([run], {"num_samples": 100, "draws": 1, "outliers": "toys"})
     assert "outliers: toys" in text and "| toy (d = 2) | must stay | 0.00 | 0.00 | 0.00 | 5.00 |" in text

@@ -17,10 +17,8 @@ def test_values_of_subsets_are_those_of_the_metrics(bits):
     found = PooledScores(real, generated)(real.balls(rows[0]), generated.balls(rows[1]))
     sets = {"real": pools[0][rows[0]], "generated": pools[1][rows[1]]}
     plain, centred = (lsh_precision_recall(**sets, center=middle, **options) for middle in (None, center))
-    pruned = [
-        realism_scores(real=a, generated=b, method="knn") >= 1
-        for a, b in (tuple(sets.values()), tuple(sets.values())[::-1])
-    ]
+    orders = tuple(sets.values()), tuple(sets.values())[::-1]
+    pruned = [realism_scores(real=a, generated=b, method="knn") >= 1 for a, b in orders]
     expected = {
         "LSH": [plain["lsh_precision"], plain["lsh_recall"]],
         "LSH+KNN": [plain["lsh_knn_precision"], plain["lsh_knn_recall"]],

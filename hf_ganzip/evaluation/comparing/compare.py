@@ -25,7 +25,7 @@ from ...metrics import METRICS
 from ...metrics.inputs import check_integer
 from ...metrics.resampling import Interval, halves, interval_of_mean, resamples
 from ..cost import peak_so_far, printed_by, wait_for
-from ..evaluate import DEFAULT_METRICS, common_digest, images_of, metrics_of_features
+from ..evaluate import DEFAULT_METRICS, FAULTS, common_digest, images_of, metrics_of_features
 from ..extractors import check_extractor, default_extractor, extract_features, load_extractor
 from ..held_bytes import held_bytes
 from ..perceptual import perceptual_distances, structural_similarities
@@ -37,7 +37,6 @@ from .report import CompareReport, Figure
 from .sides import Side, compression_said, open_side, open_sides, weights_of
 
 
-_FAULTS = (ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError, OSError, ImportError)  # of one figure
 _IMAGES = 256
 _HALVED = 4  # fewer images have no halves that metrics of distributions take
 
@@ -162,8 +161,8 @@ def _draw_both(
 ) -> tuple[dict[str, Tensor], dict[str, list[float]], Replay]:
     """Images and seconds an image of every full batch by role, batches in turn; predictions are compared in the first batches."""
     count, batch_size, sqnr_images = sizes
-    images: dict[str, list[Tensor]] = {"original": [], "candidate": []}
-    seconds: dict[str, list[float]] = {"original": [], "candidate": []}
+    images: dict[str, list[Tensor]] = {first.role: [], second.role: []}
+    seconds: dict[str, list[float]] = {first.role: [], second.role: []}
     replay = Replay(first.networks, second.networks)
     bar = tqdm(total=2 * count, desc="draw", unit="image", disable=not progress)
     with torch.no_grad(), contextlib.ExitStack() as modes, bar:
@@ -214,7 +213,7 @@ def _telling(name: str, failures: dict[str, str]) -> Any:
     """A fault of one figure is told, and leaves the others."""
     try:
         yield
-    except _FAULTS as error:
+    except FAULTS as error:
         failures[name] = " ".join(str(error).split())
 
 
@@ -291,22 +290,14 @@ def _costs(
 
 
 def _peak(side: Side, plan: Plan) -> int:
-    if plan.options and (odd := [name for name, value in plan.options.items() if not _is_json(value)]):
-        raise ValueError(f"the options {', '.join(odd)} cannot be handed to another process.")
     steps = None if plan.steps is None and not side.denoises else 2  # the memory is that of one step
-    given = asdict(replace(plan, prompts=plan.prompts and plan.prompts[:1], steps=steps))
-    dtype = str(next(iter(side.networks.values())).dtype).removeprefix("torch.")
-    return printed_by(
-        "comparing.compare", "peak_of_drawing", str(side.folder), str(side.device), dtype, json.dumps(given)
-    )
-
-
-def _is_json(value: Any) -> bool:
+    given = replace(plan, prompts=plan.prompts and plan.prompts[:1], steps=steps)
     try:
-        json.dumps(value)
-    except TypeError:
-        return False
-    return True
+        text = json.dumps(asdict(given))
+    except TypeError as error:
+        raise ValueError(f"an option cannot be handed to another process: {error}.") from error
+    opened = (str(side.folder), str(side.device), str(side.dtype).removeprefix("torch."))
+    return printed_by("comparing.compare", "peak_of_drawing", *opened, text)
 
 
 def peak_of_drawing(folder: str, device: str, dtype: str, plan: str) -> None:
@@ -315,7 +306,7 @@ def peak_of_drawing(folder: str, device: str, dtype: str, plan: str) -> None:
     _import_quantizers(Path(folder))
     torch.zeros(1) @ torch.zeros(1)
     before = peak_so_far(reset=True)
-    side = open_side("side", folder, device)
+    side = open_side("side", folder, device, None if dtype == "None" else getattr(torch, dtype))
     with torch.no_grad():
         draw(side, 0, 1, Plan(**given | {"prompts": given["prompts"] and tuple(given["prompts"])}))
     on_accelerator = side.device.type == "cuda"
@@ -325,9 +316,8 @@ def peak_of_drawing(folder: str, device: str, dtype: str, plan: str) -> None:
 def _import_quantizers(folder: Path) -> None:
     """The libraries that opening the folder will need, so that their own memory is not counted."""
     for file in folder.rglob("config.json"):
-        method: Any = (json.loads(file.read_text(encoding="utf-8")).get("quantization_config") or {}).get(
-            "quant_method"
-        )
+        config = json.loads(file.read_text(encoding="utf-8")).get("quantization_config") or {}
+        method: Any = config.get("quant_method")
         if method in AUTO_QUANTIZER_MAPPING and importlib.util.find_spec(method):
             importlib.import_module(method)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...core.components import is_pipeline
 from ...core.seeding import sample_generators
-from ...images import pil_to_array
+from ...images import pil_to_array, stack_images
 from ..diffusion_sampling import labels_of
 from ..sampling import sample_images, sampling_conditions
 from .sides import Side, sampler_of
@@ -42,42 +42,39 @@ class Plan:
     steps: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def of_network(self) -> dict[str, Any]:
+        """Options with which a network alone is sampled."""
+        return dict(self.options) | ({} if self.steps is None else {"steps": self.steps})
+
 
 def check_plan(side: Side, plan: Plan) -> None:
     """Raise ValueError for prompts or options that the side does not take, and for prompts that it needs."""
-    if not is_pipeline(side.whole):
-        taken = {"clip_sample"} if side.denoises else {"truncation_psi"}
-        if plan.prompts is not None:
-            raise ValueError(
-                f"compare: prompts are for text-to-image pipelines; {side.name} is a {type(side.whole).__name__}."
-            )
-        if plan.steps is not None and not side.denoises:
-            raise ValueError(
-                f"compare: steps is {plan.steps}; {side.name} is a {type(side.whole).__name__}, which takes one step."
-            )
-    else:
-        taken = _parameters(side.whole) - set(_OF_PLAN)
-        if "generator" not in _parameters(side.whole):
-            raise ValueError(
-                f"compare: {type(side.whole).__name__} draws nothing from seeds; its call has no generator."
-            )
-        if ("prompt" in _parameters(side.whole)) != (plan.prompts is not None):
+    kind = type(side.whole).__name__
+    if is_pipeline(side.whole):
+        parameters = _parameters(side.whole)
+        if "generator" not in parameters:
+            raise ValueError(f"compare: {kind} draws nothing from seeds; its call has no generator.")
+        if ("prompt" in parameters) != (plan.prompts is not None):
             needs = "draws from text: set prompts" if plan.prompts is None else "takes no prompts: leave them out"
-            raise ValueError(f"compare: {type(side.whole).__name__} {needs}.")
+            raise ValueError(f"compare: {kind} {needs}.")
         if plan.prompts == ():
             raise ValueError("compare: prompts is empty; give at least one.")
-    if unknown := sorted(plan.options.keys() - taken):
-        raise ValueError(
-            f"compare: {type(side.whole).__name__} has no option {', '.join(unknown)}; allowed are {', '.join(sorted(taken))}."
-        )
+        taken = parameters - set(_OF_PLAN)
+    else:
+        if plan.prompts is not None:
+            raise ValueError(f"compare: prompts are for text-to-image pipelines; {side.name} is a {kind}.")
+        if plan.steps is not None and not side.denoises:
+            raise ValueError(f"compare: steps is {plan.steps}; {side.name} is a {kind}, which takes one step.")
+        taken = {"clip_sample"} if side.denoises else {"truncation_psi"}
+    if unknown := ", ".join(sorted(plan.options.keys() - taken)):
+        raise ValueError(f"compare: {kind} has no option {unknown}; allowed are {', '.join(sorted(taken))}.")
 
 
 def draw(side: Side, first: int, count: int, plan: Plan) -> Tensor:
     """Images ``first`` to ``first + count - 1``, uint8 (count, C, H, W) on the CPU. Packed layers compute as they are set to."""
     if not is_pipeline(side.whole):
-        options = dict(plan.options) | ({} if plan.steps is None else {"steps": plan.steps})
         drawn = {"seed": plan.seed, "first": first, "batch_size": count, "class_label": plan.class_label}
-        return sample_images(side.whole, count, progress=False, compute=None, **drawn, **options)[0]
+        return sample_images(side.whole, count, progress=False, compute=None, **drawn, **plan.of_network())[0]
     pipeline, numbers = side.whole, range(first, first + count)
     call: dict[str, Any] = {"generator": sample_generators(plan.seed, count, first), "output_type": "np"}
     if plan.prompts is not None:
@@ -111,18 +108,12 @@ def _classes(side: Side) -> int | None:
 def _pixels(side: Side, output: Any, count: int, first: int) -> Tensor:
     images = getattr(output, "images", None)
     if images is None or len(images) != count:
-        raise ValueError(
-            f"compare: {side.role}: {type(side.whole).__name__} gave {'no images' if images is None else f'{len(images)} images for {count} seeds'}."
-        )
+        given = "no images" if images is None else f"{len(images)} images for {count} seeds"
+        raise ValueError(f"compare: {side.role}: {type(side.whole).__name__} gave {given}.")
     if isinstance(images[0], Image.Image):
-        return (
-            torch.from_numpy(np.stack([pil_to_array(each, side.role) for each in images]))
-            .permute(0, 3, 1, 2)
-            .contiguous()
-        )
+        return stack_images([pil_to_array(each, side.role) for each in images])
     values = torch.as_tensor(np.asarray(images)).permute(0, 3, 1, 2)
-    bad = [first + i for i in range(count) if not bool(torch.isfinite(values[i]).all())]
-    if bad:
+    if bad := [first + i for i in range(count) if not bool(torch.isfinite(values[i]).all())]:
         raise ValueError(
             f"compare: {side.role}: images {', '.join(map(str, bad[:5]))} are NaN or infinite though the denoiser's outputs are not; see its decoder."
         )
@@ -132,9 +123,8 @@ def _pixels(side: Side, output: Any, count: int, first: int) -> Tensor:
 def conditions_of(side: Side, plan: Plan) -> dict[str, Any]:
     """What decided the images, for the report."""
     if not is_pipeline(side.whole):
-        options = dict(plan.options) | ({} if plan.steps is None else {"steps": plan.steps})
         sampler = "DDIM, eta 0, 1,000 linear betas" if side.denoises else "one pass"
-        return {"sampler": sampler, **sampling_conditions(side.whole, **options)}
+        return {"sampler": sampler, **sampling_conditions(side.whole, **plan.of_network())}
     scheduler = getattr(side.whole, "scheduler", None)
     found: dict[str, Any] = {"sampler": type(scheduler).__name__}
     if scheduler is not None:

@@ -108,33 +108,20 @@ def _figures_against(
     metric: str | Callable[..., Any], seed: int, bits: int
 ) -> Callable[[Tensor], Callable[[Tensor], dict[str, float]]]:
     """Real features -> generated features -> figures of the metric, without its conditions and spreads; ``bits`` hyperplanes whatever the sizes."""
-    if metric == "frechet_distance":
-        return lambda real: _named("frechet_distance", frechet_to(real))
-    if metric == "knn_precision_recall":
-        return knn_to
-    if metric == "lsh_precision_recall":
 
-        def lsh(real: Tensor) -> Callable[[Tensor], dict[str, float]]:
+    def against(real: Tensor) -> Callable[[Tensor], dict[str, float]]:
+        if metric == "knn_precision_recall":
+            return knn_to(real)
+        if metric == "frechet_distance":
+            distance = frechet_to(real)
+            return lambda generated: {"frechet_distance": distance(generated)}
+        if metric == "lsh_precision_recall":
             seen = LSHPrecisionRecall(k=3, num_hyperplanes=bits, draws=10, seed=seed).update(real=real)
             return lambda generated: _values(copy.copy(seen).update(generated=generated).compute())
+        call: dict[str, Any] = {"metrics": [metric], "seed": seed, "metric_options": _OPTIONS.get(str(metric))}
+        return lambda generated: _values(*measure(real=real, generated=generated, **call).values())
 
-        return lsh
-
-    options = _OPTIONS.get(metric) if isinstance(metric, str) else None
-
-    def any_metric(real: Tensor) -> Callable[[Tensor], dict[str, float]]:
-        def figures(generated: Tensor) -> dict[str, float]:
-            run = measure(real=real, generated=generated, metrics=(metric,), seed=seed, metric_options=options)
-            (found,) = run.values()
-            return _values(found)
-
-        return figures
-
-    return any_metric
-
-
-def _named(name: str, function: Callable[[Tensor], float]) -> Callable[[Tensor], dict[str, float]]:
-    return lambda generated: {name: function(generated)}
+    return against
 
 
 def _values(found: Mapping[str, Any]) -> dict[str, float]:
@@ -149,7 +136,6 @@ def sqnr(signal: Tensor, noise: Tensor, keys: list[Any], draws: Tensor) -> tuple
     rows = []
     for column, (component, step) in enumerate(keys):
         found = decibels(signal[:, column], noise[:, column], draws)
-        rows.append(
-            {"component": component, "timestep": step, "sqnr": found.value, "low": found.low, "high": found.high}
-        )
+        row = {"component": component, "timestep": step, "sqnr": found.value, "low": found.low, "high": found.high}
+        rows.append(row)
     return decibels(signal.sum(dim=1), noise.sum(dim=1), draws), rows

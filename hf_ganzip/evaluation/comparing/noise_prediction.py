@@ -43,15 +43,10 @@ class Replay:
     def recording(self, count: int) -> Iterator[None]:
         """Within the context ``count`` images are drawn at once."""
         batch: dict[Key, Tensor] = {}
-        hooks = [
-            network.register_forward_hook(self._repeat(name, count, batch), with_kwargs=True)
-            for name, network in self.original.items()
-        ]
-        try:
+        with contextlib.ExitStack() as hooks:
+            for name, network in self.original.items():
+                hooks.enter_context(network.register_forward_hook(self._repeat(name, count, batch), with_kwargs=True))
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
         for key, (signal, noise) in batch.items():
             self.signal.setdefault(key, []).append(signal)
             self.noise.setdefault(key, []).append(noise)
@@ -96,30 +91,26 @@ def by_image(values: Tensor, count: int) -> Tensor:
 @contextlib.contextmanager
 def refusing_nonfinite(role: str, networks: Mapping[str, nn.Module], first: int) -> Iterator[None]:
     """Raise ValueError at the end of the context if a network gave NaN or infinity in it; images are counted from ``first``."""
-    flags: list[
-        tuple[str, nn.Module, tuple[Any, ...], dict[str, Any], Tensor]
-    ] = []  # looked at in the end: an accelerator need not wait
+    names = {network: name or type(network).__name__ for name, network in networks.items()}
+    calls: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = []
+    flags: list[Tensor] = []  # looked at in the end: an accelerator need not wait
 
-    def hook(name: str) -> Any:
-        def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            flags.append((name, module, args, kwargs, torch.isfinite(prediction(output)).flatten(1).all(dim=1)))
+    def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        calls.append((module, args, kwargs))
+        flags.append(torch.isfinite(prediction(output)).flatten(1).all(dim=1))
 
-        return look
-
-    hooks = [network.register_forward_hook(hook(name), with_kwargs=True) for name, network in networks.items()]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for network in networks.values():
+            hooks.enter_context(network.register_forward_hook(look, with_kwargs=True))
         yield
-    finally:
-        for each in hooks:
-            each.remove()
-    for name, module, args, kwargs, finite in flags:
+    for call, finite in zip(calls, flags):
         if not bool(finite.all()):
-            step = timestep_of(module, args, kwargs)
+            step = timestep_of(*call)
             at = f" at timestep {step:g}" if step is not None else ""
             raise ValueError(
-                f"compare: {role}: {name or type(module).__name__} gave NaN or infinity{at} for {int((~finite).sum())} of {len(finite)} "
-                f"inputs, in the batch that begins with image {first}. There is nothing to compare; look at its scales, or compute in "
-                "float32 or bfloat16 (dtype)."
+                f"compare: {role}: {names[call[0]]} gave NaN or infinity{at} for {int((~finite).sum())} of "
+                f"{len(finite)} inputs, in the batch that begins with image {first}. There is nothing to compare; "
+                "look at its scales, or compute in float32 or bfloat16 (dtype)."
             )
 
 

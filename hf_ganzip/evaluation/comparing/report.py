@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.reports import Report, conditions_table, html_table
+from ...core.reports import Report, conditions_table, html_table, markdown_table
 from ...images.grids import save_image_grid
 from ...metrics.resampling import LEVEL, Interval
 from ..cost import smaller_and_faster
@@ -129,15 +129,10 @@ class CompareReport(Report):
             cells = [(e.name, *(_text(getattr(e, side), e.unit) for side in sides)) for e in own]
             found[group] = [("figure", *(heads.get(side, side) for side in sides)), *cells]
         if self.timesteps:
-            steps = [
-                (
-                    row["component"] or "network",
-                    f"{row['timestep']:g}",
-                    _text(Interval(row["sqnr"], row["low"], row["high"]), "dB"),
-                )
-                for row in self.timesteps
-            ]
-            found["timesteps"] = [("denoiser", "timestep", "SQNR"), *steps]
+            found["timesteps"] = [("denoiser", "timestep", "SQNR")]
+        for row in self.timesteps:
+            sqnr = _text(Interval(row["sqnr"], row["low"], row["high"]), "dB")
+            found["timesteps"].append((row["component"] or "network", f"{row['timestep']:g}", sqnr))
         if self.failures:
             found["not computed"] = [("what", "why"), *self.failures.items()]
         known = {name: value for name, value in self.conditions.items() if value not in (None, {}, [])}
@@ -171,12 +166,11 @@ class CompareReport(Report):
         for name, caption in pictures.items():
             markdown += [f"![{Path(name).stem}]({name})", caption]
             data = base64.b64encode((output / name).read_bytes()).decode()
-            html.append(
-                f'<figure><img alt="" src="data:image/png;base64,{data}"><figcaption>{escape(caption)}</figcaption></figure>'
-            )
+            image = f'<img alt="" src="data:image/png;base64,{data}">'
+            html.append(f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>")
         for heading, cells in tables.items():
             said = GROUPS.get(heading, "")
-            markdown += [f"## {heading.capitalize()}", *filter(None, [said]), _markdown_table(cells)]
+            markdown += [f"## {heading.capitalize()}", *filter(None, [said]), markdown_table(cells)]
             html.append(f"<h2>{escape(heading.capitalize())}</h2><p>{escape(said)}</p>{html_table(cells, head=True)}")
         (output / "report.html").write_text(_PAGE.format(title=escape(title), body="\n".join(html)), encoding="utf-8")
         file = output / "report.md"
@@ -233,11 +227,6 @@ def _text(found: Interval | None, unit: str) -> str:
     form = ",.0f" if unit == "bytes" else ".4g"
     said = f"{found.value:{form}} {unit}".rstrip()
     return said if found.low is None or found.high is None else f"{said} [{found.low:{form}}, {found.high:{form}}]"
-
-
-def _markdown_table(cells: list[tuple[str, ...]]) -> str:
-    lines = ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in cells]
-    return "\n".join([lines[0], "|---" * len(cells[0]) + "|", *lines[1:]])
 
 
 def _plain(value: Any) -> Any:

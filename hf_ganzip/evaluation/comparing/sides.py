@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,8 @@ from ...saved.folder import open_saved
 
 
 _DECIDING = (
-    "z_dim",
-    "resolution",
-    "image_channels",
-    "num_classes",
-    "num_class_embeds",
-    "sample_size",
-    "in_channels",
-    "out_channels",
+    *("z_dim", "resolution", "image_channels", "num_classes"),  # of GANs
+    *("num_class_embeds", "sample_size", "in_channels", "out_channels"),  # of denoisers
 )
 _PLAIN = 200  # letters of an option that is told
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
@@ -45,12 +39,14 @@ class Side:
         name: How it was called.
         whole: Network or pipeline.
         folder: Where its files are, None for an object in memory.
+        dtype: In which it was opened; None: as it was saved, or is in memory.
     """
 
     role: str
     name: str
     whole: Any
     folder: Path | None = None
+    dtype: torch.dtype | None = None
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -69,9 +65,7 @@ class Side:
 
     @property
     def device(self) -> torch.device:
-        return next(
-            tensor for each in self.networks.values() for tensor in (*each.parameters(), *each.buffers())
-        ).device
+        return next(t for each in self.networks.values() for t in (*each.parameters(), *each.buffers())).device
 
     @property
     def bytes_on_disk(self) -> int | None:
@@ -98,8 +92,7 @@ def open_side(
         FileNotFoundError: As :func:`.model_folder`.
         ConnectionError: As :func:`.model_folder`.
     """
-    folder = None
-    name = str(what)
+    folder, name = None, str(what)
     if isinstance(what, (str, Path)):
         folder = model_folder(what, patterns=PIPELINE_FILES)
         what = open_saved(folder, dtype)
@@ -112,7 +105,7 @@ def open_side(
             f"compare: {role} is a {type(what).__name__}; allowed are a network, a pipeline, a folder of one, a bundled name and a Hub id."
         )
     whole = what.generator if isinstance(what, GANPipeline) else what
-    side = Side(role, name, whole, folder)
+    side = Side(role, name, whole, folder, dtype)
     if folder is not None:
         for network in side.all_networks.values():
             align_(network)
@@ -138,8 +131,7 @@ def open_sides(
             whole = copy.copy(first.whole)  # from_pipe would cast what both share
             setattr(whole, name, second.whole)
             second = replace(second, whole=whole)
-    problems = _differences(first, second)
-    if problems:
+    if problems := _differences(first, second):
         raise ValueError(
             f"compare: {first.name} and {second.name} differ in more than their weights: {'; '.join(problems)}. Only what is drawn in the same "
             "way can be compared image by image; gz.evaluate measures each against real images."
@@ -159,11 +151,13 @@ def _differences(first: Side, second: Side) -> list[str]:
         found.append(f"scheduler {' against '.join(type(each).__name__ for each in schedulers)}")
     elif schedulers[0] is not None:
         settings = [sampler_of(each) for each in schedulers]
-        for key in sorted(settings[0].keys() | settings[1].keys()):
-            values = [each.get(key) for each in settings]
-            if values[0] != values[1]:
-                found.append(f"{key} of the scheduler {values[0]} against {values[1]}")
+        found += _unequal(settings, sorted(settings[0].keys() | settings[1].keys()), "the scheduler")
     return found
+
+
+def _unequal(pair: Sequence[Mapping[str, Any]], keys: Iterable[str], where: str) -> list[str]:
+    values = {key: (pair[0].get(key), pair[1].get(key)) for key in keys}
+    return [f"{key} of {where} {one} against {other}" for key, (one, other) in values.items() if one != other]
 
 
 def _differences_of(first: Mapping[str, nn.Module], second: Mapping[str, nn.Module]) -> list[str]:
@@ -176,11 +170,7 @@ def _differences_of(first: Mapping[str, nn.Module], second: Mapping[str, nn.Modu
         if not _related(type(network), type(other)):
             found.append(f"{where} is a {type(network).__name__} against a {type(other).__name__}")
             continue
-        configs = [dict(getattr(each, "config", {})) for each in (network, other)]
-        for key in _DECIDING:
-            values = [config.get(key) for config in configs]
-            if values[0] != values[1]:
-                found.append(f"{key} of {where} {values[0]} against {values[1]}")
+        found += _unequal([getattr(each, "config", {}) for each in (network, other)], _DECIDING, where)
     return found
 
 
@@ -201,8 +191,7 @@ def weights_of(side: Side) -> str:
     """Averaged or raw weights, as far as the record, the source or the name of the files tells; "unknown" otherwise."""
     for network in side.networks.values():
         config = getattr(network, "config", {})
-        source = (config.get("_ganzip_source") or {}).get("network", "")
-        if source:
+        if source := (config.get("_ganzip_source") or {}).get("network", ""):
             return f"{'average' if 'ema' in source.lower() else 'raw'} (network {source} of the converted file)"
         steps = recorded_steps(network)
         if any(name.startswith("ema_") and value for step in steps for name, value in step.get("options", {}).items()):

@@ -76,13 +76,12 @@ def default_extractor(images: Iterable[Tensor | ImageStream | None]) -> str:
         ('fashion_mnist', 'inception_v3')
     """
     for side in images:
-        if side is None:
+        if isinstance(side, ImageStream):
+            channels, shapes = side.channels, {side.shape(i) for i in range(len(side))}
+        elif side is not None:
+            channels, shapes = side.shape[1], {(side.shape[2], side.shape[3])}
+        else:
             continue
-        channels, shapes = (
-            (side.channels, {side.shape(i) for i in range(len(side))})
-            if isinstance(side, ImageStream)
-            else (side.shape[1], {tuple(side.shape[2:])})
-        )
         if channels != 1 or any(height != width or height > 32 for height, width in shapes):
             return "inception_v3"
     return "fashion_mnist"
@@ -133,10 +132,8 @@ def extract_features(
     _check_images(images, batch_size)
     call = load_extractor(extractor)
     key = cache.key(images, call) if cache is not None else None
-    if cache is not None and key is not None:
-        found = cache.read(key)
-        if found is not None:
-            return found
+    if cache is not None and key is not None and (found := cache.read(key)) is not None:
+        return found
     rows = torch.empty(0)
     with tqdm(total=len(images), desc="features", unit="image", disable=not progress) as bar:
         for places, batch in batches(images, batch_size):

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ...core.extras import needed_by
 from .weights import downloading, read_weights, rgb, weights_digest
 
 
@@ -31,12 +32,8 @@ class InceptionExtractor:
     def __init__(
         self, source: str | Path | None = None, device: str | torch.device = "cpu", *, logits: bool = False
     ) -> None:
-        try:
+        with needed_by("The inception_v3 extractor needs torch-fidelity", "features"):
             from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
-        except ImportError as error:
-            raise ImportError(
-                'The inception_v3 extractor needs torch-fidelity: pip install "hf_ganzip[features]".'
-            ) from error
         if source is None:
             with downloading("inception_v3"):
                 weights = torch.hub.load_state_dict_from_url(URL_INCEPTION_V3, map_location="cpu", weights_only=True)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core.extras import needed_by
 from ...core.hub import unreachable
 from .weights import downloading, rgb, weights_digest
 
@@ -29,12 +30,8 @@ class DINOv2Extractor:
     default = "facebook/dinov2-base"
 
     def __init__(self, source: str | Path | None = None, device: str | torch.device = "cpu") -> None:
-        try:
+        with needed_by(f"The {self.name} extractor needs transformers", "transformers"):
             from transformers import AutoImageProcessor, AutoModel
-        except ImportError as error:
-            raise ImportError(
-                f'The {self.name} extractor needs transformers: pip install "hf_ganzip[transformers]".'
-            ) from error
         self.source = str(source or self.default)
         where = {} if Path(self.source).is_dir() else {"local_files_only": bool(unreachable())}
         with downloading(f"{self.name}:{self.source}", "FOLDER"):
@@ -45,9 +42,8 @@ class DINOv2Extractor:
         self.dim = self._dim(self.network.config)
         settings = self.processor.to_dict()
         shown = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "image_mean", "image_std")
-        self.resize = f"grey repeated to RGB; {type(self.processor).__name__} " + ", ".join(
-            f"{name} {settings[name]}" for name in shown if settings.get(name) is not None
-        )
+        said = ", ".join(f"{name} {settings[name]}" for name in shown if settings.get(name) is not None)
+        self.resize = f"grey repeated to RGB; {type(self.processor).__name__} {said}"
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:

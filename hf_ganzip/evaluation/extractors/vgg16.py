@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ...core.extras import needed_by
 from .weights import downloading, imagenet_input, read_weights, rgb, weights_digest
 
 
@@ -32,10 +33,8 @@ class VGG16Extractor:
     resize = "grey repeated to RGB; antialiased bilinear to 224x224; ImageNet mean and deviation"
 
     def __init__(self, source: str | Path | None = None, device: str | torch.device = "cpu") -> None:
-        try:
+        with needed_by("The vgg16 extractor needs torchvision", "features"):
             from torchvision.models import VGG16_Weights, vgg16
-        except ImportError as error:
-            raise ImportError('The vgg16 extractor needs torchvision: pip install "hf_ganzip[features]".') from error
         if source is None:
             with downloading("vgg16"):
                 network = vgg16(weights=VGG16_Weights.IMAGENET1K_V1, progress=True)

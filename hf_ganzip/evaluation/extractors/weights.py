@@ -61,10 +61,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 def rgb(images: Tensor, where: str) -> Tensor:
     """uint8 images (B, 1 or 3, H, W) with three channels; grey ones are repeated."""
-    if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise ValueError(
-            f"extractor {where!r}: images have shape {tuple(images.shape)}; allowed is (B, 1 or 3, H, W)."
-        )
+    shape = tuple(images.shape)
+    if len(shape) != 4 or shape[1] not in (1, 3):
+        raise ValueError(f"extractor {where!r}: images have shape {shape}; allowed is (B, 1 or 3, H, W).")
     return images.expand(-1, 3, -1, -1)
 
 
