@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import diffusers
 import torch
 from diffusers.utils.torch_utils import randn_tensor
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.alignment import align_
 from ..core.hub import named, unreachable
@@ -126,6 +126,46 @@ class GeneratorMixin(PresetMixin):
         """
         check_sources(generator, count)
         return randn_tensor((count, self.config.z_dim), generator=generator, device=device)
+
+
+class RecomputingModule(nn.Module):
+    """A network that, with gradient checkpointing, keeps no features within its layers and computes them again."""
+
+    gradient_checkpointing = False
+    _gradient_checkpointing_func: Callable[..., Any]  # set by diffusers
+
+    def run(self, layer: nn.Module, *args: Any, **draw: RandomSource) -> Any:
+        """``layer(*args, **draw)``; ``draw`` is the ``generator`` of a layer that draws noise."""
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            return self._gradient_checkpointing_func(drawing_once(layer, **draw), *args)
+        return layer(*args, **draw)
+
+
+def drawing_once(block: nn.Module, generator: RandomSource = None) -> Callable[..., Any]:
+    """``block`` for gradient checkpointing, which calls it a second time: with the noise of the first, after which ``generator`` is where it was.
+
+    torch does the same for its global generator.
+    """
+    sources = [] if generator is None else generator if isinstance(generator, list) else [generator]
+    draw = {} if generator is None else {"generator": generator}
+    first = [source.get_state() for source in sources]
+    repeated = False
+
+    def run(*args: Any) -> Any:
+        nonlocal repeated
+        if not repeated:
+            repeated = True
+            return block(*args, **draw)
+        now = [source.get_state() for source in sources]
+        try:
+            for source, state in zip(sources, first):
+                source.set_state(state)
+            return block(*args, **draw)
+        finally:  # torch ends it by an exception as soon as it has what it needs
+            for source, state in zip(sources, now):
+                source.set_state(state)
+
+    return run
 
 
 def check_noise_mode(noise_mode: str) -> None:

@@ -11,33 +11,19 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from .base import GeneratorMixin, RandomSource, check_latents, check_noise_mode, width_pairs
-from .biggan_layers import GeneratorBlock, OutputBatchNorm, SelfAttention, initialize_
+from .biggan_layers import GeneratorBlock, OutputBatchNorm, SelfAttention, initialize_, official_widths
 from .class_labels import one_hot_labels
 from .outputs import GeneratorOutput
 from .spectral_norm import ClassEmbedding, SNConv2d, SNLinear
 
 
-_MULTIPLIERS = {
+_MULTIPLIERS = {  # of the 4 x 4 features, then of the output of every block
     32: (4, 4, 4, 4),
     64: (16, 16, 8, 4, 2),
     128: (16, 16, 8, 4, 2, 1),
     256: (16, 16, 8, 8, 4, 2, 1),
     512: (16, 16, 8, 8, 4, 2, 1, 1),
 }
-
-
-def generator_widths(resolution: int, base: int = 64) -> tuple[int, ...]:
-    """Official widths: of the 4 x 4 features, then of the output of every block (Brock et al., tables 3-6).
-
-    Raises:
-        ValueError: The paper has no network of that resolution.
-    """
-    if resolution not in _MULTIPLIERS:
-        raise ValueError(
-            f"resolution is {resolution}; official widths exist for {', '.join(map(str, _MULTIPLIERS))}. "
-            "Give `channels` for another."
-        )
-    return tuple(base * factor for factor in _MULTIPLIERS[resolution])
 
 
 def _imagenet(resolution: int, z_dim: int, attention: int, base: int) -> dict[str, Any]:
@@ -113,7 +99,7 @@ class BigGANGenerator(GeneratorMixin, ModelMixin, ConfigMixin):
         super().__init__()
         eps = sn_eps if spectral_norm else None
         if channels is None:
-            channels = generator_widths(resolution, channel_base)
+            channels = official_widths(_MULTIPLIERS, resolution, channel_base)
             self.register_to_config(channels=channels)
         bottom, widths = channels[0], width_pairs(channels[1:])
         if num_classes < 1:

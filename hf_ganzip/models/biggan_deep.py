@@ -7,7 +7,7 @@ Keys follow pytorch-pretrained-biggan, with spectral norms folded into the weigh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from .base import GeneratorMixin, RandomSource, check_latents, check_noise_mode, check_sources
+from .base import GeneratorMixin, RandomSource, RecomputingModule, check_latents, check_noise_mode, check_sources
 from .biggan_layers import pooled_attention
 from .class_labels import one_hot_labels
 from .outputs import GeneratorOutput
@@ -142,10 +142,8 @@ class SelfAttention(nn.Module):
         return x + self.gamma * self.snconv1x1_o_conv(found)
 
 
-class _Network(nn.Module):
+class _Network(RecomputingModule):
     """Everything but the class embedding (``generator.*`` of the checkpoints)."""
-
-    _gradient_checkpointing_func: Callable[..., Any]  # set by diffusers
 
     def __init__(
         self,
@@ -159,7 +157,6 @@ class _Network(nn.Module):
         eps: float,
     ):
         super().__init__()
-        self.gradient_checkpointing = False
         self.gen_z = nn.Linear(condition_dim, 16 * bottom)
         self.layers = nn.ModuleList()
         for index, (hidden, out) in enumerate(blocks):
@@ -174,10 +171,7 @@ class _Network(nn.Module):
     def forward(self, condition: Tensor, rows: list[tuple[int, float]]) -> Tensor:
         x = self.gen_z(condition).unflatten(1, (4, 4, -1)).permute(0, 3, 1, 2)  # channels last in memory
         for layer in self.layers:
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = self._gradient_checkpointing_func(layer, x, condition, rows)
-            else:
-                x = layer(x, condition, rows)
+            x = self.run(layer, x, condition, rows)
         return torch.tanh(self.conv_to_rgb(F.relu(self.bn(x, rows))).float())
 
 

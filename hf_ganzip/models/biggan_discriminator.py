@@ -12,7 +12,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from .base import DiscriminatorMixin, check_images, width_pairs
-from .biggan_layers import DiscriminatorBlock, SelfAttention, initialize_
+from .biggan_layers import DiscriminatorBlock, SelfAttention, initialize_, official_widths
 from .class_labels import one_hot_labels
 from .outputs import DiscriminatorOutput
 from .spectral_norm import SNClassEmbedding, SNLinear
@@ -94,11 +94,7 @@ class BigGANDiscriminator(DiscriminatorMixin, ModelMixin, ConfigMixin):
         if (num_classes < 1) != (head == "none"):
             raise ValueError(f"num_classes is {num_classes} with head={head!r}; only head='none' has no classes.")
         if channels is None:
-            if resolution not in _MULTIPLIERS:
-                raise ValueError(
-                    f"resolution is {resolution}; official widths exist for {', '.join(map(str, _MULTIPLIERS))}."
-                )
-            channels = tuple(channel_base * factor for factor in _MULTIPLIERS[resolution])
+            channels = official_widths(_MULTIPLIERS, resolution, channel_base)
             self.register_to_config(channels=channels)
         widths = width_pairs(channels)
         if downsample is None:

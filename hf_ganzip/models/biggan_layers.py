@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -45,12 +46,9 @@ class ConditionalBatchNorm(StatisticsNorm):
 
     def __init__(self, channels: int, condition_dim: int, shared: bool, eps: float, sn_eps: float | None):
         super().__init__(channels, eps)
-        if shared:
-            self.gain: nn.Module = SNLinear(condition_dim, channels, bias=False, sn_eps=sn_eps)
-            self.bias: nn.Module = SNLinear(condition_dim, channels, bias=False, sn_eps=sn_eps)
-        else:
-            self.gain = ClassEmbedding(condition_dim, channels)
-            self.bias = ClassEmbedding(condition_dim, channels)
+        embed = functools.partial(SNLinear, bias=False, sn_eps=sn_eps) if shared else ClassEmbedding
+        self.gain: nn.Module = embed(condition_dim, channels)
+        self.bias: nn.Module = embed(condition_dim, channels)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         return self.normalize(x, 1 + self.gain(condition), self.bias(condition))
@@ -140,6 +138,20 @@ class DiscriminatorBlock(nn.Module):
             shortcut = self.conv_sc(shortcut)
         x = self.conv2(F.relu(self.conv1(x if self.first else F.relu(x))))
         return shortcut + (F.avg_pool2d(x, 2) if self.downsample else x)
+
+
+def official_widths(multipliers: Mapping[int, tuple[int, ...]], resolution: int, base: int) -> tuple[int, ...]:
+    """Widths of a network of Brock et al. (tables 3-6): its multipliers times ``base``.
+
+    Raises:
+        ValueError: The paper has no network of that resolution.
+    """
+    if resolution not in multipliers:
+        raise ValueError(
+            f"resolution is {resolution}; official widths exist for {', '.join(map(str, multipliers))}. "
+            "Give `channels` for another."
+        )
+    return tuple(base * factor for factor in multipliers[resolution])
 
 
 def initialize_(model: nn.Module, init: str) -> None:

@@ -15,7 +15,14 @@ from .base import DiscriminatorMixin, check_images
 from .outputs import DiscriminatorOutput
 from .stylegan2 import LAYOUTS
 from .stylegan2_layers import EqualizedConv2d, blur_kernel, downsample2d
-from .stylegan_base import FullyConnectedLayer, MappingNetwork, at_least_float32, channel_widths, resolutions
+from .stylegan_base import (
+    STYLEGAN2_PRESETS,
+    FullyConnectedLayer,
+    MappingNetwork,
+    at_least_float32,
+    channel_widths,
+    resolutions,
+)
 
 
 class DiscriminatorBlock(nn.Module):
@@ -129,11 +136,7 @@ class StyleGAN2Discriminator(DiscriminatorMixin, ModelMixin, ConfigMixin):
         torch.Size([4, 1])
     """
 
-    PRESETS = {
-        "ffhq-256-base": {"resolution": 256, "channel_base": 32768},
-        "ffhq-256-small": {"resolution": 256, "channel_base": 16384},
-        "ffhq-1024": {"resolution": 1024, "channel_base": 32768},
-    }
+    PRESETS = STYLEGAN2_PRESETS
 
     @register_to_config
     def __init__(
