@@ -277,10 +277,7 @@ def _stylegan(variables: Mapping[str, np.ndarray], options: Mapping[str, Any]) -
         "resample_filter": _checked_taps(options.get("blur_filter", (1, 2, 1))),
         "w_avg_beta": w_avg_beta(options.get("dlatent_avg_beta")),
     }
-    blur, unused = (
-        blur_kernel(config["resample_filter"]),
-        blur_kernel(TAPS),
-    )  # convolutions hold one that they do not use
+    blur, unused = blur_kernel(config["resample_filter"]), blur_kernel(TAPS)  # convolutions hold an unused one
     inner = ("conv0.resample_filter", "conv1.resample_filter", "torgb.resample_filter")
     return build_model(StyleGANGenerator, config, tensors, lambda name: unused if name.endswith(inner) else blur)
 

@@ -106,9 +106,8 @@ class DiffPrune:
             if images.numel():
                 given += f" from {float(images.min()):.3g} to {float(images.max()):.3g}"
             if images.shape[1:] == (channels, height, width) and len(images) and images.is_floating_point():
-                limit = (
-                    1 + _TOLERANCE if channels in (1, 3) else torch.finfo(images.dtype).max
-                )  # latents have no bound
+                # Latents have no bound.
+                limit = 1 + _TOLERANCE if channels in (1, 3) else torch.finfo(images.dtype).max
                 if bool((images.abs() <= limit).all()):
                     return images
         raise ValueError(
