@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..core.alignment import align_
 from ..core.hub import named, unreachable
 from ..core.registry import lookup
+from .outputs import DiscriminatorOutput
 
 
 NOISE_MODES = ("random", "const", "none")
@@ -96,12 +97,38 @@ class PresetMixin(NamedMixin):
 class DiscriminatorMixin(PresetMixin):
     """A model called as ``discriminator(images, class_labels)``, with feature quantizers if its config has some."""
 
+    config: Any  # ConfigMixin's
+
     def restore_feature_quantizers(self, places: Mapping[str, Mapping[str, Any]] | None) -> None:
         """Build the quantizers of the option ``feature_quantizers``; see :func:`.add_feature_quantizers`."""
         if places:
             from ..training.feature_quantization import add_feature_quantizers  # a lower room, only where it is used
 
             add_feature_quantizers(self, places)  # type: ignore[arg-type]  # a module, once mixed in
+
+    def forward(
+        self, images: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
+    ) -> DiscriminatorOutput | tuple[Tensor, ...]:
+        """Score images.
+
+        Args:
+            images: Float (B, C, H, W), about [-1, 1].
+            class_labels: Ids (B,) int64 or rows (B, num_classes), for networks that need them.
+            return_dict: False returns a plain tuple.
+
+        Returns:
+            ``.logits`` (B, 1), or (B, 1, h, w) for patches, and what else the network finds.
+
+        Raises:
+            ValueError: Wrong image shape or class labels, or a batch that the network cannot divide.
+        """
+        check_images(images, self.config.image_channels, self.config.get("resolution"))
+        output = self.score(images, class_labels)
+        return output if return_dict else output.to_tuple()
+
+    def score(self, images: Tensor, class_labels: Tensor | None) -> DiscriminatorOutput:
+        """:meth:`forward` of checked images."""
+        raise NotImplementedError
 
 
 class GeneratorMixin(PresetMixin):

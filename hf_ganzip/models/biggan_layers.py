@@ -11,10 +11,51 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .base import GeneratorMixin, RandomSource, check_latents, check_noise_mode
+from .outputs import GeneratorOutput
 from .spectral_norm import ClassEmbedding, SNConv2d, SNLinear
 
 
 INITS = ("ortho", "N02", "xavier")
+
+
+class ClassGeneratorMixin(GeneratorMixin):
+    """A generator of classes without noise inputs."""
+
+    def forward(
+        self,
+        z: Tensor,
+        class_labels: Tensor | None = None,
+        *,
+        truncation_psi: float = 1.0,
+        noise_mode: str = "random",
+        generator: RandomSource = None,
+        return_dict: bool = True,
+    ) -> GeneratorOutput | tuple[Tensor]:
+        """Generate images.
+
+        Args:
+            z: Latents (B, z_dim) as from :meth:`draw_latents` with the same ``truncation_psi``.
+            class_labels: Ids (B,) int64 or rows (B, num_classes): one-hot, or weights that interpolate embeddings.
+            truncation_psi: BigGAN-deep: chooses the batch statistics, 0 < truncation_psi <= 1. BigGAN: not used, see ``z``.
+            noise_mode: Not used: the network has no noise inputs.
+            generator: Not used.
+            return_dict: False returns a plain tuple.
+
+        Returns:
+            ``.sample`` float32 (B, C, H, W) in [-1, 1].
+
+        Raises:
+            ValueError: ``z``, ``class_labels`` or ``truncation_psi`` is not allowed.
+        """
+        check_latents(z, self.config.z_dim)
+        check_noise_mode(noise_mode)
+        image = torch.tanh(self.raw_images(z, class_labels, truncation_psi).float())
+        return GeneratorOutput(sample=image) if return_dict else (image,)
+
+    def raw_images(self, z: Tensor, class_labels: Tensor | None, truncation_psi: float) -> Tensor:
+        """Images before the hyperbolic tangent."""
+        raise NotImplementedError
 
 
 class StatisticsNorm(nn.Module):

@@ -35,7 +35,7 @@ def build(
 
 
 def _build_class(
-    model: nn.Module, rule: PruningRule, sets: list[ChannelSet], kept: Mapping[str, Tensor], config: PruneConfig
+    model: Any, rule: PruningRule, sets: list[ChannelSet], kept: Mapping[str, Tensor], config: PruneConfig
 ) -> nn.Module:
     """A model of the class with other options."""
     options = {name: value for name, value in model.config.items() if not name.startswith("_")}
