@@ -175,6 +175,15 @@ def sources(*seeds):
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
+def gan_pipeline(model, **options):
+    """A pipeline without progress bars."""
+    from hf_ganzip import GANPipeline
+
+    pipe = GANPipeline(model, **options)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 def tiny_unet(**changes):
     from diffusers import UNet2DModel
 
