@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..models import BigGANDiscriminator, BigGANGenerator
+from ..models.base import width_entry
 from .build import build_model, checked_state, count_blocks, shape_of
 from .codebooks import from_official_state
 from .errors import CheckpointError, DamagedCheckpointError
@@ -60,7 +61,7 @@ def _widths(tensors: Mapping[str, Tensor]) -> list[Any]:
     for index in range(count_blocks(tensors, "blocks.{}.0.conv1.weight")):
         hidden = shape_of(tensors, f"blocks.{index}.0.conv1.weight", 4)[0]
         out = shape_of(tensors, f"blocks.{index}.0.conv2.weight", 4)[0]
-        widths.append(out if hidden == out else (hidden, out))
+        widths.append(width_entry(hidden, out))
     return widths
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..models import StyleGAN2Discriminator, StyleGAN2Generator, StyleGANGenerator
+from ..models.base import width_entry
 from ..models.stylegan2_layers import blur_kernel
 from .build import as_dict, build_model, conv_clamp, count_blocks, number, w_avg_beta
 from .errors import CheckpointError, DamagedCheckpointError
@@ -264,8 +265,7 @@ def _stylegan(variables: Mapping[str, np.ndarray], options: Mapping[str, Any]) -
             tensors[f"{style}.noise_const"] = reader.noise(2 * index + part)
             tensors[f"{style}.bias"] = reader.plain(f"{source}/{name}/bias", 1)
             tensors |= reader.dense_layer(f"{source}/{name}/StyleMod", f"{style}.affine")
-        widths = [len(tensors[f"{target}.style{part}.bias"]) for part in (0, 1)]
-        channels.append(widths[0] if widths[0] == widths[1] else tuple(widths))
+        channels.append(width_entry(*(len(tensors[f"{target}.style{part}.bias"]) for part in (0, 1))))
     tensors |= reader.convolution_layer("synthesis/ToRGB_lod0", "synthesis.torgb")
     config: dict[str, Any] = {
         "resolution": sizes[-1],

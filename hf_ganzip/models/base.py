@@ -230,3 +230,8 @@ def check_images(images: Tensor, channels: int, side: int | None = None) -> None
 def width_pairs(channels: Sequence[Any]) -> list[tuple[int, int]]:
     """(first, second) widths of every block from widths or pairs."""
     return [(entry, entry) if isinstance(entry, int) else tuple(entry) for entry in channels]
+
+
+def width_entry(first: int, second: int) -> int | tuple[int, int]:
+    """The widths of a block as configs have them: one if they are equal, else a pair."""
+    return first if first == second else (first, second)
