@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for a model for a while: evaluation mode, which parameters take gradients, and who looks at its modules."""
+"""What holds for a model for a while: evaluation mode, which parameters take gradients, who looks at its modules."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def only_gradients_of(tensors: Iterable[Tensor], model: nn.Module) -> Iterator[None]:
-    """Within the context no parameters of the model but ``tensors`` take gradients; afterwards those that did before."""
+    """Within the context no parameters of a model but ``tensors`` take gradients; afterwards those that did before."""
     required = {parameter: parameter.requires_grad for parameter in model.parameters()}
     try:
         model.requires_grad_(False)

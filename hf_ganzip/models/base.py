@@ -169,9 +169,9 @@ class RecomputingModule(nn.Module):
 
 
 def drawing_once(block: nn.Module, generator: RandomSource = None) -> Callable[..., Any]:
-    """``block`` for gradient checkpointing, which calls it a second time: with the noise of the first, after which ``generator`` is where it was.
+    """``block`` for gradient checkpointing, which calls it twice: with the same noise.
 
-    torch does the same for its global generator.
+    Afterwards ``generator`` is where the first call left it, as torch does it for its global generator.
     """
     sources = [] if generator is None else generator if isinstance(generator, list) else [generator]
     draw = {} if generator is None else {"generator": generator}

@@ -37,7 +37,7 @@ class ClassGeneratorMixin(GeneratorMixin):
         Args:
             z: Latents (B, z_dim) as from :meth:`draw_latents` with the same ``truncation_psi``.
             class_labels: Ids (B,) int64 or rows (B, num_classes): one-hot, or weights that interpolate embeddings.
-            truncation_psi: BigGAN-deep: chooses the batch statistics, 0 < truncation_psi <= 1. BigGAN: not used, see ``z``.
+            truncation_psi: Chooses the batch statistics of BigGAN-deep, in (0, 1]; BigGAN does not use it, see ``z``.
             noise_mode: Not used: the network has no noise inputs.
             generator: Not used.
             return_dict: False returns a plain tuple.

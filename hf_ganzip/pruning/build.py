@@ -39,8 +39,8 @@ def _build_class(
 ) -> nn.Module:
     """A model of the class with other options."""
     options = {name: value for name, value in model.config.items() if not name.startswith("_")}
-    widths = rule.config(model, {name: len(index) for name, index in kept.items()})  # type: ignore[misc]  # there is one
-    pruned = type(model)(**options | widths)
+    counts = {name: len(index) for name, index in kept.items()}
+    pruned = type(model)(**options | rule.config(model, counts))  # type: ignore[misc]  # there is one
     names, values = rule.rename(model, pruned), cut(model.state_dict(), sets, kept)
     for old, new in names.items():
         values[new] = values.pop(old)

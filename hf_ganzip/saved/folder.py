@@ -102,7 +102,7 @@ def _part(folder: Path) -> dict[str, Any]:
 
 
 def _dtype(folder: Path, packed: set[str], kept: set[str]) -> str:
-    """What the weights share, apart from packed ones and from modules that ``from_pretrained`` ``kept`` in float32 anyway."""
+    """What the weights share, but for ``packed`` ones and for modules that loading has ``kept`` in float32."""
     kinds = set()
     for file in folder.glob("*.safetensors"):
         with safe_open(file, framework="pt") as tensors:
