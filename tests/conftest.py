@@ -148,6 +148,42 @@ def perturbed(model):
     return model
 
 
+@torch.no_grad()
+def randomized(model, scale=0.05):
+    """The model with every parameter moved: biases and norms that are not at their start."""
+    for parameter in model.parameters():
+        parameter.add_(torch.randn(parameter.shape) * scale)
+    return model
+
+
+def state_of(model):
+    """Copies of the tensors of a model, by name."""
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def changed(before, model):
+    """Names of the tensors of a model that are not what :func:`state_of` copied, NaN included."""
+    after = model.state_dict()
+    same = {
+        name for name in before if name in after and torch.equal(before[name].nan_to_num(), after[name].nan_to_num())
+    }
+    return (before.keys() | after.keys()) - same
+
+
+def sources(*seeds):
+    """A random source for each seed."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def gan_pipeline(model, **options):
+    """A pipeline without progress bars."""
+    from hf_ganzip import GANPipeline
+
+    pipe = GANPipeline(model, **options)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 def tiny_unet(**changes):
     from diffusers import UNet2DModel
 

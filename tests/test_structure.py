@@ -32,7 +32,9 @@ def test_damaged_structures_are_refused(structure):
     "structure",
     [
         {"attributes": {"nothing": {"out_channels": 4}}, "shapes": {}},
-        {"attributes": {"conv_in": {"_private": 4}}, "shapes": {}},
+        {"attributes": {"conv_in": {"_modules": 4}}, "shapes": {}},
+        {"attributes": {"conv_in": {"forward": 3}}, "shapes": {}},
+        {"attributes": {}, "shapes": {"conv_in.wait": [4]}},
         {"attributes": {}, "shapes": {"conv_in.weight": [4, 3, 3]}},
         {"attributes": {}, "shapes": {"conv_in.weight": [4, 3, 3, 0]}},
     ],

@@ -74,6 +74,8 @@ def convert(
         raise UnsafeCheckpointError(f"{path.name} nests objects too deeply.") from error
     except CheckpointError as error:
         raise type(error)(f"{path.name}: {error}") from error
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise DamagedCheckpointError(f"{path.name}: its contents do not fit together: {error!r}.") from error
     source = Source(
         format=name,
         file=file.name,

@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from ..models import BigGANDiscriminator, BigGANGenerator
-from .build import build_model, count_blocks, shape_of
+from ..models.base import width_entry
+from .build import build_model, checked_state, count_blocks, shape_of
 from .codebooks import from_official_state
 from .errors import CheckpointError, DamagedCheckpointError
 
@@ -32,10 +33,11 @@ def convert(data: Mapping[str, Any], network: str, notes: list[str]) -> Any:
     """The network in the file, a generator or a discriminator; whether it is averaged the file does not say."""
     if network not in NETWORKS:
         raise CheckpointError(f"there is no network {network!r}; allowed are {', '.join(NETWORKS)}.")
-    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in data.items()):
-        raise DamagedCheckpointError("the state dict holds something that is no tensor.")
-    tensors = {key.replace(".bn.stored_", ".stored_"): value for key, value in data.items()}
-    tensors = {key: value for key, value in tensors.items() if not key.endswith("accumulation_counter")}
+    tensors = {
+        key.replace(".bn.stored_", ".stored_"): value
+        for key, value in checked_state(data, "the state dict").items()
+        if not key.endswith("accumulation_counter")
+    }
     if any(re.fullmatch(r"blocks\.\d+\.0\.conv4\.weight", key) for key in tensors):
         raise CheckpointError(
             "BigGAN-deep in the layout of BigGAN-PyTorch is not supported; pytorch-pretrained-biggan's is."
@@ -59,7 +61,7 @@ def _widths(tensors: Mapping[str, Tensor]) -> list[Any]:
     for index in range(count_blocks(tensors, "blocks.{}.0.conv1.weight")):
         hidden = shape_of(tensors, f"blocks.{index}.0.conv1.weight", 4)[0]
         out = shape_of(tensors, f"blocks.{index}.0.conv2.weight", 4)[0]
-        widths.append(out if hidden == out else (hidden, out))
+        widths.append(width_entry(hidden, out))
     return widths
 
 

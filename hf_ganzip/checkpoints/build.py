@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .errors import DamagedCheckpointError
+from .errors import CheckpointError, DamagedCheckpointError
 from .pickle_reader import Instance
 
 
@@ -101,29 +101,58 @@ def as_dict(value: Any) -> Mapping[Any, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def shape_of(tensors: Mapping[str, Tensor], name: str, dims: int) -> tuple[int, ...]:
-    """Shape of a tensor that a converter needs.
+def network_state(data: Mapping[str, Any], names: Mapping[str, str], network: str) -> dict[str, Tensor]:
+    """State dict of a network in a checkpoint of several; ``names``: of the networks, and of their entries.
 
     Raises:
-        DamagedCheckpointError: It is missing, or has another number of dimensions.
+        CheckpointError: The checkpoint lacks the network.
+        DamagedCheckpointError: It holds something else than tensors.
+    """
+    state = data.get(names.get(network, ""))
+    if not isinstance(state, dict):
+        present = [name for name, key in names.items() if isinstance(data.get(key), dict)]
+        raise CheckpointError(f"the checkpoint has no network {network!r}; it has {', '.join(present)}.")
+    return checked_state(state, names[network])
+
+
+def checked_state(state: Mapping[Any, Any], name: str) -> dict[str, Tensor]:
+    """``state`` as it is.
+
+    Raises:
+        DamagedCheckpointError: It holds something else than tensors.
+    """
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
+        raise DamagedCheckpointError(f"{name} holds something that is no tensor.")
+    return dict(state)
+
+
+def tensor_of(tensors: Mapping[str, Tensor], name: str, dims: int | None = None) -> Tensor:
+    """A tensor that a converter needs.
+
+    Raises:
+        DamagedCheckpointError: It is missing, or has another number of dimensions than ``dims``.
     """
     value = tensors.get(name)
-    if not isinstance(value, Tensor) or value.ndim != dims:
-        raise DamagedCheckpointError(f"the checkpoint has no tensor {name} with {dims} dimensions.")
-    return tuple(value.shape)
+    if value is None or dims is not None and value.ndim != dims:
+        with_dims = "" if dims is None else f" with {dims} dimensions"
+        raise DamagedCheckpointError(f"the checkpoint has no tensor {name}{with_dims}.")
+    return value
 
 
-def count_blocks(tensors: Mapping[str, Tensor], name: str, start: int = 0) -> int:
+def shape_of(tensors: Mapping[str, Tensor], name: str, dims: int) -> tuple[int, ...]:
+    """Shape of :func:`tensor_of`."""
+    return tuple(tensor_of(tensors, name, dims).shape)
+
+
+def count_blocks(tensors: Container[str], name: str, start: int = 0) -> int:
     """How many of ``name.format(0)``, ``name.format(1)``, ... are there.
 
     Raises:
         DamagedCheckpointError: None, or more than any known network has.
     """
     count = 0
-    while name.format(start + count) in tensors:
+    while count <= MAX_BLOCKS and name.format(start + count) in tensors:
         count += 1
-        if count > MAX_BLOCKS:
-            break
     if not 0 < count <= MAX_BLOCKS:
         raise DamagedCheckpointError(
             f"the checkpoint has {count} tensors {name.format('*')}; allowed are 1 to {MAX_BLOCKS}."
@@ -132,16 +161,24 @@ def count_blocks(tensors: Mapping[str, Tensor], name: str, start: int = 0) -> in
 
 
 def number(value: Any, name: str, low: float, high: float) -> float:
-    """A finite number of the checkpoint within limits.
+    """A finite number of the checkpoint within limits, also from an array or tensor of equal entries.
 
     Raises:
         DamagedCheckpointError: It is none.
     """
+    if hasattr(value, "reshape") and hasattr(value, "tolist"):
+        entries = value.reshape(-1).tolist()
+        value = entries[0] if entries and len(set(entries)) == 1 else entries
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise DamagedCheckpointError(f"the checkpoint sets {name} to {value!r}; allowed are {low} to {high}.")
     return value
 
 
-def optional_number(value: Any, name: str, low: float, high: float) -> float | None:
-    """As :func:`number`, or None."""
-    return None if value is None else number(value, name, low, high)
+def conv_clamp(value: Any) -> float | None:
+    """Option of a convolution, within limits."""
+    return None if value is None else number(value, "conv_clamp", 1e-6, 1e9)
+
+
+def w_avg_beta(value: Any) -> float:
+    """Option of a mapping network, within limits."""
+    return 0.995 if value is None else number(value, "w_avg_beta", 0, 1)

@@ -300,10 +300,10 @@ _HANDLERS: dict[int, Callable[[PickleReader], Any]] = {
     0x86: lambda r: _pop_tuple(r, 2),
     0x87: lambda r: _pop_tuple(r, 3),
     ord("d"): lambda r: (lambda values: (r._push({}), r._pairs(values)))(r._marked()),  # type: ignore[func-returns-value]
-    ord("a"): lambda r: (lambda value: r._extend([value]))(r._stack.pop()),
-    ord("e"): lambda r: (lambda values: r._extend(values))(r._marked()),
+    ord("a"): lambda r: r._extend([r._stack.pop()]),
+    ord("e"): lambda r: r._extend(r._marked()),
     ord("s"): lambda r: (lambda value, key: r._pairs([key, value]))(r._stack.pop(), r._stack.pop()),
-    ord("u"): lambda r: (lambda values: r._pairs(values))(r._marked()),
+    ord("u"): lambda r: r._pairs(r._marked()),
     0x90: _set_add,
     0x91: lambda r: r._push(frozenset(_checked_key(value) for value in r._marked())),
     # names and objects

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..models.base import width_entry
 from ..models.stylegan2_layers import blur_kernel
 from .build import count_blocks, shape_of
 from .errors import DamagedCheckpointError
@@ -26,8 +27,7 @@ def generator_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     for size in sizes:
         first = "const" if size == 4 else "conv0.weight"
         width = shape_of(tensors, f"synthesis.b{size}.{first}", 3 if size == 4 else 4)[0]
-        pair = (width, shape_of(tensors, f"synthesis.b{size}.conv1.weight", 4)[0])
-        channels.append(pair[0] if pair[0] == pair[1] else pair)
+        channels.append(width_entry(width, shape_of(tensors, f"synthesis.b{size}.conv1.weight", 4)[0]))
     last = sizes[-1]
     architecture = "orig"
     if "synthesis.b4.torgb.weight" in tensors and last > 4:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from ..models import StyleGAN2Discriminator, StyleGAN2Generator, StyleGANGenerator
+from ..models.base import width_entry
 from ..models.stylegan2_layers import blur_kernel
-from .build import as_dict, build_model, number
+from .build import as_dict, build_model, conv_clamp, count_blocks, number, w_avg_beta
 from .errors import CheckpointError, DamagedCheckpointError
 from .pickle_reader import Instance
 from .stylegan2_names import TAPS, discriminator_config, filters, generator_config
@@ -149,15 +150,16 @@ class _Reader:
     def noise(self, index: int) -> Tensor:
         return torch.tensor(self.array(f"synthesis/noise{index}", 4)[0, 0])
 
-    def count(self, name: str) -> int:
-        count = 0
-        while name.format(count) in self.variables and count <= 64:
-            count += 1
-        return count
+    def dense_layer(self, source: str, target: str, bias_gain: float = 1.0) -> dict[str, Tensor]:
+        bias = self.plain(f"{source}/bias", 1) * bias_gain
+        return {f"{target}.weight": self.dense(f"{source}/weight"), f"{target}.bias": bias}
+
+    def convolution_layer(self, source: str, target: str) -> dict[str, Tensor]:
+        found = {f"{target}.weight": self.convolution(f"{source}/weight")}
+        return found | ({f"{target}.bias": self.plain(f"{source}/bias", 1)} if f"{source}/bias" in self else {})
 
     def sizes(self, pattern: str) -> list[int]:
-        found = {int(m[1]) for m in (re.match(pattern, name) for name in self.variables) if m}
-        sizes = sorted(found)
+        sizes = sorted({int(m[1]) for m in (re.match(pattern, name) for name in self.variables) if m})
         if not sizes or sizes != [4 * 2**i for i in range(len(sizes))] or len(sizes) > 11:
             raise DamagedCheckpointError(f"the checkpoint has blocks of {sizes} pixels; expected are 4, 8, 16 ...")
         return sizes
@@ -165,12 +167,10 @@ class _Reader:
 
 def _mapping(reader: _Reader, bias_gain: float = 1.0) -> dict[str, Tensor]:
     tensors = {"mapping.w_avg": reader.plain("dlatent_avg", 1)}
-    for index in range(reader.count("mapping/Dense{}/weight")):
-        tensors[f"mapping.fc{index}.weight"] = reader.dense(f"mapping/Dense{index}/weight")
-        tensors[f"mapping.fc{index}.bias"] = reader.plain(f"mapping/Dense{index}/bias", 1) * bias_gain
+    for index in range(count_blocks(reader.variables, "mapping/Dense{}/weight")):
+        tensors |= reader.dense_layer(f"mapping/Dense{index}", f"mapping.fc{index}", bias_gain)
     if "mapping/LabelEmbed/weight" in reader:
-        tensors["mapping.embed.weight"] = reader.dense("mapping/LabelEmbed/weight")
-        tensors["mapping.embed.bias"] = reader.plain("mapping/LabelEmbed/bias", 1)
+        tensors |= reader.dense_layer("mapping/LabelEmbed", "mapping.embed")
     if "mapping/LabelConcat/weight" in reader:
         raise CheckpointError(
             "the generator embeds labels as TensorFlow's StyleGAN does (LabelConcat); not supported."
@@ -193,12 +193,10 @@ def _stylegan2(variables: Mapping[str, np.ndarray], options: Mapping[str, Any]) 
     sizes = reader.sizes(r"synthesis/(\d+)x\1/Conv")
     for index, size in enumerate(sizes):
         source, target = f"synthesis/{size}x{size}", f"synthesis.b{size}"
-        layers = [("Conv1", "conv1", 2 * index)]
+        layers = [("Conv0_up", "conv0", 2 * index - 1), ("Conv1", "conv1", 2 * index)]
         if size == 4:
             tensors["synthesis.b4.const"] = reader.plain(f"{source}/Const/const", 4)[0]
             layers = [("Conv", "conv1", 0)]
-        else:
-            layers.insert(0, ("Conv0_up", "conv0", 2 * index - 1))
         for own, name, noise in layers:
             tensors |= _modulated(reader, f"{source}/{own}", f"{target}.{name}", up=name == "conv0")
             tensors[f"{target}.{name}.noise_strength"] = reader.plain(f"{source}/{own}/noise_strength", 0)
@@ -209,7 +207,11 @@ def _stylegan2(variables: Mapping[str, np.ndarray], options: Mapping[str, Any]) 
         if f"{source}/Skip/weight" in reader:
             tensors[f"{target}.skip.weight"] = reader.convolution(f"{source}/Skip/weight", flip=True)
     config = generator_config(tensors)
-    config |= {"resample_filter": _taps(options), "conv_clamp": _clamp(options), "w_avg_beta": _beta(options)}
+    config |= {
+        "resample_filter": _taps(options),
+        "conv_clamp": conv_clamp(options.get("conv_clamp")),
+        "w_avg_beta": w_avg_beta(options.get("dlatent_avg_beta")),
+    }
     return build_model(StyleGAN2Generator, config, tensors, filters(config))
 
 
@@ -219,22 +221,14 @@ def _discriminator(variables: Mapping[str, np.ndarray], options: Mapping[str, An
         raise CheckpointError("conditional discriminators of TensorFlow pickles are not supported; use G_ema.")
     tensors: dict[str, Tensor] = {}
     sizes = reader.sizes(r"(\d+)x\1/")
-
-    def copy(source: str, target: str) -> None:
-        tensors[f"{target}.weight"] = reader.convolution(f"{source}/weight")
-        if f"{source}/bias" in reader:
-            tensors[f"{target}.bias"] = reader.plain(f"{source}/bias", 1)
-
     for size in sizes[1:]:
         for own, name in (("FromRGB", "fromrgb"), ("Conv0", "conv0"), ("Conv1_down", "conv1"), ("Skip", "skip")):
             if f"{size}x{size}/{own}/weight" in reader:
-                copy(f"{size}x{size}/{own}", f"b{size}.{name}")
-    copy("4x4/Conv", "b4.conv")
+                tensors |= reader.convolution_layer(f"{size}x{size}/{own}", f"b{size}.{name}")
+    tensors |= reader.convolution_layer("4x4/Conv", "b4.conv")
     if "4x4/FromRGB/weight" in reader:
-        copy("4x4/FromRGB", "b4.fromrgb")
-    for own, name in (("4x4/Dense0", "b4.fc"), ("Output", "b4.out")):
-        tensors[f"{name}.weight"] = reader.dense(f"{own}/weight")
-        tensors[f"{name}.bias"] = reader.plain(f"{own}/bias", 1)
+        tensors |= reader.convolution_layer("4x4/FromRGB", "b4.fromrgb")
+    tensors |= reader.dense_layer("4x4/Dense0", "b4.fc") | reader.dense_layer("Output", "b4.out")
     unknown = {name for name in reader.unused if name != "lod"}
     if unknown:
         raise CheckpointError(
@@ -243,7 +237,7 @@ def _discriminator(variables: Mapping[str, np.ndarray], options: Mapping[str, An
     config = discriminator_config(tensors)
     if tensors["b4.out.weight"].shape[0] != 1:
         raise CheckpointError("discriminators with class outputs are not supported; use G_ema.")
-    config |= {"resample_filter": _taps(options), "conv_clamp": _clamp(options)}
+    config |= {"resample_filter": _taps(options), "conv_clamp": conv_clamp(options.get("conv_clamp"))}
     has_statistics = tensors["b4.conv.weight"].shape[1] > config["channels"][0]
     group = number(options.get("mbstd_group_size", 4), "mbstd_group_size", 1, 1024)
     config["mbstd_group_size"] = int(group) if has_statistics else 1
@@ -270,27 +264,20 @@ def _stylegan(variables: Mapping[str, np.ndarray], options: Mapping[str, Any]) -
             tensors[f"{style}.noise_strength"] = reader.plain(f"{source}/{name}/Noise/weight", 1)
             tensors[f"{style}.noise_const"] = reader.noise(2 * index + part)
             tensors[f"{style}.bias"] = reader.plain(f"{source}/{name}/bias", 1)
-            tensors[f"{style}.affine.weight"] = reader.dense(f"{source}/{name}/StyleMod/weight")
-            tensors[f"{style}.affine.bias"] = reader.plain(f"{source}/{name}/StyleMod/bias", 1)
-        widths = [len(tensors[f"{target}.style{part}.bias"]) for part in (0, 1)]
-        channels.append(widths[0] if widths[0] == widths[1] else tuple(widths))
-    tensors["synthesis.torgb.weight"] = reader.convolution("synthesis/ToRGB_lod0/weight")
-    tensors["synthesis.torgb.bias"] = reader.plain("synthesis/ToRGB_lod0/bias", 1)
-    taps = options.get("blur_filter", (1, 2, 1))
+            tensors |= reader.dense_layer(f"{source}/{name}/StyleMod", f"{style}.affine")
+        channels.append(width_entry(*(len(tensors[f"{target}.style{part}.bias"]) for part in (0, 1))))
+    tensors |= reader.convolution_layer("synthesis/ToRGB_lod0", "synthesis.torgb")
     config: dict[str, Any] = {
         "resolution": sizes[-1],
         "image_channels": len(tensors["synthesis.torgb.bias"]),
-        "z_dim": tensors["mapping.fc0.weight"].shape[1] if "mapping.fc0.weight" in tensors else 0,
+        "z_dim": tensors["mapping.fc0.weight"].shape[1],
         "w_dim": len(tensors["mapping.w_avg"]),
-        "mapping_layers": reader.count("mapping/Dense{}/weight"),
+        "mapping_layers": count_blocks(reader.variables, "mapping/Dense{}/weight"),
         "channels": tuple(channels),
-        "resample_filter": _checked_taps(taps),
-        "w_avg_beta": _beta(options),
+        "resample_filter": _checked_taps(options.get("blur_filter", (1, 2, 1))),
+        "w_avg_beta": w_avg_beta(options.get("dlatent_avg_beta")),
     }
-    blur, unused = (
-        blur_kernel(config["resample_filter"]),
-        blur_kernel(TAPS),
-    )  # inner layers hold one that they do not use
+    blur, unused = blur_kernel(config["resample_filter"]), blur_kernel(TAPS)  # convolutions hold an unused one
     inner = ("conv0.resample_filter", "conv1.resample_filter", "torgb.resample_filter")
     return build_model(StyleGANGenerator, config, tensors, lambda name: unused if name.endswith(inner) else blur)
 
@@ -303,13 +290,3 @@ def _checked_taps(taps: Any) -> tuple[float, ...]:
     if not isinstance(taps, (list, tuple)) or not 1 <= len(taps) <= 32:
         raise DamagedCheckpointError(f"the low-pass filter is {taps!r}; allowed are up to 32 numbers.")
     return tuple(number(tap, "filter tap", -1e6, 1e6) for tap in taps)
-
-
-def _clamp(options: Mapping[str, Any]) -> float | None:
-    value = options.get("conv_clamp")
-    return None if value is None else number(value, "conv_clamp", 1e-6, 1e9)
-
-
-def _beta(options: Mapping[str, Any]) -> float:
-    value = options.get("dlatent_avg_beta")
-    return 0.995 if value is None else number(value, "dlatent_avg_beta", 0, 1)

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 from torch import Tensor
 
 from ..models import StyleGAN2Discriminator, StyleGAN2Generator, StyleGAN3Generator
-from .build import as_dict, build_model, module_tensors, number, optional_number, shape_of, submodule
+from .build import as_dict, build_model, conv_clamp, module_tensors, number, shape_of, submodule, w_avg_beta
 from .errors import CheckpointError, DamagedCheckpointError
 from .pickle_reader import Instance
 from .stylegan2_names import discriminator_config, generator_config, mapping_config
@@ -47,21 +48,19 @@ def _stylegan2(network: Instance, tensors: dict[str, Tensor]) -> Any:
     config = generator_config(tensors)
     mapping = submodule(network, "mapping")
     _check_learning_rate(submodule(mapping, "fc0"), tensors["mapping.fc0.weight"].shape[1])
-    config["conv_clamp"] = _clamp(submodule(network, "synthesis.b4.conv1"))
-    config["w_avg_beta"] = _beta(mapping)
+    config["conv_clamp"] = conv_clamp(submodule(network, "synthesis.b4.conv1").get("conv_clamp"))
+    config["w_avg_beta"] = w_avg_beta(mapping.get("w_avg_beta"))
     return build_model(StyleGAN2Generator, config, tensors)
 
 
 def _discriminator(network: Instance, tensors: dict[str, Tensor]) -> Any:
     config = discriminator_config(tensors)
-    config["conv_clamp"] = _clamp(submodule(network, f"b{config['resolution']}.conv0"))
+    config["conv_clamp"] = conv_clamp(submodule(network, f"b{config['resolution']}.conv0").get("conv_clamp"))
     epilogue = submodule(network, "b4")
     extra = shape_of(tensors, "b4.conv.weight", 4)[1] - config["channels"][0]
-    group = 1
-    if extra:
-        if extra != 1:
-            raise CheckpointError(f"the minibatch statistics have {extra} channels; supported is 1.")
-        group = submodule(epilogue, "mbstd").get("group_size")
+    if extra not in (0, 1):
+        raise CheckpointError(f"the minibatch statistics have {extra} channels; supported is 1.")
+    group = submodule(epilogue, "mbstd").get("group_size") if extra else 1
     config["mbstd_group_size"] = int(number(4 if group is None else group, "mbstd_group_size", 1, 1024))
     return build_model(StyleGAN2Discriminator, config, tensors)
 
@@ -72,14 +71,10 @@ def _stylegan3(network: Instance, tensors: dict[str, Tensor]) -> Any:
     if [entry[0] for entry in found] != list(range(len(found))):
         raise DamagedCheckpointError("the synthesis layers are not numbered from 0.")
     synthesis, mapping = submodule(network, "synthesis"), submodule(network, "mapping")
-    first = submodule(network, names[0])
     options = {**_options(network), **_options(synthesis)}
-    rates = [
-        int(number(_scalar(submodule(network, name).get("out_sampling_rate")), "rate", 1, 2**20)) for name in names
-    ]
-    cutoffs = [number(_scalar(submodule(network, name).get("out_cutoff")), "cutoff", 1e-3, 2**20) for name in names]
-    widths = [number(_scalar(submodule(network, name).get("out_half_width")), "width", 1e-3, 2**20) for name in names]
-    kernel = shape_of(tensors, f"{names[0]}.weight", 4)[2]
+    layers = [submodule(network, name) for name in names]
+    band = ("out_sampling_rate", "out_cutoff", "out_half_width")
+    stated = [[_number(layer, key, 1e-3, 2**20) for key in band] for layer in layers]
     w_dim = shape_of(tensors, f"{names[0]}.affine.weight", 2)[1]
     config = mapping_config(tensors, w_dim) | {
         "resolution": found[-1][1],
@@ -87,28 +82,24 @@ def _stylegan3(network: Instance, tensors: dict[str, Tensor]) -> Any:
         "channels": tuple(shape_of(tensors, f"{name}.weight", 4)[1] for name in names),
         "num_frequencies": shape_of(tensors, "synthesis.input.freqs", 2)[0],
         "num_layers": len(names) - 1,
-        "num_critical": int(number(_scalar(synthesis.get("num_critical", 2)), "num_critical", 1, len(names))),
-        "margin_size": int(number(_scalar(synthesis.get("margin_size", 10)), "margin_size", 0, 1000)),
-        "output_scale": number(_scalar(synthesis.get("output_scale", 0.25)), "output_scale", 1e-6, 1e6),
-        "kernel_size": kernel,
+        "num_critical": int(_number(synthesis, "num_critical", 1, len(names), 2)),
+        "margin_size": int(_number(synthesis, "margin_size", 0, 1000, 10)),
+        "output_scale": _number(synthesis, "output_scale", 1e-6, 1e6, 0.25),
+        "kernel_size": shape_of(tensors, f"{names[0]}.weight", 4)[2],
         "radial_filters": any(f"{n}.down_filter" in tensors and tensors[f"{n}.down_filter"].ndim == 2 for n in names),
-        "filter_size": int(number(_scalar(options.get("filter_size", 6)), "filter_size", 1, 64)),
-        "lrelu_upsampling": int(number(_scalar(options.get("lrelu_upsampling", 2)), "lrelu_upsampling", 1, 16)),
-        "conv_clamp": _clamp(first),
-        "magnitude_ema_beta": number(_scalar(first.get("magnitude_ema_beta", 0.999)), "magnitude_ema_beta", 0, 1),
-        "w_avg_beta": _beta(mapping),
+        "filter_size": int(_number(options, "filter_size", 1, 64, 6)),
+        "lrelu_upsampling": int(_number(options, "lrelu_upsampling", 1, 16, 2)),
+        "conv_clamp": conv_clamp(layers[0].get("conv_clamp")),
+        "magnitude_ema_beta": _number(layers[0], "magnitude_ema_beta", 0, 1, 0.999),
+        "w_avg_beta": w_avg_beta(mapping.get("w_avg_beta")),
     }
     for name in ("first_cutoff", "first_stopband", "last_stopband_rel"):
         if options.get(name) is not None:
-            config[name] = number(_scalar(options[name]), name, 1e-3, 1e6)
+            config[name] = _number(options, name, 1e-3, 1e6)
     _check_learning_rate(submodule(mapping, "fc0"), tensors["mapping.fc0.weight"].shape[1])
     model = build_model(StyleGAN3Generator, config, tensors)
-    bands = model.synthesis.bands
-    same = [(b.sampling_rate, b.cutoff, b.half_width) for b in bands]
-    if any(
-        rate != own[0] or abs(cutoff - own[1]) > 1e-6 * own[1] or abs(width - own[2]) > 1e-6 * own[2]
-        for rate, cutoff, width, own in zip(rates, cutoffs, widths, same)
-    ):
+    bands = [(b.sampling_rate, b.cutoff, b.half_width) for b in model.synthesis.bands]
+    if not all(math.isclose(*pair, rel_tol=1e-6) for own, layer in zip(bands, stated) for pair in zip(own, layer)):
         raise CheckpointError("the layers' cutoffs are none that these options give; this variant is not supported.")
     return model
 
@@ -118,25 +109,12 @@ def _options(module: Instance) -> dict[str, Any]:
     return {**as_dict(found.pop("synthesis_kwargs", None)), **found}
 
 
-def _scalar(value: Any) -> Any:
-    """A number, also where it is an array or tensor of one entry (sizes: of two equal ones)."""
-    if hasattr(value, "reshape") and hasattr(value, "tolist"):
-        entries = value.reshape(-1).tolist()
-        return entries[0] if entries and len(set(entries)) == 1 else entries
-    return value
-
-
-def _clamp(layer: Instance) -> float | None:
-    return optional_number(_scalar(layer.get("conv_clamp")), "conv_clamp", 1e-6, 1e9)
-
-
-def _beta(mapping: Instance) -> float:
-    value = _scalar(mapping.get("w_avg_beta"))
-    return 0.995 if value is None else number(value, "w_avg_beta", 0, 1)
+def _number(source: Instance | dict[str, Any], name: str, low: float, high: float, default: Any = None) -> float:
+    return number(source.get(name, default), name, low, high)
 
 
 def _check_learning_rate(layer: Instance, inputs: int) -> None:
-    gain = _scalar(layer.get("weight_gain"))
+    gain = layer.get("weight_gain")
     if gain is not None and abs(number(gain, "weight_gain", 0, 1e6) * inputs**0.5 - 0.01) > 1e-6:
         raise CheckpointError(
             "the mapping network has a learning rate multiplier other than 0.01, which is not supported."

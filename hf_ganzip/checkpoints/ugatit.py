@@ -11,8 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ..models import UGATITDiscriminator, UGATITGenerator
-from .build import build_model, count_blocks, shape_of
-from .errors import CheckpointError, DamagedCheckpointError
+from .build import build_model, count_blocks, network_state, shape_of
 
 
 NETWORKS = ("genA2B", "genB2A", "disGA", "disGB", "disLA", "disLB")
@@ -28,12 +27,7 @@ def matches(data: Any) -> bool:
 def convert(data: Mapping[str, Any], network: str, notes: list[str]) -> Any:
     """The chosen network; "G_ema" and "G" mean genA2B, "D" the global discriminator of domain B."""
     name = _MEANINGS.get(network, network)
-    state = data.get(name) if name in NETWORKS else None
-    if not isinstance(state, dict):
-        present = [key for key in NETWORKS if isinstance(data.get(key), dict)]
-        raise CheckpointError(f"the checkpoint has no network {network!r}; it has {', '.join(present)}.")
-    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
-        raise DamagedCheckpointError(f"{name} holds something that is no tensor.")
+    state = network_state(data, {each: each for each in NETWORKS}, name)
     return _generator(state, notes) if name.startswith("gen") else _discriminator(state)
 
 

@@ -12,13 +12,8 @@ from torch import nn
 from .registry import suggestion
 
 
-DENOISERS = (
-    "unet",
-    "transformer",
-    "generator",
-    "prior",
-    "decoder",
-)  # of GANs the generator, of unCLIP and Wuerstchen the last two
+# Of GANs the generator, of unCLIP and Wuerstchen the last two.
+DENOISERS = ("unet", "transformer", "generator", "prior", "decoder")
 
 
 def is_pipeline(model: Any) -> bool:

@@ -18,19 +18,6 @@ from . import autoencoder, diffusion, flow, gan, sensitive, trajectories
 from .recorded import recorded_inputs  # noqa: F401
 
 
-_DENOISER: dict[str, Any] = {
-    "samples_together": 4,  # where a batch has one timestep
-    "distillation": {
-        "steps": 300,
-        "batch_size": 8,
-        "learning_rate": 0.004,
-        "scale_learning_rate": 0.0005,
-        "feature_weight": 0.3,
-        "moment_weight": 0.0,
-    },
-}
-
-
 @dataclass(frozen=True)
 class Family:
     """Defaults of one kind of model.
@@ -63,97 +50,94 @@ class Family:
     float_activations: Callable[[nn.Module], tuple[str, ...]] | None = None
 
 
+def _denoiser(
+    last_block: Callable[..., tuple[str, ...]],
+    inputs: Callable[..., Any],
+    states: Callable[..., Iterator[Callable[[nn.Module], Tensor]]],
+    sensitive: Callable[..., tuple[str, ...]],
+    counts_vectors: bool = False,
+) -> Family:
+    """A model that predicts noise or velocities, calibrated on ``states`` of its own trajectories."""
+    return Family(
+        last_block,
+        inputs,
+        states,
+        counts_vectors=counts_vectors,
+        sensitive=sensitive,
+        samples_together=4,  # a batch has one timestep
+        mixed=functools.partial(states, mixed=True),
+        distillation={
+            "steps": 300,
+            "batch_size": 8,
+            "learning_rate": 0.004,
+            "scale_learning_rate": 0.0005,
+            "feature_weight": 0.3,
+            "moment_weight": 0.0,
+        },
+    )
+
+
+def _of_latents(last_block: Callable[..., tuple[str, ...]], **options: Any) -> Family:
+    return Family(last_block, gan.latent_inputs, gan.latent_calibration, **options)
+
+
+def _of_images(last_block: Callable[..., tuple[str, ...]]) -> Family:
+    return Family(last_block, gan.image_inputs, gan.image_calibration)
+
+
+_noises, _flows = trajectories.noise_trajectories, trajectories.flow_trajectories
+
 FAMILIES = {
-    "StyleGAN2Generator": Family(
+    "StyleGAN2Generator": _of_latents(
         gan.stylegan_last_block,
-        gan.latent_inputs,
-        gan.latent_calibration,
         refine_prefix="synthesis.",
         sensitive=sensitive.stylegan_sensitive,
         float_activations=sensitive.stylegan2_float_activations,
     ),
-    "StyleGAN2Discriminator": Family(gan.discriminator_last_block, gan.image_inputs, gan.image_calibration),
-    "StyleGANGenerator": Family(
-        gan.stylegan1_last_block,
-        gan.latent_inputs,
-        gan.latent_calibration,
-        refine_prefix="synthesis.",
-        sensitive=sensitive.stylegan_sensitive,
+    "StyleGAN2Discriminator": _of_images(gan.discriminator_last_block),
+    "StyleGANGenerator": _of_latents(
+        gan.stylegan1_last_block, refine_prefix="synthesis.", sensitive=sensitive.stylegan_sensitive
     ),
-    "StyleGAN3Generator": Family(
-        gan.stylegan3_last_block,
-        gan.latent_inputs,
-        gan.latent_calibration,
-        refine_prefix="synthesis.",
-        sensitive=sensitive.stylegan3_sensitive,
+    "StyleGAN3Generator": _of_latents(
+        gan.stylegan3_last_block, refine_prefix="synthesis.", sensitive=sensitive.stylegan3_sensitive
     ),
-    "BigGANDeepGenerator": Family(gan.biggan_deep_last_block, gan.latent_inputs, gan.latent_calibration),
-    "UGATITGenerator": Family(gan.translation_last_block, gan.image_inputs, gan.image_calibration),
-    "UGATITDiscriminator": Family(gan.patch_discriminator_last_block, gan.image_inputs, gan.image_calibration),
-    "BigGANGenerator": Family(
-        gan.biggan_last_block, gan.latent_inputs, gan.latent_calibration, sensitive=sensitive.biggan_sensitive
-    ),
-    "BigGANDiscriminator": Family(gan.biggan_discriminator_last_block, gan.image_inputs, gan.image_calibration),
-    "UNet2DModel": Family(
+    "BigGANDeepGenerator": _of_latents(gan.biggan_deep_last_block),
+    "UGATITGenerator": _of_images(gan.translation_last_block),
+    "UGATITDiscriminator": _of_images(gan.patch_discriminator_last_block),
+    "BigGANGenerator": _of_latents(gan.biggan_last_block, sensitive=sensitive.biggan_sensitive),
+    "BigGANDiscriminator": _of_images(gan.biggan_discriminator_last_block),
+    "UNet2DModel": _denoiser(
         diffusion.unet_last_block,
         diffusion.unet_inputs,
-        trajectories.noise_trajectories,
-        mixed=functools.partial(trajectories.noise_trajectories, mixed=True),
-        **_DENOISER,
+        _noises,
+        sensitive.unet_sensitive,
         counts_vectors=True,
-        sensitive=sensitive.unet_sensitive,
         float_activations=sensitive.unet_float_activations,
     ),
-    "UNet2DConditionModel": Family(
+    "UNet2DConditionModel": _denoiser(
         diffusion.unet_last_block,
         diffusion.conditional_unet_inputs,
-        trajectories.noise_trajectories,
-        mixed=functools.partial(trajectories.noise_trajectories, mixed=True),
-        **_DENOISER,
+        _noises,
+        sensitive.unet_sensitive,
         counts_vectors=True,
-        sensitive=sensitive.unet_sensitive,
         float_activations=sensitive.unet_float_activations,
     ),
-    "DiTTransformer2DModel": Family(
+    "DiTTransformer2DModel": _denoiser(
         diffusion.transformer_last_block,
         diffusion.class_conditional_transformer_inputs,
-        trajectories.noise_trajectories,
-        mixed=functools.partial(trajectories.noise_trajectories, mixed=True),
-        **_DENOISER,
-        sensitive=sensitive.dit_sensitive,
+        _noises,
+        sensitive.dit_sensitive,
     ),
-    "PixArtTransformer2DModel": Family(
-        diffusion.transformer_last_block,
-        diffusion.pixart_inputs,
-        trajectories.noise_trajectories,
-        mixed=functools.partial(trajectories.noise_trajectories, mixed=True),
-        **_DENOISER,
-        sensitive=sensitive.pixart_sensitive,
+    "PixArtTransformer2DModel": _denoiser(
+        diffusion.transformer_last_block, diffusion.pixart_inputs, _noises, sensitive.pixart_sensitive
     ),
-    "SD3Transformer2DModel": Family(
-        diffusion.transformer_last_block,
-        flow.sd3_inputs,
-        trajectories.flow_trajectories,
-        mixed=functools.partial(trajectories.flow_trajectories, mixed=True),
-        **_DENOISER,
-        sensitive=sensitive.mmdit_sensitive,
+    "SD3Transformer2DModel": _denoiser(
+        diffusion.transformer_last_block, flow.sd3_inputs, _flows, sensitive.mmdit_sensitive
     ),
-    "FluxTransformer2DModel": Family(
-        flow.flux_last_block,
-        flow.flux_inputs,
-        functools.partial(trajectories.flow_trajectories, time_scale=1.0),
-        mixed=functools.partial(trajectories.flow_trajectories, time_scale=1.0, mixed=True),
-        **_DENOISER,
-        sensitive=sensitive.mmdit_sensitive,
+    "FluxTransformer2DModel": _denoiser(
+        flow.flux_last_block, flow.flux_inputs, functools.partial(_flows, time_scale=1.0), sensitive.mmdit_sensitive
     ),
-    "WanTransformer3DModel": Family(
-        flow.wan_last_block,
-        flow.wan_inputs,
-        trajectories.flow_trajectories,
-        mixed=functools.partial(trajectories.flow_trajectories, mixed=True),
-        **_DENOISER,
-        sensitive=sensitive.wan_sensitive,
-    ),
+    "WanTransformer3DModel": _denoiser(flow.wan_last_block, flow.wan_inputs, _flows, sensitive.wan_sensitive),
     "AutoencoderKL": Family(
         autoencoder.autoencoder_last_block,
         autoencoder.autoencoder_inputs,

@@ -112,9 +112,7 @@ def _text_and_sizes(config: Any, generator: torch.Generator) -> dict[str, Tensor
     height, width = (_VAE_FACTOR * side for side in _sides(config.sample_size))
     total, each = config.projection_class_embeddings_input_dim, config.addition_time_embed_dim
     sizes = [height, width, 0, 0, height, width]
-    if (
-        total == config.cross_attention_dim + 5 * each
-    ):  # the refiner: its one text encoder is as wide as its pooled text
+    if total == config.cross_attention_dim + 5 * each:  # the refiner: its text encoder is as wide as its pooled text
         sizes = [height, width, 0, 0, 6]
     return {
         "text_embeds": torch.randn(2, total - len(sizes) * each, generator=generator),

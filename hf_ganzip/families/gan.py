@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from .sensitive import always
 
 
 if TYPE_CHECKING:
@@ -17,14 +20,14 @@ if TYPE_CHECKING:
 _PATCH_SIZE = 256  # side of the images for networks that accept any
 
 
+discriminator_last_block = always("b4.*")  # the 4x4 block with the output layers
+translation_last_block = always("UpBlock2.*")  # the upsampling layers and the image output
+patch_discriminator_last_block = always("conv1x1", "conv")  # the layers after the attention
+
+
 def stylegan_last_block(model: ModelMixin) -> tuple[str, ...]:
     """The block of the highest resolution: its convolutions, image output and their affine layers."""
     return (f"synthesis.b{model.config.resolution}.*",)
-
-
-def discriminator_last_block(model: ModelMixin) -> tuple[str, ...]:
-    """The 4x4 block with the output layers."""
-    return ("b4.*",)
 
 
 def biggan_last_block(model: ModelMixin) -> tuple[str, ...]:
@@ -50,16 +53,6 @@ def stylegan3_last_block(model: ModelMixin) -> tuple[str, ...]:
 def biggan_deep_last_block(model: ModelMixin) -> tuple[str, ...]:
     """The last block and the image output."""
     return (f"generator.layers.{len(model.generator.layers) - 1}.*", "generator.conv_to_rgb")
-
-
-def translation_last_block(model: ModelMixin) -> tuple[str, ...]:
-    """The upsampling layers and the image output."""
-    return ("UpBlock2.*",)
-
-
-def patch_discriminator_last_block(model: ModelMixin) -> tuple[str, ...]:
-    """The layers after the attention."""
-    return ("conv1x1", "conv")
 
 
 def latent_inputs(model: ModelMixin) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -89,8 +82,7 @@ def _image_shape(model: ModelMixin, batch_size: int) -> tuple[int, ...]:
 def latent_calibration(model: ModelMixin, batch_size: int, seed: int) -> Iterator[Callable[[nn.Module], Tensor]]:
     """Images (B, C, H, W) of random latents, random classes and random noise; batch i depends on (seed, i)."""
     config, device = model.config, next(model.parameters()).device
-    number = 0
-    while True:
+    for number in itertools.count():
         generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
         z = model.draw_latents(batch_size, generator).to(device)
         labels = None
@@ -104,14 +96,12 @@ def latent_calibration(model: ModelMixin, batch_size: int, seed: int) -> Iterato
             return module(z, labels, noise_mode="random", generator=noise, return_dict=False)[0]
 
         yield forward
-        number += 1
 
 
 def image_calibration(model: ModelMixin, batch_size: int, seed: int) -> Iterator[Callable[[nn.Module], Tensor]]:
     """Outputs (B, ...) for uniform noise images in [-1, 1] and random classes; batch i depends on (seed, i)."""
     classes, device = model.config.get("num_classes", 0), next(model.parameters()).device
-    number = 0
-    while True:
+    for number in itertools.count():
         generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
         inputs = [torch.rand(_image_shape(model, batch_size), generator=generator).to(device) * 2 - 1]
         if classes:
@@ -121,4 +111,3 @@ def image_calibration(model: ModelMixin, batch_size: int, seed: int) -> Iterator
             return module(*inputs, return_dict=False)[0]
 
         yield forward
-        number += 1

@@ -16,6 +16,7 @@ Modulation is not: it is no worse than others, and 27, 33 and 31 % of the weight
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -35,19 +36,32 @@ _WORDS = re.compile(
 _OUTER = re.compile(r"proj_in|proj_out\w*|final_layer|head|(post_)?quant_conv")  # of the model itself, not of a block
 
 
-def stylegan_sensitive(model: ModelMixin) -> tuple[str, ...]:
-    """Mapping network and image outputs; the layers that modulate convolutions need no more than these."""
-    return ("mapping.*", "synthesis.*torgb")
+def always(*patterns: str) -> Callable[[nn.Module], tuple[str, ...]]:
+    """The same patterns for every model of a class."""
+    return lambda model: patterns
+
+
+# Image outputs and the mapping network; the layers that modulate convolutions need no more than these.
+stylegan_sensitive = always("mapping.*", "synthesis.*torgb")
+# Image output and conditional norms; the layer that turns latents into features, large, loses least.
+biggan_sensitive = always("output_layer.*", "*.gain", "*.bias")
+# Patches, both output projections, and in every block what embeds time and class.
+dit_sensitive = always("pos_embed.proj", "*.norm1.emb.*", "proj_out_1", "proj_out_2")
+# Patches, output projection, the modulation that all blocks share, and the projection of texts.
+pixart_sensitive = always("pos_embed.proj", "adaln_single.*", "caption_projection.*", "proj_out")
+# Of Stable Diffusion 3 and Flux: what embeds patches, texts, times and guidance, and the output.
+mmdit_sensitive = always(
+    "pos_embed.proj", "x_embedder", "context_embedder", "time_text_embed.*", "norm_out.linear", "proj_out"
+)
+# Patches, output projection, and what embeds times, texts and images.
+wan_sensitive = always("patch_embedding", "condition_embedder.*", "proj_out")
+# First and last convolutions of encoder and decoder, and those around the latents.
+autoencoder_sensitive = always("*coder.conv_in", "*coder.conv_out", "quant_conv", "post_quant_conv")
 
 
 def stylegan3_sensitive(model: ModelMixin) -> tuple[str, ...]:
     """Mapping network and image output."""
     return ("mapping.*", f"synthesis.{model.synthesis.layer_names[-1]}")
-
-
-def biggan_sensitive(model: ModelMixin) -> tuple[str, ...]:
-    """Image output and conditional norms; the layer that turns latents into features, large, loses least."""
-    return ("output_layer.*", "*.gain", "*.bias")
 
 
 def unet_sensitive(model: ModelMixin) -> tuple[str, ...]:
@@ -65,31 +79,6 @@ def unet_float_activations(model: ModelMixin) -> tuple[str, ...]:
     The first and the last level are not among them: they would gain 2 dB more, and are much of what is computed.
     """
     return ("conv_in", "conv_out", "time_embedding.*", "class_embedding*", "add_embedding.*", "encoder_hid_proj*")
-
-
-def dit_sensitive(model: ModelMixin) -> tuple[str, ...]:
-    """Patches, both output projections, and in every block what embeds time and class."""
-    return ("pos_embed.proj", "*.norm1.emb.*", "proj_out_1", "proj_out_2")
-
-
-def pixart_sensitive(model: ModelMixin) -> tuple[str, ...]:
-    """Patches, output projection, the modulation that all blocks share, and the projection of texts."""
-    return ("pos_embed.proj", "adaln_single.*", "caption_projection.*", "proj_out")
-
-
-def mmdit_sensitive(model: ModelMixin) -> tuple[str, ...]:
-    """Of Stable Diffusion 3 and Flux: what embeds patches, texts, times and guidance, and the output."""
-    return ("pos_embed.proj", "x_embedder", "context_embedder", "time_text_embed.*", "norm_out.linear", "proj_out")
-
-
-def wan_sensitive(model: ModelMixin) -> tuple[str, ...]:
-    """Patches, output projection, and what embeds times, texts and images."""
-    return ("patch_embedding", "condition_embedder.*", "proj_out")
-
-
-def autoencoder_sensitive(model: ModelMixin) -> tuple[str, ...]:
-    """First and last convolutions of encoder and decoder, and those around the latents."""
-    return ("*coder.conv_in", "*coder.conv_out", "quant_conv", "post_quant_conv")
 
 
 def sensitive_by_name(model: nn.Module) -> tuple[str, ...]:

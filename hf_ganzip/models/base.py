@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import diffusers
 import torch
 from diffusers.utils.torch_utils import randn_tensor
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.alignment import align_
 from ..core.hub import named, unreachable
 from ..core.registry import lookup
+from .outputs import DiscriminatorOutput
 
 
 NOISE_MODES = ("random", "const", "none")
@@ -96,12 +97,38 @@ class PresetMixin(NamedMixin):
 class DiscriminatorMixin(PresetMixin):
     """A model called as ``discriminator(images, class_labels)``, with feature quantizers if its config has some."""
 
+    config: Any  # ConfigMixin's
+
     def restore_feature_quantizers(self, places: Mapping[str, Mapping[str, Any]] | None) -> None:
         """Build the quantizers of the option ``feature_quantizers``; see :func:`.add_feature_quantizers`."""
         if places:
             from ..training.feature_quantization import add_feature_quantizers  # a lower room, only where it is used
 
             add_feature_quantizers(self, places)  # type: ignore[arg-type]  # a module, once mixed in
+
+    def forward(
+        self, images: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
+    ) -> DiscriminatorOutput | tuple[Tensor, ...]:
+        """Score images.
+
+        Args:
+            images: Float (B, C, H, W), about [-1, 1].
+            class_labels: Ids (B,) int64 or rows (B, num_classes), for networks that need them.
+            return_dict: False returns a plain tuple.
+
+        Returns:
+            ``.logits`` (B, 1), or (B, 1, h, w) for patches, and what else the network finds.
+
+        Raises:
+            ValueError: Wrong image shape or class labels, or a batch that the network cannot divide.
+        """
+        check_images(images, self.config.image_channels, self.config.get("resolution"))
+        output = self.score(images, class_labels)
+        return output if return_dict else output.to_tuple()
+
+    def score(self, images: Tensor, class_labels: Tensor | None) -> DiscriminatorOutput:
+        """:meth:`forward` of checked images."""
+        raise NotImplementedError
 
 
 class GeneratorMixin(PresetMixin):
@@ -126,6 +153,46 @@ class GeneratorMixin(PresetMixin):
         """
         check_sources(generator, count)
         return randn_tensor((count, self.config.z_dim), generator=generator, device=device)
+
+
+class RecomputingModule(nn.Module):
+    """A network that, with gradient checkpointing, keeps no features within its layers and computes them again."""
+
+    gradient_checkpointing = False
+    _gradient_checkpointing_func: Callable[..., Any]  # set by diffusers
+
+    def run(self, layer: nn.Module, *args: Any, **draw: RandomSource) -> Any:
+        """``layer(*args, **draw)``; ``draw`` is the ``generator`` of a layer that draws noise."""
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            return self._gradient_checkpointing_func(drawing_once(layer, **draw), *args)
+        return layer(*args, **draw)
+
+
+def drawing_once(block: nn.Module, generator: RandomSource = None) -> Callable[..., Any]:
+    """``block`` for gradient checkpointing, which calls it twice: with the same noise.
+
+    Afterwards ``generator`` is where the first call left it, as torch does it for its global generator.
+    """
+    sources = [] if generator is None else generator if isinstance(generator, list) else [generator]
+    draw = {} if generator is None else {"generator": generator}
+    first = [source.get_state() for source in sources]
+    repeated = False
+
+    def run(*args: Any) -> Any:
+        nonlocal repeated
+        if not repeated:
+            repeated = True
+            return block(*args, **draw)
+        now = [source.get_state() for source in sources]
+        try:
+            for source, state in zip(sources, first):
+                source.set_state(state)
+            return block(*args, **draw)
+        finally:  # torch ends it by an exception as soon as it has what it needs
+            for source, state in zip(sources, now):
+                source.set_state(state)
+
+    return run
 
 
 def check_noise_mode(noise_mode: str) -> None:
@@ -163,3 +230,8 @@ def check_images(images: Tensor, channels: int, side: int | None = None) -> None
 def width_pairs(channels: Sequence[Any]) -> list[tuple[int, int]]:
     """(first, second) widths of every block from widths or pairs."""
     return [(entry, entry) if isinstance(entry, int) else tuple(entry) for entry in channels]
+
+
+def width_entry(first: int, second: int) -> int | tuple[int, int]:
+    """The widths of a block as configs have them: one if they are equal, else a pair."""
+    return first if first == second else (first, second)

@@ -10,34 +10,26 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from .base import GeneratorMixin, RandomSource, check_latents, check_noise_mode, width_pairs
-from .biggan_layers import GeneratorBlock, OutputBatchNorm, SelfAttention, initialize_
+from .base import RandomSource, width_pairs
+from .biggan_layers import (
+    ClassGeneratorMixin,
+    GeneratorBlock,
+    OutputBatchNorm,
+    SelfAttention,
+    initialize_,
+    official_widths,
+)
 from .class_labels import one_hot_labels
-from .outputs import GeneratorOutput
 from .spectral_norm import ClassEmbedding, SNConv2d, SNLinear
 
 
-_MULTIPLIERS = {
+_MULTIPLIERS = {  # of the 4 x 4 features, then of the output of every block
     32: (4, 4, 4, 4),
     64: (16, 16, 8, 4, 2),
     128: (16, 16, 8, 4, 2, 1),
     256: (16, 16, 8, 8, 4, 2, 1),
     512: (16, 16, 8, 8, 4, 2, 1, 1),
 }
-
-
-def generator_widths(resolution: int, base: int = 64) -> tuple[int, ...]:
-    """Official widths: of the 4 x 4 features, then of the output of every block (Brock et al., tables 3-6).
-
-    Raises:
-        ValueError: The paper has no network of that resolution.
-    """
-    if resolution not in _MULTIPLIERS:
-        raise ValueError(
-            f"resolution is {resolution}; official widths exist for {', '.join(map(str, _MULTIPLIERS))}. "
-            "Give `channels` for another."
-        )
-    return tuple(base * factor for factor in _MULTIPLIERS[resolution])
 
 
 def _imagenet(resolution: int, z_dim: int, attention: int, base: int) -> dict[str, Any]:
@@ -53,7 +45,7 @@ def _imagenet(resolution: int, z_dim: int, attention: int, base: int) -> dict[st
     }
 
 
-class BigGANGenerator(GeneratorMixin, ModelMixin, ConfigMixin):
+class BigGANGenerator(ClassGeneratorMixin, ModelMixin, ConfigMixin):
     """BigGAN generator; state-dict keys follow BigGAN-PyTorch.
 
     Args:
@@ -113,7 +105,7 @@ class BigGANGenerator(GeneratorMixin, ModelMixin, ConfigMixin):
         super().__init__()
         eps = sn_eps if spectral_norm else None
         if channels is None:
-            channels = generator_widths(resolution, channel_base)
+            channels = official_widths(_MULTIPLIERS, resolution, channel_base)
             self.register_to_config(channels=channels)
         bottom, widths = channels[0], width_pairs(channels[1:])
         if num_classes < 1:
@@ -148,34 +140,7 @@ class BigGANGenerator(GeneratorMixin, ModelMixin, ConfigMixin):
         """Latents z (count, z_dim): normal with standard deviation ``truncation_psi``, as in BigGAN-PyTorch."""
         return super().draw_latents(count, generator, device) * truncation_psi
 
-    def forward(
-        self,
-        z: Tensor,
-        class_labels: Tensor | None = None,
-        *,
-        truncation_psi: float = 1.0,
-        noise_mode: str = "random",
-        generator: RandomSource = None,
-        return_dict: bool = True,
-    ) -> GeneratorOutput | tuple[Tensor]:
-        """Generate images.
-
-        Args:
-            z: Latents (B, z_dim) as from :meth:`draw_latents`, where truncation happens.
-            class_labels: Ids (B,) int64 or rows (B, num_classes): one-hot, or weights that interpolate embeddings.
-            truncation_psi: Not used: see ``z``.
-            noise_mode: Not used: the network has no noise inputs.
-            generator: Not used.
-            return_dict: False returns a plain tuple.
-
-        Returns:
-            ``.sample`` float32 (B, C, H, W) in [-1, 1].
-
-        Raises:
-            ValueError: ``z`` or ``class_labels`` has a wrong shape.
-        """
-        check_latents(z, self.config.z_dim)
-        check_noise_mode(noise_mode)
+    def raw_images(self, z: Tensor, class_labels: Tensor | None, truncation_psi: float) -> Tensor:
         dtype = self.linear.bias.dtype
         y = self.shared(one_hot_labels(class_labels, self.config.num_classes, z.shape[0], dtype))
         first, *parts = z.to(dtype).chunk(self.slots, dim=1)
@@ -185,5 +150,4 @@ class BigGANGenerator(GeneratorMixin, ModelMixin, ConfigMixin):
             condition = torch.cat([y, parts[index]], dim=1) if parts else y
             for layer in block:
                 x = layer(x, condition)
-        image = torch.tanh(self.output_layer(x).float())
-        return GeneratorOutput(sample=image) if return_dict else (image,)
+        return self.output_layer(x)

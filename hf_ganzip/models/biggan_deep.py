@@ -7,7 +7,7 @@ Keys follow pytorch-pretrained-biggan, with spectral norms folded into the weigh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,10 +16,9 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from .base import GeneratorMixin, RandomSource, check_latents, check_noise_mode, check_sources
-from .biggan_layers import pooled_attention
+from .base import RandomSource, RecomputingModule, check_sources
+from .biggan_layers import ClassGeneratorMixin, pooled_attention
 from .class_labels import one_hot_labels
-from .outputs import GeneratorOutput
 
 
 INTERPOLATIONS = ("official", "corrected")
@@ -142,10 +141,8 @@ class SelfAttention(nn.Module):
         return x + self.gamma * self.snconv1x1_o_conv(found)
 
 
-class _Network(nn.Module):
+class _Network(RecomputingModule):
     """Everything but the class embedding (``generator.*`` of the checkpoints)."""
-
-    _gradient_checkpointing_func: Callable[..., Any]  # set by diffusers
 
     def __init__(
         self,
@@ -159,7 +156,6 @@ class _Network(nn.Module):
         eps: float,
     ):
         super().__init__()
-        self.gradient_checkpointing = False
         self.gen_z = nn.Linear(condition_dim, 16 * bottom)
         self.layers = nn.ModuleList()
         for index, (hidden, out) in enumerate(blocks):
@@ -174,11 +170,8 @@ class _Network(nn.Module):
     def forward(self, condition: Tensor, rows: list[tuple[int, float]]) -> Tensor:
         x = self.gen_z(condition).unflatten(1, (4, 4, -1)).permute(0, 3, 1, 2)  # channels last in memory
         for layer in self.layers:
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = self._gradient_checkpointing_func(layer, x, condition, rows)
-            else:
-                x = layer(x, condition, rows)
-        return torch.tanh(self.conv_to_rgb(F.relu(self.bn(x, rows))).float())
+            x = self.run(layer, x, condition, rows)
+        return self.conv_to_rgb(F.relu(self.bn(x, rows)))
 
 
 def _imagenet(widths: tuple[int, ...], upsample: str, attention_before: int) -> dict[str, Any]:
@@ -189,7 +182,7 @@ def _imagenet(widths: tuple[int, ...], upsample: str, attention_before: int) -> 
     }
 
 
-class BigGANDeepGenerator(GeneratorMixin, ModelMixin, ConfigMixin):
+class BigGANDeepGenerator(ClassGeneratorMixin, ModelMixin, ConfigMixin):
     """BigGAN-deep generator.
 
     Args:
@@ -260,36 +253,8 @@ class BigGANDeepGenerator(GeneratorMixin, ModelMixin, ConfigMixin):
         share = math.erf(_LIMIT / math.sqrt(2))
         return torch.cat(uniform).to(device).mul(2).sub(1).mul(share).erfinv().mul(math.sqrt(2) * truncation_psi)
 
-    def forward(
-        self,
-        z: Tensor,
-        class_labels: Tensor | None = None,
-        *,
-        truncation_psi: float = 1.0,
-        noise_mode: str = "random",
-        generator: RandomSource = None,
-        return_dict: bool = True,
-    ) -> GeneratorOutput | tuple[Tensor]:
-        """Generate images.
-
-        Args:
-            z: Latents (B, z_dim) as from :meth:`draw_latents` with the same ``truncation_psi``.
-            class_labels: Ids (B,) int64 or rows (B, num_classes): one-hot, or weights that interpolate embeddings.
-            truncation_psi: Chooses the batch statistics, 0 < truncation_psi <= 1.
-            noise_mode: Not used: the network has no noise inputs.
-            generator: Not used.
-            return_dict: False returns a plain tuple.
-
-        Returns:
-            ``.sample`` float32 (B, C, H, W) in [-1, 1].
-
-        Raises:
-            ValueError: ``z``, ``class_labels`` or ``truncation_psi`` is not allowed.
-        """
-        check_latents(z, self.config.z_dim)
-        check_noise_mode(noise_mode)
+    def raw_images(self, z: Tensor, class_labels: Tensor | None, truncation_psi: float) -> Tensor:
         dtype = self.generator.gen_z.bias.dtype
         rows = one_hot_labels(class_labels, self.config.num_classes, z.shape[0], dtype)
         statistics = statistics_weights(truncation_psi, self.config.n_stats, self.config.interpolation)
-        image = self.generator(torch.cat([z.to(dtype), self.embeddings(rows)], dim=1), statistics)
-        return GeneratorOutput(sample=image) if return_dict else (image,)
+        return self.generator(torch.cat([z.to(dtype), self.embeddings(rows)], dim=1), statistics)

@@ -11,8 +11,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from .base import DiscriminatorMixin, check_images, width_pairs
-from .biggan_layers import DiscriminatorBlock, SelfAttention, initialize_
+from .base import DiscriminatorMixin, width_pairs
+from .biggan_layers import DiscriminatorBlock, SelfAttention, initialize_, official_widths
 from .class_labels import one_hot_labels
 from .outputs import DiscriminatorOutput
 from .spectral_norm import SNClassEmbedding, SNLinear
@@ -49,7 +49,7 @@ class BigGANDiscriminator(DiscriminatorMixin, ModelMixin, ConfigMixin):
         channel_base: Used only if ``channels`` is None.
         downsample: Whether each block halves the size; None: the official choice, (T, T, F, F) for 32 pixels, else all but the last.
         attention_blocks: Indices of the blocks that attention follows.
-        head: "projection", "tac" (an auxiliary and a twin classifier) or "none" (unconditional).
+        head: "projection" (needs class labels), "tac" (an auxiliary and a twin classifier) or "none" (unconditional).
         sn_eps: Of the spectral norms.
         spectral_norm: False: ordinary layers, for weights that are already divided.
         init: "ortho", "N02" or "xavier".
@@ -94,11 +94,7 @@ class BigGANDiscriminator(DiscriminatorMixin, ModelMixin, ConfigMixin):
         if (num_classes < 1) != (head == "none"):
             raise ValueError(f"num_classes is {num_classes} with head={head!r}; only head='none' has no classes.")
         if channels is None:
-            if resolution not in _MULTIPLIERS:
-                raise ValueError(
-                    f"resolution is {resolution}; official widths exist for {', '.join(map(str, _MULTIPLIERS))}."
-                )
-            channels = tuple(channel_base * factor for factor in _MULTIPLIERS[resolution])
+            channels = official_widths(_MULTIPLIERS, resolution, channel_base)
             self.register_to_config(channels=channels)
         widths = width_pairs(channels)
         if downsample is None:
@@ -123,23 +119,7 @@ class BigGANDiscriminator(DiscriminatorMixin, ModelMixin, ConfigMixin):
         initialize_(self, init)
         self.restore_feature_quantizers(feature_quantizers)
 
-    def forward(
-        self, images: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
-    ) -> DiscriminatorOutput | tuple[Tensor, ...]:
-        """Score images.
-
-        Args:
-            images: Float (B, C, H, W), about [-1, 1].
-            class_labels: Ids (B,) int64 or rows (B, num_classes); needed for ``head="projection"`` only.
-            return_dict: False returns a plain tuple.
-
-        Returns:
-            ``.logits`` (B, 1); with ``head="tac"`` also ``.class_logits`` and ``.twin_logits``, (B, num_classes) each.
-
-        Raises:
-            ValueError: Wrong image shape or class labels.
-        """
-        check_images(images, self.config.image_channels, self.config.resolution)
+    def score(self, images: Tensor, class_labels: Tensor | None) -> DiscriminatorOutput:
         x = images.to(self.linear.bias.dtype).contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
             x = block(x)
@@ -150,5 +130,4 @@ class BigGANDiscriminator(DiscriminatorMixin, ModelMixin, ConfigMixin):
             logits = logits + (self.embed(rows) * features).sum(dim=1, keepdim=True)
         elif self.config.head == "tac":
             class_logits, twin_logits = self.linear_c(features), self.linear_mi(features)
-        output = DiscriminatorOutput(logits=logits, class_logits=class_logits, twin_logits=twin_logits)
-        return output if return_dict else output.to_tuple()
+        return DiscriminatorOutput(logits=logits, class_logits=class_logits, twin_logits=twin_logits)

@@ -3,17 +3,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .base import GeneratorMixin, RandomSource, check_latents, check_noise_mode
+from .outputs import GeneratorOutput
 from .spectral_norm import ClassEmbedding, SNConv2d, SNLinear
 
 
 INITS = ("ortho", "N02", "xavier")
+
+
+class ClassGeneratorMixin(GeneratorMixin):
+    """A generator of classes without noise inputs."""
+
+    def forward(
+        self,
+        z: Tensor,
+        class_labels: Tensor | None = None,
+        *,
+        truncation_psi: float = 1.0,
+        noise_mode: str = "random",
+        generator: RandomSource = None,
+        return_dict: bool = True,
+    ) -> GeneratorOutput | tuple[Tensor]:
+        """Generate images.
+
+        Args:
+            z: Latents (B, z_dim) as from :meth:`draw_latents` with the same ``truncation_psi``.
+            class_labels: Ids (B,) int64 or rows (B, num_classes): one-hot, or weights that interpolate embeddings.
+            truncation_psi: Chooses the batch statistics of BigGAN-deep, in (0, 1]; BigGAN does not use it, see ``z``.
+            noise_mode: Not used: the network has no noise inputs.
+            generator: Not used.
+            return_dict: False returns a plain tuple.
+
+        Returns:
+            ``.sample`` float32 (B, C, H, W) in [-1, 1].
+
+        Raises:
+            ValueError: ``z``, ``class_labels`` or ``truncation_psi`` is not allowed.
+        """
+        check_latents(z, self.config.z_dim)
+        check_noise_mode(noise_mode)
+        image = torch.tanh(self.raw_images(z, class_labels, truncation_psi).float())
+        return GeneratorOutput(sample=image) if return_dict else (image,)
+
+    def raw_images(self, z: Tensor, class_labels: Tensor | None, truncation_psi: float) -> Tensor:
+        """Images before the hyperbolic tangent."""
+        raise NotImplementedError
 
 
 class StatisticsNorm(nn.Module):
@@ -45,12 +87,9 @@ class ConditionalBatchNorm(StatisticsNorm):
 
     def __init__(self, channels: int, condition_dim: int, shared: bool, eps: float, sn_eps: float | None):
         super().__init__(channels, eps)
-        if shared:
-            self.gain: nn.Module = SNLinear(condition_dim, channels, bias=False, sn_eps=sn_eps)
-            self.bias: nn.Module = SNLinear(condition_dim, channels, bias=False, sn_eps=sn_eps)
-        else:
-            self.gain = ClassEmbedding(condition_dim, channels)
-            self.bias = ClassEmbedding(condition_dim, channels)
+        embed = functools.partial(SNLinear, bias=False, sn_eps=sn_eps) if shared else ClassEmbedding
+        self.gain: nn.Module = embed(condition_dim, channels)
+        self.bias: nn.Module = embed(condition_dim, channels)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         return self.normalize(x, 1 + self.gain(condition), self.bias(condition))
@@ -140,6 +179,20 @@ class DiscriminatorBlock(nn.Module):
             shortcut = self.conv_sc(shortcut)
         x = self.conv2(F.relu(self.conv1(x if self.first else F.relu(x))))
         return shortcut + (F.avg_pool2d(x, 2) if self.downsample else x)
+
+
+def official_widths(multipliers: Mapping[int, tuple[int, ...]], resolution: int, base: int) -> tuple[int, ...]:
+    """Widths of a network of Brock et al. (tables 3-6): its multipliers times ``base``.
+
+    Raises:
+        ValueError: The paper has no network of that resolution.
+    """
+    if resolution not in multipliers:
+        raise ValueError(
+            f"resolution is {resolution}; official widths exist for {', '.join(map(str, multipliers))}. "
+            "Give `channels` for another."
+        )
+    return tuple(base * factor for factor in multipliers[resolution])
 
 
 def initialize_(model: nn.Module, init: str) -> None:

@@ -41,9 +41,7 @@ class SpectralNormMixin(nn.Module):
             update: Store the vector and sigma of this power iteration.
         """
         weight = self.weight
-        if not self.is_normalized:
-            return weight
-        if weight.is_meta:
+        if not self.is_normalized or weight.is_meta:
             return weight
         with torch.autocast(weight.device.type, enabled=False):
             matrix = weight.flatten(1).to(torch.promote_types(weight.dtype, torch.float32))

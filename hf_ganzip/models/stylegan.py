@@ -4,17 +4,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
-from .base import RandomSource, width_pairs
+from .base import RandomSource, RecomputingModule, width_pairs
 from .stylegan2_layers import EqualizedConv2d, blur, blur_kernel
 from .stylegan_base import (
     FullyConnectedLayer,
@@ -22,7 +20,7 @@ from .stylegan_base import (
     StyleGeneratorMixin,
     at_least_float32,
     channel_widths,
-    drawing_once,
+    noise_for,
     resolutions,
 )
 
@@ -34,7 +32,6 @@ class StyleLayer(nn.Module):
 
     def __init__(self, channels: int, w_dim: int, resolution: int):
         super().__init__()
-        self.resolution = resolution
         self.noise_strength = nn.Parameter(torch.zeros(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.affine = FullyConnectedLayer(w_dim, 2 * channels)
@@ -42,10 +39,7 @@ class StyleLayer(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, noise_mode: str, generator: RandomSource) -> Tensor:
         if noise_mode != "none":
-            noise = self.noise_const
-            if noise_mode == "random":
-                shape = (x.shape[0], 1, self.resolution, self.resolution)
-                noise = randn_tensor(shape, generator=generator, device=x.device, dtype=torch.float32)
+            noise = noise_for(x, self.noise_const, noise_mode, generator)
             x = x + (noise * self.noise_strength[:, None, None]).to(x.dtype)
         x = F.leaky_relu(x + self.bias.to(x.dtype)[:, None, None], 0.2)
         wide = at_least_float32(x)
@@ -73,15 +67,12 @@ class SynthesisBlock(nn.Module):
         self.style1 = StyleLayer(widths[1], w_dim, resolution)
 
     def forward(
-        self, x: Tensor | None, ws: Tensor, dtype: torch.dtype, noise_mode: str, generator: RandomSource
+        self, x: Tensor | None, ws: Tensor, dtype: torch.dtype, noise_mode: str, generator: RandomSource = None
     ) -> Tensor:
         gain = math.sqrt(2)
         if x is None:
-            x = (
-                self.const.to(dtype)[None]
-                .expand(ws.shape[0], -1, -1, -1)
-                .contiguous(memory_format=torch.channels_last)
-            )
+            x = self.const.to(dtype)[None].expand(ws.shape[0], -1, -1, -1)
+            x = x.contiguous(memory_format=torch.channels_last)
         else:
             x = self.conv0(F.interpolate(x, scale_factor=2), gain=gain)
             size = len(self.resample_filter)
@@ -90,10 +81,8 @@ class SynthesisBlock(nn.Module):
         return self.style1(self.conv1(x, gain=gain), ws[:, 1], noise_mode, generator)
 
 
-class SynthesisNetwork(nn.Module):
+class SynthesisNetwork(RecomputingModule):
     """Styles ws (B, num_ws, w_dim) to images (B, C, H, W) float32."""
-
-    _gradient_checkpointing_func: Callable[..., Any]  # set by diffusers
 
     def __init__(
         self, resolution: int, image_channels: int, w_dim: int, channels: tuple[Any, ...], taps: tuple[int, ...]
@@ -101,7 +90,6 @@ class SynthesisNetwork(nn.Module):
         super().__init__()
         self.block_resolutions = resolutions(resolution, channels)
         self.num_ws = 2 * len(channels)
-        self.gradient_checkpointing = False
         in_channels = 0
         for size, widths in zip(self.block_resolutions, width_pairs(channels)):
             setattr(self, f"b{size}", SynthesisBlock(in_channels, widths, w_dim, size, taps))
@@ -113,11 +101,8 @@ class SynthesisNetwork(nn.Module):
     ) -> Tensor:
         x = None
         for index, size in enumerate(self.block_resolutions):
-            block, pair = getattr(self, f"b{size}"), ws[:, 2 * index : 2 * index + 2]
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = self._gradient_checkpointing_func(drawing_once(block, generator), x, pair, dtype, noise_mode)
-            else:
-                x = block(x, pair, dtype, noise_mode, generator)
+            pair = ws[:, 2 * index : 2 * index + 2]
+            x = self.run(getattr(self, f"b{size}"), x, pair, dtype, noise_mode, generator=generator)
         return at_least_float32(self.torgb(x))
 
 

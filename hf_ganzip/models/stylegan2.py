@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,14 +12,14 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from .base import RandomSource, width_pairs
+from .base import RandomSource, RecomputingModule, width_pairs
 from .stylegan2_layers import EqualizedConv2d, SynthesisLayer, ToRGBLayer, blur_kernel, upsample2d
 from .stylegan_base import (
+    STYLEGAN2_PRESETS,
     MappingNetwork,
     StyleGeneratorMixin,
     at_least_float32,
     channel_widths,
-    drawing_once,
     resolutions,
 )
 
@@ -77,16 +77,15 @@ class SynthesisBlock(nn.Module):
         """
         w = ws.unbind(dim=1)
         if self.in_channels == 0:
-            x = self.const.to(dtype)[None].expand(ws.shape[0], -1, -1, -1)
-            x = x.contiguous(memory_format=torch.channels_last)
-            x = self.conv1(x, w[0], noise_mode, generator)
-        elif self.architecture == "resnet":
-            shortcut = self.skip(x, gain=math.sqrt(0.5))
-            x = self.conv0(x, w[0], noise_mode, generator)
-            x = shortcut + self.conv1(x, w[1], noise_mode, generator, gain=math.sqrt(0.5))
+            features = self.const.to(dtype)[None].expand(ws.shape[0], -1, -1, -1)
+            features = features.contiguous(memory_format=torch.channels_last)
         else:
-            x = self.conv0(x, w[0], noise_mode, generator)
-            x = self.conv1(x, w[1], noise_mode, generator)
+            features = self.conv0(x, w[0], noise_mode, generator)
+        if hasattr(self, "skip"):
+            features = self.conv1(features, w[1], noise_mode, generator, gain=math.sqrt(0.5))
+            x = self.skip(x, gain=math.sqrt(0.5)) + features
+        else:
+            x = self.conv1(features, w[self.num_convs - 1], noise_mode, generator)
 
         if image is not None:
             image = upsample2d(image, self.resample_filter)
@@ -96,10 +95,8 @@ class SynthesisBlock(nn.Module):
         return x, image
 
 
-class SynthesisNetwork(nn.Module):
+class SynthesisNetwork(RecomputingModule):
     """Styles ws (B, num_ws, w_dim) to images (B, C, H, W) float32."""
-
-    _gradient_checkpointing_func: Callable[..., Any]  # set by diffusers
 
     def __init__(
         self,
@@ -114,7 +111,6 @@ class SynthesisNetwork(nn.Module):
         super().__init__()
         self.block_resolutions = resolutions(resolution, channels)
         self.num_ws = 2 * len(channels)
-        self.gradient_checkpointing = False
         in_channels = 0
         for size, widths in zip(self.block_resolutions, width_pairs(channels)):
             block = SynthesisBlock(
@@ -140,11 +136,7 @@ class SynthesisNetwork(nn.Module):
             block = getattr(self, f"b{size}")
             block_ws = ws[:, start : start + block.num_convs + 1]
             start += block.num_convs
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                run = drawing_once(block, generator)
-                x, image = self._gradient_checkpointing_func(run, x, image, block_ws, dtype, noise_mode)
-            else:
-                x, image = block(x, image, block_ws, dtype, noise_mode, generator)
+            x, image = self.run(block, x, image, block_ws, dtype, noise_mode, generator=generator)
         return image  # type: ignore[return-value]  # the last block draws one
 
 
@@ -174,11 +166,7 @@ class StyleGAN2Generator(StyleGeneratorMixin, ModelMixin, ConfigMixin):
         torch.Size([2, 3, 16, 16])
     """
 
-    PRESETS = {
-        "ffhq-256-base": {"resolution": 256, "channel_base": 32768},
-        "ffhq-256-small": {"resolution": 256, "channel_base": 16384},
-        "ffhq-1024": {"resolution": 1024, "channel_base": 32768},
-    }
+    PRESETS = STYLEGAN2_PRESETS
     _supports_gradient_checkpointing = True
     _no_split_modules = ["SynthesisBlock"]
     _repeated_blocks = ["SynthesisBlock"]

@@ -11,11 +11,18 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from .base import DiscriminatorMixin, check_images
+from .base import DiscriminatorMixin
 from .outputs import DiscriminatorOutput
 from .stylegan2 import LAYOUTS
 from .stylegan2_layers import EqualizedConv2d, blur_kernel, downsample2d
-from .stylegan_base import FullyConnectedLayer, MappingNetwork, at_least_float32, channel_widths, resolutions
+from .stylegan_base import (
+    STYLEGAN2_PRESETS,
+    FullyConnectedLayer,
+    MappingNetwork,
+    at_least_float32,
+    channel_widths,
+    resolutions,
+)
 
 
 class DiscriminatorBlock(nn.Module):
@@ -129,11 +136,7 @@ class StyleGAN2Discriminator(DiscriminatorMixin, ModelMixin, ConfigMixin):
         torch.Size([4, 1])
     """
 
-    PRESETS = {
-        "ffhq-256-base": {"resolution": 256, "channel_base": 32768},
-        "ffhq-256-small": {"resolution": 256, "channel_base": 16384},
-        "ffhq-1024": {"resolution": 1024, "channel_base": 32768},
-    }
+    PRESETS = STYLEGAN2_PRESETS
 
     @register_to_config
     def __init__(
@@ -176,23 +179,7 @@ class StyleGAN2Discriminator(DiscriminatorMixin, ModelMixin, ConfigMixin):
         )
         self.restore_feature_quantizers(feature_quantizers)
 
-    def forward(
-        self, images: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
-    ) -> DiscriminatorOutput | tuple[Tensor]:
-        """Score images.
-
-        Args:
-            images: Float (B, C, H, W), about [-1, 1].
-            class_labels: Ids (B,) int64 or one-hot rows (B, num_classes) for conditional models.
-            return_dict: False returns a plain tuple.
-
-        Returns:
-            ``.logits`` (B, 1).
-
-        Raises:
-            ValueError: Wrong image shape or class labels, or a batch that the minibatch groups do not divide.
-        """
-        check_images(images, self.config.image_channels, self.config.resolution)
+    def score(self, images: Tensor, class_labels: Tensor | None) -> DiscriminatorOutput:
         dtype = self.b4.conv.bias.dtype  # type: ignore[union-attr]  # it has one
         image, x = images.to(dtype).contiguous(memory_format=torch.channels_last), None
         for size in self.block_resolutions:
@@ -201,4 +188,4 @@ class StyleGAN2Discriminator(DiscriminatorMixin, ModelMixin, ConfigMixin):
         if self.config.num_classes:
             projection = self.mapping(None, class_labels)
             logits = (logits * projection).sum(dim=1, keepdim=True) / math.sqrt(projection.shape[1])
-        return DiscriminatorOutput(logits=logits) if return_dict else (logits,)
+        return DiscriminatorOutput(logits=logits)

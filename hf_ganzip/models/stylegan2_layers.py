@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
-from .stylegan_base import ACTIVATION_GAINS, FullyConnectedLayer, activate, at_least_float32
+from .stylegan_base import ACTIVATION_GAINS, FullyConnectedLayer, activate, at_least_float32, noise_for
 
 
 def blur_kernel(taps: tuple[int, ...]) -> Tensor:
@@ -160,7 +159,7 @@ class SynthesisLayer(nn.Module):
         conv_clamp: float | None = None,
     ):
         super().__init__()
-        self.resolution, self.conv_clamp = resolution, conv_clamp
+        self.conv_clamp = conv_clamp
         self.resample = "up" if up else None
         self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1.0)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
@@ -196,22 +195,14 @@ class SynthesisLayer(nn.Module):
         scale = self.demodulation(styles, energy).mul(gain).to(x.dtype)  # (B, O)
         shifts = [(self.bias * gain).to(x.dtype)[:, None, None]]
         if noise_mode != "none":
-            shifts.append(self.noise(x.shape[0], x, noise_mode, generator, gain))
+            noise = noise_for(x, self.noise_const, noise_mode, generator)
+            shifts.append((noise * (self.noise_strength * gain)).to(x.dtype))
         return activate(scale_and_shift(x, scale[:, :, None, None], *shifts), "lrelu", clamp)
 
     @staticmethod
     def demodulation(styles: Tensor, energy: Tensor) -> Tensor:
         """Inverse norm (B, O) of each sample's modulated weights, in float32 or wider; ``energy`` (O, I): their squares, summed over taps."""
         return (F.linear(at_least_float32(styles).square(), energy) + 1e-8).rsqrt()
-
-    def noise(self, batch: int, x: Tensor, noise_mode: str, generator: Any, gain: float) -> Tensor:
-        """Noise image times its learned strength and ``gain``, (B, 1, H, W) or (H, W)."""
-        if noise_mode == "const":
-            noise = self.noise_const
-        else:
-            shape = (batch, 1, self.resolution, self.resolution)
-            noise = randn_tensor(shape, generator=generator, device=x.device, dtype=torch.float32)
-        return (noise * (self.noise_strength * gain)).to(x.dtype)
 
 
 class ToRGBLayer(nn.Module):

@@ -3,24 +3,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from torch import Tensor, nn
+from torch import Tensor
 
-from .base import RandomSource, check_noise_mode
+from .base import RandomSource, RecomputingModule, check_noise_mode
 from .stylegan3_filters import Band, bands, layer_widths
 from .stylegan3_layers import FourierInput, SynthesisLayer
 from .stylegan_base import MappingNetwork, StyleGeneratorMixin, at_least_float32, compute_dtype
 
 
-class SynthesisNetwork(nn.Module):
+class SynthesisNetwork(RecomputingModule):
     """Styles ws (B, num_ws, w_dim) to images (B, C, H, W) float32."""
-
-    _gradient_checkpointing_func: Callable[..., Any]  # set by diffusers
 
     def __init__(
         self,
@@ -36,7 +34,6 @@ class SynthesisNetwork(nn.Module):
     ):
         super().__init__()
         self.bands, self.output_scale = found, output_scale
-        self.gradient_checkpointing = False
         last = len(found) - 1
         first = found[0]
         self.input = FourierInput(w_dim, channels[0], frequencies, first.size, first.sampling_rate, first.cutoff)
@@ -60,14 +57,11 @@ class SynthesisNetwork(nn.Module):
     def forward(self, ws: Tensor, dtype: torch.dtype, update_magnitude: bool = False) -> Tensor:
         w = ws.unbind(dim=1)
         x = self.input(w[0]).to(dtype)
-        for index, name in enumerate(self.layer_names):
+        for name, style in zip(self.layer_names, w[1:]):
             layer = getattr(self, name)
             if update_magnitude:
                 layer.update_magnitude_(x)
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = self._gradient_checkpointing_func(layer, x, w[index + 1])
-            else:
-                x = layer(x, w[index + 1])
+            x = self.run(layer, x, style)
         return at_least_float32(x) * self.output_scale
 
 

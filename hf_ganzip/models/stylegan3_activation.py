@@ -21,9 +21,8 @@ def upsample_matrix(kernel: Tensor | None, size: int, factor: int, before: int, 
     position = torch.arange(out)[:, None] + torch.arange(len(taps))[None] - before  # in the zero-inserted signal
     valid = (position % factor == 0) & (position >= 0) & (position < size * factor)
     matrix = torch.zeros(out, size)
-    columns = (position // factor).clamp(
-        0, size - 1
-    )  # where not valid, zeros are added: torch.compile cannot trace boolean indices
+    # Where not valid, zeros are added: torch.compile cannot trace boolean indices.
+    columns = (position // factor).clamp(0, size - 1)
     return matrix.scatter_add_(1, columns, taps.flip(0) * factor * valid)
 
 
@@ -85,10 +84,8 @@ class FilteredActivation:
             return F.pad(x, (before, after, before, after))
         channels, taps = x.shape[1], len(kernel)
         weight = (kernel * self.up).to(x.dtype).expand(channels, 1, -1)
-        for shape, stride in (((-1, 1), (self.up, 1)), ((1, -1), (1, self.up))):
-            x = F.conv_transpose2d(
-                x, weight.reshape(channels, 1, *_shape(shape, taps)), stride=stride, groups=channels
-            )
+        x = F.conv_transpose2d(x, weight[..., None], stride=(self.up, 1), groups=channels)
+        x = F.conv_transpose2d(x, weight[..., None, :], stride=(1, self.up), groups=channels)
         # The transposed convolution yields (size - 1) * up + taps samples, from position 1 - taps of the signal.
         start = taps - 1 - before
         out = self.size * self.up + before + after - taps + 1
@@ -97,7 +94,7 @@ class FilteredActivation:
     def _downsample(self, x: Tensor, kernel: Tensor | None) -> Tensor:
         if kernel is None:  # down is 1
             return x
-        channels, taps = x.shape[1], kernel.shape[-1]
+        channels = x.shape[1]
         if kernel.ndim == 2:
             weight = kernel.flip(0, 1).to(x.dtype).expand(channels, 1, -1, -1)
             return F.conv2d(x, weight, stride=self.down, groups=channels)
@@ -106,9 +103,8 @@ class FilteredActivation:
             matrix = self._matrix("down", kernel, x, lambda: downsample_matrix(kernel, size, self.down))
             return matrix @ x @ matrix.T
         weight = kernel.flip(0).to(x.dtype).expand(channels, 1, -1)
-        for shape, stride in (((-1, 1), (self.down, 1)), ((1, -1), (1, self.down))):
-            x = F.conv2d(x, weight.reshape(channels, 1, *_shape(shape, taps)), stride=stride, groups=channels)
-        return x
+        x = F.conv2d(x, weight[..., None], stride=(self.down, 1), groups=channels)
+        return F.conv2d(x, weight[..., None, :], stride=(1, self.down), groups=channels)
 
     def _matrix(self, name: str, kernel: Tensor | None, x: Tensor, make: Callable[[], Tensor]) -> Tensor:
         if torch.compiler.is_compiling() or torch.compiler.is_exporting():
@@ -119,7 +115,3 @@ class FilteredActivation:
             self._matrices = {k: v for k, v in self._matrices.items() if k[0] != name}
             self._matrices[key] = make().to(x.device, x.dtype)
         return self._matrices[key]
-
-
-def _shape(shape: tuple[int, int], taps: int) -> tuple[int, int]:
-    return (taps if shape[0] == -1 else 1, taps if shape[1] == -1 else 1)

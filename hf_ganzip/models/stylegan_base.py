@@ -8,11 +8,12 @@ under the names of the official checkpoints.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from .base import GeneratorMixin, RandomSource, check_latents, check_noise_mode, check_sources
@@ -21,6 +22,11 @@ from .outputs import GeneratorOutput
 
 
 ACTIVATION_GAINS = {"linear": 1.0, "lrelu": math.sqrt(2)}
+STYLEGAN2_PRESETS = {
+    "ffhq-256-base": {"resolution": 256, "channel_base": 32768},
+    "ffhq-256-small": {"resolution": 256, "channel_base": 16384},
+    "ffhq-1024": {"resolution": 1024, "channel_base": 32768},
+}
 
 
 def channel_widths(resolution: int, channel_base: int = 16384, channel_max: int = 512) -> tuple[int, ...]:
@@ -72,30 +78,11 @@ def activate(x: Tensor, activation: str, clamp: float | None = None) -> Tensor:
     return x
 
 
-def drawing_once(block: nn.Module, generator: RandomSource) -> Callable[..., Any]:
-    """``block`` for gradient checkpointing, which calls it a second time: with the noise of the first, after which ``generator`` is where it was.
-
-    torch does the same for its global generator.
-    """
-    sources = [] if generator is None else generator if isinstance(generator, list) else [generator]
-    first = [source.get_state() for source in sources]
-    repeated = False
-
-    def run(*args: Any) -> Any:
-        nonlocal repeated
-        if not repeated:
-            repeated = True
-            return block(*args, generator)
-        now = [source.get_state() for source in sources]
-        try:
-            for source, state in zip(sources, first):
-                source.set_state(state)
-            return block(*args, generator)
-        finally:  # torch ends it by an exception as soon as it has what it needs
-            for source, state in zip(sources, now):
-                source.set_state(state)
-
-    return run
+def noise_for(x: Tensor, stored: Tensor, noise_mode: str, generator: RandomSource) -> Tensor:
+    """The ``stored`` noise (H, W), or in mode "random" new noise (B, 1, H, W) float32, for features x (B, C, H, W)."""
+    if noise_mode != "random":
+        return stored
+    return randn_tensor((x.shape[0], 1, *stored.shape), generator=generator, device=x.device, dtype=torch.float32)
 
 
 class FullyConnectedLayer(nn.Linear):

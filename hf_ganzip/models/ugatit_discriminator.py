@@ -11,7 +11,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as normalized
 
-from .base import DiscriminatorMixin, check_images
+from .base import DiscriminatorMixin
 from .class_labels import one_hot_labels
 from .outputs import DiscriminatorOutput
 from .ugatit_layers import NormalizedClassifier, class_activation
@@ -63,29 +63,12 @@ class UGATITDiscriminator(DiscriminatorMixin, ModelMixin, ConfigMixin):
         self.conv = norm(nn.Conv2d(before, 1, 4, bias=False))
         self.restore_feature_quantizers(feature_quantizers)
 
-    def forward(
-        self, images: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
-    ) -> DiscriminatorOutput | tuple[Tensor, ...]:
-        """Score patches of images.
-
-        Args:
-            images: Float (B, C, H, W) in [-1, 1].
-            class_labels: None; the network has no classes.
-            return_dict: False returns a plain tuple.
-
-        Returns:
-            ``.logits`` (B, 1, h, w), ``.cam_logits`` (B, 2), ``.heatmap`` (B, 1, h + 1, w + 1).
-
-        Raises:
-            ValueError: Wrong image shape, or class labels.
-        """
-        check_images(images, self.config.image_channels)
+    def score(self, images: Tensor, class_labels: Tensor | None) -> DiscriminatorOutput:
         dtype = self.conv1x1.bias.dtype  # type: ignore[union-attr]  # it has one
-        one_hot_labels(class_labels, 0, images.shape[0], dtype)
+        one_hot_labels(class_labels, 0, images.shape[0], dtype)  # refuses any
         x = self.model(images.to(dtype))
         x, cam_logits = class_activation(x, self.gap_fc, self.gmp_fc, self.gap_fc.weight_orig, self.gmp_fc.weight_orig)
         x = F.leaky_relu(self.conv1x1(x), 0.2)
         heatmap = x.sum(dim=1, keepdim=True)
         logits = self.conv(F.pad(x, (1, 1, 1, 1), mode="reflect"))
-        output = DiscriminatorOutput(logits=logits, cam_logits=cam_logits, heatmap=heatmap)
-        return output if return_dict else output.to_tuple()
+        return DiscriminatorOutput(logits=logits, cam_logits=cam_logits, heatmap=heatmap)

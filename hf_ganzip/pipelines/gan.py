@@ -244,9 +244,7 @@ class GANPipeline(LocalPipeline):
 
 def _on_great_circle(first: Tensor, second: Tensor, t: Tensor) -> Tensor:
     """Spherical interpolation of latents (N, z_dim) with t (N, 1); keeps the lengths that normal latents have."""
-    cosine = (first * second).sum(dim=1, keepdim=True) / (
-        first.norm(dim=1, keepdim=True) * second.norm(dim=1, keepdim=True)
-    )
-    angle = cosine.clamp(-1, 1).acos()
+    lengths = first.norm(dim=1, keepdim=True) * second.norm(dim=1, keepdim=True)
+    angle = ((first * second).sum(dim=1, keepdim=True) / lengths).clamp(-1, 1).acos()
     curved = (((1 - t) * angle).sin() * first + (t * angle).sin() * second) / angle.sin()
     return torch.where(angle.sin().abs() < 1e-4, first.lerp(second, t), curved)

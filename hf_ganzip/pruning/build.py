@@ -17,12 +17,6 @@ from .channels import ChannelSet, PruningRule, cut
 from .config import PruneConfig
 
 
-def _options(model: Any, rule: PruningRule, counts: Mapping[str, int]) -> dict[str, Any]:
-    """Options of the pruned model's class."""
-    own = {name: value for name, value in model.config.items() if not name.startswith("_")}
-    return {**own, **rule.config(model, counts)}  # type: ignore[misc]  # asked where there is one
-
-
 def build(
     model: nn.Module, rule: PruningRule, sets: list[ChannelSet], kept: Mapping[str, Tensor], config: PruneConfig
 ) -> nn.Module:
@@ -31,6 +25,8 @@ def build(
     Raises:
         ValueError: The model has no mapping network to inherit, or the rule does not fit it.
     """
+    if config.inherit == "mapping" and not hasattr(model, "mapping"):
+        raise ValueError(f"prune_: inherit='mapping' needs a mapping network; {type(model).__name__} has none.")
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(config.seed)
         if rule.config is None:
@@ -39,17 +35,17 @@ def build(
 
 
 def _build_class(
-    model: nn.Module, rule: PruningRule, sets: list[ChannelSet], kept: Mapping[str, Tensor], config: PruneConfig
+    model: Any, rule: PruningRule, sets: list[ChannelSet], kept: Mapping[str, Tensor], config: PruneConfig
 ) -> nn.Module:
     """A model of the class with other options."""
-    pruned = type(model)(**_options(model, rule, {name: len(index) for name, index in kept.items()}))
+    options = {name: value for name, value in model.config.items() if not name.startswith("_")}
+    counts = {name: len(index) for name, index in kept.items()}
+    pruned = type(model)(**options | rule.config(model, counts))  # type: ignore[misc]  # there is one
     names, values = rule.rename(model, pruned), cut(model.state_dict(), sets, kept)
     for old, new in names.items():
         values[new] = values.pop(old)
     if config.inherit == "mapping":
         values = {name: value for name, value in values.items() if name.startswith("mapping.")}
-        if not values:
-            raise ValueError(f"prune_: inherit='mapping' needs a mapping network; {type(model).__name__} has none.")
     _load(pruned, values, strict=config.inherit == "all")
     if config.init != "keep":
         _initialize(pruned, config)
@@ -68,8 +64,6 @@ def _build_structure(
     model: nn.Module, sets: list[ChannelSet], kept: Mapping[str, Tensor], config: PruneConfig
 ) -> nn.Module:
     """A copy with the cut tensors, whose class options stay."""
-    if config.inherit != "all":
-        raise ValueError(f"prune_: inherit='mapping' needs a mapping network; {type(model).__name__} has none.")
     values = cut({name: tensor.detach() for name, tensor in model.state_dict().items()}, sets, kept)
     memo = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}  # not copied
     pruned = copy.deepcopy(model, memo)

@@ -85,8 +85,7 @@ class PruneConfig:
             problems.append(f"inherit is {self.inherit!r}, init {self.init!r}; allowed are {INHERIT} and {INITS}")
         if problems:
             raise ValueError(f"PruneConfig: {'; '.join(problems)}.")
-        if isinstance(self.criterion, str):
-            lookup(CRITERIA, self.criterion, "criterion")
+        lookup(CRITERIA, self.criterion, "criterion")
 
     def build_criterion(self) -> Any:
         """The criterion as an object.

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..models.base import width_entry
 from .channels import ChannelSet, Slice
 
 
@@ -54,12 +55,9 @@ def stylegan2_sets(model: ModelMixin) -> list[ChannelSet]:
 
 def stylegan2_config(model: ModelMixin, kept: Mapping[str, int]) -> dict[str, Any]:
     """Widths as pairs (constant or first convolution, second convolution) where they differ."""
-    pairs = []
-    for index, size in enumerate(model.synthesis.block_resolutions):
-        first = f"synthesis.b{size}.{'const' if index == 0 else 'conv0'}"
-        pair = (kept[first], kept[f"synthesis.b{size}.conv1"])
-        pairs.append(pair[0] if pair[0] == pair[1] else pair)
-    return {"channels": tuple(pairs)}
+    names = [(f"synthesis.b{size}.conv0", f"synthesis.b{size}.conv1") for size in model.synthesis.block_resolutions]
+    names[0] = ("synthesis.b4.const", "synthesis.b4.conv1")
+    return {"channels": tuple(width_entry(kept[first], kept[second]) for first, second in names)}
 
 
 def stylegan3_sets(model: ModelMixin) -> list[ChannelSet]:
@@ -141,5 +139,5 @@ def biggan_sets(model: ModelMixin) -> list[ChannelSet]:
 
 def biggan_config(model: ModelMixin, kept: Mapping[str, int]) -> dict[str, Any]:
     """Bottom width, then (hidden, output) of every block."""
-    blocks = [(kept[f"blocks.{i}.0.conv1"], kept[f"blocks.{i}.0.conv2"]) for i in range(len(model.blocks))]
-    return {"channels": (kept["linear"], *(pair[0] if pair[0] == pair[1] else pair for pair in blocks))}
+    names = [f"blocks.{index}.0" for index in range(len(model.blocks))]
+    return {"channels": (kept["linear"], *(width_entry(kept[f"{n}.conv1"], kept[f"{n}.conv2"]) for n in names))}

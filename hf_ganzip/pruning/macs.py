@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.modes import evaluating
+from ..core.modes import evaluating, watching
 from ..families import example_inputs, family_of
 from ..models.stylegan2_layers import EqualizedConv2d
 from ..models.stylegan3_layers import FourierInput
@@ -49,24 +49,17 @@ def weight_uses(model: nn.Module) -> dict[str, int]:
     args, kwargs = example_inputs(model)
     found: dict[str, int] = {}
 
-    def watch(name: str) -> Any:
-        def count(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            for leaf, uses in _uses(module, args[0], output[0] if isinstance(output, tuple) else output).items():
-                found[f"{name}.{leaf}"] = found.get(f"{name}.{leaf}", 0) + uses
+    def count(name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        for leaf, uses in _uses(module, args[0], output[0] if isinstance(output, tuple) else output).items():
+            found[f"{name}.{leaf}"] = found.get(f"{name}.{leaf}", 0) + uses
 
-        return count
-
-    hooks = [
-        module.register_forward_hook(watch(name))
+    weighted = {
+        name: module
         for name, module in model.named_modules()
         if isinstance(getattr(module, "weight", None), Tensor) and not isinstance(module, nn.Embedding)
-    ]
-    try:
-        with torch.no_grad(), evaluating(model):
-            model(*args, return_dict=False, **kwargs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    }
+    with torch.no_grad(), evaluating(model), watching(weighted, count):
+        model(*args, return_dict=False, **kwargs)
     samples, vectors = len(args[0]), family_of(model).counts_vectors  # type: ignore[union-attr]
     shapes = {name: tensor.shape for name, tensor in model.named_parameters()}
     return {

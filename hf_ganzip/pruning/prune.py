@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..core.components import network_of
-from ..core.modes import evaluating
+from ..core.modes import evaluating, watching
 from ..core.record import Step, origin_of, record_step
 from ..families import example_inputs
 from ..quantization.packed import packed_modules
@@ -87,24 +86,15 @@ def _verify(model: nn.Module) -> None:
     """One forward pass; the error names the first module whose output is not finite."""
     broken: list[str] = []
 
-    def watch(name: str) -> Callable[..., None]:
-        def look(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if isinstance(output, Tensor) and not torch.isfinite(output).all():
-                broken.append(name)
-
-        return look
+    def look(name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if isinstance(output, Tensor) and not torch.isfinite(output).all():
+            broken.append(name)
 
     args, kwargs = example_inputs(model)
-    hooks = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
-    try:
-        with evaluating(model):
-            output = model(*args, **kwargs).sample
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if broken or not torch.isfinite(output).all():
-        where = broken[0] if broken else "the output"
-        raise ValueError(f"prune_: {where} is not finite after pruning; nothing was changed.")
+    with evaluating(model), watching({name: module for name, module in model.named_modules() if name}, look):
+        look("the output", model, args, model(*args, **kwargs).sample)
+    if broken:
+        raise ValueError(f"prune_: {broken[0]} is not finite after pruning; nothing was changed.")
 
 
 def _exchange(model: ModelMixin, pruned: ModelMixin, rule: PruningRule) -> None:

@@ -93,13 +93,14 @@ def _offsets(name: str, local: list[int], roots: list[int], width: int, pairs: b
     Raises:
         ValueError: They are no runs.
     """
-    found = {own - root % width for own, root in zip(local, roots)} if pairs else set()
-    if not pairs:
-        runs = [(local[i : i + width], roots[i : i + width]) for i in range(0, len(local), width)]
-        for own, root in runs:
-            if list(root) != list(range(width)) or list(own) != list(range(own[0], own[0] + width)):
-                raise ValueError(f"prune_: the channels of {name} are coupled in a way that is not understood.")
-            found.add(own[0])
+    if pairs:
+        return {own - root % width for own, root in zip(local, roots)}
+    found = set()
+    for start in range(0, len(local), width):
+        own, root = list(local[start : start + width]), list(roots[start : start + width])
+        if root != list(range(width)) or own != list(range(own[0], own[0] + width)):
+            raise ValueError(f"prune_: the channels of {name} are coupled in a way that is not understood.")
+        found.add(own[0])
     return found
 
 

@@ -51,8 +51,7 @@ class RefineConfig:
             raise ValueError(
                 f"skip is the string {self.skip!r}; it takes a list of patterns, for example [{self.skip!r}]."
             )
-        if isinstance(self.scaling, str):
-            lookup(SCALINGS, self.scaling, "scaling")
+        lookup(SCALINGS, self.scaling, "scaling")
         if self.rtol is not None and not 0 <= self.rtol < 1:
             raise ValueError(f"rtol is {self.rtol}; allowed is 0 <= rtol < 1, or None.")
 
@@ -84,12 +83,12 @@ class RefinedTensor:
     @property
     def condition_before(self) -> float | None:
         """Largest by smallest singular value."""
-        return None if self.singular_values_before is None else _condition(self.singular_values_before)
+        return _condition(self.singular_values_before)
 
     @property
     def condition_after(self) -> float | None:
         """As :attr:`condition_before`."""
-        return None if self.singular_values_after is None else _condition(self.singular_values_after)
+        return _condition(self.singular_values_after)
 
 
 @dataclass(frozen=True, repr=False)
@@ -115,11 +114,8 @@ class RefineReport(Report):
         """JSON types only; infinite condition numbers are None."""
         rows = []
         for tensor in self.tensors:
-            row = asdict(tensor) | {
-                "condition_before": tensor.condition_before,
-                "condition_after": tensor.condition_after,
-            }
-            rows.append({k: None if isinstance(v, float) and math.isinf(v) else v for k, v in row.items()})
+            conditions = {f"condition_{when}": getattr(tensor, f"condition_{when}") for when in ("before", "after")}
+            rows.append(asdict(tensor) | {k: None if v == math.inf else v for k, v in conditions.items()})
         return {"scaling": self.scaling, "tensors": rows, "norms": list(self.norms)}
 
     def facts(self) -> dict[str, str]:
@@ -144,18 +140,15 @@ class RefineReport(Report):
         rows: list[tuple[str, ...]] = [("weight", "shape", "s max", "condition", "s max after", "condition after")]
         for tensor in self.weights:
             before, after = tensor.singular_values_before, tensor.singular_values_after
-            conditions = f"{tensor.condition_before:.1f}", f"{tensor.condition_after:.1f}"
-            shape = "x".join(map(str, tensor.shape))
-            largest = f"{max(before or ()):.3g}", f"{max(after or ()):.3g}"
-            rows.append((tensor.name, shape, largest[0], conditions[0], largest[1], conditions[1]))
+            first = f"{max(before or ()):.3g}", f"{tensor.condition_before:.1f}"
+            then = f"{max(after or ()):.3g}", f"{tensor.condition_after:.1f}"
+            rows.append((tensor.name, "x".join(map(str, tensor.shape)), *first, *then))
         return {"weights": rows}
 
     def __str__(self) -> str:
-        biases = len(self.tensors) - len(self.weights)
-        return (
-            "\n".join(table(self.tables()["weights"]))
-            + f"\n{len(self.weights)} weights and {biases} biases refined by {self.scaling}, {len(self.norms)} norms reset"
-        )
+        counts = f"{len(self.weights)} weights and {len(self.tensors) - len(self.weights)} biases refined"
+        lines = [*table(self.tables()["weights"]), f"{counts} by {self.scaling}, {len(self.norms)} norms reset"]
+        return "\n".join(lines)
 
 
 def refine_(model: nn.Module, config: RefineConfig | None = None) -> RefineReport:
@@ -192,9 +185,7 @@ def refine_(model: nn.Module, config: RefineConfig | None = None) -> RefineRepor
 
 def scale_weights_(model: nn.Module, config: RefineConfig) -> RefineReport:
     """:func:`refine_` without a look at the record and without an entry in it: for training that refines again and again."""
-    scaling: Scaling = (
-        lookup(SCALINGS, config.scaling, "scaling") if isinstance(config.scaling, str) else config.scaling
-    )
+    scaling: Scaling = lookup(SCALINGS, config.scaling, "scaling")
     names, norms = selection(model, config)
     tensors, values = [], {}
     largest: dict[str, float] = {}
@@ -205,13 +196,10 @@ def scale_weights_(model: nn.Module, config: RefineConfig) -> RefineReport:
         try:
             if parameter.ndim >= 2:
                 found = scaled(parameter, scaling, config.rtol)
-                largest[owner] = float(found.before.max()) if len(found.before) else 0.0
+                before, after = tuple(found.before.tolist()), tuple(found.after.tolist())
+                largest[owner] = max(before, default=0.0)
                 values[name] = found.weight
-                tensors.append(
-                    RefinedTensor(
-                        name, tuple(parameter.shape), tuple(found.before.tolist()), tuple(found.after.tolist())
-                    )
-                )
+                tensors.append(RefinedTensor(name, tuple(parameter.shape), before, after))
             else:
                 norm = float(parameter.double().norm())
                 if not math.isfinite(norm):
@@ -272,5 +260,5 @@ def _scaling_name(scaling: Any) -> str:
     return f"{type(scaling).__name__}({', '.join(names)})"
 
 
-def _condition(values: tuple[float, ...]) -> float:
-    return condition_number(torch.tensor(values, dtype=torch.float64))
+def _condition(values: tuple[float, ...] | None) -> float | None:
+    return None if values is None else condition_number(torch.tensor(values, dtype=torch.float64))

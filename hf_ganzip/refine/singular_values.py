@@ -14,9 +14,7 @@ from .scalings import SCALINGS, Scaling
 
 
 _GRAM_CONDITION = 1e-6  # least s_min / s_max for which squared singular values keep enough digits in float64
-
 _GRAM_ROWS = 64  # least rows of a block
-
 _FACTOR_RANGE = 100.0  # of f(s) / s, up to which float32 products keep the relative error near 1e-6
 
 
@@ -61,13 +59,12 @@ def scaled(weight: Tensor, scaling: str | Scaling = "sqrt", rtol: float | None =
     With M = U diag(s) V^T, M' = U diag(f(s) / s) U^T M: the eigenvectors of the smaller Gram matrix are enough, unless M is nearly
     singular; then a singular value decomposition is made.
     """
-    function = lookup(SCALINGS, scaling, "scaling") if isinstance(scaling, str) else scaling
+    function = lookup(SCALINGS, scaling, "scaling")
     if weight.ndim < 2:
         raise ValueError(f"the weight has shape {tuple(weight.shape)}; allowed are two or more dimensions.")
     matrix = weight.detach().flatten(1).double()
-    if not math.isfinite(
-        float(matrix.sum())
-    ):  # cheaper than a look at every entry; no sum of finite float32 overflows
+    # The sum is cheaper than a look at every entry; none of finite float32 overflows.
+    if not math.isfinite(float(matrix.sum())):
         raise ValueError("the weight holds NaN or infinity.")
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     squares, vectors = torch.linalg.eigh(_gram(wide), UPLO="L")

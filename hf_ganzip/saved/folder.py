@@ -47,9 +47,11 @@ class Saved:
             ValueError: None of them has it, or transformers is not installed.
         """
         found = library_of(self.class_name)
-        if found is not None:
-            return found
-        raise ValueError(f"the class {self.class_name!r} is in none of {', '.join(_LIBRARIES)}, as installed here.")
+        if found is None:
+            raise ValueError(
+                f"the class {self.class_name!r} is in none of {', '.join(_LIBRARIES)}, as installed here."
+            )
+        return found
 
 
 def library_of(class_name: str) -> str | None:
@@ -94,17 +96,13 @@ def _saved(file: Path, parts: Mapping[str, Any], class_name: Any) -> Saved:
 def _part(folder: Path) -> dict[str, Any]:
     found = describe(folder)
     library = library_of(found["class_name"]) if isinstance(found["class_name"], str) else None
-    return found | {
-        "library": library,
-        "dtype": _dtype(folder, {layer["name"] for layer in found["layers"]}, found["class_name"]),
-    }
+    cls = None if library is None else getattr(importlib.import_module(library), found["class_name"])
+    packed, kept = {layer["name"] for layer in found["layers"]}, getattr(cls, "_keep_in_fp32_modules", None)
+    return found | {"library": library, "dtype": _dtype(folder, packed, set(kept or ()))}
 
 
-def _dtype(folder: Path, packed: set[str], class_name: Any) -> str:
-    """What the weights share, apart from packed ones and from modules that ``from_pretrained`` keeps in float32 anyway."""
-    library = library_of(class_name) if isinstance(class_name, str) else None
-    cls = None if library is None else getattr(importlib.import_module(library), class_name)
-    kept = set(getattr(cls, "_keep_in_fp32_modules", None) or ())
+def _dtype(folder: Path, packed: set[str], kept: set[str]) -> str:
+    """What the weights share, but for ``packed`` ones and for modules that loading has ``kept`` in float32."""
     kinds = set()
     for file in folder.glob("*.safetensors"):
         with safe_open(file, framework="pt") as tensors:
@@ -118,7 +116,13 @@ def _dtype(folder: Path, packed: set[str], class_name: Any) -> str:
 
 def dtype_argument(saved: Saved) -> str:
     """ ", torch_dtype=..." of ``from_pretrained`` for the dtype of the weights, "" for float32."""
-    return _in_python(_dtype_option(saved))
+    option = _dtype_option(saved)
+    if option is None:
+        return ""
+    if isinstance(option, str):
+        return f", torch_dtype=torch.{option}"
+    parts = ", ".join(f'"{name}": torch.{dtype}' for name, dtype in option.items())
+    return f", torch_dtype={{{parts}}}"
 
 
 def loading_snippet(saved: Saved, place: str) -> str:
@@ -128,8 +132,8 @@ def loading_snippet(saved: Saved, place: str) -> str:
         ValueError: No library has the class.
     """
     library = saved.library
-    own, name = library == "hf_ganzip", "pipe" if saved.is_pipeline else "model"
-    dtype = dtype_argument(saved)
+    own, dtype = library == "hf_ganzip", dtype_argument(saved)
+    name, pipeline = ("pipe", "pipe") if saved.is_pipeline else ("model", "gz.GANPipeline(model)")
     lines = ["import hf_ganzip as gz"] if own else ["import hf_ganzip  # opens packed and pruned weights"]
     lines += ["import torch"] * bool(dtype)
     lines += [] if own else [f"from {library} import {saved.class_name}"]
@@ -138,9 +142,7 @@ def loading_snippet(saved: Saved, place: str) -> str:
     quoted = json.dumps(place, ensure_ascii=False)
     arguments = (f"asset_path({quoted})" if bundled else quoted) + dtype
     lines += ["", f"{name} = {'gz.' if own else ''}{saved.class_name}.from_pretrained({arguments})"]
-    lines += (
-        [pipeline_call(saved, "pipe" if saved.is_pipeline else "gz.GANPipeline(model)")] if generator_of(saved) else []
-    )
+    lines += [pipeline_call(saved, pipeline)] if generator_of(saved) else []
     return "\n".join(lines)
 
 
@@ -192,12 +194,3 @@ def _dtype_option(saved: Saved) -> str | dict[str, str] | None:
     if len(set(dtypes.values())) == 1:
         return next(iter(dtypes.values()))
     return {name: dtype for name, dtype in dtypes.items() if dtype} | {"default": "float32"}
-
-
-def _in_python(option: str | dict[str, str] | None) -> str:
-    if option is None:
-        return ""
-    if isinstance(option, str):
-        return f", torch_dtype=torch.{option}"
-    parts = ", ".join(f'"{name}": torch.{dtype}' for name, dtype in option.items())
-    return f", torch_dtype={{{parts}}}"

@@ -80,12 +80,11 @@ def _describe_model(folder: Path) -> dict[str, Any]:
 
 def format_description(description: dict[str, Any]) -> str:
     """Text for people."""
+    lines = [f"{description['class_name']} in {description['folder']}"]
     if "parts" in description:
-        lines = [f"{description['class_name']} in {description['folder']}"]
         for name, part in description["parts"].items():
             lines += ["", f"{name}: " + (part if isinstance(part, str) else format_description(part))]
         return "\n".join(lines)
-    lines = [f"{description['class_name']} in {description['folder']}"]
     lines += [f"  {name} = {value}" for name, value in description["config"].items()]
     for step in description["record"]:
         origin = f" of {step['base_model']}" if step.get("base_model") else ""
@@ -111,13 +110,11 @@ def format_description(description: dict[str, Any]) -> str:
 
 
 def _tensor_bytes(folder: Path) -> dict[str, int]:
-    sizes = {}
+    sizes: dict[str, int] = {}
     for file in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():
-                    piece = tensors.get_tensor(name)
-                    sizes[name] = piece.nbytes
+                sizes |= {name: tensors.get_tensor(name).nbytes for name in tensors.keys()}
         except SafetensorError as error:
             raise ValueError(f"{file} is damaged: {error}.") from error
     return sizes

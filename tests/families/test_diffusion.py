@@ -19,18 +19,24 @@ from ..tiny_diffusion import ALL, autoencoder, conditional_unet, flux, output, s
 STEPS = 20  # batches of one trajectory
 
 
-def inputs_of(model, count, batch_size=3, seed=0):
-    """What the first ``count`` calibration passes give a model: (state, timestep, conditions)."""
+def seen_in(passes, count):
+    """What the first ``count`` calibration passes give a model: (state, timesteps, conditions)."""
     found = []
 
     def record(state, timestep, return_dict, **conditions):
-        assert timestep.shape == (batch_size,) and len(timestep.unique()) == 1
-        found.append((state, float(timestep[0]), conditions))
+        found.append((state, timestep, conditions))
         return (state,)
 
-    for forward in itertools.islice(family_of(model).calibration(model, batch_size, seed), count):
+    for forward in itertools.islice(passes, count):
         forward(record)
     return found
+
+
+def inputs_of(model, count, batch_size=3, seed=0):
+    """:func:`seen_in` with the one timestep of each batch."""
+    found = seen_in(family_of(model).calibration(model, batch_size, seed), count)
+    assert all(time.shape == (batch_size,) and len(time.unique()) == 1 for _, time, _ in found)
+    return [(state, float(timestep[0]), conditions) for state, timestep, conditions in found]
 
 
 def test_every_timestep_once_a_trajectory():
@@ -40,16 +46,12 @@ def test_every_timestep_once_a_trajectory():
         assert len({timestep for _, timestep, _ in part}) == STEPS
 
 
-def test_classes_are_random():
-    model = tiny_unet(num_class_embeds=5)
-    labels = torch.stack([conditions["class_labels"] for _, _, conditions in inputs_of(model, 4 * STEPS + 1)[::STEPS]])
+def test_classes_and_texts_are_random():
+    found = inputs_of(tiny_unet(num_class_embeds=5), 4 * STEPS + 1)[::STEPS]
+    labels = torch.stack([conditions["class_labels"] for _, _, conditions in found])
     assert labels.shape == (5, 3) and len(labels.unique()) > 2 and labels.min() >= 0 and labels.max() < 5
-
-
-def test_texts_are_random():
-    texts = [
-        conditions["encoder_hidden_states"] for _, _, conditions in inputs_of(conditional_unet(), STEPS + 1)[::STEPS]
-    ]
+    found = inputs_of(conditional_unet(), STEPS + 1)[::STEPS]
+    texts = [conditions["encoder_hidden_states"] for _, _, conditions in found]
     assert texts[0].shape == (3, 8, 12)
     assert not torch.equal(texts[0][0], texts[0][1]) and not torch.equal(texts[0], texts[1])
 
@@ -111,15 +113,7 @@ def test_what_is_told_about_the_picture_stays_and_texts_are_drawn():
 
 
 def test_channels_that_are_not_predicted_stay():
-    model = conditional_unet(in_channels=9, out_channels=4)
-    states = []
-
-    def record(state, timestep, return_dict, **conditions):
-        states.append(state)
-        return (state,)
-
-    for forward in itertools.islice(family_of(model).calibration(model, 2, 0), STEPS):
-        forward(record)
+    states = [state for state, _, _ in inputs_of(conditional_unet(in_channels=9, out_channels=4), STEPS)]
     assert all(torch.equal(state[:, 4:], states[0][:, 4:]) for state in states)
     assert not any(torch.equal(state[:, :4], states[0][:, :4]) for state in states[1:])
 
@@ -170,19 +164,12 @@ def test_sensitivity_takes_inputs_and_those_of_the_method():
 def test_mixed_batches_have_a_timestep_for_every_sample(make):
     """Training sees all of a trajectory at every step; states and timesteps are those of batches at one timestep."""
     model, family = make(), family_of(make())
-    seen = []
-
-    def record(state, timestep, return_dict, **conditions):
-        seen.append((state, timestep))
-        return (state,)
-
-    for forward in itertools.islice(family.mixed(model, 3, 0), STEPS):
-        forward(record)
-    times = torch.stack([timestep for _, timestep in seen])
+    seen = seen_in(family.mixed(model, 3, 0), STEPS)
+    times = torch.stack([timestep for _, timestep, _ in seen])
     assert all(len(times[:, sample].unique()) == STEPS for sample in range(3))
     assert any(len(row.unique()) > 1 for row in times)
     expected = {time: state for state, time, _ in inputs_of(model, STEPS)}
-    for state, timestep in seen:
+    for state, timestep, _ in seen:
         for sample, time in enumerate(timestep.tolist()):
             assert torch.equal(state[sample], expected[time][sample])
     first, again = (next(family.mixed(model, 3, 0))(model) for _ in range(2))

@@ -30,7 +30,7 @@ def test_official_logits(name):
     close(discriminator(io["img"], io["c"]).logits, io["logits"])
 
 
-@pytest.mark.parametrize("architecture", ["resnet", "skip", "orig"])
+@pytest.mark.parametrize("architecture", ["skip", "orig"])
 def test_every_parameter_gets_a_gradient(architecture):
     discriminator = tiny_discriminator(architecture=architecture)
     discriminator(torch.randn(4, 3, 16, 16), torch.arange(4) % 3).logits.sum().backward()
@@ -45,16 +45,7 @@ def test_minibatch_deviation_by_hand():
         group = x[first::2]
         deviation = (group.var(dim=0, correction=0) + 1e-8).sqrt().mean()
         torch.testing.assert_close(result[first::2, 2], deviation.expand(3, 4, 4))
-
-
-def test_a_small_batch_is_one_group():
-    x = torch.randn(3, 2, 4, 4)
-    assert torch.equal(minibatch_std(x, 4), minibatch_std(x, 3))
-
-
-def test_a_batch_that_groups_do_not_divide():
-    with pytest.raises(ValueError, match="batch size 6 is not a multiple of mbstd_group_size=4"):
-        tiny_discriminator()(torch.zeros(6, 3, 16, 16), torch.zeros(6).long())
+    assert torch.equal(minibatch_std(x[:3], 4), minibatch_std(x[:3], 3))  # a small batch is one group
 
 
 def test_logits_of_a_sample_alone_without_minibatch_deviation():
@@ -71,15 +62,16 @@ def test_the_class_matters():
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    "images, labels, message",
     [
-        ((torch.zeros(4, 3, 8, 8), torch.zeros(4).long()), r"images has shape \(4, 3, 8, 8\); allowed is \(batch, 3, 16, 16\)"),
-        ((torch.zeros(4, 3, 16, 16),), "class_labels is required"),
+        ((4, 3, 8, 8), (4,), r"images has shape \(4, 3, 8, 8\); allowed is \(batch, 3, 16, 16\)"),
+        ((4, 3, 16, 16), None, "class_labels is required"),
+        ((6, 3, 16, 16), (6,), "batch size 6 is not a multiple of mbstd_group_size=4"),
     ],
-)  # fmt: skip
-def test_wrong_calls(arguments, message):
+)
+def test_wrong_calls(images, labels, message):
     with pytest.raises(ValueError, match=message):
-        tiny_discriminator()(*arguments)
+        tiny_discriminator()(torch.zeros(images), None if labels is None else torch.zeros(labels).long())
 
 
 def test_first_and_second_derivatives_agree_with_finite_differences():

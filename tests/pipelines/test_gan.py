@@ -6,7 +6,7 @@ import torch
 import hf_ganzip as gz
 from hf_ganzip.core.seeding import sample_generators
 
-from ..conftest import tiny_biggan, tiny_biggan_deep, tiny_generator, tiny_ugatit
+from ..conftest import changed, gan_pipeline, state_of, tiny_biggan, tiny_biggan_deep, tiny_generator, tiny_ugatit
 
 
 pytestmark = pytest.mark.processor
@@ -14,9 +14,7 @@ pytestmark = pytest.mark.processor
 
 @pytest.fixture
 def pipe():
-    pipeline = gz.GANPipeline(tiny_generator())
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return gan_pipeline(tiny_generator())
 
 
 def test_output_types(pipe):
@@ -61,20 +59,20 @@ def test_labels_and_latents(pipe):
 @pytest.mark.parametrize("make", [tiny_generator, tiny_biggan, tiny_biggan_deep])
 @pytest.mark.parametrize("count, sources", [(5, 3), (2, 3), (2, 1)])
 def test_a_list_of_generators_has_one_per_image(make, count, sources):
-    pipe = gz.GANPipeline(make())
-    pipe.set_progress_bar_config(disable=True)
-    with pytest.raises(ValueError, match=f"generator is a list of {sources} for {count} samples"):
-        pipe(count, generator=sample_generators(0, sources))
-    with pytest.raises(ValueError, match=f"generator is a list of {sources} for {count} samples"):
-        pipe(latents=torch.randn(count, pipe.generator.config.z_dim), generator=sample_generators(0, sources))
-    with pytest.raises(ValueError, match=f"generator is a list of {sources} for {count} samples"):
-        pipe.interpolate(count, steps=1, generator=sample_generators(0, sources))
+    pipe = gan_pipeline(make())
+    latents = {"latents": torch.randn(count, pipe.generator.config.z_dim)}
+    for call, options in (
+        (pipe, {"batch_size": count}),
+        (pipe, latents),
+        (pipe.interpolate, {"num_keyframes": count}),
+    ):
+        with pytest.raises(ValueError, match=f"generator is a list of {sources} for {count} samples"):
+            call(**options, generator=sample_generators(0, sources))
 
 
 @pytest.mark.parametrize("make", [tiny_generator, tiny_biggan])
 def test_sampling_is_in_eval_mode_and_leaves_the_mode_alone(make):
-    pipe = gz.GANPipeline(make())
-    pipe.set_progress_bar_config(disable=True)
+    pipe = gan_pipeline(make())
     z = torch.randn(2, pipe.generator.config.z_dim)
     options = {"latents": z, "output_type": "latent"}
 
@@ -82,18 +80,16 @@ def test_sampling_is_in_eval_mode_and_leaves_the_mode_alone(make):
         return pipe(noise_mode="const", **options).images, pipe.interpolate(steps=2, **options)
 
     expected = images()
-    before = {name: tensor.clone() for name, tensor in pipe.generator.state_dict().items()}
+    before = state_of(pipe.generator)
     pipe.generator.train()
     found = images()
-    assert pipe.generator.training
+    assert pipe.generator.training and not changed(before, pipe.generator)
     assert all(torch.equal(*pair) for pair in zip(found, expected))
-    assert all(torch.equal(before[name], tensor) for name, tensor in pipe.generator.state_dict().items())
 
 
 def test_truncation_without_effect_is_refused():
     """BigGAN truncates when latents are drawn; BigGAN-deep and StyleGANs also when they are used."""
-    pipe = gz.GANPipeline(tiny_biggan())
-    pipe.set_progress_bar_config(disable=True)
+    pipe = gan_pipeline(tiny_biggan())
     z = pipe.generator.draw_latents(2, torch.Generator().manual_seed(0), truncation_psi=0.5)
     drawn = pipe(2, generator=torch.Generator().manual_seed(0), truncation_psi=0.5, output_type="latent").images
     assert torch.equal(pipe(latents=z, output_type="latent").images, drawn)

@@ -9,21 +9,15 @@ from PIL import Image
 import hf_ganzip as gz
 from hf_ganzip.models.base import GeneratorMixin
 
-from ..conftest import TINY, tiny_biggan, tiny_biggan_deep, tiny_generator, tiny_stylegan3
+from ..conftest import TINY, gan_pipeline, sources, tiny_biggan, tiny_biggan_deep, tiny_generator, tiny_stylegan3
 
 
 GENERATORS = [name for name, make in TINY.items() if isinstance(make(), GeneratorMixin)]
 
 
-def pipeline(model, **options):
-    pipe = gz.GANPipeline(model, **options)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 @pytest.mark.parametrize("name", GENERATORS)
 def test_every_generator_samples_saves_and_loads(name, tmp_path):
-    pipe = pipeline(TINY[name]())
+    pipe = gan_pipeline(TINY[name]())
     options = {"noise_mode": "const", "output_type": "latent", "truncation_psi": 0.7}
     expected = pipe(3, generator=torch.Generator().manual_seed(1), **options).images
     pipe.save_pretrained(tmp_path)
@@ -34,11 +28,7 @@ def test_every_generator_samples_saves_and_loads(name, tmp_path):
 
 @pytest.mark.parametrize("name", GENERATORS)
 def test_image_i_depends_on_its_source_only(name):
-    pipe = pipeline(TINY[name]())
-
-    def sources(*seeds):
-        return [torch.Generator().manual_seed(seed) for seed in seeds]
-
+    pipe = gan_pipeline(TINY[name]())
     label = 1 if pipe.generator.config.num_classes else None
     options = {"output_type": "latent", "class_labels": label, "truncation_psi": 0.5}
     together = pipe(3, generator=sources(1, 2, 3), **options).images
@@ -48,7 +38,7 @@ def test_image_i_depends_on_its_source_only(name):
 
 @pytest.mark.parametrize("make", [tiny_generator, tiny_stylegan3])
 def test_mixing_exchanges_styles_from_the_cutoff_on(make):
-    pipe = pipeline(make())
+    pipe = gan_pipeline(make())
     z, other = torch.randn(2, 2, 8)
     options = {"class_labels": 0, "noise_mode": "const", "output_type": "latent"}
     plain, second = pipe(latents=z, **options).images, pipe(latents=other, **options).images
@@ -63,18 +53,18 @@ def test_mixing_exchanges_styles_from_the_cutoff_on(make):
 
 
 def test_wrong_mixing_is_refused():
-    pipe, z = pipeline(tiny_generator()), torch.randn(2, 8)
+    pipe, z = gan_pipeline(tiny_generator()), torch.randn(2, 8)
     with pytest.raises(ValueError, match="mixing_cutoff is 9; allowed are 1 to 5"):
         pipe(latents=z, mixing_latents=z, mixing_cutoff=9)
     with pytest.raises(ValueError, match="1 rows for 2 images"):
         pipe(latents=z, mixing_latents=z[:1])
     with pytest.raises(ValueError, match="BigGANGenerator has no styles"):
-        pipeline(tiny_biggan())(latents=torch.randn(1, 12), mixing_latents=torch.randn(1, 12))
+        gan_pipeline(tiny_biggan())(latents=torch.randn(1, 12), mixing_latents=torch.randn(1, 12))
 
 
 @pytest.mark.parametrize("name", GENERATORS)
 def test_a_walk_passes_through_its_samples_and_returns(name):
-    pipe = pipeline(TINY[name]())
+    pipe = gan_pipeline(TINY[name]())
     z = pipe.generator.draw_latents(3, torch.Generator().manual_seed(0))
     labels = [0, 2, 1] if pipe.generator.config.num_classes else None
     expected = pipe(latents=z, class_labels=labels, noise_mode="const", output_type="latent").images
@@ -97,14 +87,14 @@ def test_walks_keep_the_length_of_latents():
 
 
 def test_frames_become_a_gif(tmp_path):
-    frames = pipeline(tiny_biggan_deep()).interpolate(num_keyframes=2, steps=3)
+    frames = gan_pipeline(tiny_biggan_deep()).interpolate(num_keyframes=2, steps=3)
     export_to_gif(frames, str(tmp_path / "walk.gif"))
     with Image.open(tmp_path / "walk.gif") as gif:
         assert gif.n_frames == 6
 
 
 def test_too_short_walks_are_refused():
-    pipe = pipeline(tiny_biggan())
+    pipe = gan_pipeline(tiny_biggan())
     with pytest.raises(ValueError, match="1 samples, 16 steps"):
         pipe.interpolate(num_keyframes=1)
     with pytest.raises(ValueError, match="0 steps"):
@@ -112,7 +102,7 @@ def test_too_short_walks_are_refused():
 
 
 def test_classes_by_name(tmp_path):
-    pipe = pipeline(tiny_biggan(), class_names=["shirt", "bag", "boot"])
+    pipe = gan_pipeline(tiny_biggan(), class_names=["shirt", "bag", "boot"])
     z = torch.randn(2, 12)
     by_id = pipe(latents=z, class_labels=[2, 0], output_type="latent").images
     assert torch.equal(pipe(latents=z, class_labels=["boot", "shirt"], output_type="latent").images, by_id)

@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tests.checkpoints.foreign import fake_modules, reconstruct_persistent
+
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NAN = float("nan")
@@ -260,19 +262,14 @@ class _Module:
 
     def __reduce__(self):
         meta = {"type": "class", "version": 6, "module_src": "", "class_name": "Generator", "state": self.state}
-        return _reconstruct_persistent_obj, (meta,)
-
-
-def _reconstruct_persistent_obj(meta):
-    raise AssertionError("only named, never called")
+        return reconstruct_persistent, (meta,)
 
 
 def networks():
     """StyleGAN pickles whose modules contradict themselves, by name."""
-    from tests.checkpoints.foreign import fake_modules
 
     def saved(state):
-        with fake_modules(torch_utils__persistence___reconstruct_persistent_obj=_reconstruct_persistent_obj):
+        with fake_modules(torch_utils__persistence___reconstruct_persistent_obj=reconstruct_persistent):
             return pickle.dumps({"G_ema": _Module(**state)}, 4)
 
     def module(**tensors):
@@ -302,9 +299,11 @@ def edited(file, old, new):
 def damaged():
     """Good files cut, overwritten, or no checkpoints at all, by name."""
     good = (GOLDEN / "pickles" / "stylegan2_small_skip.pkl").read_bytes()
-    flipped = bytearray(good)
-    flipped[len(good) // 3] ^= 0xFF
+    state = {"input.input": torch.zeros(0, 1, 4, 4), "style.1.weight": torch.ones(2, 2), "style.1.bias": torch.ones(2)}
+    empty = io.BytesIO()
+    torch.save({"g_ema": state}, empty)
     return {
+        "tensor_without_entries.pt": empty.getvalue(),
         "empty.pkl": b"",
         "one_byte.pkl": b"\x80",
         "zeros.pkl": b"\0" * 1000,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ...core.modes import evaluating
+from ...core.modes import evaluating, only_gradients_of
 from ..channels import ChannelSet
 from .base import Scores, latents, reader_scores, reader_weights
 from .face_parser import FaceParser
@@ -42,24 +42,16 @@ class ContentAware:
             raise ValueError(f"content_aware needs a generator with latents; {type(model).__name__} has none.")
         mask = FaceParser(self.mask) if isinstance(self.mask, str) else self.mask
         generator = torch.Generator().manual_seed(self.seed)
-        required = {parameter: parameter.requires_grad for parameter in model.parameters()}
         weights = reader_weights(model, sets)
         sums = [torch.zeros(channels.width) for channels in sets]
-        try:
-            model.requires_grad_(False)
-            for weight in weights:
-                weight.requires_grad_(True)
-            with evaluating(model):
-                batches = range(max(1, self.samples // self.batch_size))
-                for _ in tqdm(batches, "content_aware", unit="batch", disable=not self.progress):
-                    z, labels = latents(model, self.batch_size, generator)
-                    images = model(z, labels, generator=generator).sample
-                    loss = (self._disturbed(images, mask, generator) - images).abs().mean()
-                    for total, score in zip(sums, reader_scores(loss, weights)):
-                        total += score.cpu()
-        finally:
-            for parameter, value in required.items():
-                parameter.requires_grad_(value)
+        with evaluating(model), only_gradients_of(weights, model):
+            batches = range(max(1, self.samples // self.batch_size))
+            for _ in tqdm(batches, "content_aware", unit="batch", disable=not self.progress):
+                z, labels = latents(model, self.batch_size, generator)
+                images = model(z, labels, generator=generator).sample
+                loss = (self._disturbed(images, mask, generator) - images).abs().mean()
+                for total, score in zip(sums, reader_scores(loss, weights)):
+                    total += score.cpu()
         return {channels.name: total for channels, total in zip(sets, sums)}
 
     def _disturbed(

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ...core.modes import evaluating, only_gradients_of
 from ..channels import ChannelSet
 from .base import Scores, per_channel
 
@@ -85,19 +86,9 @@ class DiffPrune:
         images = self._images(model)
         names = sorted({part.tensor for channels in sets for part in channels.slices})
         weights = {name: p for name, p in model.named_parameters() if name in names and not name.endswith("bias")}
-        required = {parameter: parameter.requires_grad for parameter in model.parameters()}
-        modes = {module: module.training for module in model.modules()}
-        try:
+        with evaluating(model), only_gradients_of(weights.values(), model):
             model.train(self.train_mode)
-            model.requires_grad_(False)
-            for weight in weights.values():
-                weight.requires_grad_(True)
             gradients = self._accumulate(model, weights, images)
-        finally:
-            for parameter, value in required.items():
-                parameter.requires_grad_(value)
-            for module, mode in modes.items():
-                module.training = mode
         return {channels.name: self._score(channels, weights, gradients) for channels in sets}
 
     def _images(self, model: nn.Module) -> Tensor:
@@ -115,9 +106,8 @@ class DiffPrune:
             if images.numel():
                 given += f" from {float(images.min()):.3g} to {float(images.max()):.3g}"
             if images.shape[1:] == (channels, height, width) and len(images) and images.is_floating_point():
-                limit = (
-                    1 + _TOLERANCE if channels in (1, 3) else torch.finfo(images.dtype).max
-                )  # latents have no bound
+                # Latents have no bound.
+                limit = 1 + _TOLERANCE if channels in (1, 3) else torch.finfo(images.dtype).max
                 if bool((images.abs() <= limit).all()):
                     return images
         raise ValueError(
