@@ -55,14 +55,13 @@ def _denoiser(
     inputs: Callable[..., Any],
     states: Callable[..., Iterator[Callable[[nn.Module], Tensor]]],
     sensitive: Callable[..., tuple[str, ...]],
-    counts_vectors: bool = False,
+    **options: Any,
 ) -> Family:
     """A model that predicts noise or velocities, calibrated on ``states`` of its own trajectories."""
     return Family(
         last_block,
         inputs,
         states,
-        counts_vectors=counts_vectors,
         sensitive=sensitive,
         samples_together=4,  # a batch has one timestep
         mixed=functools.partial(states, mixed=True),
@@ -74,6 +73,7 @@ def _denoiser(
             "feature_weight": 0.3,
             "moment_weight": 0.0,
         },
+        **options,
     )
 
 

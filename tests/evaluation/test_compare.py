@@ -575,6 +575,23 @@ class TestOthersCandidates:
         found = self.check(self.load(TorchAoConfig(quantization.Int8WeightOnlyConfig())), tmp_path, 1.1)
         assert "Int8WeightOnlyConfig" in str(found["compression"]) and "torchao" in found["versions"]
 
+    @pytest.mark.filterwarnings("ignore")
+    def test_bitsandbytes(self):
+        """Layers in memory: diffusers loads them on GPUs only."""
+        nf4 = pytest.importorskip("bitsandbytes.nn", reason="bitsandbytes is not installed")
+        original = gz.load_model("ddpm-fashion-mnist")
+        candidate = copy.deepcopy(original)
+        for name, layer in original.named_modules():
+            if isinstance(layer, torch.nn.Linear) and layer.in_features % 64 == 0:
+                packed = nf4.Linear4bit(layer.in_features, layer.out_features, compute_dtype=torch.float32)
+                packed.weight = nf4.Params4bit(layer.weight.data.clone(), requires_grad=False, quant_type="nf4")
+                packed.bias = copy.deepcopy(layer.bias)
+                candidate.set_submodule(name, packed.to("cpu"))
+        before = sum(weight.nbytes for weight in original.parameters())
+        report = gz.compare(original, candidate, **DRAWN | {"num_images": 4, "memory": False})
+        assert 20 < report["sqnr"].candidate.value < 80 and report["psnr"].candidate.value > 15
+        assert report["bytes_held"].candidate.value < before
+
     def load(self, config):
         from diffusers import UNet2DModel
 
