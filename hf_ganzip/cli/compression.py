@@ -66,8 +66,7 @@ def compress(
     group_size: Annotated[int, typer.Option(help="Weights per scale, for granularity group.")] = 128,
     scale_dtype: Annotated[str | None, typer.Option(help="float32 or float16.")] = None,
     headroom: Annotated[
-        float | None,
-        typer.Option(help="Share of bytes, on top of --bits, for small and sensitive layers: 0 to 1."),
+        float | None, typer.Option(help="Share of bytes, on top of --bits, for small and sensitive layers: 0 to 1.")
     ] = None,
     svd_rank: Annotated[
         int, typer.Option(min=0, help="Rank of a part of every weight that is kept in 16 bits; 0 for none.")

@@ -43,16 +43,7 @@ class MovingCodebook(nn.Module):
     :math:`N_k \leftarrow \lambda N_k + (1 - \lambda) n_k`, :math:`m_k \leftarrow \lambda m_k + (1 - \lambda) s_k`,
     :math:`e_k = m_k / \hat N_k` with Laplace-smoothed counts.
 
-    Args:
-        dim: C.
-        num_codes: K.
-        decay: lambda, 0 to 1.
-        init: See :class:`.FeatureQuantizer`.
-        init_state: See there.
-        settle_steps: See there.
-        revive_below: See there.
-        follow: See there.
-        accumulate: See there.
+    The options are those of :class:`.FeatureQuantizer`.
 
     Source:
         Zhao et al., "Feature Quantization Improves GAN Training", equation 8.

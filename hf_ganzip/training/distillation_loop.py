@@ -25,13 +25,7 @@ from .augment import AdaptiveAugment, twice_differentiable
 from .average import WeightAverage
 from .distillation import latent_directions, relation_loss, rgb_distance, sanitize_gradients_
 from .distillation_config import DistillationConfig
-from .distilled_networks import (
-    Tapped,
-    add_spectral_norms_,
-    published_layers,
-    student_layers,
-    without_spectral_norms,
-)
+from .distilled_networks import Tapped, add_spectral_norms_, published_layers, student_layers, without_spectral_norms
 from .feature_quantizer import FeatureQuantizer
 from .gan_loop import lazy_adam
 from .losses import LOSSES, r1_penalty

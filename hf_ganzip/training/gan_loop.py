@@ -22,13 +22,7 @@ from ..images import to_model_range, to_uint8
 from ..images.grids import save_image_grid
 from .augment import DIFF_AUGMENTATIONS, diff_augment
 from .average import RAMPUP, WeightAverage
-from .feature_quantization import (
-    PendingStatistics,
-    codes_in_use,
-    phase,
-    update_codebooks_,
-    warn_of_dead_codebooks,
-)
+from .feature_quantization import PendingStatistics, codes_in_use, phase, update_codebooks_, warn_of_dead_codebooks
 from .losses import LOSSES, r1_penalty, twin_discriminator_loss, twin_generator_loss
 from .run import TrainingRun
 from .run_config import RunConfig, enable_gradient_checkpointing_

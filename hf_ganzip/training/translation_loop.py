@@ -17,13 +17,7 @@ from torch.nn import functional as F
 from ..core.seeding import derive_seed
 from ..images import to_model_range, to_uint8
 from ..images.grids import save_image_grid
-from .feature_quantization import (
-    PendingStatistics,
-    codes_in_use,
-    phase,
-    update_codebooks_,
-    warn_of_dead_codebooks,
-)
+from .feature_quantization import PendingStatistics, codes_in_use, phase, update_codebooks_, warn_of_dead_codebooks
 from .run import TrainingRun
 from .run_config import SECOND_HALF, RunConfig, enable_gradient_checkpointing_
 
