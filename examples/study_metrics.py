@@ -93,21 +93,9 @@ def plot_outliers(drift: dict, path: Path) -> None:
     axes = figure.subplots(1, 2, sharey=True)
     for axis, (where, values) in zip(axes, drift.items()):
         for (label, prefix), colour in zip(METHODS.items(), ("tab:blue", "tab:green", "tab:red")):
-            axis.plot(
-                [100 * s for s in SHARES],
-                values[f"{prefix}precision"],
-                color=colour,
-                marker="o",
-                label=f"{label} precision",
-            )
-            axis.plot(
-                [100 * s for s in SHARES],
-                values[f"{prefix}recall"],
-                color=colour,
-                marker="s",
-                ls="--",
-                label=f"{label} recall",
-            )
+            for side, marker, style in (("precision", "o", "-"), ("recall", "s", "--")):
+                drawn = {"color": colour, "marker": marker, "ls": style, "label": f"{label} {side}"}
+                axis.plot([100 * share for share in SHARES], values[prefix + side], **drawn)
         axis.set(title=f"far outliers in the {where} set", xlabel="outliers, percent of the set")
         axis.axhline(0, color="black", lw=0.8)
         axis.grid(alpha=0.3)

@@ -125,27 +125,15 @@ class _Training(TrainingRun):
             tapped, discriminator.train(), *optimizers, loader
         )
         config = config.in_steps(len(self.loader) // config.gradient_accumulation_steps)
-        self.draws = StepDraws(
-            seed=config.seed,
-            batch=self.batch,
-            micro_batches=config.gradient_accumulation_steps,
-            processes=accelerator.num_processes,
-            process=accelerator.process_index,
-            device=device,
-            z_dim=teacher.config.z_dim,
-            num_ws=teacher.num_ws,
-            num_classes=teacher.config.num_classes,
-            mixing_probability=config.mixing_probability,
-            directions=directions,
-        )
+        self.draws = StepDraws(config, teacher, accelerator, directions)
         images_per_step = self.batch * self.draws.parts
         average = WeightAverage(student, images_per_step, config.ema_images, config.ema_rampup)
-        self.state = PhaseState()
+        self.path_mean = PathMean()
         self.augment = None if config.ada_target is None else AdaptiveAugment(config.ada_target)
         if self.augment is not None:
             accelerator.register_for_checkpointing(self.augment)
         super().__init__(accelerator, config, student, images_per_step, average, validate)
-        self.register(self.state, lr_g=self.optimizer_g, lr_d=self.optimizer_d)
+        self.register(self.path_mean, lr_g=self.optimizer_g, lr_d=self.optimizer_d)
         labels = dataset.tensors[1].unique()[:10]
         self.grid_labels = labels.repeat_interleave(10) if self.conditional else torch.zeros(100, dtype=torch.int64)
 
@@ -206,10 +194,9 @@ class _Training(TrainingRun):
         )
         images, lengths = self.student(draw, "lengths")
         mean = self.accelerator.reduce(lengths.detach().mean(), "mean")
-        self.state.lengths.append(float(mean))
-        penalty = (lengths - self.state.path_mean).square().mean()
+        penalty = (lengths - self.path_mean.value).square().mean()
         loss = penalty * config.path_weight * config.path_every
-        return loss + _nothing(images), {"path": penalty}
+        return loss + _nothing(images), {"path": penalty, "length": mean}
 
     def discriminator_loss(self, real: Tensor, labels: Tensor | None, micro: int) -> tuple[Tensor, dict]:
         draw = self.draws(self.step, 2, micro)
@@ -218,9 +205,8 @@ class _Training(TrainingRun):
                 images, _ = self.student(draw)
             generated = self.discriminator(self.augmented(images, 1, micro), draw["labels"]).logits
             of_real = self.discriminator(self.augmented(real, 2, micro), labels).logits
-        self.state.signs.append(float(of_real.detach().sign().mean()))
         loss = LOSSES["logistic"][0](of_real, generated)
-        return loss, {"loss_d": loss}
+        return loss, {"loss_d": loss, "real": of_real.detach().sign().mean()}
 
     def r1_loss(self, real: Tensor, labels: Tensor | None, micro: int) -> tuple[Tensor, dict]:
         real = real.detach().requires_grad_(True)
@@ -245,7 +231,7 @@ class _Training(TrainingRun):
         losses = self.accumulate(self.student, self.optimizer_g, self.generator_loss)
         if config.path_every and config.path_weight and now % config.path_every == 0:
             losses |= self.accumulate(self.student, self.optimizer_g, self.path_loss)
-            self.state.update_path(config.path_decay)
+            self.path_mean.value += config.path_decay * (float(losses.pop("length")) - self.path_mean.value)
         self.discriminator.requires_grad_(True)
         losses |= self.accumulate(
             self.discriminator, self.optimizer_d, lambda micro: self.discriminator_loss(*real[micro], micro)
@@ -254,12 +240,11 @@ class _Training(TrainingRun):
             losses |= self.accumulate(
                 self.discriminator, self.optimizer_d, lambda micro: self.r1_loss(*real[micro], micro)
             )
-        signs = torch.tensor(self.state.take_signs(), device=self.accelerator.device)
-        sign = self.accelerator.reduce(signs.mean(), "mean")
+        losses["real"] = self.accelerator.reduce(losses["real"], "mean")
         if self.augment is not None:
-            self.augment.update(float(sign), self.images_per_step)
+            self.augment.update(float(losses["real"]), self.images_per_step)
             losses["augment"] = torch.tensor(self.augment.probability)
-        return losses | {"real": sign}
+        return losses
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -294,28 +279,15 @@ def _nothing(output: Tensor) -> Tensor:
     return 0 * output.float().sum()
 
 
-class PhaseState:
-    """Running mean of path lengths, and what a step collects; saved with the training state."""
+class PathMean:
+    """Running mean of path lengths; saved with the training state."""
 
-    def __init__(self) -> None:
-        self.path_mean = 0.0
-        self.lengths: list[float] = []
-        self.signs: list[float] = []
-
-    def update_path(self, decay: float) -> None:
-        """Move the running mean by the lengths of a step."""
-        self.path_mean += decay * (sum(self.lengths) / len(self.lengths) - self.path_mean)
-        self.lengths = []
-
-    def take_signs(self) -> list[float]:
-        """Mean signs of D(real) of the step's micro-batches."""
-        found, self.signs = self.signs, []
-        return found
+    value = 0.0
 
     def state_dict(self) -> dict:
         """For the checkpoint."""
-        return {"path_mean": self.path_mean}
+        return {"path_mean": self.value}
 
     def load_state_dict(self, state: dict) -> None:
         """From the checkpoint."""
-        self.path_mean = state["path_mean"]
+        self.value = state["path_mean"]
