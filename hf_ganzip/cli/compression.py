@@ -263,17 +263,9 @@ def refine(
     if plot is not None:
         refuse_unwritable(plot.parent)
     whole, networks = open_whole(model, components, Place(subfolder, revision, device, dtype))
-    options = {
-        "rtol": rtol,
-        "progress": not quiet,
-        "to_rgb": to_rgb,
-        "reset_norms": reset_norms,
-        "skip": tuple(skip or ()),
-        "again": again,
-    }
-    found = [
-        (_labels(name), refine_(each, RefineConfig(scaling=scaling, **options))) for name, each in networks.items()
-    ]
+    options = {"rtol": rtol, "to_rgb": to_rgb, "reset_norms": reset_norms, "skip": tuple(skip or ()), "again": again}
+    config = RefineConfig(scaling=scaling, progress=not quiet, **options)
+    found = [(_labels(name), refine_(each, config)) for name, each in networks.items()]
     if plot is not None:
         from ..evaluation.plotting import save_spectra_plot
 

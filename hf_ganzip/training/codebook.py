@@ -210,4 +210,4 @@ class MovingCodebook(nn.Module):
 def running_perplexity(counts: Tensor) -> Tensor:
     """exp of the entropy of running counts (K,): 1 for one code in use, K for all alike."""
     shares = counts.double() / counts.double().sum().clamp_min(1e-12)
-    return (-(shares * shares.clamp_min(1e-300).log()).sum()).exp()
+    return torch.special.entr(shares).sum().exp()

@@ -36,14 +36,12 @@ class DiffusionTrainingConfig(RunConfig):
     train_batch_size: int = 128  # images per process and micro-step
     learning_rate: float = 2e-4
     ema_decay: float = 0.9999  # of the averaged network, per step
-    ema_rampup: float = (
-        RAMPUP  # the average's half-life is at most this share of the images seen; 0, as published: no ramp-up
-    )
+    ema_rampup: float = RAMPUP  # the half-life is at most this share of the images seen; 0, as published: no ramp-up
     max_grad_norm: float = 1.0
     dropout: float | None = None  # 0.1 in the papers; None leaves the model's
     random_flip: bool = True
     distillation_weight: float = (
-        0.0  # of |teacher - student|^2; 1 minus it of |noise - student|^2 (0.7 in Diff-Pruning's variant)
+        0.0  # of |teacher - student|^2, 0.7 in Diff-Pruning; 1 minus it of |noise - student|^2
     )
     timesteps: int = 1000
     beta_start: float = 1e-4

@@ -58,6 +58,15 @@ def in_fresh_process(code, folder, *, without_us, **changes):
     return found.stdout.strip().rpartition("\n")[2]
 
 
+REFUSED = """
+    from diffusers import AutoModel
+    try:
+        AutoModel.from_pretrained("model", trust_remote_code=True)
+    except ImportError as error:
+        print(error)
+"""
+
+
 class TestFiles:
     def test_a_model(self, tmp_path):
         gz.save_for_hub(quantized(), tmp_path)
@@ -279,17 +288,7 @@ class TestOpened:
 
     def test_thin_without_the_package_says_what_to_install(self, tmp_path):
         gz.save_for_hub(quantized(), tmp_path / "model")
-        said = in_fresh_process(
-            """
-            from diffusers import AutoModel
-            try:
-                AutoModel.from_pretrained("model", trust_remote_code=True)
-            except ImportError as error:
-                print(error)
-            """,
-            tmp_path,
-            without_us=True,
-        )
+        said = in_fresh_process(REFUSED, tmp_path, without_us=True)
         assert said.endswith("which is not installed: pip install hf_ganzip")
 
     def test_no_trust(self, tmp_path):
@@ -315,17 +314,7 @@ class TestOpened:
         gz.save_for_hub(quantized(), tmp_path / "model", standalone=True)
         (file,) = (tmp_path / "model").glob("*.py")
         file.write_text(file.read_text().replace("float32", "float64", 1))
-        said = in_fresh_process(
-            """
-            from diffusers import AutoModel
-            try:
-                AutoModel.from_pretrained("model", trust_remote_code=True)
-            except ImportError as error:
-                print(error)
-            """,
-            tmp_path,
-            without_us=True,
-        )
+        said = in_fresh_process(REFUSED, tmp_path, without_us=True)
         assert "is not as hf_ganzip wrote it: its SHA-256 is" in said and "download it again" in said
 
 

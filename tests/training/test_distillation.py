@@ -133,9 +133,7 @@ class TestAugment:
         images = torch.rand(2000, 1, 4, 4)
         found = augment(images, 0.02, self.random())
         changed = (found - images).abs().flatten(1).amax(dim=1) > 1e-4
-        transformations = (
-            1 + 1 + 1 + 1 + 1 + 1 + 1 + 1 + 1
-        )  # mirror and turns change only a part of what they are drawn for
+        transformations = 9  # mirror and turns change only a part of what they are drawn for
         assert 0.5 * 0.02 * transformations < float(changed.float().mean()) < 0.02 * (transformations + 1)
 
     def test_the_probability_follows_the_signs(self):
