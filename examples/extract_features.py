@@ -36,11 +36,7 @@ def parse_args(input_args=None) -> argparse.Namespace:
     add("--num_samples", type=int, default=50_000, help="of the model")
     add("--seed", type=int, default=0, help="sample i depends on (seed, i)")
     add("--steps", type=int, default=50, help="of DDIM, for diffusion models")
-    add(
-        "--split",
-        default="test",
-        help="of a `datasets` id or of a folder with such a subfolder",
-    )
+    add("--split", default="test", help="of a `datasets` id or of a folder with such a subfolder")
     add(
         "--resolution", type=int, help="crop and resize all images to this side; by default the extractor resizes each"
     )

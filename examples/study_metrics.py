@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import statistics
 from pathlib import Path
 
@@ -27,13 +26,13 @@ from hf_ganzip.evaluation.sampling import sample_images
 from hf_ganzip.integration.opening import load_model
 from hf_ganzip.metrics import knn_precision_recall, lsh_precision_recall
 from hf_ganzip.scripts.flags import make_parser
+from hf_ganzip.scripts.studies import publish_section
 from hf_ganzip.studies.correlation import correlation
 
 
 SHARES = (0.0, 0.01, 0.02, 0.05, 0.1)
 HYPERPLANES = (2, 4, 6, 8, 9, 10, 11, 12, 13, 14, 16, 18, 20)
 METHODS = {"LSH": "lsh_", "LSH+KNN": "lsh_knn_", "KNN": ""}
-BEGIN, END = "<!-- study: begin -->", "<!-- study: end -->"
 
 
 def parse_args(input_args=None) -> argparse.Namespace:
@@ -94,21 +93,9 @@ def plot_outliers(drift: dict, path: Path) -> None:
     axes = figure.subplots(1, 2, sharey=True)
     for axis, (where, values) in zip(axes, drift.items()):
         for (label, prefix), colour in zip(METHODS.items(), ("tab:blue", "tab:green", "tab:red")):
-            axis.plot(
-                [100 * s for s in SHARES],
-                values[f"{prefix}precision"],
-                color=colour,
-                marker="o",
-                label=f"{label} precision",
-            )
-            axis.plot(
-                [100 * s for s in SHARES],
-                values[f"{prefix}recall"],
-                color=colour,
-                marker="s",
-                ls="--",
-                label=f"{label} recall",
-            )
+            for side, marker, style in (("precision", "o", "-"), ("recall", "s", "--")):
+                drawn = {"color": colour, "marker": marker, "ls": style, "label": f"{label} {side}"}
+                axis.plot([100 * share for share in SHARES], values[prefix + side], **drawn)
         axis.set(title=f"far outliers in the {where} set", xlabel="outliers, percent of the set")
         axis.axhline(0, color="black", lw=0.8)
         axis.grid(alpha=0.3)
@@ -256,18 +243,7 @@ def main(args: argparse.Namespace) -> None:
     real = extract_features(images)
     generated = extract_features(sample_images(generator, args.num_samples)[0])
     text = section(args, real, generated)
-    if args.docs is None:
-        print(text)
-        return
-    page = args.docs.read_text(encoding="utf-8")
-    if BEGIN not in page or END not in page:
-        raise ValueError(
-            f"{args.docs} has no place for the section; write the lines {BEGIN} and {END} where it belongs."
-        )
-    args.docs.write_text(
-        re.sub(f"(?s){BEGIN}.*{END}", lambda _: f"{BEGIN}\n\n{text}\n\n{END}", page), encoding="utf-8"
-    )
-    print(f"{args.docs} and two pictures in {args.output_dir} are written")
+    publish_section(text, args.docs)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ of fresh real images. Writes a picture into OUTPUT_DIR and one Markdown section,
 from __future__ import annotations
 
 import argparse
-import re
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -28,9 +27,9 @@ from hf_ganzip.integration.opening import load_model
 from hf_ganzip.metrics import METRICS
 from hf_ganzip.quantization import QuantizeConfig, quantize_
 from hf_ganzip.scripts.flags import make_parser
+from hf_ganzip.scripts.studies import publish_section
 
 
-BEGIN, END = "<!-- study: begin -->", "<!-- study: end -->"
 SEEN = 3  # standard deviations
 LOWER_IS_BETTER = {"frechet_distance", "kernel_distance", "monge_distance", "gaussian_kernel_distance"}
 OPTIONS = {"frechet_distance": {"allow_singular": True}, "kernel_distance": {"subset_size": None}}
@@ -181,11 +180,7 @@ def main(args: argparse.Namespace) -> None:
         f"draws; behind the first column the standard deviation over the draws. **Bold**: worse than fresh real images by more than {SEEN} of those deviations; *italic*: better by as much; "
         "plain: not seen.\n\n" + table(found)
     )
-    if args.docs is None:
-        return print(text)
-    page = args.docs.read_text(encoding="utf-8")
-    section = f"{BEGIN}\n\n{text}\n\n{END}"
-    args.docs.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: section, page, flags=re.DOTALL), encoding="utf-8")
+    publish_section(text, args.docs)
 
 
 if __name__ == "__main__":

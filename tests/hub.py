@@ -75,10 +75,7 @@ class LocalHub:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-            wbufsize, disable_nagle_algorithm = (
-                -1,
-                True,
-            )  # head and body at once: the other side waits 40 ms to acknowledge a part
+            wbufsize, disable_nagle_algorithm = -1, True  # at once: the other side waits 40 ms to acknowledge a part
 
             def log_message(self, *args):
                 pass
@@ -108,9 +105,8 @@ class LocalHub:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(
-            target=self.server.serve_forever, args=(0.02,), daemon=True
-        ).start()  # seconds: how soon it ends
+        soon = 0.02  # seconds until it ends
+        threading.Thread(target=self.server.serve_forever, args=(soon,), daemon=True).start()
         return self
 
     def __exit__(self, *exception) -> None:
@@ -125,9 +121,8 @@ class LocalHub:
 
     def run(self, code: str, cache: Path) -> str:
         """Standard output of Python code in a fresh process that knows no other Hub."""
-        found = subprocess.run(
-            [sys.executable, "-c", code], env=self.environment(cache), capture_output=True, text=True, timeout=200
-        )
+        options = {"env": self.environment(cache), "capture_output": True, "text": True, "timeout": 200}
+        found = subprocess.run([sys.executable, "-c", code], **options)
         assert found.returncode == 0, found.stderr[-3000:]
         return found.stdout
 
@@ -135,13 +130,10 @@ class LocalHub:
         """Let this process talk to no other Hub, and keep what it downloads until the end."""
         from huggingface_hub import constants
 
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", self.cache.name)
-        monkeypatch.setattr(constants, "ENDPOINT", self.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", self.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        template = self.url + "/{repo_id}/resolve/{revision}/{filename}"
+        changes = {"HF_HUB_CACHE": self.cache.name, "ENDPOINT": self.url, "HUGGINGFACE_CO_URL_TEMPLATE": template}
+        for name, value in (changes | {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}).items():
+            monkeypatch.setattr(constants, name, value)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
 
     # -- answers ------------------------------------------------------------------------------------------------------
@@ -190,9 +182,8 @@ class LocalHub:
         name, url = kind + short, f"{self.url}/{kind}{short}"
         if name in self.repositories:
             return _json({"error": "You already created this repository", "url": url}, 409)
-        self.repositories[name] = Repository(
-            "private" in (wanted.get("visibility"), wanted.get("private") and "private")
-        )
+        private = bool(wanted.get("private")) or wanted.get("visibility") == "private"
+        self.repositories[name] = Repository(private)
         self.repositories[name].commit({})
         return _json({"url": url, "name": short})
 
@@ -226,19 +217,10 @@ class LocalHub:
             repository.branches[argument] = repository.branches["main"]
             return _json({})
         if action == "preupload":
-            given = json.loads(body)["files"]
-            return _json(
-                {
-                    "files": [
-                        {
-                            "path": each["path"],
-                            "uploadMode": "lfs" if each["path"].endswith(_LARGE) else "regular",
-                            "shouldIgnore": False,
-                        }
-                        for each in given
-                    ]
-                }
-            )
+            paths = [each["path"] for each in json.loads(body)["files"]]
+            modes = {path: "lfs" if path.endswith(_LARGE) else "regular" for path in paths}
+            files = [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes.items()]
+            return _json({"files": files})
         if action == "commit":
             return self.commit(name, argument, query, body)
         revision, folder = _revision_and_path(argument)
@@ -264,9 +246,8 @@ class LocalHub:
         depth = len(folder.split("/")) if folder else 0
         found = [_entry(path, data) for path, data in sorted(inside.items()) if recursive or path.count("/") == depth]
         names = {"/".join(path.split("/")[: depth + 1]) for path in inside if path.count("/") > depth}
-        return _json(
-            found + [{"type": "directory", "path": each, "oid": "0" * 40, "size": 0} for each in sorted(names)]
-        )
+        folders = [{"type": "directory", "path": each, "oid": "0" * 40, "size": 0} for each in sorted(names)]
+        return _json(found + folders)
 
     def commit(self, name: str, branch: str, query: dict, body: bytes) -> Answer:
         repository = self.repositories[name]

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline
 from PIL import Image
 
@@ -23,6 +24,9 @@ from .conftest import run, tiny_generator, tiny_ugatit, tiny_unet
 
 
 REAL = "fashion-mnist-test-5000"
+ROOT = Path(__file__).parents[1]
+PICKLE = str(ROOT / "tests" / "golden" / "pickles" / "stylegan2_small_skip.pkl")
+THUMBNAIL = str(ROOT / "examples" / "space_compress" / "thumbnail.png")
 
 
 @pytest.fixture
@@ -42,9 +46,8 @@ def test_compress_then_info(call, folder, tmp_path):
     model = gz.load_model(tmp_path / "small")
     assert model.config.quantization_config.quantize_config.bits == 3
     code, out, _ = call("info", tmp_path / "small")
-    assert (
-        code == 0 and "StyleGAN2Generator" in out and "synthesis.b8.conv0" in out and "step quantize of model" in out
-    )
+    assert code == 0
+    assert all(each in out for each in ("StyleGAN2Generator", "synthesis.b8.conv0", "step quantize of model"))
     code, out, _ = call("info", tmp_path / "small", "--json")
     description = json.loads(out)
     layer = next(layer for layer in description["layers"] if layer["name"] == "synthesis.b8.conv0")
@@ -119,9 +122,8 @@ def test_text_to_image_pipelines_sample_prompts(call, folder, tmp_path):
     assert len(four) == 4 and all(abs(a.astype(int) - b).max() <= 1 for a, b in zip(two, four))
     assert (four[0] != four[2]).any()
     assert (pictures("other", "--seed", 1)[0][0] != two[0]).any()
-    assert (
-        call("sample", tmp_path / "pipe", tmp_path / "grid.png", *flags)[0] == 0 and (tmp_path / "grid.png").is_file()
-    )
+    assert call("sample", tmp_path / "pipe", tmp_path / "grid.png", *flags)[0] == 0
+    assert (tmp_path / "grid.png").is_file()
     for model, more, message in (
         ("pipe", (), "draws what it is told: set --prompt or --prompts-file"),
         ("pipe", ("--prompt", "a", "--class-label", 1), "which takes prompts; leave out --class-label"),
@@ -136,9 +138,8 @@ def test_text_to_image_pipelines_sample_prompts(call, folder, tmp_path):
 def test_pipelines_are_taken_like_their_network(call, tmp_path):
     DDPMPipeline(tiny_unet(in_channels=1, out_channels=1), DDPMScheduler()).save_pretrained(tmp_path / "pipe")
     code, out, _ = call("info", tmp_path / "pipe")
-    assert (
-        code == 0 and "DDPMPipeline in" in out and "unet: UNet2DModel in" in out and "scheduler: DDPMScheduler" in out
-    )
+    assert code == 0
+    assert all(each in out for each in ("DDPMPipeline in", "unet: UNet2DModel in", "scheduler: DDPMScheduler"))
     assert json.loads(call("info", tmp_path / "pipe", "--json")[1])["parts"]["unet"]["tensors"] > 10
     assert call("sample", tmp_path / "pipe", tmp_path / "grid.png", "--num-samples", 2, "--steps", 2)[0] == 0
     assert call("compress", tmp_path / "pipe", tmp_path / "small")[0] == 0
@@ -174,22 +175,18 @@ def test_evaluate_compares_feature_files(call, tmp_path):
         (("compress", "{folder}", "{file}/x"), "x cannot be written: Not a directory"),
         (("refine", "{folder}", "{tmp}/x", "--plot", "{file}/x/plot.png"), "x cannot be written: Not a directory"),
         (("sample", "{folder}", "{folder}"), "is not empty; choose a new folder"),
+        (("convert", PICKLE, "{folder}"), "is not empty; choose a new folder"),
+        (("translate", "{folder}", THUMBNAIL, "--output-dir", "{tmp}/x"), "needs a UGATITGenerator"),
         (("info", "stylegan2-fashion-mnis"), "Did you mean 'stylegan2-fashion-mnist'"),
         (("info", "{file}"), "is a file; allowed are the folder of a saved model"),
         (("info", "org/none"), "org/none: no such folder here, and not on the Hub, or no connection"),
         (("info", "{tmp}/none"), "none, and a Hub id has the form NAMESPACE/NAME"),
-        (
-            ("prune", "{folder}", "{tmp}/x", "--criterion", "taylor", "--data", REAL),
-            "are for criteria of diffusion UNets",
-        ),
+        (("prune", "{folder}", "{tmp}/x", "--criterion", "taylor", "--data", REAL), "are for criteria of diffusion"),
         (("evaluate", REAL, REAL, "--steps", "9"), "steps is for models; fashion-mnist-test-5000 is none"),
         (("evaluate", REAL, "{folder}", "--option", "kernel_distance.degree=2"), "the option kernel_distance.degree"),
         (("evaluate", "fashion-mnist-tst-5000", "{folder}"), "Did you mean 'fashion-mnist-test-5000'"),
         (("study", "{folder}", "--reference", REAL, "--output-dir", "{file}"), "is a file; choose a folder"),
-        (
-            ("study", "{folder}", "--reference", REAL, "--output-dir", "{tmp}/x", "--num-samples", "100"),
-            "128 features",
-        ),
+        (("study", "{folder}", "--reference", REAL, "--output-dir", "{tmp}/x", "--num-samples", "9"), "128 features"),
         (("demo", "--output-dir", "{file}"), "is a file; choose a folder"),
         (("sample", "{folder}", "{tmp}/x.png", "--class-label", "9"), "the model has 3 classes"),
         (("evaluate", REAL, "{folder}", "--metric", "fidd"), "Unknown metric 'fidd'"),
@@ -217,8 +214,8 @@ def test_errors_are_one_line_without_traceback(call, folder, tmp_path, arguments
         (("compress", "--bits", "1"), "Invalid value for '--bits'"),
         (("compress", "--bits", "4", "--mean-bits", "5"), "--mean-bits takes the place of --bits"),
         (
-            ("compress", "--recipe", "r.yaml", "--bits", "4", "--last-block"),
-            "--recipe takes the place of --bits, --last-block",
+            ("compress", "--recipe", "r.yaml", "--bits", "4", "--skip", "x"),
+            "--recipe takes the place of --bits, --skip",
         ),
         (("prune", "--ratio", "0.5", "--max-params", "9"), "--max-params takes the place of --ratio"),
         (("prune", "--max-macs", "9", "--max-params", "9"), "--max-params takes the place of --max-macs"),
@@ -257,10 +254,12 @@ def test_version(call):
     assert call("--version")[:2] == (0, f"{gz.__version__}\n")
 
 
-def test_every_command_takes_json():
-    import typer
+@pytest.fixture
+def group():
+    return typer.main.get_command(cli.app)
 
-    group = typer.main.get_command(cli.app)
+
+def test_every_command_takes_json(group):
     commands = {name: command for name, command in group.commands.items() if name != "metrics"}
     commands |= {f"metrics {name}": command for name, command in group.commands["metrics"].commands.items()}
     without = [
@@ -269,10 +268,7 @@ def test_every_command_takes_json():
     assert len(commands) == 23 and without == ["train", "finetune"]  # which print what their scripts print
 
 
-def test_commands_are_listed_in_the_order_of_use():
-    import typer
-
-    group = typer.main.get_command(cli.app)
+def test_commands_are_listed_in_the_order_of_use(group):
     names = group.list_commands(None)
     assert names[:5] == ["demo", "convert", "info", "sample", "compress"] and names[-1] == "env"
     assert set(names) == set(group.commands)
@@ -347,10 +343,8 @@ def test_a_closed_pipe_is_silent():
 @pytest.mark.process
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_an_interrupt_is_silent(tmp_path):
-    listening = {
-        "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
-    }  # whatever ran the tests
-    process = hf_ganzip("demo", "--output-dir", tmp_path / "demo", **listening)
+    listen = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731  (whatever ran the tests)
+    process = hf_ganzip("demo", "--output-dir", tmp_path / "demo", preexec_fn=listen)
     text = ""
     while "demo" not in text:  # the progress bar
         text += process.stderr.read(1)
@@ -404,21 +398,13 @@ def test_study_of_a_diffusion_pipeline(call, tmp_path):
 
 
 @pytest.mark.process
-def test_help_of_every_command():
-    commands = ["demo", "compress", "sample", "evaluate", "info", "cost", "sensitivity", "study", "compare"]
-    commands += [
-        "convert",
-        "translate",
-        "prune",
-        "refine",
-        "card",
-        "push",
-        "env",
-        "metrics install",
-        "metrics push",
-        "metrics list",
-    ]
-    for command in ([], *(command.split() for command in commands)):
+def test_help_of_every_command(group):
+    own = set(group.commands) - {"train", "finetune"}  # their help is that of scripts
+    for command in (
+        [],
+        *([name] for name in own),
+        *(["metrics", name] for name in group.commands["metrics"].commands),
+    ):
         code = ["-m", "hf_ganzip", *command, "--help"]
         result = subprocess.run([sys.executable, *code], capture_output=True, text=True, timeout=60)
         assert result.returncode == 0 and "Usage" in result.stdout
@@ -433,16 +419,8 @@ def test_fixed_seed_repeats_images(call, folder, tmp_path):
 
 
 def test_compress_with_a_budget_and_options_of_the_method(call, folder, tmp_path):
-    options = [
-        "--option",
-        "steps=2",
-        "--option",
-        "batch_size=2",
-        "--option",
-        "base=mse_clip",
-        "--option",
-        "progress=false",
-    ]
+    options = ["--option", "steps=2", "--option", "batch_size=2"]
+    options += ["--option", "base=mse_clip", "--option", "progress=false"]
     method = ["--method", "latent_distill", "--granularity", "channel", "--scale-dtype", "float16"]
     code, out, _ = call("compress", folder, tmp_path / "small", *method, *options, "--mean-bits", "5", "--json")
     report = json.loads(out)
@@ -467,9 +445,6 @@ def test_cost_says_what_did_not_improve(call, folder, tmp_path):
     call("compress", folder, tmp_path / "small")
     code, out, _ = call("cost", tmp_path / "small", "--base", folder, "--repeats", "1", "--no-memory")
     assert code == 0 and "smaller on disk" in out and "macs" in out
-
-
-PICKLE = Path(__file__).parent / "golden" / "pickles" / "stylegan2_small_skip.pkl"
 
 
 def test_convert_sample_and_quantize_an_official_checkpoint(call, tmp_path):
@@ -498,13 +473,6 @@ def test_convert_refuses_in_one_line(call, tmp_path, content, message):
     code, _, err = call("convert", tmp_path / "x.pkl", tmp_path / "out")
     assert code == 1 and message in err and err.count("\n") == 1
     assert not (tmp_path / "out").exists()
-
-
-def test_convert_keeps_what_is_there(call, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine").write_text("x")
-    code, _, err = call("convert", PICKLE, tmp_path / "out")
-    assert code == 1 and "is not empty" in err
 
 
 def test_translate_a_folder_of_pictures(call, tmp_path):
@@ -545,16 +513,9 @@ def test_translate_overwrites_and_skips_nothing(call, tmp_path):
         assert code == 1 and message in err and "bug" not in err and not list((tmp_path).glob("out/*"))
 
 
-def test_translate_needs_a_translation_model(call, folder, tmp_path):
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    code, _, err = call("translate", folder, tmp_path / "a.png", "--output-dir", tmp_path / "out")
-    assert code == 1 and "needs a UGATITGenerator" in err
-
-
 def test_prune_refine_quantize_one_by_one_or_by_recipe(call, folder, tmp_path):
-    code, out, _ = call(
-        "prune", folder, tmp_path / "a", "--ratio", "0.5", "--criterion", "dcp", "--option", "samples=4"
-    )
+    flags = ("--ratio", "0.5", "--criterion", "dcp", "--option", "samples=4")
+    code, out, _ = call("prune", folder, tmp_path / "a", *flags)
     assert code == 0 and "operations by dcp" in out
     code, out, _ = call("refine", tmp_path / "a", tmp_path / "b", "--plot", tmp_path / "spectra.png")
     assert code == 0 and "refined by sqrt" in out and (tmp_path / "spectra.png").is_file()
@@ -564,14 +525,14 @@ def test_prune_refine_quantize_one_by_one_or_by_recipe(call, folder, tmp_path):
     code, out, _ = call("compress", folder, tmp_path / "d", "--recipe", recipe, "--json")
     assert code == 0 and [step["step"] for step in json.loads(out)] == ["prune", "refine", "quantize"]
     assert tuple(gz.load_model(tmp_path / "d").config.channels) == (8, 8, 4)
-    for text, message in (
+    for text, word in (
         ("a: b", "is no recipe"),
         ("- {step: paint}", "step"),
         ("- {step: prune, colour: 1}", "colour"),
     ):
         recipe.write_text(text)
         code, _, err = call("compress", folder, tmp_path / "e", "--recipe", recipe)
-        assert code == 1 and message in err and not (tmp_path / "e").exists()
+        assert code == 1 and word in err and not (tmp_path / "e").exists()
 
 
 def test_info_of_a_pruned_unet(call, tmp_path):
@@ -579,13 +540,12 @@ def test_info_of_a_pruned_unet(call, tmp_path):
     gz.prune_(model, gz.PruneConfig("random", 0.5))
     model.save_pretrained(tmp_path)
     code, out, _ = call("info", tmp_path)
-    assert (
-        code == 0 and "indices of 22 channel sets" in out and "tensors have other shapes than the config says" in out
-    )
+    assert code == 0 and "indices of 22 channel sets" in out
+    assert "tensors have other shapes than the config says" in out
     assert json.loads(call("info", tmp_path, "--json")[1])["quantization"]["structure"]["shapes"]
 
 
-@pytest.mark.parametrize("recipe", sorted((Path(__file__).parents[1] / "examples" / "recipes").glob("*.yaml")))
+@pytest.mark.parametrize("recipe", sorted((ROOT / "examples" / "recipes").glob("*.yaml")))
 def test_example_recipes_run(call, folder, tmp_path, recipe):
     if "ddpm" in recipe.name:  # a diffusion model, and images that lie here
         tiny_unet().save_pretrained(tmp_path / "unet")

@@ -42,11 +42,7 @@ def test_components_of_a_hub_id(call, pipeline, tmp_path, monkeypatch):
         hub.use(monkeypatch)
         files = hub.repositories["org/model"].files
         weights = files["unet/diffusion_pytorch_model.safetensors"]
-        others = (
-            "unet/diffusion_pytorch_model.fp16.safetensors",
-            "model-pruned-emaonly.safetensors",
-            "unet/model.bin",
-        )
+        others = ("unet/diffusion_pytorch_model.fp16.safetensors", "model-emaonly.safetensors", "unet/model.bin")
         hub.repositories["org/model"].commit(files | dict.fromkeys(others, weights))
         arguments = ("--component", "unet", "--component", "text_encoder", "--revision", "main", "--json")
         code, out, err = call("compress", "org/model", tmp_path / "small", *arguments)
@@ -55,24 +51,18 @@ def test_components_of_a_hub_id(call, pipeline, tmp_path, monkeypatch):
     assert [report["component"] for report in json.loads(out)] == ["unet", "text_encoder"]
     assert "fp16" not in asked and "emaonly" not in asked and ".bin" not in asked
     small = DiffusionPipeline.from_pretrained(tmp_path / "small")
-    assert (
-        packed_modules(small.unet) and packed_modules(small.text_encoder) and generate(small).shape == (1, 16, 16, 3)
-    )
+    assert packed_modules(small.unet) and packed_modules(small.text_encoder)
+    assert generate(small).shape == (1, 16, 16, 3)
 
 
 def test_a_recipe_prunes_refines_and_quantizes_the_denoiser(call, pipeline, tmp_path):
-    (tmp_path / "recipe.yaml").write_text(
-        "- {step: prune, ratio: 0.5}\n- {step: refine}\n- {step: quantize, bits: 4}\n"
-    )
-    code, out, err = call("compress", pipeline, tmp_path / "small", "--recipe", tmp_path / "recipe.yaml", "--json")
+    steps, recipe = ["prune", "refine", "quantize"], tmp_path / "recipe.yaml"
+    recipe.write_text("- {step: prune, ratio: 0.5}\n- {step: refine}\n- {step: quantize, bits: 4}\n")
+    code, out, err = call("compress", pipeline, tmp_path / "small", "--recipe", recipe, "--json")
     assert code == 0, err
-    assert [(each["component"], each["step"]) for each in json.loads(out)] == [
-        ("unet", "prune"),
-        ("unet", "refine"),
-        ("unet", "quantize"),
-    ]
+    assert [(each["component"], each["step"]) for each in json.loads(out)] == [("unet", step) for step in steps]
     small = DiffusionPipeline.from_pretrained(tmp_path / "small")
-    assert [step["name"] for step in small.unet.config.quantization_config.record] == ["prune", "refine", "quantize"]
+    assert [step["name"] for step in small.unet.config.quantization_config.record] == steps
     assert generate(small).shape == (1, 16, 16, 3)
 
 

@@ -41,24 +41,13 @@ def test_help_and_errors_are_those_of_the_script(call):
 def test_launch_goes_through_accelerate(call, monkeypatch):
     from hf_ganzip.cli import scripts as doors
 
-    commands = []
-    monkeypatch.setattr(
-        doors.subprocess,
-        "run",
-        lambda command: commands.append(command) or doors.subprocess.CompletedProcess(command, 3),
-    )
-    for arguments in (
-        ("--launch", "--num_processes 2", "stylegan2", "--smoke", "--output_dir", "out"),
-        ("stylegan2", "--launch", "--num_processes 2", "--smoke", "--output_dir", "out"),
-    ):
-        assert call("train", *arguments)[0] == 3
-        expected = [
-            "accelerate.commands.launch",
-            "--num_processes",
-            "2",
-            str(ROOT / "examples" / "train_stylegan2.py"),
-        ]
-        assert commands.pop()[2:] == [*expected, "--smoke", "--output_dir", "out"]
+    commands, ended = [], doors.subprocess.CompletedProcess((), 3)
+    monkeypatch.setattr(doors.subprocess, "run", lambda command: commands.append(command) or ended)
+    launch, rest = ("--launch", "--num_processes 2"), ("--smoke", "--output_dir", "out")
+    for arguments in ((*launch, "stylegan2"), ("stylegan2", *launch)):
+        assert call("train", *arguments, *rest)[0] == 3
+        script = str(ROOT / "examples" / "train_stylegan2.py")
+        assert commands.pop()[2:] == ["accelerate.commands.launch", "--num_processes", "2", script, *rest]
 
 
 @pytest.mark.process
@@ -72,9 +61,7 @@ def test_a_run_on_two_processes(tmp_path, call):
 def test_examples_are_copied(call, tmp_path):
     code, out, _ = call("examples", tmp_path / "mine")
     assert code == 0 and "copied to" in out
-    assert (tmp_path / "mine" / "study_svs.py").is_file() and (
-        tmp_path / "mine" / "recipes" / "diff-prune-ddpm.yaml"
-    ).is_file()
+    assert all((tmp_path / "mine" / name).is_file() for name in ("study_svs.py", "recipes/diff-prune-ddpm.yaml"))
     assert call("examples", tmp_path / "mine")[0] == 1
 
 
@@ -85,9 +72,8 @@ def test_recipes_by_name(call, tmp_path, monkeypatch):
     assert kinds["svs-stylegan2"] == ["prune", "refine"]
     assert kinds["diff-prune-ddpm"] == ["prune"]  # docs/studies/svs.md: scaling does not help diffusion models
     code, _, err = call("compress", "biggan-fashion-mnist", tmp_path / "x", "--recipe", "svs-stylegan")
-    assert (
-        code == 1 and err.startswith("hf-ganzip: --recipe: Unknown recipe") and "Did you mean 'svs-stylegan2'?" in err
-    )
+    assert code == 1 and err.startswith("hf-ganzip: --recipe: Unknown recipe")
+    assert "Did you mean 'svs-stylegan2'?" in err
     monkeypatch.chdir(tmp_path)
     (tmp_path / "diff-prune-ddpm").write_text("- {step: quantize}")  # a file here comes first
     assert read_recipe("diff-prune-ddpm") == [{"step": "quantize"}]

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from . import completion
-from .opening import Place
+from .opening import Place, read_prompts
 from .shared import (
     BatchSize,
     Device,
@@ -111,18 +111,12 @@ def compare(
     place = Place(device=device, dtype=dtype)
     place.check_device()
     refuse_unwritable(output_dir)
-    prompts = None
-    if prompts_file is not None:
-        lines = prompts_file.read_text(encoding="utf-8").splitlines()
-        prompts = [line.strip() for line in lines if line.strip()]
-        if not prompts:
-            raise ValueError(f"{prompts_file} has no prompts; write one a line.")
     report = run(
         original,
         candidate,
         num_images=num_images,
         seed=seed,
-        prompts=prompts,
+        prompts=read_prompts(prompts_file),
         class_label=class_label,
         steps=steps,
         reference=reference,

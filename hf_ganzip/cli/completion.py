@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..assets import ASSETS
@@ -26,11 +26,15 @@ def names_in(file: str, registry: str) -> list[str]:
     raise LookupError(f"{file} has no dict {registry}.")
 
 
-def _of(file: str, registry: str) -> Callable[[str], list[str]]:
+def _starting(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
     def complete(incomplete: str) -> list[str]:
-        return [name for name in names_in(file, registry) if name.startswith(incomplete)]
+        return [name for name in names() if name.startswith(incomplete)]
 
     return complete
+
+
+def _of(file: str, *registries: str) -> Callable[[str], list[str]]:
+    return _starting(lambda: (name for registry in registries for name in names_in(file, registry)))
 
 
 methods = _of("quantization/methods/__init__.py", "METHODS")
@@ -39,36 +43,9 @@ criteria = _of("pruning/criteria/__init__.py", "CRITERIA")
 scalings = _of("refine/scalings.py", "SCALINGS")
 extractors = _of("evaluation/extractors/__init__.py", "EXTRACTORS")
 metrics = _of("metrics/__init__.py", "METRICS")
-
-
-def measured(incomplete: str) -> list[str]:
-    """Metrics that can be asked for, by every name that they have."""
-    names = (
-        name for registry in ("METRICS", "OF_LOGITS", "ALIASES") for name in names_in("metrics/__init__.py", registry)
-    )
-    return [name for name in names if name.startswith(incomplete)]
-
-
-def models(incomplete: str) -> list[str]:
-    """Bundled models."""
-    return [name for name, file in ASSETS.items() if not Path(file).suffix and name.startswith(incomplete)]
-
-
-def sources(incomplete: str) -> list[str]:
-    """Bundled models and images."""
-    return [name for name in ASSETS if name.startswith(incomplete)]
-
-
-def trained(incomplete: str) -> list[str]:
-    """Scripts that train."""
-    return [name for name in scripts("train_") if name.startswith(incomplete)]
-
-
-def finetuned(incomplete: str) -> list[str]:
-    """Scripts that fine-tune."""
-    return [name for name in scripts("finetune_") if name.startswith(incomplete)]
-
-
-def bundled_recipes(incomplete: str) -> list[str]:
-    """Recipes by name."""
-    return [name for name in recipes() if name.startswith(incomplete)]
+measured = _of("metrics/__init__.py", "METRICS", "OF_LOGITS", "ALIASES")  # by every name that they have
+sources = _starting(lambda: ASSETS)  # bundled models and images
+models = _starting(lambda: (name for name, file in ASSETS.items() if not Path(file).suffix))
+trained = _starting(lambda: scripts("train_"))
+finetuned = _starting(lambda: scripts("finetune_"))
+bundled_recipes = _starting(recipes)

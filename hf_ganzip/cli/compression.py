@@ -69,8 +69,7 @@ def compress(
     group_size: Annotated[int, typer.Option(help="Weights per scale, for granularity group.")] = 128,
     scale_dtype: Annotated[str | None, typer.Option(help="float32 or float16.")] = None,
     headroom: Annotated[
-        float | None,
-        typer.Option(help="Share of bytes, on top of --bits, for small and sensitive layers: 0 to 1."),
+        float | None, typer.Option(help="Share of bytes, on top of --bits, for small and sensitive layers: 0 to 1.")
     ] = None,
     svd_rank: Annotated[
         int, typer.Option(min=0, help="Rank of a part of every weight that is kept in 16 bits; 0 for none.")
@@ -280,17 +279,9 @@ def refine(
     if plot is not None:
         refuse_unwritable(plot.parent)
     whole, networks = open_whole(model, components, Place(subfolder, revision, device, dtype))
-    options = {
-        "rtol": rtol,
-        "progress": not quiet,
-        "to_rgb": to_rgb,
-        "reset_norms": reset_norms,
-        "skip": tuple(skip or ()),
-        "again": again,
-    }
-    found = [
-        (_labels(name), refine_(each, RefineConfig(scaling=scaling, **options))) for name, each in networks.items()
-    ]
+    options = {"rtol": rtol, "to_rgb": to_rgb, "reset_norms": reset_norms, "skip": tuple(skip or ()), "again": again}
+    config = RefineConfig(scaling=scaling, progress=not quiet, **options)
+    found = [(_labels(name), refine_(each, config)) for name, each in networks.items()]
     if plot is not None:
         from ..evaluation.plotting import save_spectra_plot
 

@@ -90,14 +90,8 @@ def evaluate(
     from ..evaluation.evaluate import DEFAULT_METRICS
     from ..evaluation.evaluate import evaluate as run
 
-    given = {
-        "k": k,
-        "num_hyperplanes": num_hyperplanes,
-        "draws": draws,
-        "truncation_psi": truncation_psi,
-        "steps": steps,
-    }
-    given |= {"clip_sample": clip_sample or None, "device": device, "resolution": resolution, "split": split}
+    given = {"k": k, "num_hyperplanes": num_hyperplanes, "draws": draws, "split": split, "resolution": resolution}
+    given |= {"truncation_psi": truncation_psi, "steps": steps, "clip_sample": clip_sample or None, "device": device}
     given |= {"cache": FeatureCache() if cache else None, "progress": not quiet, "batch_size": batch_size}
     chosen = {name: value for name, value in given.items() if value is not None}
     of_metrics = parse_options(option or ())

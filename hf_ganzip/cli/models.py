@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .opening import Place, open_model, open_whole, prompted_pipeline
+from .opening import Place, open_model, open_whole, prompted_pipeline, read_prompts
 from .shared import (
     BatchSize,
     Device,
@@ -239,7 +239,7 @@ def sample(
         raise typer.BadParameter(f"{output} is no folder; files of grids end in {', '.join(_IMAGES)}.")
     refuse_unwritable(output.parent) if output.suffix.lower() in _IMAGES else refuse_full(output)
     place = Place(subfolder, revision, device, dtype)
-    prompts = _prompts(prompt, prompts_file)
+    prompts = [*(prompt or ()), *(read_prompts(prompts_file) or ())]
     common: dict[str, Any] = {"seed": seed, "progress": not quiet}
     name = prompted_pipeline(model, place)
     if name:
@@ -269,23 +269,6 @@ def sample(
         told = {"prompts": prompts} if prompts else {}
         return print_json({"output": str(output), "num_samples": num_samples, "seed": seed} | told)
     say(f"{_count(num_samples)} written to {output}")
-
-
-def _prompts(given: list[str] | None, file: Path | None) -> list[str]:
-    """All prompts, those of the file last.
-
-    Raises:
-        ValueError: The file has none, or is no text.
-        FileNotFoundError: There is no such file.
-    """
-    try:
-        lines = [] if file is None else file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is no text in UTF-8.") from error
-    read = [line.strip() for line in lines if line.strip()]
-    if file is not None and not read:
-        raise ValueError(f"{file} has no prompts; it needs one on each line.")
-    return [*(given or ()), *read]
 
 
 def _save_images(images: Any, labels: Any, names: Sequence[str] | None, output: Path) -> None:

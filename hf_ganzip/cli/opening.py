@@ -106,6 +106,24 @@ def prompted_pipeline(model: str, place: Place) -> str:
     return name if isinstance(cls, type) and takes_prompts(cls) else ""
 
 
+def read_prompts(file: Path | None) -> list[str] | None:
+    """Prompts of a file, one a line; None without one.
+
+    Raises:
+        ValueError: It has none, or is no text.
+        FileNotFoundError: There is no such file.
+    """
+    if file is None:
+        return None
+    try:
+        found = list(filter(None, map(str.strip, file.read_text(encoding="utf-8").splitlines())))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no text in UTF-8.") from error
+    if not found:
+        raise ValueError(f"{file} has no prompts; write one a line.")
+    return found
+
+
 def without_bars(options: Mapping[str, Any], choice: str, registry: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a step, without progress bars if the user wants quiet.
 

@@ -30,12 +30,7 @@ class _InOrder(TyperGroup):
         return sorted(super().list_commands(ctx), key=_ORDER.index)
 
 
-app = typer.Typer(
-    cls=_InOrder,
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(cls=_InOrder, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 
 
 class Settings:
@@ -149,21 +144,12 @@ def _hush(quiet: bool) -> bool:
 
 Plot = Annotated[Path | None, typer.Option(help="PNG file for a picture.", dir_okay=False)]
 Quiet = Annotated[
-    bool,
-    typer.Option("--quiet", "-q", help="No progress bars, and no report but with --json.", callback=_hush),
+    bool, typer.Option("--quiet", "-q", help="No progress bars, and no report but with --json.", callback=_hush)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else to standard output.")]
-Extractor = Annotated[
-    str | None,
-    typer.Option(
-        help="fashion_mnist, vgg16, inception_v3, dinov2, clip, or NAME:WEIGHTS; default: fashion_mnist for grey squares of at most 32 "
-        "pixels, else inception_v3.",
-        autocompletion=completion.extractors,
-    ),
-]
 Seed = Annotated[int, typer.Option(help="Image i is drawn from (seed, i).")]
 Extractor = Annotated[
-    str,
+    str | None,
     typer.Option(
         help="fashion_mnist, vgg16, inception_v3, dinov2, clip, or NAME:WEIGHTS.", autocompletion=completion.extractors
     ),

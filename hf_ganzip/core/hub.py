@@ -19,8 +19,7 @@ from .registry import lookup
 
 
 HUB_OPTIONS = ("revision", "cache_dir", "token", "force_download", "local_files_only", "subfolder")
-# So begin the names of modules that are published beside weights; not executed where this package is.
-REMOTE_CODE = "hf_ganzip_"
+REMOTE_CODE = "hf_ganzip_"  # begins the names of modules beside published weights; not executed where this package is
 CODE_FILES = (f"{REMOTE_CODE}*.py", f"*/{REMOTE_CODE}*.py")
 MODEL_FILES = ("*.json", "*.safetensors", *CODE_FILES)
 _WEIGHTS = ("model.safetensors", "model-?????-of-?????.safetensors")

@@ -40,7 +40,7 @@ def _bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
-def main(snippet: str, inputs_file: str, threads: str, blocked: str) -> None:
+def main(snippet: str, threads: str, inputs_file: str, blocked: str) -> None:
     """Execute a snippet that loads ``model`` or ``pipe``; print the fingerprints of its networks."""
     sys.path.pop(0)  # the folder of this file
     torch.set_num_threads(int(threads))

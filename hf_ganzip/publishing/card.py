@@ -34,13 +34,7 @@ _ESSENTIAL = {  # options that a recipe states even where they are the defaults
     "quantize": ("method", "bits", "granularity"),
 }
 _OLDER = {"quantize": {"headroom": 0.0}}  # options that older records lack, as they were then
-_DONE = {
-    "train": "trained",
-    "prune": "pruned",
-    "refine": "refined",
-    "finetune": "fine-tuned",
-    "quantize": "quantized",
-}
+_DONE = {"train": "trained", "prune": "pruned", "refine": "refined", "finetune": "fine-tuned", "quantize": "quantized"}
 _TEMPLATE = """---
 {{ metadata }}
 ---
@@ -159,7 +153,7 @@ def render_card(
     own = evaluations_of(folder, repo_id, report, base_model)
     facts = Facts(saved, repo_id, steps, base, licence, datasets, own)
     return (
-        _environment()
+        jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
         .from_string(_TEMPLATE)
         .render(
             metadata=metadata(facts),
@@ -259,10 +253,6 @@ def _essential(step: Mapping[str, Any]) -> tuple[str, ...]:
     names, options = _ESSENTIAL.get(step["name"], ()), step["options"]
     targeted = options.get("max_params") is not None or options.get("max_macs") is not None
     return tuple(name for name in names if not (targeted and name == "ratio"))
-
-
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
 
 
 def _names(folder: Path, repo_id: str, loaded_from: str, steps: Sequence[Mapping[str, Any]]) -> set[str]:

@@ -47,10 +47,7 @@ def run_snippet(snippet: str) -> Fingerprint:
     Raises:
         RuntimeError: The snippet fails, or defines neither.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "snippet.py")
-        file.write_text(snippet, encoding="utf-8")
-        return _run(snippet, ["-m", __name__, str(file), str(torch.get_num_threads())])
+    return _run(snippet, ["-m", __name__])
 
 
 def run_remote_snippet(snippet: str, model_or_pipeline: Any, *, without_us: bool) -> Fingerprint:
@@ -64,16 +61,19 @@ def run_remote_snippet(snippet: str, model_or_pipeline: Any, *, without_us: bool
     Raises:
         RuntimeError: The snippet fails.
     """
+    inputs = {name: _inputs(each) for name, each in networks_of(model_or_pipeline).items()}
+    return _run(snippet, [str(alone.__file__)], inputs, blocked="hf_ganzip" if without_us else "")
+
+
+def _run(
+    snippet: str, script: list[str], inputs: dict[str, Inputs | None] | None = None, blocked: str = ""
+) -> Fingerprint:
     with tempfile.TemporaryDirectory() as folder:
-        file, inputs = Path(folder, "snippet.py"), Path(folder, "inputs.pt")
+        file, saved = Path(folder, "snippet.py"), Path(folder, "inputs.pt")
         file.write_text(snippet, encoding="utf-8")
-        torch.save({name: _inputs(each) for name, each in networks_of(model_or_pipeline).items()}, inputs)
-        blocked = "hf_ganzip" if without_us else ""
-        return _run(snippet, [str(alone.__file__), str(file), str(inputs), str(torch.get_num_threads()), blocked])
-
-
-def _run(snippet: str, arguments: list[str]) -> Fingerprint:
-    result = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+        torch.save(inputs, saved)
+        command = [sys.executable, *script, str(file), str(torch.get_num_threads()), str(saved), blocked]
+        result = subprocess.run(command, capture_output=True, text=True)
     lines = [line for line in result.stdout.splitlines() if line.startswith(MARK)]
     if result.returncode or not lines:
         raise RuntimeError(f"the loading snippet failed in a fresh process:\n{snippet}\n{result.stderr[-2000:]}")

@@ -130,9 +130,8 @@ def find_licence(
     source = next((part["source"] for part in saved.parts.values() if part.get("source")), None)
     if source and source["stated"]:
         return Licence({"license": source["license"]})
-    name = (
-        source["license"] if source else ""
-    )  # which a converted checkpoint's README.md repeats: that is no statement
+    # A converted checkpoint's README.md repeats what was inferred: that is no statement.
+    name = source["license"] if source else ""
     if (found := _stated(_head(folder / "README.md"))) and found.get("license_name") != name:
         return Licence(found)
     if name and not name.startswith("unknown"):

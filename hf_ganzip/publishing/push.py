@@ -22,7 +22,7 @@ from .card import PICTURE, as_dicts, by_kind, evaluations_of, render_card
 from .check import differences, fingerprint, networks_of, run_remote_snippet, run_snippet
 from .metadata import Base, Licence, base_of, find_licence
 from .remote_code import remote_snippet, write_code
-from .upload import NETWORK_ERRORS, check_target, upload
+from .upload import NETWORK_ERRORS, check_target, sizes, upload
 
 
 _SAMPLES, _COLUMNS = 20, 10
@@ -144,15 +144,10 @@ def push_to_hub(
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
         write_eval_results(evaluations_of(folder, repo_id, reports, base_model), folder)
-        files = {
-            str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()
-        }
-        url = ""
-        if not dry_run:
-            message = commit_message or f"Upload {type(model).__name__}, reloaded and compared by hf_ganzip"
-            where: dict[str, Any] = {"private": private, "revision": revision, "create_pr": create_pr, "token": token}
-            url = upload(folder, repo_id, message=message, stale=_STALE, **where)
-    return PushReport(repo_id, url, files, card, compared)
+        message = commit_message or f"Upload {type(model).__name__}, reloaded and compared by hf_ganzip"
+        where: dict[str, Any] = {"private": private, "revision": revision, "create_pr": create_pr, "token": token}
+        url = upload(folder, repo_id, message=message, stale=_STALE, dry_run=dry_run, **where)
+        return PushReport(repo_id, url, sizes(folder), card, compared)
 
 
 def save_for_hub(
@@ -250,24 +245,18 @@ def _card_on_hub(base: Base, token: str | None) -> Mapping[str, Any]:
 
 def _draw(model: Any, reference: Any, folder: Path, count: int) -> None:
     """Images of the model, below those of the reference, from the same latents."""
+    import torch
     from diffusers import UNet2DModel
 
     from ..evaluation.sampling import sample_images
     from ..images.grids import save_image_grid
 
     networks = [each for pair in (reference, model) if pair is not None for each in networks_of(pair).values()]
-    able = [each for each in networks if isinstance(each, UNet2DModel) or _has_latents(each)]
+    able = [each for each in networks if isinstance(each, UNet2DModel) or hasattr(each, "draw_latents")]
     if not count or not able:
         return
-    import torch
-
     columns = min(count, _COLUMNS)
     rows = -(-count // columns)
     images = torch.cat([sample_images(each, rows * columns)[0] for each in able])
     labels = ("full",) * rows + ("this model",) * rows if len(able) == 2 else ()
     save_image_grid(images, folder / PICTURE, columns=columns, row_labels=labels)
-
-
-def _has_latents(network: Any) -> bool:
-    config = getattr(network, "config", None)
-    return isinstance(config, dict) and "z_dim" in config

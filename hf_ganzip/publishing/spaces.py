@@ -13,7 +13,7 @@ from typing import Any
 from ..core.registry import lookup
 from ..core.shipped import metric_folders, shipped
 from .space_files import NEEDED, STALE, check_repository, complete_space
-from .upload import check_target, upload
+from .upload import check_target, sizes, upload
 from .wheel import write_wheel
 
 
@@ -124,7 +124,6 @@ def _push(
     module: str | None = None,
     title: str | None = None,
     repository: str | None,
-    dry_run: bool,
     **options: Any,
 ) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as parent:
@@ -132,12 +131,9 @@ def _push(
         if module is not None:
             _load_from_hub(folder / "README.md", module, repo_id)
         install = complete_space(folder, repo_id, wheel, title=title, repository=repository)
-        files = _sizes(folder)
-        url = ""
-        if not dry_run:
-            space = {"repo_type": "space", "space_sdk": "gradio", "stale": STALE}
-            url = upload(folder, repo_id, message=message, **space, **options)
-    return {"files": files, "install": install, "url": url}
+        space = {"repo_type": "space", "space_sdk": "gradio", "stale": STALE}
+        url = upload(folder, repo_id, message=message, **space, **options)
+        return {"files": sizes(folder), "install": install, "url": url}
 
 
 def push_page(
@@ -173,17 +169,9 @@ def push_page(
         raise ValueError(
             f"{folder} is no page: it has no {missing[0]}; hf-ganzip export MODEL {folder} --web makes one."
         )
-    files = _sizes(folder)
-    url = ""
-    if not dry_run:
-        options = {"private": private, "create_pr": create_pr, "token": token, "space_sdk": "static"}
-        url = upload(folder, repo_id, repo_type="space", message="Upload a page that runs a model", **options)
-    return {"files": files, "url": url}
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.stat().st_size for path in paths}
+    options = {"private": private, "create_pr": create_pr, "dry_run": dry_run, "token": token, "space_sdk": "static"}
+    url = upload(folder, repo_id, repo_type="space", message="Upload a page that runs a model", **options)
+    return {"files": sizes(folder), "url": url}
 
 
 def _load_from_hub(readme: Path, name: str, repo_id: str) -> None:

@@ -55,10 +55,11 @@ def upload(
     create_pr: bool = False,
     message: str,
     stale: Sequence[str] = (),
+    dry_run: bool = False,
     token: str | None = None,
     **options: Any,
 ) -> str:
-    """Upload a folder in one commit to a repository that is created if it is missing; URL of the commit or pull request.
+    """Upload a folder in one commit to a repository that is created if it is missing; URL of the commit or pull request, "" for a dry run.
 
     Args:
         folder: Its files.
@@ -69,6 +70,7 @@ def upload(
         create_pr: Open a pull request.
         message: Of the commit.
         stale: Patterns of files that the commit removes from the repository, if the folder does not hold them.
+        dry_run: Send nothing.
         token: None: the one that is logged in.
         **options: For ``HfApi.create_repo``.
 
@@ -77,6 +79,8 @@ def upload(
         ConnectionError: The Hub refused or cannot be reached; says what to do.
     """
     check_target(repo_id, revision, create_pr)
+    if dry_run:
+        return ""
     api = HfApi(token=token)
     try:
         api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, **options)
@@ -94,6 +98,12 @@ def upload(
     except NETWORK_ERRORS as error:
         raise ConnectionError(f"{repo_id}: {_explained(error)}.") from error
     return str(commit.pr_url or commit.commit_url)
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Path in a folder -> bytes, of every file, sorted."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.stat().st_size for path in paths}
 
 
 def _explained(error: Exception) -> str:

@@ -6,10 +6,10 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..evaluation.plotting import new_figure, save_run_curves
@@ -103,26 +103,11 @@ def _equal_time(runs: list[dict]) -> list[str]:
         seconds = _seconds_per_step(own)
         first = first or seconds
         steps = min(1.0, first / seconds) * own[0]["curve"][-1]["step"]
-        values = [interpolated(run["curve"], "frechet_distance", steps) for run in own]
+        curves = [{key: [point[key] for point in run["curve"]] for key in ("step", "frechet_distance")} for run in own]
+        values = [float(np.interp(steps, curve["step"], curve["frechet_distance"])) for curve in curves]
         reached = spread([[{"FD": value}] for value in values], "FD", digits=2)
         lines.append(f"| {name} | {seconds:.3f} | {seconds / first:.3f} | {steps:.0f} | {reached} |")
     return lines
-
-
-def interpolated(curve: Sequence[dict[str, float]], name: str, step: float) -> float:
-    """A figure at a step between points of a curve; before the first point, that of the first.
-
-    Example:
-        >>> interpolated([{"step": 10, "FD": 4.0}, {"step": 20, "FD": 2.0}], "FD", 15)
-        3.0
-    """
-    before = [point for point in curve if point["step"] <= step][-1:] or curve[:1]
-    after = [point for point in curve if point["step"] > step][:1] or before
-    (start, end) = (before[0], after[0])
-    if start is end or step < start["step"]:
-        return start[name]
-    share = (step - start["step"]) / (end["step"] - start["step"])
-    return start[name] + share * (end[name] - start[name])
 
 
 def _usage(runs: list[dict], conditions: dict) -> list[str]:

@@ -4,8 +4,27 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
+
+
+_BEGIN, _END = "<!-- study: begin -->", "<!-- study: end -->"
+
+
+def publish_section(text: str, page: Path | None) -> None:
+    """Write a section of Markdown into the marked place of a page; print it without one.
+
+    Raises:
+        ValueError: The page has no such place.
+    """
+    if page is None:
+        return print(text)
+    before = page.read_text(encoding="utf-8")
+    after, count = re.subn(f"(?s){_BEGIN}.*{_END}", lambda _: f"{_BEGIN}\n\n{text}\n\n{_END}", before)
+    if not count:
+        raise ValueError(f"{page} has no place for the section; write the lines {_BEGIN} and {_END} where it belongs.")
+    page.write_text(after, encoding="utf-8")
 
 
 def check_conditions(folder: Path, conditions: dict[str, Any]) -> None:

@@ -34,12 +34,7 @@ class WeightAverage:
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        images_per_step: int,
-        half_life: float,
-        rampup: float = RAMPUP,
-        buffers: bool = False,
+        self, network: nn.Module, images_per_step: int, half_life: float, rampup: float = RAMPUP, buffers: bool = False
     ):
         self.model = copy.deepcopy(network).eval().requires_grad_(False)
         self.images_per_step, self.half_life, self.rampup, self.buffers = images_per_step, half_life, rampup, buffers

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -43,52 +44,38 @@ class MovingCodebook(nn.Module):
     :math:`N_k \leftarrow \lambda N_k + (1 - \lambda) n_k`, :math:`m_k \leftarrow \lambda m_k + (1 - \lambda) s_k`,
     :math:`e_k = m_k / \hat N_k` with Laplace-smoothed counts.
 
-    Args:
-        dim: C.
-        num_codes: K.
-        decay: lambda, 0 to 1.
-        init: See :class:`.FeatureQuantizer`.
-        init_state: See there.
-        settle_steps: See there.
-        revive_below: See there.
-        follow: See there.
-        accumulate: See there.
+    The options are those of :class:`.FeatureQuantizer`.
 
     Source:
         Zhao et al., "Feature Quantization Improves GAN Training", equation 8.
     """
 
     eps = 1e-5  # smoothing of the counts
+    decay: float
+    init: str
+    init_state: str
+    settle_steps: int
+    revive_below: float
+    follow: bool
+    accumulate: str
     embed: Tensor
     embed_avg: Tensor
     cluster_size: Tensor
     num_updates: Tensor
     initted: Tensor
 
-    def __init__(
-        self,
-        dim: int,
-        num_codes: int,
-        *,
-        decay: float,
-        init: str,
-        init_state: str,
-        settle_steps: int,
-        revive_below: float,
-        follow: bool,
-        accumulate: str,
-    ):
+    def __init__(self, dim: int, num_codes: int, **options: Any):
         super().__init__()
-        self.dim, self.num_codes, self.decay = dim, num_codes, decay
-        self.init, self.init_state, self.settle_steps = init, init_state, settle_steps
-        self.revive_below, self.follow, self.accumulate = revive_below, follow, accumulate
+        self.dim, self.num_codes = dim, num_codes
+        for name, value in options.items():
+            setattr(self, name, value)
         bound = (6 / (num_codes * dim)) ** 0.5
         embed = torch.randn(num_codes, dim)
-        if init == "kaiming":
+        if self.init == "kaiming":
             embed = torch.rand(num_codes, dim) * 2 * bound - bound
         self.register_buffer("embed", embed)
-        self.register_buffer("embed_avg", torch.zeros_like(embed) if init_state == "zero" else embed.clone())
-        self.register_buffer("cluster_size", torch.full((num_codes,), float(init_state == "consistent")))
+        self.register_buffer("embed_avg", torch.zeros_like(embed) if self.init_state == "zero" else embed.clone())
+        self.register_buffer("cluster_size", torch.full((num_codes,), float(self.init_state == "consistent")))
         self.register_buffer("num_updates", torch.zeros([], dtype=torch.int64))
         self.register_buffer("initted", torch.zeros([], dtype=torch.bool))
         self.pending: Collected | None = None
@@ -223,4 +210,4 @@ class MovingCodebook(nn.Module):
 def running_perplexity(counts: Tensor) -> Tensor:
     """exp of the entropy of running counts (K,): 1 for one code in use, K for all alike."""
     shares = counts.double() / counts.double().sum().clamp_min(1e-12)
-    return (-(shares * shares.clamp_min(1e-300).log()).sum()).exp()
+    return torch.special.entr(shares).sum().exp()

@@ -36,14 +36,12 @@ class DiffusionTrainingConfig(RunConfig):
     train_batch_size: int = 128  # images per process and micro-step
     learning_rate: float = 2e-4
     ema_decay: float = 0.9999  # of the averaged network, per step
-    ema_rampup: float = (
-        RAMPUP  # the average's half-life is at most this share of the images seen; 0, as published: no ramp-up
-    )
+    ema_rampup: float = RAMPUP  # the half-life is at most this share of the images seen; 0, as published: no ramp-up
     max_grad_norm: float = 1.0
     dropout: float | None = None  # 0.1 in the papers; None leaves the model's
     random_flip: bool = True
     distillation_weight: float = (
-        0.0  # of |teacher - student|^2; 1 minus it of |noise - student|^2 (0.7 in Diff-Pruning's variant)
+        0.0  # of |teacher - student|^2, 0.7 in Diff-Pruning; 1 minus it of |noise - student|^2
     )
     timesteps: int = 1000
     beta_start: float = 1e-4
@@ -101,9 +99,10 @@ def train_diffusion(
     return _Training(unet, dataset, config, accelerator, teacher, validate).run()
 
 
-class _Training:
+class _Training(TrainingRun):
+    average_folder = "unet_ema"
+
     def __init__(self, unet, dataset, config: DiffusionTrainingConfig, accelerator: Accelerator, teacher, validate):
-        self.accelerator, self.validate = accelerator, validate
         size, channels = unet.config.sample_size, unet.config.in_channels
         if tuple(dataset.tensors[0].shape[1:]) != (channels, size, size):
             raise ValueError(
@@ -129,39 +128,29 @@ class _Training:
         )
         self.unet, self.optimizer, self.loader = accelerator.prepare(unet.train(), optimizer, loader)
         self.accumulation = accelerator.gradient_accumulation_steps
-        self.config = config = config.in_steps(len(self.loader) // self.accumulation)
+        config = config.in_steps(len(self.loader) // self.accumulation)
         images_per_step = config.train_batch_size * accelerator.num_processes * self.accumulation
         half_life = half_life_of(config.ema_decay, images_per_step)
-        self.average = WeightAverage(unet, images_per_step, half_life, config.ema_rampup)
+        average = WeightAverage(unet, images_per_step, half_life, config.ema_rampup)
         enable_gradient_checkpointing_(config, unet)
-        self.progress = TrainingRun(
-            accelerator,
-            config,
-            images_per_step,
-            lambda folder: self.average.model.save_pretrained(folder / "unet_ema"),
-        )
-        self.progress.schedule(lr=self.optimizer)
-        accelerator.register_for_checkpointing(self.average.model, self.progress)
+        super().__init__(accelerator, config, unet, images_per_step, average, validate)
+        self.register(lr=self.optimizer)
 
     def run(self) -> nn.Module:
-        self.progress.resume(self.average)
-        trained = self.accelerator.unwrap_model(self.unet)
-        networks = {"average": self.average.model, "trained": trained}
-        with self.progress.running() as bar:
-            for position, (images, labels) in self.progress.batches(self.loader, self.accumulation):
+        self.resume()
+        with self.running():
+            for position, (images, labels) in self.batches(self.loader, self.accumulation):
                 with self.accelerator.accumulate(self.unet):
                     losses = self.train_step(to_model_range(images), labels, position % self.accumulation)
                 if self.accelerator.sync_gradients:
-                    self.progress.count_step()
-                    self.average.update_(trained, self.progress.step)
-                    self.progress.after_step(losses, bar, self.save_grid, networks, self.validate)
+                    self.after_step(losses)
         return self.average.model
 
     def train_step(self, images: Tensor, labels: Tensor, micro: int) -> dict[str, Tensor]:
         config, accelerator = self.config, self.accelerator
         place = micro * accelerator.num_processes + accelerator.process_index
-        torch.manual_seed(derive_seed(config.seed, self.progress.step, place))  # dropout
-        random = torch.Generator().manual_seed(derive_seed(config.seed, self.progress.step))
+        torch.manual_seed(derive_seed(config.seed, self.step, place))  # dropout
+        random = torch.Generator().manual_seed(derive_seed(config.seed, self.step))
         total = len(images) * accelerator.num_processes * self.accumulation
         part = slice(place * len(images), (place + 1) * len(images))
         flipped = (torch.rand(total, generator=random) < 0.5)[part].to(images.device)
@@ -172,7 +161,7 @@ class _Training:
         signal = self.signal[timesteps][:, None, None, None]
         state = signal.sqrt() * images + (1 - signal).sqrt() * noise
         kwargs = {"class_labels": labels} if self.conditional else {}
-        with self.progress.autocast():
+        with self.autocast():
             predicted = self.unet(state, timesteps, return_dict=False, **kwargs)[0].float()
             if config.distillation_weight:
                 with torch.no_grad():
@@ -184,11 +173,9 @@ class _Training:
             losses["distillation"] = distilled.detach()
             loss = config.distillation_weight * distilled + (1 - config.distillation_weight) * loss
         losses["loss"] = loss.detach()
-        self.progress.check_finite(losses)
+        self.check_finite(losses)
         accelerator.backward(loss)
-        self.progress.clip_gradients(self.unet)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.optimize(self.unet, self.optimizer)
         return losses
 
     def save_grid(self, unet: nn.Module, path: Path) -> None:

@@ -10,9 +10,6 @@ import torch
 from torch import Tensor, nn
 
 
-RELATIONS = ("kl", "mse")
-
-
 def rgb_distance(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean absolute difference of images (B, C, H, W), outside the mask (B, 1, H, W) zero.
 
@@ -24,30 +21,27 @@ def rgb_distance(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -
 
 
 def relation_loss(
-    student: Sequence[Tensor], teacher: Sequence[Tensor], *, relation_batch: int | None = None, kind: str = "kl"
+    student: Sequence[Tensor], teacher: Sequence[Tensor], *, relation_batch: int | None = None
 ) -> Tensor:
     """Relation of features to those of shifted styles, compared between student and teacher (L_LD).
 
     S_ij is the cosine of student feature i and shifted student feature j, T_ij of the teacher's; the loss is the mean over rows of
-    KL(softmax T_i || softmax S_i), or the mean of (S - T)^2, summed over layers.
+    KL(softmax T_i || softmax S_i), summed over layers.
 
     Args:
         student: Per layer (2 B, C, H, W): B features, then those of the B shifted styles; any dtype, compared in float32.
         teacher: The same with other widths.
         relation_batch: Samples that are compared with each other; None: all B. B must be a multiple.
-        kind: "kl" or "mse".
 
     Returns:
         Scalar >= 0; gradients reach the student only.
 
     Raises:
-        ValueError: B is no multiple of ``relation_batch``, or an unknown kind.
+        ValueError: B is no multiple of ``relation_batch``.
 
     Source:
         StyleKD, equations 6-8, in the form of the published code.
     """
-    if kind not in RELATIONS:
-        raise ValueError(f"kind is {kind!r}; allowed are {', '.join(RELATIONS)}.")
     total = student[0].new_zeros((), dtype=torch.float32)
     for own, other in zip(student, teacher, strict=True):
         size = len(own) // 2
@@ -55,11 +49,8 @@ def relation_loss(
         if size % group:
             raise ValueError(f"relation_batch is {group}; the batch {size} is no multiple of it.")
         similarity, target = _cosines(own, group), _cosines(other.detach(), group)
-        if kind == "mse":
-            total = total + (similarity - target).square().mean()
-        else:
-            divergence = target.softmax(2) * (target.log_softmax(2) - similarity.log_softmax(2))
-            total = total + divergence.sum(dim=2).mean()
+        divergence = target.softmax(2) * (target.log_softmax(2) - similarity.log_softmax(2))
+        total = total + divergence.sum(dim=2).mean()
     return total
 
 

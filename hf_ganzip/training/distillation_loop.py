@@ -25,13 +25,7 @@ from .augment import AdaptiveAugment, twice_differentiable
 from .average import WeightAverage
 from .distillation import latent_directions, relation_loss, rgb_distance, sanitize_gradients_
 from .distillation_config import DistillationConfig
-from .distilled_networks import (
-    Tapped,
-    add_spectral_norms_,
-    published_layers,
-    student_layers,
-    without_spectral_norms,
-)
+from .distilled_networks import Tapped, add_spectral_norms_, published_layers, student_layers, without_spectral_norms
 from .feature_quantizer import FeatureQuantizer
 from .gan_loop import lazy_adam
 from .losses import LOSSES, r1_penalty
@@ -78,11 +72,38 @@ def train_distilled(
     return _Training(student, teacher, discriminator, dataset, config, accelerator, perceptual, mask, validate).run()
 
 
-class _Training:
+def _check(student, teacher, discriminator, dataset, config: DistillationConfig, perceptual) -> None:
+    for name in ("z_dim", "w_dim", "resolution", "image_channels", "num_classes"):
+        if student.config[name] != teacher.config[name]:
+            raise ValueError(
+                f"train_distilled: {name} is {student.config[name]} in the student, {teacher.config[name]} in the teacher."
+            )
+    wanted = (student.config.image_channels, student.config.resolution, student.config.resolution)
+    if tuple(dataset.tensors[0].shape[1:]) != wanted:
+        raise ValueError(
+            f"train_distilled: images are {tuple(dataset.tensors[0].shape[1:])}; the networks make {wanted}."
+        )
+    if config.perceptual_weight and perceptual is None:
+        raise ValueError("train_distilled: perceptual_weight needs a perceptual distance, or 0.")
+    if any(isinstance(module, FeatureQuantizer) for module in discriminator.modules()):
+        raise ValueError(
+            "train_distilled: the discriminator has feature quantizers, whose loss this loop does not use; "
+            "remove_feature_quantizers first."
+        )
+    enable_gradient_checkpointing_(config, student, discriminator)
+    if config.ada_target is not None and config.r1_every and not twice_differentiable():
+        raise ValueError(
+            f"train_distilled: R1 of adaptively augmented images needs torch 2.12 or newer, and this is {torch.__version__}; "
+            "update it, or set ada_target to None or r1_every to 0."
+        )
+
+
+class _Training(TrainingRun):
+    accumulates = False
+
     def __init__(self, student, teacher, discriminator, dataset, config, accelerator, perceptual, mask, validate):
-        self.config, self.accelerator, self.validate = config, accelerator, validate
+        _check(student, teacher, discriminator, dataset, config, perceptual)
         self.perceptual, self.mask = perceptual, mask
-        self._check(student, teacher, discriminator, dataset)
         device = accelerator.device
         self.conditional = student.config.num_classes > 0
         layers, groups = published_layers(teacher)
@@ -103,62 +124,18 @@ class _Training:
         self.student, self.discriminator, self.optimizer_g, self.optimizer_d, self.loader = accelerator.prepare(
             tapped, discriminator.train(), *optimizers, loader
         )
-        self.config = config = config.in_steps(len(self.loader) // config.gradient_accumulation_steps)
-        self.draws = StepDraws(
-            seed=config.seed,
-            batch=self.batch,
-            micro_batches=config.gradient_accumulation_steps,
-            processes=accelerator.num_processes,
-            process=accelerator.process_index,
-            device=device,
-            z_dim=teacher.config.z_dim,
-            num_ws=teacher.num_ws,
-            num_classes=teacher.config.num_classes,
-            mixing_probability=config.mixing_probability,
-            directions=directions,
-        )
-        self.images_per_step = self.batch * self.draws.parts
-        self.average = WeightAverage(student, self.images_per_step, config.ema_images, config.ema_rampup)
-        self.state = PhaseState()
+        config = config.in_steps(len(self.loader) // config.gradient_accumulation_steps)
+        self.draws = StepDraws(config, teacher, accelerator, directions)
+        images_per_step = self.batch * self.draws.parts
+        average = WeightAverage(student, images_per_step, config.ema_images, config.ema_rampup)
+        self.path_mean = PathMean()
         self.augment = None if config.ada_target is None else AdaptiveAugment(config.ada_target)
         if self.augment is not None:
             accelerator.register_for_checkpointing(self.augment)
-        self.progress = TrainingRun(
-            accelerator,
-            config,
-            self.images_per_step,
-            lambda folder: without_spectral_norms(self.average.model).save_pretrained(folder / "generator_ema"),
-            accumulates=False,
-        )
-        self.progress.schedule(lr_g=self.optimizer_g, lr_d=self.optimizer_d)
-        accelerator.register_for_checkpointing(self.average.model, self.progress, self.state)
+        super().__init__(accelerator, config, student, images_per_step, average, validate)
+        self.register(self.path_mean, lr_g=self.optimizer_g, lr_d=self.optimizer_d)
         labels = dataset.tensors[1].unique()[:10]
         self.grid_labels = labels.repeat_interleave(10) if self.conditional else torch.zeros(100, dtype=torch.int64)
-
-    def _check(self, student: nn.Module, teacher: nn.Module, discriminator: nn.Module, dataset: TensorDataset) -> None:
-        for name in ("z_dim", "w_dim", "resolution", "image_channels", "num_classes"):
-            if student.config[name] != teacher.config[name]:
-                raise ValueError(
-                    f"train_distilled: {name} is {student.config[name]} in the student, {teacher.config[name]} in the teacher."
-                )
-        wanted = (student.config.image_channels, student.config.resolution, student.config.resolution)
-        if tuple(dataset.tensors[0].shape[1:]) != wanted:
-            raise ValueError(
-                f"train_distilled: images are {tuple(dataset.tensors[0].shape[1:])}; the networks make {wanted}."
-            )
-        if self.config.perceptual_weight and self.perceptual is None:
-            raise ValueError("train_distilled: perceptual_weight needs a perceptual distance, or 0.")
-        if any(isinstance(module, FeatureQuantizer) for module in discriminator.modules()):
-            raise ValueError(
-                "train_distilled: the discriminator has feature quantizers, whose loss this loop does not use; "
-                "remove_feature_quantizers first."
-            )
-        enable_gradient_checkpointing_(self.config, student, discriminator)
-        if self.config.ada_target is not None and self.config.r1_every and not twice_differentiable():
-            raise ValueError(
-                f"train_distilled: R1 of adaptively augmented images needs torch 2.12 or newer, and this is {torch.__version__}; "
-                "update it, or set ada_target to None or r1_every to 0."
-            )
 
     # -- phases -------------------------------------------------------------------------------------------------------
 
@@ -175,16 +152,14 @@ class _Training:
             for name, value in terms.items():
                 found[name] = found.get(name, 0) + value.detach() / count
         sanitize_gradients_(network.parameters())
-        self.progress.check_finite(found)
-        self.progress.clip_gradients(network)
-        optimizer.step()
-        optimizer.zero_grad()
+        self.check_finite(found)
+        self.optimize(network, optimizer)
         return found
 
     def generator_loss(self, micro: int) -> tuple[Tensor, dict]:
-        config, draw = self.config, self.draws(self.progress.step, 0, micro)
+        config, draw = self.config, self.draws(self.step, 0, micro)
         part = "relations" if config.relation_weight else "images"
-        with self.progress.autocast():
+        with self.autocast():
             images, features = self.student(draw, part)
             with torch.no_grad():
                 taught = {**draw, "noise": draw["teacher_noise"], "noise2": draw["teacher_noise2"]}
@@ -209,7 +184,7 @@ class _Training:
     def path_loss(self, micro: int) -> tuple[Tensor, dict]:
         """Lazily regularized: half as many images as the batch has, times ``path_every``."""
         config = self.config
-        draw = self.draws(self.progress.step, 1, micro, batch=max(1, self.batch // 2))
+        draw = self.draws(self.step, 1, micro, batch=max(1, self.batch // 2))
         size, channels = self.average.model.config.resolution, self.average.model.config.image_channels
         draw["directions_of_images"] = torch.cat(
             [
@@ -219,21 +194,19 @@ class _Training:
         )
         images, lengths = self.student(draw, "lengths")
         mean = self.accelerator.reduce(lengths.detach().mean(), "mean")
-        self.state.lengths.append(float(mean))
-        penalty = (lengths - self.state.path_mean).square().mean()
+        penalty = (lengths - self.path_mean.value).square().mean()
         loss = penalty * config.path_weight * config.path_every
-        return loss + _nothing(images), {"path": penalty}
+        return loss + _nothing(images), {"path": penalty, "length": mean}
 
     def discriminator_loss(self, real: Tensor, labels: Tensor | None, micro: int) -> tuple[Tensor, dict]:
-        draw = self.draws(self.progress.step, 2, micro)
-        with self.progress.autocast():
+        draw = self.draws(self.step, 2, micro)
+        with self.autocast():
             with torch.no_grad():
                 images, _ = self.student(draw)
             generated = self.discriminator(self.augmented(images, 1, micro), draw["labels"]).logits
             of_real = self.discriminator(self.augmented(real, 2, micro), labels).logits
-        self.state.signs.append(float(of_real.detach().sign().mean()))
         loss = LOSSES["logistic"][0](of_real, generated)
-        return loss, {"loss_d": loss}
+        return loss, {"loss_d": loss, "real": of_real.detach().sign().mean()}
 
     def r1_loss(self, real: Tensor, labels: Tensor | None, micro: int) -> tuple[Tensor, dict]:
         real = real.detach().requires_grad_(True)
@@ -243,10 +216,10 @@ class _Training:
         return loss + _nothing(logits), {"r1": penalty}
 
     def augmented(self, images: Tensor, use: int, micro: int) -> Tensor:
-        return self.draws.augmented(self.augment, images, self.progress.step, use, micro)
+        return self.draws.augmented(self.augment, images, self.step, use, micro)
 
-    def step(self, batches: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-        config, now = self.config, self.progress.step
+    def train_step(self, batches: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        config, now = self.config, self.step
         real = []
         for micro, (images, labels) in enumerate(batches):
             images = to_model_range(images)
@@ -258,7 +231,7 @@ class _Training:
         losses = self.accumulate(self.student, self.optimizer_g, self.generator_loss)
         if config.path_every and config.path_weight and now % config.path_every == 0:
             losses |= self.accumulate(self.student, self.optimizer_g, self.path_loss)
-            self.state.update_path(config.path_decay)
+            self.path_mean.value += config.path_decay * (float(losses.pop("length")) - self.path_mean.value)
         self.discriminator.requires_grad_(True)
         losses |= self.accumulate(
             self.discriminator, self.optimizer_d, lambda micro: self.discriminator_loss(*real[micro], micro)
@@ -267,37 +240,31 @@ class _Training:
             losses |= self.accumulate(
                 self.discriminator, self.optimizer_d, lambda micro: self.r1_loss(*real[micro], micro)
             )
-        signs = torch.tensor(self.state.take_signs(), device=self.accelerator.device)
-        sign = self.accelerator.reduce(signs.mean(), "mean")
+        losses["real"] = self.accelerator.reduce(losses["real"], "mean")
         if self.augment is not None:
-            self.augment.update(float(sign), self.images_per_step)
+            self.augment.update(float(losses["real"]), self.images_per_step)
             losses["augment"] = torch.tensor(self.augment.probability)
-        return losses | {"real": sign}
+        return losses
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
     def run(self) -> nn.Module:
-        self.progress.resume(self.average)
-        count, batches = self.config.gradient_accumulation_steps, []
-        with self.progress.running() as bar:
-            for _, batch in self.progress.batches(self.loader, count):
+        self.resume()
+        count, every, batches = self.config.gradient_accumulation_steps, self.config.svs_every, []
+        with self.running():
+            for _, batch in self.batches(self.loader, count):
                 batches.append(batch)
                 if len(batches) == count:
-                    self.advance(self.step(batches), bar)
-                    batches = []
-        for module in self.accelerator.unwrap_model(self.student).modules():
+                    losses, batches, made = self.train_step(batches), [], self.step + 1
+                    if every and made % every == 0 and 2 * made <= self.config.max_train_steps:
+                        scale_weights_(self.trained, RefineConfig(progress=False))
+                    self.after_step(losses)
+        for module in self.trained.modules():
             remove_parametrization_(module)
         return without_spectral_norms(self.average.model)
 
-    def advance(self, losses: dict[str, Tensor], bar) -> None:
-        config, progress = self.config, self.progress
-        trained = self.accelerator.unwrap_model(self.student).generator
-        progress.count_step()
-        if config.svs_every and progress.step % config.svs_every == 0 and 2 * progress.step <= config.max_train_steps:
-            scale_weights_(trained, RefineConfig(progress=False))
-        self.average.update_(trained, progress.step)
-        networks = {"average": self.average.model, "trained": trained}
-        progress.after_step(losses, bar, self.save_grid, networks, self.validate)
+    def save_models(self, folder: Path) -> None:
+        without_spectral_norms(self.average.model).save_pretrained(folder / "generator_ema")
 
     def save_grid(self, generator: nn.Module, path: Path) -> None:
         """The same latents in every grid."""
@@ -312,28 +279,15 @@ def _nothing(output: Tensor) -> Tensor:
     return 0 * output.float().sum()
 
 
-class PhaseState:
-    """Running mean of path lengths, and what a step collects; saved with the training state."""
+class PathMean:
+    """Running mean of path lengths; saved with the training state."""
 
-    def __init__(self) -> None:
-        self.path_mean = 0.0
-        self.lengths: list[float] = []
-        self.signs: list[float] = []
-
-    def update_path(self, decay: float) -> None:
-        """Move the running mean by the lengths of a step."""
-        self.path_mean += decay * (sum(self.lengths) / len(self.lengths) - self.path_mean)
-        self.lengths = []
-
-    def take_signs(self) -> list[float]:
-        """Mean signs of D(real) of the step's micro-batches."""
-        found, self.signs = self.signs, []
-        return found
+    value = 0.0
 
     def state_dict(self) -> dict:
         """For the checkpoint."""
-        return {"path_mean": self.path_mean}
+        return {"path_mean": self.value}
 
     def load_state_dict(self, state: dict) -> None:
         """From the checkpoint."""
-        self.path_mean = state["path_mean"]
+        self.value = state["path_mean"]

@@ -28,24 +28,11 @@ _COLLECTED = tuple(field.name for field in fields(Collected))
 
 @dataclass(frozen=True)
 class FQConfig:
-    """Options of one :class:`.FeatureQuantizer`; None: those of the preset.
+    """Options of one :class:`.FeatureQuantizer`, which explains them; None: those of the preset.
 
     Args:
         num_codes: K.
         dim: Channels at that place; None: those of the last convolution of the module.
-        preset: "paper" or "official".
-        decay: See :class:`.FeatureQuantizer`.
-        weight: See there.
-        feed: See there.
-        warmup_steps: See there.
-        anneal_steps: See there.
-        update_on: See there.
-        init: See there.
-        init_state: See there.
-        settle_steps: See there.
-        revive_below: See there.
-        follow: See there.
-        accumulate: See there.
     """
 
     num_codes: int

@@ -49,7 +49,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight": 0.5,
     },
 }
-_CODEBOOK = ("decay", "init", "init_state", "settle_steps", "revive_below", "follow", "accumulate")
 _CHOICES = {
     "feed": ("quantized", "continuous"),
     "update_on": ("d", "d+g"),
@@ -157,10 +156,7 @@ class FeatureQuantizer(MovingCodebook):
             problems.append(f"decay is {options['decay']}; allowed is 0 to 1")
         if problems:
             raise ValueError(f"FeatureQuantizer: {'; '.join(problems)}.")
-        codebook = {name: options.pop(name) for name in _CODEBOOK}
-        super().__init__(dim, num_codes, **codebook)
-        for name, value in options.items():
-            setattr(self, name, value)
+        super().__init__(dim, num_codes, **options)
         self.phase = "d"
 
     def forward(self, h: Tensor) -> FeatureQuantizerOutput:

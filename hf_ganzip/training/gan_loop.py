@@ -22,13 +22,7 @@ from ..images import to_model_range, to_uint8
 from ..images.grids import save_image_grid
 from .augment import DIFF_AUGMENTATIONS, diff_augment
 from .average import RAMPUP, WeightAverage
-from .feature_quantization import (
-    PendingStatistics,
-    codes_in_use,
-    phase,
-    update_codebooks_,
-    warn_of_dead_codebooks,
-)
+from .feature_quantization import PendingStatistics, codes_in_use, phase, update_codebooks_, warn_of_dead_codebooks
 from .losses import LOSSES, r1_penalty, twin_discriminator_loss, twin_generator_loss
 from .run import TrainingRun
 from .run_config import RunConfig, enable_gradient_checkpointing_
@@ -97,11 +91,12 @@ def train_gan(
     return _Training(generator, discriminator, dataset, config, accelerator, validate).run()
 
 
-class _Training:
+class _Training(TrainingRun):
+    average_folder = "generator_ema"
+
     def __init__(
         self, generator, discriminator, dataset, config: GANTrainingConfig, accelerator: Accelerator, validate
     ):
-        self.accelerator, self.validate = accelerator, validate
         enable_gradient_checkpointing_(config, generator, discriminator)
         self.conditional = generator.config.num_classes > 0
         self.z_dim = generator.config.z_dim
@@ -123,24 +118,16 @@ class _Training:
             loader,
         )
         self.accumulation = accelerator.gradient_accumulation_steps
-        self.config = config = config.in_steps(len(self.loader) // self.accumulation)
+        config = config.in_steps(len(self.loader) // self.accumulation)
         if self.accumulation > 1 and config.discriminator_steps > 1:
             raise ValueError(
                 f"discriminator_steps is {config.discriminator_steps} with gradient_accumulation_steps "
                 f"{self.accumulation}; allowed is one of them above 1."
             )
         images_per_step = config.train_batch_size * accelerator.num_processes * self.accumulation
-        self.average = WeightAverage(
-            generator, images_per_step, config.ema_images, config.ema_rampup, config.ema_buffers
-        )
-        self.progress = TrainingRun(
-            accelerator,
-            config,
-            images_per_step,
-            lambda folder: self.average.model.save_pretrained(folder / "generator_ema"),
-        )
-        self.progress.schedule(lr_g=self.optimizer_g, lr_d=self.optimizer_d)
-        accelerator.register_for_checkpointing(self.average.model, self.progress, PendingStatistics(discriminator))
+        average = WeightAverage(generator, images_per_step, config.ema_images, config.ema_rampup, config.ema_buffers)
+        super().__init__(accelerator, config, generator, images_per_step, average, validate)
+        self.register(PendingStatistics(discriminator), lr_g=self.optimizer_g, lr_d=self.optimizer_d)
         self.dead: set[str] = set()  # codebooks that a warning has named
         labels = dataset.tensors[1].unique()
         self.grid_labels = labels[:10].repeat_interleave(10)
@@ -155,13 +142,13 @@ class _Training:
         return torch.randn(batch, self.z_dim, device=self.accelerator.device, generator=random)
 
     def train_discriminator(self, real: Tensor, labels: Tensor | None, random: torch.Generator) -> dict[str, Tensor]:
-        regularize = self.config.r1_every and self.progress.step % self.config.r1_every == 0
+        regularize = self.config.r1_every and self.step % self.config.r1_every == 0
         self.discriminator.requires_grad_(True)
-        with self.progress.autocast():
+        with self.autocast():
             with torch.no_grad():
                 generated = self.generator(self.latents(len(real), random), labels, generator=random).sample
             of_generated = self.discriminator(diff_augment(generated, self.config.diffaugment, random), labels)
-        with self.progress.autocast(enabled=not regularize):
+        with self.autocast(enabled=not regularize):
             real = real.requires_grad_(bool(regularize))
             of_real = self.discriminator(diff_augment(real, self.config.diffaugment, random), labels)
         real_logits = of_real.logits
@@ -179,19 +166,17 @@ class _Training:
             penalty = r1_penalty(real_logits, real)
             losses["r1"] = penalty.detach()
             loss = loss + penalty * (self.config.r1_gamma * self.config.r1_every)
-        self.progress.check_finite(losses)
+        self.check_finite(losses)
         self.accelerator.backward(loss)
         if self.accelerator.sync_gradients:
             update_codebooks_(self.discriminator)
             losses |= codes_in_use(self.accelerator.unwrap_model(self.discriminator))
-        self.progress.clip_gradients(self.discriminator)
-        self.optimizer_d.step()
-        self.optimizer_d.zero_grad()
+        self.optimize(self.discriminator, self.optimizer_d)
         return losses
 
     def train_generator(self, labels: Tensor | None, batch: int, random: torch.Generator) -> dict[str, Tensor]:
         self.discriminator.requires_grad_(False)
-        with self.progress.autocast(), phase(self.discriminator, "g"):
+        with self.autocast(), phase(self.discriminator, "g"):
             generated = self.generator(self.latents(batch, random), labels, generator=random).sample
             output = self.discriminator(diff_augment(generated, self.config.diffaugment, random), labels)
             loss = self.generator_loss(output.logits)
@@ -201,29 +186,23 @@ class _Training:
             if output.quantization_loss is not None:
                 loss = loss + output.quantization_loss.mean()
         losses = {"loss_g": loss.detach()}
-        self.progress.check_finite(losses)
+        self.check_finite(losses)
         self.accelerator.backward(loss)
-        self.progress.clip_gradients(self.generator)
-        self.optimizer_g.step()
-        self.optimizer_g.zero_grad()
+        self.optimize(self.generator, self.optimizer_g)
         return losses
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
     def run(self) -> nn.Module:
-        self.progress.resume(self.average)
-        trained = self.accelerator.unwrap_model(self.generator)
-        networks = {"average": self.average.model, "trained": trained}
-        with self.progress.running() as bar:
-            for position, (images, labels) in self.progress.batches(self.loader, self.accumulation, self.sampler):
+        self.resume()
+        with self.running():
+            for position, (images, labels) in self.batches(self.loader, self.accumulation, self.sampler):
                 with self.accelerator.accumulate(self.generator, self.discriminator):
                     losses = self.micro_step(to_model_range(images), labels, self.random(position))
                 if self.accelerator.sync_gradients:
-                    self.progress.count_step()
-                    if self.progress.logging_due and self.accelerator.is_main_process:
+                    self.after_step(losses)
+                    if self.logging_due and self.accelerator.is_main_process:
                         warn_of_dead_codebooks(self.accelerator.unwrap_model(self.discriminator), self.dead)
-                    self.average.update_(trained, self.progress.step)
-                    self.progress.after_step(losses, bar, self.save_grid, networks, self.validate)
         return self.average.model
 
     def micro_step(self, real: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, Tensor]:

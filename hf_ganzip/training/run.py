@@ -29,44 +29,57 @@ logger = logging.getLogger(__name__)
 
 
 class TrainingRun:
-    """Steps, checkpoints and log of one run; saved with the training state.
+    """Steps, checkpoints and log of one run, whose loop is a subclass; saved with the training state.
 
     Args:
         accelerator: Whose state is saved: everything that was prepared or registered.
         config: Where checkpoints, ``log.jsonl`` (losses) and ``figures.jsonl`` (validation) go, how often, and where the run ends.
+        trained: The network that grids and figures are made of, unwrapped.
         images_per_step: Over all processes.
-        extras: Folder -> writes models beside the state.
-        accumulates: Whether the loop follows the accelerator's gradient accumulation.
+        average: Of its weights, if the loop has one.
+        validate: Network -> figures.
 
     Raises:
         ValueError: The accelerator has a mixed precision, or an accumulation that the loop does not follow.
     """
 
+    accumulates = True  # whether the loop follows the accelerator's gradient accumulation
+    average_folder = ""  # of the average, in a checkpoint
+
     def __init__(
         self,
         accelerator: Accelerator,
         config: RunConfig,
+        trained: nn.Module,
         images_per_step: int,
-        extras: Callable[[Path], None],
-        accumulates: bool = True,
+        average: WeightAverage | None = None,
+        validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     ):
         if accelerator.mixed_precision != "no":
             raise ValueError(
                 f"training: the Accelerator's mixed_precision is {accelerator.mixed_precision!r}; allowed is 'no'. "
                 "Set mixed_precision in the config of the loop."
             )
-        if not accumulates and accelerator.gradient_accumulation_steps != 1:
+        if not self.accumulates and accelerator.gradient_accumulation_steps != 1:
             raise ValueError(
                 f"training: the Accelerator's gradient_accumulation_steps is {accelerator.gradient_accumulation_steps}; "
                 "allowed is 1: this loop does not follow it."
             )
-        self.accelerator, self.config, self.extras = accelerator, config, extras
-        self.output, self.images_per_step = Path(config.output_dir), images_per_step
+        self.accelerator, self.config, self.images_per_step = accelerator, config, images_per_step
+        self.trained, self.average, self.validate = trained, average, validate
+        self.output = Path(config.output_dir)
         self.output.mkdir(parents=True, exist_ok=True)
         self.step = 0
         self.schedulers: dict[str, LambdaLR] = {}
-        self.rates: dict[str, float] = {}
         self.signalled = self.stopped = False
+
+    def save_models(self, folder: Path) -> None:
+        """Write what can be opened without the training beside the state of a checkpoint: the average."""
+        self.average.model.save_pretrained(folder / self.average_folder)
+
+    def save_grid(self, network: nn.Module, path: Path) -> None:
+        """Write samples of the trained network or its average, the same latents in every picture."""
+        raise NotImplementedError
 
     @property
     def finished(self) -> bool:
@@ -84,29 +97,20 @@ class TrainingRun:
         """Sample grid and figures are made after this step."""
         return self.step % self.config.validation_steps == 0 or self.step == self.config.max_train_steps
 
-    @property
-    def images(self) -> int:
-        """Images seen by all processes."""
-        return self.step * self.images_per_step
-
-    def schedule(self, **optimizers: Any) -> None:
-        """Learning rates of prepared optimizers by the config, logged under the names given; their state goes to the checkpoint."""
+    def register(self, *others: Any, **optimizers: Any) -> None:
+        """Let checkpoints hold the run: learning rates of prepared optimizers by the config, logged under the names given, the average, and others."""
         self.schedulers = {
             name: make_scheduler(optimizer.optimizer, self.config) for name, optimizer in optimizers.items()
         }
-        self.accelerator.register_for_checkpointing(*self.schedulers.values())
+        averages = [] if self.average is None else [self.average.model]
+        self.accelerator.register_for_checkpointing(*self.schedulers.values(), *averages, self, *others)
 
-    def clip_gradients(self, network: nn.Module) -> None:
-        """Before an optimizer step: scale the network's gradient down to ``max_grad_norm``, if there is one."""
+    def optimize(self, network: nn.Module, optimizer: Any) -> None:
+        """Step down the network's gradient, scaled down to ``max_grad_norm`` if there is one, and drop it."""
         if self.config.max_grad_norm and self.accelerator.sync_gradients:
             self.accelerator.clip_grad_norm_(network.parameters(), self.config.max_grad_norm)
-
-    def count_step(self) -> None:
-        """A step was made, whose learning rates are kept for the log: on to the next."""
-        self.step += 1
-        self.rates = {name: scheduler.get_last_lr()[0] for name, scheduler in self.schedulers.items()}
-        for scheduler in self.schedulers.values():
-            scheduler.step()
+        optimizer.step()
+        optimizer.zero_grad()
 
     def state_dict(self) -> dict:
         """For the checkpoint."""
@@ -117,15 +121,15 @@ class TrainingRun:
         self.step = state["step"]
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[tqdm]:
-        """Progress bar; SIGTERM and SIGINT to any process end the run after the current step, with a checkpoint.
+    def running(self) -> Iterator[None]:
+        """With a progress bar; SIGTERM and SIGINT to any process end the run after the current step, with a checkpoint.
 
         Raises:
             SystemExit: The run was stopped before its last step, so that a script does not take its model for the final one.
         """
         handlers = {each: signal.signal(each, self.request_stop) for each in (signal.SIGTERM, signal.SIGINT)}
         self.clock = (time.monotonic(), self.step)
-        bar = tqdm(
+        self.bar = tqdm(
             total=self.config.max_train_steps,
             initial=self.step,
             desc="train",
@@ -133,11 +137,11 @@ class TrainingRun:
             disable=not self.accelerator.is_main_process,
         )
         try:
-            yield bar
+            yield
         finally:
             for each, handler in handlers.items():
                 signal.signal(each, handler)
-            bar.close()
+            self.bar.close()
         self.accelerator.wait_for_everyone()
         if self.stopped and self.step < self.config.max_train_steps:
             raise SystemExit(f"stopped at step {self.step}; continue with resume_from_checkpoint 'latest'")
@@ -193,48 +197,44 @@ class TrainingRun:
                 f"training: {', '.join(bad)} is not finite at step {self.step + 1}; the last checkpoint is whole."
             )
 
-    def after_step(
-        self,
-        losses: Mapping[str, Tensor],
-        bar: tqdm,
-        save_grid: Callable[[nn.Module, Path], None],
-        networks: Mapping[str, nn.Module],
-        validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
-    ) -> None:
-        """Where they are due, sample grids and figures of the networks; then :meth:`advance`.
-
-        Args:
-            losses: Of this step; those with a "/" in their names go to the log alone.
-            bar: Of :meth:`running`.
-            save_grid: Network, path of the picture.
-            networks: "average" and "trained" or one of them, unwrapped: the names of grids end with them, those of figures start with them.
-            validate: Network -> figures.
-        """
+    def after_step(self, losses: Mapping[str, Tensor]) -> None:
+        """Count the step, average, and make grids and figures where they are due; then :meth:`advance`."""
+        self.step += 1
+        networks = {"trained": self.trained}
+        if self.average is not None:
+            self.average.update_(self.trained, self.step)
+            networks["average"] = self.average.model
         if self.validation_due and self.accelerator.is_main_process:
             figures = {}
             for name in (each for each in self.config.validation_weights if each in networks):
                 path = self.output / "samples" / f"step-{self.step:07d}-{name}.png"
                 path.parent.mkdir(exist_ok=True)
                 with evaluating(networks[name]), torch.no_grad():
-                    save_grid(networks[name], path)
-                    found = validate(networks[name]) if validate is not None else {}
+                    self.save_grid(networks[name], path)
+                    found = self.validate(networks[name]) if self.validate is not None else {}
                 figures |= {f"{name}_{key}": value for key, value in found.items()}
             if figures:
-                self.log_figures(figures)
-        self.advance(losses, bar)
+                self.write_log(figures, "figures.jsonl")
+                self.accelerator.log(figures, step=self.step)
+        self.advance(losses)
 
-    def advance(self, losses: Mapping[str, Tensor], bar: tqdm) -> None:
-        """Show and log a step, agree with the other processes whether to stop, and write a checkpoint where one is due."""
+    def advance(self, losses: Mapping[str, Tensor]) -> None:
+        """Show and log a step, agree with the other processes whether to stop, and write a checkpoint where one is due.
+
+        Args:
+            losses: Of this step; those with a "/" in their names go to the log alone.
+        """
         then, start = self.clock
         rate = (self.step - start) * self.images_per_step / max(time.monotonic() - then, 1e-9)
         values = {name: float(value) for name, value in losses.items()}
-        shown = {name: f"{value:.3f}" for name, value in values.items() if "/" not in name} | {
-            "images/s": f"{rate:.0f}"
-        }
-        bar.set_postfix(shown, refresh=False)
-        bar.update()
+        shown = {name: f"{value:.3f}" for name, value in values.items() if "/" not in name}
+        self.bar.set_postfix(shown | {"images/s": f"{rate:.0f}"}, refresh=False)
+        self.bar.update()
+        rates = {name: scheduler.get_last_lr()[0] for name, scheduler in self.schedulers.items()}
+        for scheduler in self.schedulers.values():
+            scheduler.step()
         if self.logging_due:
-            values |= self.rates | {"images_per_second": rate}
+            values |= rates | {"images_per_second": rate}
             self.accelerator.log(values, step=self.step)
             self.write_log(values)
         signalled = torch.tensor(float(self.signalled), device=self.accelerator.device)
@@ -242,16 +242,11 @@ class TrainingRun:
         if self.finished or self.step % self.config.checkpointing_steps == 0:
             self.save_checkpoint()
 
-    def log_figures(self, found: Mapping[str, float]) -> None:
-        """Figures of a validation, to ``figures.jsonl`` and the trackers."""
-        self.write_log(found, "figures.jsonl")
-        self.accelerator.log(dict(found), step=self.step)
-
     def write_log(self, values: Mapping[str, float], name: str = "log.jsonl") -> None:
         """One line of a log, by the main process."""
         if self.accelerator.is_main_process:
             with open(self.output / name, "a") as log:
-                log.write(json.dumps({"step": self.step, "images": self.images, **values}) + "\n")
+                log.write(json.dumps({"step": self.step, "images": self.step * self.images_per_step, **values}) + "\n")
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -274,7 +269,7 @@ class TrainingRun:
         self.accelerator.save_state(str(partial))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            self.extras(partial)
+            self.save_models(partial)
             self._discard(final)
             partial.rename(final)
             limit = self.config.checkpoints_total_limit
@@ -290,7 +285,7 @@ class TrainingRun:
             folder.rename(leftover)
             shutil.rmtree(leftover)
 
-    def resume(self, average: WeightAverage | None = None) -> None:
+    def resume(self) -> None:
         """Load the checkpoint folder of the config, or the latest one; what the run wrote after it goes. Warn of an average that hardly leaves its start.
 
         Raises:
@@ -318,8 +313,8 @@ class TrainingRun:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             self._forget_later_steps()
-            if average is not None:
-                average.warn_of_start(self.config.max_train_steps)
+            if self.average is not None:
+                self.average.warn_of_start(self.config.max_train_steps)
         self.accelerator.wait_for_everyone()
 
     def _forget_later_steps(self) -> None:

@@ -42,9 +42,7 @@ class RunConfig:
     checkpointing_steps: int = 1000
     checkpoints_total_limit: int | None = None  # the oldest go; None: all stay
     validation_steps: int = 1000  # sample grids, and figures where there is a validator; also at the end
-    validation_weights: tuple[str, ...] = (
-        WEIGHTS  # those that grids and figures are made of, as far as a loop has them
-    )
+    validation_weights: tuple[str, ...] = WEIGHTS  # of grids and figures, as far as a loop has them
     resume_from_checkpoint: str | None = None  # folder or "latest"
 
     def __post_init__(self) -> None:

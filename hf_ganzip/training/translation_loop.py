@@ -17,13 +17,7 @@ from torch.nn import functional as F
 from ..core.seeding import derive_seed
 from ..images import to_model_range, to_uint8
 from ..images.grids import save_image_grid
-from .feature_quantization import (
-    PendingStatistics,
-    codes_in_use,
-    phase,
-    update_codebooks_,
-    warn_of_dead_codebooks,
-)
+from .feature_quantization import PendingStatistics, codes_in_use, phase, update_codebooks_, warn_of_dead_codebooks
 from .run import TrainingRun
 from .run_config import SECOND_HALF, RunConfig, enable_gradient_checkpointing_
 
@@ -195,9 +189,10 @@ def train_translation(
     return _Training(generators, discriminators, images_a, images_b, config, accelerator).run()
 
 
-class _Training:
+class _Training(TrainingRun):
+    accumulates = False
+
     def __init__(self, generators, discriminators, images_a, images_b, config, accelerator):
-        self.accelerator = accelerator
         enable_gradient_checkpointing_(config, *generators.children())
         self.size = generators.a_to_b.config.resolution
         side = enlarged(self.size) if config.augment else self.size
@@ -209,7 +204,7 @@ class _Training:
                 )
         self.images = {"a": images_a, "b": images_b}
         images_per_step = config.train_batch_size * accelerator.num_processes
-        self.config = config = config.in_steps(max(len(images_a), len(images_b)) // images_per_step)
+        config = config.in_steps(max(len(images_a), len(images_b)) // images_per_step)
 
         def adam(model: nn.Module) -> torch.optim.Adam:
             return torch.optim.Adam(
@@ -219,25 +214,17 @@ class _Training:
         self.generators, self.discriminators, self.optimizer_g, self.optimizer_d = accelerator.prepare(
             generators.train(), discriminators.train(), adam(generators), adam(discriminators)
         )
-        self.progress = TrainingRun(
-            accelerator,
-            config,
-            images_per_step,
-            self.save_models,
-            accumulates=False,
-        )
-        self.progress.schedule(lr_g=self.optimizer_g, lr_d=self.optimizer_d)
-        accelerator.register_for_checkpointing(self.progress, PendingStatistics(discriminators))
+        super().__init__(accelerator, config, generators, images_per_step)
+        self.register(PendingStatistics(discriminators), lr_g=self.optimizer_g, lr_d=self.optimizer_d)
 
     def save_models(self, folder: Path) -> None:
-        models = self.accelerator.unwrap_model(self.generators)
-        for name in ("a_to_b", "b_to_a"):
-            getattr(models, name).save_pretrained(folder / f"generator_{name}")
+        for name, generator in self.trained.named_children():
+            generator.save_pretrained(folder / f"generator_{name}")
 
     def batch(self, domain: str) -> Tensor:
         """This process's images of the step, (B, C, S, S) in [-1, 1]."""
         config, images = self.config, self.images[domain]
-        random = torch.Generator().manual_seed(derive_seed(config.seed, self.progress.step, domain == "b"))
+        random = torch.Generator().manual_seed(derive_seed(config.seed, self.step, domain == "b"))
         total = config.train_batch_size * self.accelerator.num_processes
         chosen = torch.randint(len(images), (total,), generator=random)
         flips = torch.rand(total, generator=random) < 0.5
@@ -251,10 +238,10 @@ class _Training:
             found.append(image.flip(2) if config.augment and flips[index] else image)
         return to_model_range(torch.stack(found).to(self.accelerator.device))
 
-    def step(self) -> dict[str, Tensor]:
+    def train_step(self) -> dict[str, Tensor]:
         config, accelerator = self.config, self.accelerator
         a, b = self.batch("a"), self.batch("b")
-        with self.progress.autocast():
+        with self.autocast():
             with torch.no_grad():
                 made = self.generators(a, b, cycle=False)
             judged = self.discriminators({"a": (a, made["a"][0]), "b": (b, made["b"][0])})
@@ -262,12 +249,10 @@ class _Training:
             loss = config.adversarial_weight * sum(terms.values())
         accelerator.backward(loss)
         update_codebooks_(self.discriminators)
-        self.progress.clip_gradients(self.discriminators)
-        self.optimizer_d.step()
-        self.optimizer_d.zero_grad()
+        self.optimize(self.discriminators, self.optimizer_d)
 
         self.discriminators.requires_grad_(False)
-        with self.progress.autocast(), phase(self.discriminators, "g"):
+        with self.autocast(), phase(self.discriminators, "g"):
             made = self.generators(a, b)
             judged = self.discriminators({name: (made[name][0],) for name in ("a", "b")})
             found = generator_terms(a, b, made, judged)
@@ -275,27 +260,23 @@ class _Training:
             weights["adversarial"] = config.adversarial_weight
             loss = sum(weights.get(name, 1.0) * value for name, value in found.items())
         accelerator.backward(loss)
-        self.progress.clip_gradients(self.generators)
-        self.optimizer_g.step()
-        self.optimizer_g.zero_grad()
+        self.optimize(self.generators, self.optimizer_g)
         self.discriminators.requires_grad_(True)
         clip_rho_(self.generators)
         used = codes_in_use(accelerator.unwrap_model(self.discriminators))
         return {name: value.detach() for name, value in (terms | found).items()} | used
 
     def run(self) -> Generators:
-        self.progress.resume()
-        trained = self.accelerator.unwrap_model(self.generators)
+        self.resume()
         dead: set[str] = set()  # codebooks that a warning has named
-        with self.progress.running() as bar:
-            while not self.progress.finished:
-                losses = self.step()
-                self.progress.check_finite(losses)
-                self.progress.count_step()
-                if self.progress.logging_due and self.accelerator.is_main_process:
+        with self.running():
+            while not self.finished:
+                losses = self.train_step()
+                self.check_finite(losses)
+                self.after_step(losses)
+                if self.logging_due and self.accelerator.is_main_process:
                     warn_of_dead_codebooks(self.accelerator.unwrap_model(self.discriminators), dead)
-                self.progress.after_step(losses, bar, self.save_grid, {"trained": trained})
-        return trained
+        return self.trained
 
     def save_grid(self, models: Generators, path: Path) -> None:
         """Four images of each domain: original, translation, the way back, identity; the first and later images of each set."""

@@ -15,7 +15,7 @@ from hf_ganzip.scripts.finetuning import Finetuning, hub_datasets
 from hf_ganzip.training.diffusion_loop import DiffusionTrainingConfig
 
 from ..hub import LocalHub
-from .test_train_stylegan2 import ROOT, launch
+from .conftest import ROOT, launch
 
 
 RECIPE = """
@@ -34,7 +34,7 @@ def test_gans(tmp_path, name, cls):
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     script, out = ROOT / "examples" / f"finetune_{name}.py", tmp_path / "out"
     flags = ("--smoke", "--output_dir", out, "--recipe", tmp_path / "recipe.yaml")
-    result = launch(*flags, script=script)
+    result = launch(script, *flags)
     assert "64 images; student" in result.stdout
     model = cls.from_pretrained(out / "generator")
     assert [step["name"] for step in recorded_steps(model)] == ["prune", "refine", "finetune"]
@@ -42,17 +42,15 @@ def test_gans(tmp_path, name, cls):
     options = recorded_steps(model)[-1]["options"]
     assert {"loss_d", "output_dir", "resume_from_checkpoint", "checkpointing_steps"}.isdisjoint(options)
     assert {"r1_gamma", "rgb_weight", "seed", "preset", "gradient_accumulation_steps"} <= options.keys()
-    assert (out / "discriminator" / "config.json").is_file() and (
-        out / "samples" / "step-0000004-average.png"
-    ).is_file()
-    launch(*flags, "--resume_from_checkpoint", "latest", script=script)
+    assert all((out / name).is_file() for name in ("discriminator/config.json", "samples/step-0000004-average.png"))
+    launch(script, *flags, "--resume_from_checkpoint", "latest")
 
 
 @pytest.mark.process
 def test_ddpm(tmp_path):
     (tmp_path / "recipe.yaml").write_text(RECIPE.replace("  criterion_options: {samples: 4}\n", ""))
     script, out = ROOT / "examples" / "finetune_ddpm.py", tmp_path / "out"
-    launch("--smoke", "--output_dir", out, "--recipe", tmp_path / "recipe.yaml", script=script)
+    launch(script, "--smoke", "--output_dir", out, "--recipe", tmp_path / "recipe.yaml")
     model = UNet2DModel.from_pretrained(out / "unet")
     assert [step["name"] for step in recorded_steps(model)] == ["prune", "refine", "finetune"]
     assert DDPMPipeline.from_pretrained(out / "pipeline").unet.num_parameters() == model.num_parameters()
@@ -61,12 +59,12 @@ def test_ddpm(tmp_path):
 
 @pytest.mark.process
 def test_ddpm_from_scratch(tmp_path):
-    launch("--smoke", "--output_dir", tmp_path, script=ROOT / "examples" / "train_ddpm.py")
+    launch(ROOT / "examples" / "train_ddpm.py", "--smoke", "--output_dir", tmp_path)
     assert (tmp_path / "samples" / "step-0000004-average.png").is_file()
     model = UNet2DModel.from_pretrained(tmp_path / "unet")
     assert [step["name"] for step in recorded_steps(model)] == ["train"]
     assert recorded_steps(model)[0]["options"]["ema_rampup"] == 0.077
-    again = launch("--smoke", "--output_dir", tmp_path, script=ROOT / "examples" / "train_ddpm.py", check=False)
+    again = launch(ROOT / "examples" / "train_ddpm.py", "--smoke", "--output_dir", tmp_path, check=False)
     assert again.returncode and "holds a run already" in again.stderr
 
 
@@ -75,7 +73,7 @@ def test_push_to_hub(tmp_path):
     with LocalHub() as hub:
         environment = hub.environment(tmp_path / "cache")
         flags = ("--smoke", "--output_dir", tmp_path / "tiny-ddpm", "--push_to_hub")
-        launch(*flags, script=ROOT / "examples" / "finetune_ddpm.py", environment=environment)
+        launch(ROOT / "examples" / "finetune_ddpm.py", *flags, environment=environment)
         files = hub.repositories["me/tiny-ddpm"].files
     assert {"README.md", "config.json", "diffusion_pytorch_model.safetensors", "samples.png"} == set(files)
     assert "step: finetune" in files["README.md"].decode()
@@ -93,11 +91,7 @@ GIVEN = ("--dataset_name", "org/images", "--pretrained_model_name_or_path", "org
     [
         ("finetune_stylegan2", (*GIVEN, "--max_train_steps", "9", "--num_train_epochs", "2"), "not allowed with"),
         ("finetune_ddpm", (*GIVEN, "--teacher", "org/full"), "--teacher teaches nothing"),
-        (
-            "finetune_ddpm",
-            (*GIVEN, "--teacher", "org/full", "--distillation_weight", "0"),
-            "--teacher teaches nothing",
-        ),
+        ("finetune_ddpm", (*GIVEN, "--teacher", "x", "--distillation_weight", "0"), "--teacher teaches nothing"),
         ("finetune_ddpm", GIVEN[:2], "give --pretrained_model_name_or_path"),
         ("train_ddpm", GIVEN, "starts from nothing"),
         ("train_ddpm", (), "give one of --dataset_name and --train_data_dir"),

@@ -8,8 +8,7 @@ import pytest
 
 from hf_ganzip.assets import asset_path
 
-from .test_study_svs import folder  # noqa: F401
-from .test_train_stylegan2 import ROOT, launch
+from .conftest import ROOT, launch
 
 
 pytestmark = pytest.mark.process
@@ -18,10 +17,10 @@ pytestmark = pytest.mark.process
 SCRIPT = ROOT / "examples" / "study_fq.py"
 
 
-def test_smoke_run_a_longer_one_and_one_that_finds_everything_done(tmp_path, folder):  # noqa: F811
+def test_smoke_run_a_longer_one_and_one_that_finds_everything_done(tmp_path, folder):
     out = tmp_path / "out"
     flags = ("--smoke", "--output_dir", out, "--images", folder, "--variants", "BigGAN", "FQ, quantized")
-    launch(*flags, "--max_train_steps", 4, script=SCRIPT)
+    launch(SCRIPT, *flags, "--max_train_steps", 4)
     report = json.loads((out / "report.json").read_text())
     assert [(run["variant"], run["seed"]) for run in report["runs"]] == [("BigGAN", 0), ("FQ, quantized", 0)]
     plain, quantized = report["runs"]
@@ -35,15 +34,15 @@ def test_smoke_run_a_longer_one_and_one_that_finds_everything_done(tmp_path, fol
     assert all((out / name).is_file() for name in ("curves.png", "codes_in_use.png", "per_class.png", "samples.png"))
     assert (out / "FQ-quantized-0" / "codes.png").is_file()
     assert not plain["codes_in_use"] and [step for step, _ in quantized["codes_in_use"]["blocks.0.0"]] == [4]
-    launch(*flags, script=SCRIPT)
+    launch(SCRIPT, *flags)
     text = (out / "report.json").read_text()
     longer = json.loads(text)["runs"]
     assert all([point["step"] for point in run["curve"]] == [2, 4, 6] for run in longer)
     assert [[steps for steps, _ in run["seconds"]] for run in longer] == [[4, 2], [4, 2]]
     assert [run["curve"][:2] for run in longer] == [run["curve"] for run in report["runs"]]
-    launch(*flags, script=SCRIPT)
+    launch(SCRIPT, *flags)
     assert (out / "report.json").read_text() == text
-    result = launch(*flags, "--num_samples", 160, "--mixed_precision", "no", script=SCRIPT, check=False)
+    result = launch(SCRIPT, *flags, "--num_samples", 160, "--mixed_precision", "no", check=False)
     assert result.returncode and "mixed_precision 'bf16', now 'no'" in result.stderr
 
 
@@ -56,20 +55,10 @@ def test_a_run_with_more_steps_is_not_taken_for_a_shorter_one(tmp_path):
         unfinished(done, 5)
 
 
-def test_ablation_grid(tmp_path, folder):  # noqa: F811
-    flags = (
-        "--smoke",
-        "--output_dir",
-        tmp_path / "out",
-        "--images",
-        folder,
-        "--grid",
-        "num_codes=2",
-        "places=0,1+2",
-        "--grid",
-        "decay=0.5",
-    )
-    launch(*flags, script=SCRIPT)
+def test_ablation_grid(tmp_path, folder):
+    flags = ("--smoke", "--output_dir", tmp_path / "out", "--images", folder)
+    flags += ("--grid", "num_codes=2", "places=0,1+2", "--grid", "decay=0.5")
+    launch(SCRIPT, *flags)
     runs = json.loads((tmp_path / "out" / "report.json").read_text())["runs"]
     names = ["BigGAN", "FQ, continuous", "num_codes 2, places 0", "num_codes 2, places 1+2", "decay 0.5"]
     assert [run["variant"] for run in runs] == names
@@ -81,7 +70,7 @@ def test_codebooks_of_the_study_live_during_the_whole_training(tmp_path):
     flags = ("--output_dir", tmp_path / "out", "--images", asset_path("fashion-mnist-test-5000"), "--seeds", 1)
     flags += ("--variants", "FQ, quantized", "--max_train_steps", 60, "--validation_steps", 60, "--num_samples", 200)
     flags += ("--train_batch_size", 16, "--options", "settle_steps=40", "warmup_steps=60", "anneal_steps=20")
-    result = launch(*flags, script=SCRIPT)
+    result = launch(SCRIPT, *flags)
     (run,) = json.loads((tmp_path / "out" / "report.json").read_text())["runs"]
     assert set(run["codes_in_use"]) == {f"blocks.{i}.0" for i in range(4)}
     for place, rows in run["codes_in_use"].items():

@@ -1,22 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
-from pathlib import Path
+"""The studies of metrics as users run them."""
 
 import pytest
 
+from hf_ganzip.scripts.studies import publish_section
+
 from ..processes import run_script
+from .conftest import ROOT
 
 
 pytestmark = pytest.mark.process
 
+COMPARED = ROOT / "examples" / "study_metrics_compared.py"
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "study_metrics.py"
+
+@pytest.fixture
+def section(tmp_path):
+    """Run a script: the section that it wrote into a page, and its pictures."""
+
+    def run(script):
+        page, begin, end = tmp_path / "page.md", "<!-- study: begin -->", "<!-- study: end -->"
+        page.write_text(f"before\n{begin}\nreplaced\n{end}\nafter\n")
+        run_script(script, "--smoke", "--docs", page, "--output_dir", tmp_path)
+        text = page.read_text()
+        assert text.startswith(f"before\n{begin}") and text.endswith(f"{end}\nafter\n") and "replaced" not in text
+        return text, sorted(path.name for path in tmp_path.glob("*.png"))
+
+    return run
 
 
-def test_smoke_run_writes_the_section_and_the_pictures(tmp_path):
-    page = tmp_path / "page.md"
-    page.write_text("before\n<!-- study: begin -->\nold\n<!-- study: end -->\nafter\n")
-    run_script(SCRIPT, "--smoke", "--docs", page, "--output_dir", tmp_path)
-    text = page.read_text()
-    assert text.startswith("before\n<!-- study: begin -->") and text.endswith("<!-- study: end -->\nafter\n")
-    assert "old" not in text and "| reference |" in text and "Real against real" in text
-    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["metrics_hyperplanes.png", "metrics_outliers.png"]
+def test_what_the_metrics_do(section):
+    text, pictures = section(ROOT / "examples" / "study_metrics.py")
+    assert "| reference |" in text and "Real against real" in text
+    assert pictures == ["metrics_hyperplanes.png", "metrics_outliers.png"]
+
+
+def test_what_every_metric_sees(section):
+    text, pictures = section(COMPARED)
+    assert "| | fresh real images | 5 of 10 classes |" in text and pictures == ["metrics_compared.png"]
+    copies = [line for line in text.splitlines() if line.startswith(("| KNN precision", "| clipped coverage"))]
+    assert len(copies) == 2 and all(line.split(" | ")[4].strip("*") == "1" for line in copies)
+
+
+def test_too_few_images_are_refused():
+    with pytest.raises(AssertionError, match="needs 10000 images, fashion-mnist-test-5000 has 5000"):
+        run_script(COMPARED, "--num_samples", 2000)
+
+
+def test_a_page_without_a_place_is_left_alone(tmp_path):
+    (tmp_path / "page.md").write_text("mine")
+    with pytest.raises(ValueError, match="page.md has no place for the section"):
+        publish_section("text", tmp_path / "page.md")
+    assert (tmp_path / "page.md").read_text() == "mine"

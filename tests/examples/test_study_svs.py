@@ -4,43 +4,23 @@
 import json
 import runpy
 
-import numpy
 import pytest
 import torch
-from PIL import Image
 
 from hf_ganzip.core.record import recorded_steps
 from hf_ganzip.scripts.svs_report import write_report
 
-from .test_train_stylegan2 import ROOT, launch
+from .conftest import ROOT, launch
 
 
 pytestmark = pytest.mark.process
 
 
-@pytest.fixture
-def folder(tmp_path):
-    random = numpy.random.default_rng(0)
-    for index in range(24):
-        path = tmp_path / "images" / str(index % 2) / f"{index}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (32, 32), dtype="uint8")).save(path)
-    return tmp_path / "images"
-
-
 def test_smoke_run_and_a_second_that_finds_everything_done(tmp_path, folder):
-    flags = (
-        "--smoke",
-        "--output_dir",
-        tmp_path / "out",
-        "--images",
-        folder,
-        "--variants",
-        "pruned weights",
-        "SVS sqrt",
-    )
+    flags = ("--smoke", "--output_dir", tmp_path / "out", "--images", folder)
+    flags += ("--variants", "pruned weights", "SVS sqrt")
     for _ in range(2):
-        launch(*flags, script=ROOT / "examples" / "study_svs.py")
+        launch(ROOT / "examples" / "study_svs.py", *flags)
         report = json.loads((tmp_path / "out" / "report.json").read_text())
         assert [(run["variant"], run["seed"]) for run in report["runs"]] == [("pruned weights", 0), ("SVS sqrt", 0)]
         for run in report["runs"]:
@@ -54,16 +34,9 @@ def test_smoke_run_and_a_second_that_finds_everything_done(tmp_path, folder):
 def test_diffusion_models_are_judged_by_their_noise_error_and_likeness_to_the_dense_one(tmp_path, folder):
     out = tmp_path / "out"
     flags = ("--smoke", "--output_dir", out, "--images", folder, "--model", "ddpm-fashion-mnist", "--ratio", "0.5")
-    flags += (
-        "--variants",
-        "pruned weights",
-        "SVS sqrt, norms kept",
-        "--first_seed",
-        "9",
-        "--distillation_weight",
-        "0.5",
-    )
-    launch(*flags, script=ROOT / "examples" / "study_svs.py")
+    flags += ("--variants", "pruned weights", "SVS sqrt, norms kept", "--first_seed", "9")
+    flags += ("--distillation_weight", "0.5")
+    launch(ROOT / "examples" / "study_svs.py", *flags)
     report = json.loads((out / "report.json").read_text())
     plain, scaled = report["runs"]
     assert plain["seed"] == scaled["seed"] == 9 and report["dense"]["ssim"] == pytest.approx(1)
@@ -72,12 +45,11 @@ def test_diffusion_models_are_judged_by_their_noise_error_and_likeness_to_the_de
         assert 0 < report["dense"]["noise_error"] < run["curve"][0]["noise_error"] < 2
         assert all(point["ssim"] < 0.9 for point in run["curve"])
     assert scaled["curve"][0]["condition"] < plain["curve"][0]["condition"]
-    log = [json.loads(line) for line in (out / "pruned-weights-9" / "log.jsonl").read_text().splitlines()]
-    assert any("distillation" in json.dumps(row) for row in log)
+    assert '"distillation"' in (out / "pruned-weights-9" / "log.jsonl").read_text()
     text = (out / "report.md").read_text()
     assert "noise error after" in text and text.count("| SVS sqrt, norms kept | 1 |") == 4
     assert (out / "differences.png").is_file()
-    result = launch(*flags[:-1], "0.7", script=ROOT / "examples" / "study_svs.py", check=False)
+    result = launch(ROOT / "examples" / "study_svs.py", *flags[:-1], "0.7", check=False)
     assert result.returncode and "distillation_weight 0.5, now 0.7" in result.stderr
 
 
@@ -87,9 +59,8 @@ def study():
 
 
 def start(study, variant: str, *flags: str):
-    args = study["parse_args"](
-        ["--smoke", "--output_dir", "-", "--images", "-", "--model", "ddpm-fashion-mnist", *flags]
-    )
+    given = ("--smoke", "--output_dir", "-", "--images", "-", "--model", "ddpm-fashion-mnist")
+    args = study["parse_args"]([*given, *flags])
     images = torch.arange(12 * 32 * 32, dtype=torch.uint8).view(12, 1, 32, 32)
     return study["compressed"](args, variant, 0, images)
 

@@ -7,7 +7,7 @@ import pytest
 
 from hf_ganzip.models import BigGANDiscriminator, BigGANGenerator
 
-from .test_train_stylegan2 import ROOT, launch
+from .conftest import ROOT, launch
 
 
 pytestmark = pytest.mark.process
@@ -18,7 +18,7 @@ SCRIPT = ROOT / "examples" / "train_biggan.py"
 
 @pytest.mark.parametrize("flags, head", [((), "projection"), (("--tac",), "tac")], ids=["projection", "tac"])
 def test_smoke_run(tmp_path, flags, head):
-    result = launch("--smoke", "--output_dir", tmp_path, *flags, script=SCRIPT)
+    result = launch(SCRIPT, "--smoke", "--output_dir", tmp_path, *flags)
     assert "64 images (1, 32, 32), 2 classes; generator" in result.stdout
     assert BigGANGenerator.from_pretrained(tmp_path / "generator").config.num_classes == 2
     assert BigGANDiscriminator.from_pretrained(tmp_path / "discriminator").config.head == head
@@ -28,20 +28,19 @@ def test_smoke_run(tmp_path, flags, head):
 def test_smoke_run_with_feature_quantization_resumes(tmp_path):
     flags = ("--smoke", "--output_dir", tmp_path, "--fq", "blocks.1.0", "blocks.2.0", "--fq_codes", 8)
     flags += ("--diffaugment", "color,translation,cutout", "--standing_statistics", 2)
-    launch(*flags, script=SCRIPT)
+    launch(SCRIPT, *flags)
     discriminator = BigGANDiscriminator.from_pretrained(tmp_path / "discriminator")
     assert int(discriminator.codebooks["blocks/1/0"].num_updates) == 4 * 2  # steps, with two of the discriminator each
     assert "codebooks" not in "".join(BigGANGenerator.from_pretrained(tmp_path / "generator").state_dict())
     assert '"quantization"' in (tmp_path / "log.jsonl").read_text()
-    launch(*flags, "--resume_from_checkpoint", "latest", script=SCRIPT)
+    launch(SCRIPT, *flags, "--resume_from_checkpoint", "latest")
 
 
 def test_validation_figures_and_their_curves(tmp_path):
     flags = ("--smoke", "--output_dir", tmp_path, "--validation_data", "fashion-mnist-test-5000")
-    launch(*flags, "--validation_metrics", "lsh_precision_recall", script=SCRIPT)
+    launch(SCRIPT, *flags, "--validation_metrics", "lsh_precision_recall")
     report = json.loads((tmp_path / "report.json").read_text())
     assert [row["step"] for row in report["figures"]] == [2, 4]
-    assert {"average_lsh_precision", "trained_lsh_recall"} <= set(report["figures"][0]) and report["options"][
-        "loss"
-    ] == "hinge"
+    assert {"average_lsh_precision", "trained_lsh_recall"} <= set(report["figures"][0])
+    assert report["options"]["loss"] == "hinge"
     assert (tmp_path / "curves.png").is_file()

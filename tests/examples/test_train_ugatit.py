@@ -9,20 +9,20 @@ from PIL import Image
 
 from hf_ganzip.models import UGATITDiscriminator, UGATITGenerator
 
-from .test_train_stylegan2 import ROOT, launch
+from .conftest import ROOT, launch
 
 
 @pytest.mark.process
 def test_smoke_run_with_feature_quantization_resumes(tmp_path):
     script, flags = ROOT / "examples" / "train_ugatit.py", ("--smoke", "--output_dir", tmp_path, "--fq")
-    result = launch(*flags, script=script)
+    result = launch(script, *flags)
     assert "6 and 6 images; generators" in result.stdout
     for name in ("a_to_b", "b_to_a"):
         assert "codebooks" not in "".join(UGATITGenerator.from_pretrained(tmp_path / f"generator_{name}").state_dict())
     discriminator = UGATITDiscriminator.from_pretrained(tmp_path / "discriminator_global_a")
     assert int(discriminator.codebooks["model/5"].num_updates) > 0
     assert sorted(path.name for path in tmp_path.glob("checkpoint*")) == ["checkpoint-2", "checkpoint-4"]
-    launch(*flags, "--resume_from_checkpoint", "latest", script=script)
+    launch(script, *flags, "--resume_from_checkpoint", "latest")
 
 
 def test_images_of_the_training_size_are_enlarged_without_borders(tmp_path):

@@ -32,13 +32,8 @@ from ..conftest import (
 )
 
 
-pytestmark = pytest.mark.filterwarnings(
-    "default:Use 'content=:DeprecationWarning"
-)  # huggingface_hub's own call of httpx
-
-WITHOUT_US = (
-    "import sys; sys.modules['hf_ganzip'] = None\n"  # whoever imports it, or a part of it, gets an ImportError
-)
+pytestmark = pytest.mark.filterwarnings("default:Use 'content=:DeprecationWarning")  # huggingface_hub's call of httpx
+WITHOUT_US = "import sys; sys.modules['hf_ganzip'] = None\n"  # whoever imports it, or a part, gets an ImportError
 GENERATORS = (tiny_generator, tiny_stylegan, tiny_stylegan3, tiny_biggan, tiny_biggan_deep)
 
 
@@ -63,14 +58,22 @@ def in_fresh_process(code, folder, *, without_us, **changes):
     return found.stdout.strip().rpartition("\n")[2]
 
 
+REFUSED = """
+    from diffusers import AutoModel
+    try:
+        AutoModel.from_pretrained("model", trust_remote_code=True)
+    except ImportError as error:
+        print(error)
+"""
+
+
 class TestFiles:
     def test_a_model(self, tmp_path):
         gz.save_for_hub(quantized(), tmp_path)
         text = (tmp_path / "hf_ganzip_code.py").read_text()
         assert "pip install hf_ganzip" in text and len(text.splitlines()) < 20
-        assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == {
-            "AutoModel": "hf_ganzip_code.StyleGAN2Generator"
-        }
+        config = json.loads((tmp_path / "config.json").read_text())
+        assert config["auto_map"] == {"AutoModel": "hf_ganzip_code.StyleGAN2Generator"}
 
     def test_a_pipeline_of_ours(self, tmp_path):
         gz.save_for_hub(gz.GANPipeline(quantized()), tmp_path, standalone=True)
@@ -104,10 +107,8 @@ class TestFiles:
         pipe = gz.GANPipeline(quantized())
         gz.save_for_hub(pipe, tmp_path, standalone=True)
         gz.save_for_hub(pipe, tmp_path)
-        assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.py")) == [
-            "generator/hf_ganzip_code.py",
-            "hf_ganzip_code.py",
-        ]
+        found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.py"))
+        assert found == ["generator/hf_ganzip_code.py", "hf_ganzip_code.py"]
 
     def test_where_a_standalone_file_cannot_be(self, tmp_path):
         with pytest.raises(ValueError, match="is a StyleGAN2Discriminator, which is trained with hf_ganzip"):
@@ -133,9 +134,8 @@ class TestStandaloneText:
             if isinstance(node, (ast.Import, ast.ImportFrom))
         }
         others = imported - set(sys.stdlib_module_names)
-        assert others <= {"torch", "diffusers", "numpy"} and not any(
-            getattr(node, "level", 0) for node in ast.walk(tree)
-        )
+        assert others <= {"torch", "diffusers", "numpy"}
+        assert not any(getattr(node, "level", 0) for node in ast.walk(tree))
         names = [name for node in tree.body for name in [getattr(node, "name", None)] if name]
         assert len(names) == len(set(names)) and cls.__name__ in names
         found = subprocess.run(
@@ -240,12 +240,8 @@ class TestOpened:
         torch.save((x, z), tmp_path / "inputs.pt")
         with torch.no_grad():
             a, b = unet(x, 3).sample, generator(z, noise_mode="const").sample
-        online = {
-            "HF_ENDPOINT": hub.url,
-            "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_TOKEN": os.environ["HF_TOKEN"],
-        }
+        online = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        online["HF_TOKEN"] = os.environ["HF_TOKEN"]
         for offline, changes in ((False, online), (True, {"HF_HUB_OFFLINE": "1"})):
             asked = len(hub.requests)
             said = in_fresh_process(code.replace("{offline}", str(offline)), tmp_path, without_us=True, **changes)
@@ -292,17 +288,7 @@ class TestOpened:
 
     def test_thin_without_the_package_says_what_to_install(self, tmp_path):
         gz.save_for_hub(quantized(), tmp_path / "model")
-        said = in_fresh_process(
-            """
-            from diffusers import AutoModel
-            try:
-                AutoModel.from_pretrained("model", trust_remote_code=True)
-            except ImportError as error:
-                print(error)
-            """,
-            tmp_path,
-            without_us=True,
-        )
+        said = in_fresh_process(REFUSED, tmp_path, without_us=True)
         assert said.endswith("which is not installed: pip install hf_ganzip")
 
     def test_no_trust(self, tmp_path):
@@ -328,17 +314,7 @@ class TestOpened:
         gz.save_for_hub(quantized(), tmp_path / "model", standalone=True)
         (file,) = (tmp_path / "model").glob("*.py")
         file.write_text(file.read_text().replace("float32", "float64", 1))
-        said = in_fresh_process(
-            """
-            from diffusers import AutoModel
-            try:
-                AutoModel.from_pretrained("model", trust_remote_code=True)
-            except ImportError as error:
-                print(error)
-            """,
-            tmp_path,
-            without_us=True,
-        )
+        said = in_fresh_process(REFUSED, tmp_path, without_us=True)
         assert "is not as hf_ganzip wrote it: its SHA-256 is" in said and "download it again" in said
 
 

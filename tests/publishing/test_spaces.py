@@ -19,7 +19,6 @@ from hf_ganzip.publishing.space_files import _on_pypi
 from hf_ganzip.publishing.spaces import push_demo, push_metrics
 from hf_ganzip.publishing.wheel import requirements_of, write_wheel
 
-from ..hub import LocalHub
 from ..space.serving import OPENER, served
 
 
@@ -31,46 +30,40 @@ def head_of(readme: bytes) -> dict:
     return yaml.safe_load(readme.decode().split("---\n")[1])
 
 
-def test_each_is_a_space_in_one_commit(monkeypatch, small_wheel):
-    with LocalHub() as hub:
-        hub.use(monkeypatch)
-        found = push_metrics("me", repository=SOURCE)
-        assert set(found) == {f"me/{name}" for name in metric_folders()}
-        for name, entry in found.items():
-            repository = hub.repositories[f"spaces/{name}"]
-            assert sorted(repository.files) == entry["files"] and not repository.private
-            needed = {"README.md", "app.py", "start.py", "requirements.txt", "thumbnail.png", name[3:] + ".py"}
-            assert needed | {"hf_ganzip-0-py3-none-any.whl"} <= set(entry["files"])
-            assert "tests.py" not in entry["files"] and len(repository.commits) == 2
-            head, readme = head_of(repository.files["README.md"]), repository.files["README.md"].decode()
-            assert head["app_file"] == "start.py" and len(head["short_description"]) <= 60 and head["title"]
-            assert head["thumbnail"] == f"{hub.url}/spaces/{name}/resolve/main/thumbnail.png"
-            assert f"<{SOURCE}>" in readme and entry["install"] in readme
+def test_each_is_a_space_in_one_commit(hub, small_wheel):
+    found = push_metrics("me", repository=SOURCE)
+    assert set(found) == {f"me/{name}" for name in metric_folders()}
+    for name, entry in found.items():
+        repository = hub.repositories[f"spaces/{name}"]
+        assert sorted(repository.files) == entry["files"] and not repository.private
+        needed = {"README.md", "app.py", "start.py", "requirements.txt", "thumbnail.png", name[3:] + ".py"}
+        assert needed | {"hf_ganzip-0-py3-none-any.whl"} <= set(entry["files"])
+        assert "tests.py" not in entry["files"] and len(repository.commits) == 2
+        head, readme = head_of(repository.files["README.md"]), repository.files["README.md"].decode()
+        assert head["app_file"] == "start.py" and len(head["short_description"]) <= 60 and head["title"]
+        assert head["thumbnail"] == f"{hub.url}/spaces/{name}/resolve/main/thumbnail.png"
+        assert f"<{SOURCE}>" in readme and entry["install"] in readme
 
 
-def test_a_new_version_takes_the_place_of_the_old_one(monkeypatch, small_wheel):
-    with LocalHub() as hub:
-        hub.use(monkeypatch)
-        push_metrics("me", ["density_coverage"])
-        repository = hub.repositories["spaces/me/density_coverage"]
-        repository.commit(repository.files | {"hf_ganzip-0.0-py3-none-any.whl": b"old"})
-        push_metrics("me", ["density_coverage"])
-        assert [name for name in repository.files if name.endswith(".whl")] == ["hf_ganzip-0-py3-none-any.whl"]
+def test_a_new_version_takes_the_place_of_the_old_one(hub, small_wheel):
+    push_metrics("me", ["density_coverage"])
+    repository = hub.repositories["spaces/me/density_coverage"]
+    repository.commit(repository.files | {"hf_ganzip-0.0-py3-none-any.whl": b"old"})
+    push_metrics("me", ["density_coverage"])
+    assert [name for name in repository.files if name.endswith(".whl")] == ["hf_ganzip-0-py3-none-any.whl"]
 
 
-def test_a_dry_run_sends_nothing_and_bad_names_are_refused(monkeypatch, small_wheel):
-    with LocalHub() as hub:
-        hub.use(monkeypatch)
-        assert push_metrics("me", ["lsh_precision_recall"], dry_run=True)["me/lsh_precision_recall"]["url"] == ""
-        with pytest.raises(ValueError, match="Did you mean"):
-            push_metrics("me", ["lsh_precision_recal"])
-        with pytest.raises(ValueError, match="name of a user"):
-            push_metrics("me/too")
-        with pytest.raises(ValueError, match="repository is 'example.org'; allowed are addresses"):
-            push_metrics("me", repository="example.org")
-        with pytest.raises(ValueError, match="Unknown folder or demo 'compres'. Did you mean 'compress'"):
-            push_demo("compres", "me/demo")
-        assert hub.requests == []
+def test_a_dry_run_sends_nothing_and_bad_names_are_refused(hub, small_wheel):
+    assert push_metrics("me", ["lsh_precision_recall"], dry_run=True)["me/lsh_precision_recall"]["url"] == ""
+    with pytest.raises(ValueError, match="Did you mean"):
+        push_metrics("me", ["lsh_precision_recal"])
+    with pytest.raises(ValueError, match="name of a user"):
+        push_metrics("me/too")
+    with pytest.raises(ValueError, match="repository is 'example.org'; allowed are addresses"):
+        push_metrics("me", repository="example.org")
+    with pytest.raises(ValueError, match="Unknown folder or demo 'compres'. Did you mean 'compress'"):
+        push_demo("compres", "me/demo")
+    assert hub.requests == []
 
 
 def test_a_folder_that_is_no_page_is_refused(tmp_path):
@@ -120,28 +113,25 @@ def said_by(python, *arguments, **options):
 
 @pytest.mark.process
 @pytest.mark.parametrize("space", ["lsh_precision_recall", "compress"])
-def test_the_uploaded_files_and_pypi_are_enough(space, bare, monkeypatch, tmp_path):
+def test_the_uploaded_files_and_pypi_are_enough(space, bare, hub, tmp_path):
     pytest.importorskip("gradio_client", reason="gradio is not installed")
-    with LocalHub() as hub:
-        hub.use(monkeypatch)
-        if space == "compress":
-            found = push_demo(space, f"me/{space}", title="Smaller", repository=SOURCE)
-        else:
-            found = push_metrics("me", [space])[f"me/{space}"]
-        folder = Path(snapshot_download(f"me/{space}", repo_type="space", local_dir=tmp_path / "space"))
-        # What a visitor of the Space installs is the wheel itself.
-        target = ["--no-deps", "--no-index", "--target", str(tmp_path / "installed")]
-        address = found["install"].partition(" @ ")[2].rstrip('"')
-        said_by(bare, "-m", "pip", "install", "--quiet", *target, address)
+    if space == "compress":
+        found = push_demo(space, f"me/{space}", title="Smaller", repository=SOURCE)
+    else:
+        found = push_metrics("me", [space])[f"me/{space}"]
+    folder = Path(snapshot_download(f"me/{space}", repo_type="space", local_dir=tmp_path / "space"))
+    # What a visitor of the Space installs is the wheel itself.
+    target = ["--no-deps", "--no-index", "--target", str(tmp_path / "installed")]
+    address = found["install"].partition(" @ ")[2].rstrip('"')
+    said_by(bare, "-m", "pip", "install", "--quiet", *target, address)
     assert (tmp_path / "installed" / "hf_ganzip" / "metrics_hub" / "lsh_precision_recall" / "README.md").is_file()
     requirements = folder / "requirements.txt"
     assert "ganzip" not in requirements.read_text()
     # Every line is there, in a version that it allows: without an index pip would fail otherwise.
     said = said_by(bare, "-m", "pip", "install", "--dry-run", "--no-index", "--no-deps", "-r", requirements)
     assert said.count("Requirement already satisfied") >= len(requirements.read_text().splitlines())
-    alone = subprocess.run(
-        [bare, "-c", "import hf_ganzip.space"], capture_output=True, text=True, cwd=tmp_path, env={}
-    )
+    command = [bare, "-c", "import hf_ganzip.space"]
+    alone = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={})
     assert "No module named 'hf_ganzip" in alone.stderr
     app_file = head_of((folder / "README.md").read_bytes())["app_file"]
     with served(folder / app_file, tmp_path, python=bare, ours=False) as page, OPENER.open(page, timeout=60) as answer:
@@ -162,9 +152,5 @@ def test_the_wheel_is_the_one_that_is_built(tmp_path):
     ]
     assert contents[0].keys() == contents[1].keys()
     different = {name.rpartition("/")[2] for name in contents[0] if contents[0][name] != contents[1][name]}
-    assert different <= {
-        "RECORD",
-        "WHEEL",
-        "METADATA",
-    }  # the last: an editable installation may be older than README.md
+    assert different <= {"RECORD", "WHEEL", "METADATA"}  # the last: an installation may be older than README.md
     assert write_wheel(tmp_path).read_bytes() == ours.read_bytes()

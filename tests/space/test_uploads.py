@@ -54,6 +54,10 @@ def zipped(path, members, **options):
     return path
 
 
+def declared(shape, descr="<f4"):
+    return {"descr": descr, "fortran_order": False, "shape": shape}
+
+
 def npy(path, header, data=b""):
     """A .npy file of version 1.0 with any header."""
     text = (header if isinstance(header, bytes) else repr(header).encode()).ljust(117) + b"\n"
@@ -125,18 +129,15 @@ class TestNpy:
     @pytest.mark.parametrize(
         "header, message",
         [
-            (
-                {"descr": "<f4", "fortran_order": False, "shape": (2**40, 2**20)},
-                "1,099,511,627,776 rows; allowed are at most 50",
-            ),
-            ({"descr": "<f4", "fortran_order": False, "shape": (2, 10**30)}, "columns; allowed are at most 40"),
-            ({"descr": "<f4", "fortran_order": False, "shape": (50, 40)}, "2,000 numbers; allowed are at most 1,000"),
-            ({"descr": "<f4", "fortran_order": False, "shape": (20, 4)}, "its header asks for 448; it is damaged"),
-            ({"descr": "<f4", "fortran_order": False, "shape": (-5, 4)}, "at least 2 rows"),
-            ({"descr": "<f4", "fortran_order": False, "shape": (24,)}, "has 1 dimensions; allowed are 2"),
-            ({"descr": "<c8", "fortran_order": False, "shape": (2, 2)}, "dtype complex64; allowed are real numbers"),
-            ({"descr": "<U9", "fortran_order": False, "shape": (2, 2)}, "allowed are real numbers"),
-            ({"descr": [("a", "<f4")], "fortran_order": False, "shape": (2, 2)}, "allowed are real numbers"),
+            (declared((2**40, 2**20)), "1,099,511,627,776 rows; allowed are at most 50"),
+            (declared((2, 10**30)), "columns; allowed are at most 40"),
+            (declared((50, 40)), "2,000 numbers; allowed are at most 1,000"),
+            (declared((20, 4)), "its header asks for 448; it is damaged"),
+            (declared((-5, 4)), "at least 2 rows"),
+            (declared((24,)), "has 1 dimensions; allowed are 2"),
+            (declared((2, 2), "<c8"), "dtype complex64; allowed are real numbers"),
+            (declared((2, 2), "<U9"), "allowed are real numbers"),
+            (declared((2, 2), [("a", "<f4")]), "allowed are real numbers"),
             (b"__import__('os').abort()", "is no .npy file of numbers"),
             (b"(" * 90, "is no .npy file of numbers"),
             (b"{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2)}" + b" " * 9000, "is no .npy file of numbers"),

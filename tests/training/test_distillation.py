@@ -27,7 +27,6 @@ TEACHER = torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1]])
 
 def test_relation_loss_by_hand():
     assert float(relation_loss([STUDENT], [TEACHER])) == pytest.approx(0.0313773, abs=1e-6)
-    assert float(relation_loss([STUDENT], [TEACHER], kind="mse")) == pytest.approx(0.1464466, abs=1e-6)
 
 
 def test_relation_loss_invariants():
@@ -59,8 +58,6 @@ def test_relations_within_groups_do_not_depend_on_the_batch():
     assert float(whole) == pytest.approx(float(sum(halves)) / 2, rel=1e-5)
     with pytest.raises(ValueError, match="no multiple"):
         relation_loss([student], [teacher], relation_batch=3)
-    with pytest.raises(ValueError, match="allowed are kl, mse"):
-        relation_loss([student], [teacher], kind="x")
 
 
 def test_rgb_distance_and_masks():
@@ -136,9 +133,7 @@ class TestAugment:
         images = torch.rand(2000, 1, 4, 4)
         found = augment(images, 0.02, self.random())
         changed = (found - images).abs().flatten(1).amax(dim=1) > 1e-4
-        transformations = (
-            1 + 1 + 1 + 1 + 1 + 1 + 1 + 1 + 1
-        )  # mirror and turns change only a part of what they are drawn for
+        transformations = 9  # mirror and turns change only a part of what they are drawn for
         assert 0.5 * 0.02 * transformations < float(changed.float().mean()) < 0.02 * (transformations + 1)
 
     def test_the_probability_follows_the_signs(self):

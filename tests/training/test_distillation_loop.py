@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fine-tuning by distillation: exact resume, the same result for every number of processes and micro-batches, whole checkpoints."""
 
-import json
+import copy
 import math
 import multiprocessing
 import os
@@ -12,9 +12,6 @@ import time
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
-from torch.utils.data import TensorDataset
 from tqdm.auto import tqdm
 
 import hf_ganzip as gz
@@ -24,23 +21,12 @@ from hf_ganzip.training.augment import twice_differentiable
 from hf_ganzip.training.distillation_config import DISTILLATION_PRESETS, DistillationConfig
 from hf_ganzip.training.distillation_loop import train_distilled
 from hf_ganzip.training.feature_quantization import FQConfig, add_feature_quantizers
+from hf_ganzip.training.logs import read_log
 
 from ..conftest import run, tiny_discriminator, tiny_generator, tiny_stylegan3
 from ..processes import run_processes
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    yield
-    for state in (AcceleratorState, PartialState, GradientState):
-        state._reset_state()
-
-
-def images(side=16, count=48):
-    generator = torch.Generator().manual_seed(0)
-    return TensorDataset(
-        torch.randint(0, 256, (count, 3, side, side), generator=generator, dtype=torch.uint8), torch.arange(count) % 3
-    )
+from . import conftest
+from .conftest import close, cpu_accelerator, join_group, same
 
 
 def networks(family="stylegan2"):
@@ -64,36 +50,22 @@ def distance(first, second):
     return (first - second).square().mean(dim=(1, 2, 3))
 
 
-def train(folder, steps, family="stylegan2", perceptual=distance, validate=None, mask=None, **options):
-    student, teacher, discriminator = networks(family)
-    accelerator = Accelerator(
-        cpu=True,
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
+def train(folder, steps, family="stylegan2", made=None, side=None, **options):
+    """Train tiny networks on batches of 8, 6 steps an epoch; (student, discriminator, average)."""
+    student, teacher, discriminator = made or networks(family)
+    functions = {name: options.pop(name, None) for name in ("validate", "mask")}
+    functions["perceptual"] = options.pop("perceptual", distance)
     options = {"train_batch_size": 8, "relation_batch": 2, "r1_every": 2, "path_every": 2} | options
     options = {"checkpointing_steps": 4, "validation_steps": 1000} | options
     config = DistillationConfig(str(folder), max_train_steps=steps, **options)
-    data = images(teacher.config.resolution)
-    average = train_distilled(
-        student, teacher, discriminator, data, config, accelerator, perceptual=perceptual, validate=validate, mask=mask
-    )
+    data = conftest.images(side or teacher.config.resolution, 48, classes=3)
+    average = train_distilled(student, teacher, discriminator, data, config, cpu_accelerator(), **functions)
     return student, discriminator, average
 
 
 def weights(models):
-    return {
-        f"{i}.{name}": value.clone()
-        for i, model in enumerate(models)
-        for name, value in model.state_dict().items()
-        if not name.endswith("w_avg")  # each process and micro-batch averages its own styles
-    }
-
-
-def close(left, right, tolerance):
-    assert left.keys() == right.keys()
-    for name, value in left.items():
-        torch.testing.assert_close(value, right[name], rtol=tolerance, atol=tolerance, msg=name)
+    """Without averages of styles: each process and micro-batch has its own."""
+    return {name: value for name, value in conftest.weights(models).items() if not name.endswith("w_avg")}
 
 
 AUGMENTED = {"path_every": 0, "ada_target": 0.6 if twice_differentiable() else None}
@@ -104,8 +76,7 @@ def test_a_resumed_run_is_an_uninterrupted_run(tmp_path, family, options):
     whole = weights(train(tmp_path / "whole", 8, family, **options))  # crosses an epoch of 6 steps
     train(tmp_path / "parts", 4, family, **options)
     torch.manual_seed(99)
-    parts = weights(train(tmp_path / "parts", 8, family, resume_from_checkpoint="latest", **options))
-    assert all(torch.equal(parts[name], value) for name, value in whole.items())
+    assert same(whole, weights(train(tmp_path / "parts", 8, family, resume_from_checkpoint="latest", **options)))
 
 
 def test_augmentation_with_r1_is_refused_where_torch_cannot(tmp_path, monkeypatch):
@@ -116,17 +87,16 @@ def test_augmentation_with_r1_is_refused_where_torch_cannot(tmp_path, monkeypatc
     train(tmp_path / "out", 1, ada_target=0.6, r1_every=0)
 
 
-def test_micro_batches_do_not_matter(tmp_path, monkeypatch):
+def test_micro_batches_do_not_matter(tmp_path, adam_steps):
     whole = weights(train(tmp_path / "whole", 3, train_batch_size=8))
-    steps, step = [], torch.optim.Adam.step
-    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure=None: steps.append(self) or step(self, closure))
+    adam_steps.clear()
     parts = weights(train(tmp_path / "parts", 3, train_batch_size=2, gradient_accumulation_steps=4))
-    assert len(steps) == 3 * 2 + 2 * 2  # one of each network, and path lengths and R1 at steps 0 and 2
+    assert len(adam_steps) == 3 * 2 + 2 * 2  # one of each network, and path lengths and R1 at steps 0 and 2
     close(whole, parts, 2e-4)
 
 
 def train_in_a_group(rank, count, folder):
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1")
+    join_group(rank, count)
     whole = weights(train(f"{folder}/whole", 3, train_batch_size=4))
     train(f"{folder}/parts", 2, train_batch_size=4, checkpointing_steps=2)
     parts = weights(train(f"{folder}/parts", 3, train_batch_size=4, resume_from_checkpoint="latest"))
@@ -137,7 +107,7 @@ def train_in_a_group(rank, count, folder):
 def test_two_processes_are_one_with_twice_the_batch(tmp_path):
     alone = weights(train(tmp_path / "alone", 3, train_batch_size=8))
     first, second = run_processes(train_in_a_group, 2, tmp_path, str(tmp_path))
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert same(first, second)
     whole = {name.removeprefix("whole."): value for name, value in first.items() if name.startswith("whole.")}
     parts = {name.removeprefix("parts."): value for name, value in first.items() if name.startswith("parts.")}
     close(whole, parts, 1e-5)
@@ -147,33 +117,25 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path):
 class TestTerms:
     def test_a_student_like_its_teacher_has_no_distance(self, tmp_path, monkeypatch):
         found = {}
-        student, teacher, discriminator = networks()
-        student = tiny_generator()
-        student.load_state_dict(teacher.state_dict())
-        for network in (student, teacher):
-            for name, parameter in network.named_parameters():
-                if name.endswith("noise_strength"):
-                    parameter.data.zero_()
-        accelerator = Accelerator(cpu=True)
-        config = DistillationConfig(
-            str(tmp_path), max_train_steps=1, train_batch_size=8, relation_batch=2, path_every=0, checkpointing_steps=9
-        )
-        monkeypatch.setattr(distillation_loop.TrainingRun, "advance", lambda self, losses, bar: found.update(losses))
-        train_distilled(student, teacher, discriminator, images(), config, accelerator, perceptual=distance)
+        _, teacher, discriminator = networks()
+        for name, parameter in teacher.named_parameters():
+            if name.endswith("noise_strength"):
+                parameter.data.zero_()
+        monkeypatch.setattr(distillation_loop.TrainingRun, "advance", lambda self, losses: found.update(losses))
+        train(tmp_path, 1, made=(copy.deepcopy(teacher), teacher, discriminator), path_every=0)
         for term in ("rgb", "perceptual", "relation"):
             assert float(found[term]) == pytest.approx(0, abs=1e-6)
         assert float(found["adversarial"]) > 0
 
     def test_a_weight_of_zero_removes_a_term(self, tmp_path):
         train(tmp_path, 1, rgb_weight=0, perceptual_weight=0, relation_weight=0, path_weight=0, perceptual=None)
-        (row,) = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+        (row,) = read_log(tmp_path / "log.jsonl")
         assert {"adversarial", "loss_d", "r1", "real"} <= row.keys()
         assert not {"rgb", "perceptual", "relation", "path"} & row.keys()
 
     def test_a_mask_of_ones_is_no_mask(self, tmp_path):
         plain = weights(train(tmp_path / "plain", 2))
-        masked = weights(train(tmp_path / "masked", 2, mask=lambda images: torch.ones_like(images[:, :1])))
-        assert all(torch.equal(masked[name], value) for name, value in plain.items())
+        assert same(plain, weights(train(tmp_path / "masked", 2, mask=lambda images: torch.ones_like(images[:, :1]))))
 
     def test_bfloat16_leaves_penalties_in_float32(self, tmp_path, monkeypatch):
         dtypes = {}
@@ -209,7 +171,7 @@ def test_ablations_train_and_give_plain_models(tmp_path, options):
 
 def test_validation_figures_are_logged(tmp_path):
     train(tmp_path, 4, validation_steps=2, validate=lambda model: {"size": model.num_parameters()})
-    rows = [json.loads(line) for line in (tmp_path / "figures.jsonl").read_text().splitlines()]
+    rows = read_log(tmp_path / "figures.jsonl")
     assert [row["step"] for row in rows if {"average_size", "trained_size"} <= row.keys()] == [2, 4]
     assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == [
         f"step-000000{step}-{weights}.png" for step in (2, 4) for weights in ("average", "trained")
@@ -219,31 +181,18 @@ def test_validation_figures_are_logged(tmp_path):
 class TestBadInput:
     def test_networks_and_images_that_do_not_fit(self, tmp_path):
         student, teacher, discriminator = networks()
-        config = DistillationConfig(str(tmp_path), max_train_steps=1, train_batch_size=8, relation_batch=2)
-        with pytest.raises(ValueError, match="images are"):
-            train_distilled(
-                student, teacher, discriminator, images(8), config, Accelerator(cpu=True), perceptual=distance
-            )
-        with pytest.raises(ValueError, match="perceptual_weight needs"):
-            train_distilled(student, teacher, discriminator, images(), config, Accelerator(cpu=True))
-        with pytest.raises(ValueError, match="gradient_accumulation_steps is 0"):
-            DistillationConfig("x", gradient_accumulation_steps=0)
         quantized = tiny_discriminator(channels=(8, 8, 4))
         add_feature_quantizers(quantized, {"b8": FQConfig(4)})
-        with pytest.raises(ValueError, match="remove_feature_quantizers first"):
-            train_distilled(student, teacher, quantized, images(), config, Accelerator(cpu=True), perceptual=distance)
-        with pytest.raises(ValueError, match="z_dim is"):
-            train_distilled(
-                tiny_generator(z_dim=4),
-                teacher,
-                discriminator,
-                images(),
-                config,
-                Accelerator(cpu=True),
-                perceptual=distance,
-            )
-        with pytest.raises(ValueError, match="multiples of relation_batch"):
-            DistillationConfig("x", train_batch_size=6, relation_batch=4)
+        for message, options in {
+            "images are": {"side": 8},
+            "perceptual_weight needs": {"perceptual": None},
+            "remove_feature_quantizers first": {"made": (student, teacher, quantized)},
+            "z_dim is": {"made": (tiny_generator(z_dim=4), teacher, discriminator)},
+            "gradient_accumulation_steps is 0": {"gradient_accumulation_steps": 0},
+            "multiples of relation_batch": {"train_batch_size": 6, "relation_batch": 4},
+        }.items():
+            with pytest.raises(ValueError, match=message):
+                train(tmp_path, 1, **options)
 
     def test_a_broken_term_is_named_and_spares_the_checkpoint(self, tmp_path):
         calls = []
@@ -258,18 +207,12 @@ class TestBadInput:
         restored = gz.StyleGAN2Generator.from_pretrained(tmp_path / "checkpoint-4" / "generator_ema")
         assert torch.isfinite(run(restored)).all()
 
-    def test_a_checkpoint_of_another_structure(self, tmp_path, monkeypatch):
+    def test_a_checkpoint_of_another_structure(self, tmp_path):
         train(tmp_path, 2, checkpointing_steps=2)
-        original = networks
-
-        def narrower(family):
-            student, teacher, discriminator = original(family)
-            prune_(student, PruneConfig("random", 0.5))
-            return student, teacher, discriminator
-
-        monkeypatch.setitem(globals(), "networks", narrower)
+        student, *others = networks()
+        prune_(student, PruneConfig("random", 0.5))
         with pytest.raises(ValueError, match="belongs to another network"):
-            train(tmp_path, 4, resume_from_checkpoint="latest")
+            train(tmp_path, 4, made=(student, *others), resume_from_checkpoint="latest")
 
     def test_a_full_disk_leaves_the_last_checkpoint(self, tmp_path, monkeypatch):
         save, calls = Accelerator.save_state, []
@@ -323,16 +266,7 @@ def test_killed_at_random_moments_it_always_resumes(tmp_path):
 @pytest.mark.parametrize("name", sorted(DISTILLATION_PRESETS))
 def test_presets(name):
     config = DistillationConfig("x", **DISTILLATION_PRESETS[name])
-    images_seen = config.max_train_steps * config.train_batch_size
-    assert (
-        images_seen
-        == {
-            "stylegan2": 15_000_000,
-            "svs-stylegan2-base": 15_000_000,
-            "svs-stylegan2-small": 25_000_000,
-            "svs-stylegan3-t": 10_000_000,
-            "dcp-stylegan2": 450_001 * 16,
-        }[name]
-    )
+    published = {"svs-stylegan2-small": 25_000_000, "svs-stylegan3-t": 10_000_000, "dcp-stylegan2": 450_001 * 16}
+    assert config.max_train_steps * config.train_batch_size == published.get(name, 15_000_000)
     assert 0.5 ** (config.train_batch_size / config.ema_images) == pytest.approx(0.997784, abs=1e-6)
     assert config.ema_rampup == (0.05 if name in ("stylegan2", "svs-stylegan3-t") else 0)  # as published

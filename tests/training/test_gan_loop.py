@@ -9,10 +9,8 @@ import signal
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from PIL import Image
-from torch.utils.data import TensorDataset
 
 from hf_ganzip.models import StyleGAN2Generator
 from hf_ganzip.training import average as averaging
@@ -24,46 +22,21 @@ from hf_ganzip.training.run import TrainingRun
 
 from ..conftest import tiny_discriminator, tiny_generator
 from ..processes import run_processes
+from .conftest import cpu_accelerator, images, join_group, same, weights
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    yield
-    for state in (AcceleratorState, PartialState, GradientState):
-        state._reset_state()
-
-
-def images(classes=2):
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (40, 3, 8, 8), generator=generator, dtype=torch.uint8)
-    return TensorDataset(pixels, torch.arange(40) % classes)
-
-
-def train(folder, steps, accumulation=1, classes=2, dataset=None, validate=None, fq=None, **options):
+def train(folder, steps, accumulation=1, classes=2, validate=None, fq=None, **options):
     """Train tiny networks on batches of 8, 5 micro-steps an epoch; (generator, discriminator, average)."""
     torch.manual_seed(1)
     networks = {"resolution": 8, "channels": (8, 4), "num_classes": classes if classes > 1 else 0}
     generator, discriminator = tiny_generator(**networks).train(), tiny_discriminator(**networks).train()
     if fq is not None:
         add_feature_quantizers(discriminator, {"b8": fq})
-    accelerator = Accelerator(
-        cpu=True,
-        gradient_accumulation_steps=accumulation,
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
+    accelerator = cpu_accelerator(gradient_accumulation_steps=accumulation)
     options = {"train_batch_size": 8, "r1_every": 2, "validation_steps": 1000, "checkpointing_steps": 4} | options
     config = GANTrainingConfig(output_dir=str(folder), max_train_steps=steps, **options)
-    average = train_gan(generator, discriminator, dataset or images(classes), config, accelerator, validate)
+    average = train_gan(generator, discriminator, images(classes=classes), config, accelerator, validate)
     return generator, discriminator, average
-
-
-def weights(networks):
-    return [{name: x.clone() for name, x in network.state_dict().items()} for network in networks]
-
-
-def same(left, right):
-    return all(torch.equal(a[name], b[name]) for a, b in zip(left, right) for name in a)
 
 
 @pytest.mark.processor
@@ -140,17 +113,14 @@ def test_only_the_weights_that_were_asked_for_are_measured(tmp_path):
     assert [path.name for path in (tmp_path / "samples").iterdir()] == ["step-0000002-trained.png"]
 
 
-def test_accumulated_micro_steps_are_one_step(tmp_path, monkeypatch):
-    penalties = []
+def test_accumulated_micro_steps_are_one_step(tmp_path, monkeypatch, adam_steps):
+    penalties, averages = [], []
     monkeypatch.setattr(
         gan_loop, "r1_penalty", lambda logits, real: penalties.append(1) or logits.sum() * 0 + real.sum() * 0
     )
-    steps, step = [], torch.optim.Adam.step
-    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure=None: steps.append(self) or step(self, closure))
-    averages = []
     monkeypatch.setattr(averaging, "update_ema_", lambda average, model, decay, buffers: averages.append(decay))
     train(tmp_path, 4, accumulation=2, r1_every=2, ema_images=32, ema_rampup=0)
-    assert len(steps) == 2 * 4  # one of each network
+    assert len(adam_steps) == 2 * 4  # one of each network
     assert len(averages) == 4 and averages == pytest.approx([0.5 ** (16 / 32)] * 4)  # 16 images a step
     assert len(penalties) == 2 * 2  # steps 0 and 2, both micro-steps
     assert (tmp_path / "checkpoint-4").is_dir()
@@ -195,11 +165,11 @@ def stopped_in_a_group(rank, count, folder):
     join_group(rank, count)
     steps, original = [], TrainingRun.after_step
 
-    def after_step(self, *args):
-        steps.append(self.step)
-        if rank == 1 and self.step == 2:
+    def after_step(self, losses):
+        steps.append(self.step + 1)
+        if rank == 1 and steps[-1] == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        original(self, *args)
+        original(self, losses)
 
     TrainingRun.after_step = after_step
     try:
@@ -250,7 +220,7 @@ def test_a_codebook_lives_from_its_start_on_and_a_dead_one_is_named(tmp_path, ca
 
 @pytest.mark.parametrize("network", ["generator", "discriminator"])
 @pytest.mark.parametrize("broken", [1, 2])
-def test_a_broken_micro_batch_reaches_no_weights(tmp_path, monkeypatch, network, broken):
+def test_a_broken_micro_batch_reaches_no_weights(tmp_path, monkeypatch, adam_steps, network, broken):
     loss_d, loss_g = gan_loop.LOSSES["logistic"]
     calls = []
 
@@ -261,22 +231,23 @@ def test_a_broken_micro_batch_reaches_no_weights(tmp_path, monkeypatch, network,
 
     pair = (breaks, loss_g) if network == "discriminator" else (loss_d, breaks)
     monkeypatch.setitem(gan_loop.LOSSES, "logistic", pair)
-    steps = []
-    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure=None: steps.append(self))
     with pytest.raises(FloatingPointError, match=f"loss_{network[0]} is not finite at step 1"):
         train(tmp_path, 2, accumulation=2, r1_every=0)
-    assert len(steps) == (network == "generator" and broken == 2)  # the discriminator's, before the generator's loss
+    assert len(adam_steps) == (
+        network == "generator" and broken == 2
+    )  # the discriminator's, before the generator's loss
     assert not list(tmp_path.glob("checkpoint-*"))
 
 
 def test_an_accelerator_of_its_own_mind_is_refused(tmp_path):
-    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
-    with pytest.raises(ValueError, match="mixed_precision is 'bf16'; allowed is 'no'"):
-        TrainingRun(accelerator, GANTrainingConfig(str(tmp_path)), 8, print)
-    AcceleratorState._reset_state()
-    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
-    with pytest.raises(ValueError, match="gradient_accumulation_steps is 2; allowed is 1"):
-        TrainingRun(accelerator, GANTrainingConfig(str(tmp_path)), 8, print, accumulates=False)
+    class Loop(TrainingRun):
+        accumulates = False
+
+    for option, value, allowed in (("mixed_precision", "bf16", "'no'"), ("gradient_accumulation_steps", 2, "1")):
+        accelerator = Accelerator(cpu=True, **{option: value})
+        with pytest.raises(ValueError, match=f"{option} is {value!r}; allowed is {allowed}"):
+            Loop(accelerator, GANTrainingConfig(str(tmp_path)), torch.nn.Identity(), 8)
+        AcceleratorState._reset_state()
 
 
 def test_fewer_images_than_a_step_takes(tmp_path):
@@ -379,7 +350,7 @@ def test_bfloat16_leaves_r1_in_float32(tmp_path, monkeypatch):
     mixed = weights(train(tmp_path / "mixed", 3, mixed_precision="bf16"))
     assert dtypes["r1"] == torch.float32
     assert not same(plain, mixed)
-    assert all(torch.isfinite(x).all() for state in mixed for x in state.values())
+    assert all(torch.isfinite(x).all() for x in mixed.values())
     with pytest.raises(ValueError, match="allowed are 'no' and 'bf16'"):
         GANTrainingConfig(output_dir="x", mixed_precision="fp16")
 
@@ -417,17 +388,11 @@ def test_unconditional_models_train(tmp_path):
     assert not same(before, weights(after[:1]))
 
 
-def join_group(rank, count):
-    """Let Accelerate find the process group that :func:`run_processes` has made."""
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1")
-
-
 def train_in_a_group(rank, count, folder):
     join_group(rank, count)
-    whole = weights(train(f"{folder}/whole", 4, train_batch_size=4))
+    whole = train(f"{folder}/whole", 4, train_batch_size=4)
     train(f"{folder}/parts", 2, train_batch_size=4, checkpointing_steps=2)
-    parts = weights(train(f"{folder}/parts", 4, train_batch_size=4, resume_from_checkpoint="latest"))
-    return {f"{i}.{name}": x for i, state in enumerate(whole + parts) for name, x in state.items()}
+    return weights(whole + train(f"{folder}/parts", 4, train_batch_size=4, resume_from_checkpoint="latest"))
 
 
 @pytest.mark.process
@@ -439,43 +404,21 @@ def test_two_processes_stay_equal_and_resume_exactly(tmp_path):
     assert (tmp_path / "whole" / "checkpoint-4" / "random_states_1.pkl").is_file()
 
 
-def test_continuous_feature_quantizers_of_weight_zero_change_nothing(tmp_path, monkeypatch):
+def test_continuous_feature_quantizers_of_weight_zero_change_nothing(tmp_path):
     plain = weights(train(tmp_path / "plain", 4))
-    original = tiny_discriminator
-
-    def quantized(**options):
-        model = original(**options)
-        state = torch.random.get_rng_state()
-        add_feature_quantizers(model, {"b8": FQConfig(4, preset="official", weight=0.0, accumulate="step")})
-        torch.random.set_rng_state(state)
-        return model
-
-    monkeypatch.setitem(globals(), "tiny_discriminator", quantized)
-    found = weights(train(tmp_path / "quantized", 4))
-    for before, after in zip(plain, found):
-        assert all(torch.equal(after[name], value) for name, value in before.items())
-    assert any("codebooks" in name for state in found for name in state)
+    silent = FQConfig(4, preset="official", weight=0.0, accumulate="step")
+    found = weights(train(tmp_path / "quantized", 4, fq=silent))
+    assert all(torch.equal(found[name], value) for name, value in plain.items())
+    assert any("codebooks" in name for name in found)
 
 
 def train_quantized(rank, world, folder):
-    """State of a discriminator with a codebook after three steps."""
     join_group(rank, world)
-    torch.manual_seed(1)
-    networks = {"resolution": 8, "channels": (8, 4), "num_classes": 2}
-    generator, discriminator = tiny_generator(**networks).train(), tiny_discriminator(**networks).train()
-    add_feature_quantizers(discriminator, {"b8": FQConfig(4, preset="official", accumulate="step")})
-    accelerator = Accelerator(
-        cpu=True,
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
-    config = GANTrainingConfig(output_dir=folder, max_train_steps=3, train_batch_size=4, validation_steps=1000)
-    train_gan(generator, discriminator, images(), config, accelerator)
-    return discriminator.state_dict()
+    fq = FQConfig(4, preset="official", accumulate="step")
+    return train(folder, 3, fq=fq, train_batch_size=4)[1].state_dict()
 
 
 @pytest.mark.process
 def test_two_processes_have_the_same_codebooks(tmp_path):
-    states = run_processes(train_quantized, 2, tmp_path, str(tmp_path))
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    assert int(states[0]["codebooks.b8.num_updates"]) == 3
+    first, second = run_processes(train_quantized, 2, tmp_path, str(tmp_path))
+    assert same(first, second) and int(first["codebooks.b8.num_updates"]) == 3

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of the training loops share."""
+
+import os
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
+from torch.utils.data import TensorDataset
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    yield
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state()
+
+
+@pytest.fixture
+def adam_steps(monkeypatch):
+    """Adam, once for every step that it makes."""
+    made, step = [], torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure=None: made.append(self) or step(self, closure))
+    return made
+
+
+def cpu_accelerator(**options):
+    return Accelerator(
+        cpu=True,
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        **options,
+    )
+
+
+def join_group(rank, count):
+    """Let Accelerate find the process group that :func:`run_processes` has made."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1")
+
+
+def images(side=8, count=40, classes=2):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, 3, side, side), generator=generator, dtype=torch.uint8)
+    return TensorDataset(pixels, torch.arange(count) % classes)
+
+
+def weights(networks):
+    return {f"{i}.{k}": x.clone() for i, network in enumerate(networks) for k, x in network.state_dict().items()}
+
+
+def same(left, right):
+    assert left.keys() == right.keys()
+    return all(torch.equal(value, right[name]) for name, value in left.items())
+
+
+def close(left, right, rtol, atol=None):
+    for name, value in left.items():
+        torch.testing.assert_close(value, right[name], rtol=rtol, atol=rtol if atol is None else atol, msg=name)
