@@ -13,7 +13,9 @@ _RELATIVE = re.compile(r"(!?)\[([^\]]*)\]\((?![a-z]+:|#)([^)\s]+)\)")
 
 
 def description(readme: str, repository: str | None, version: str) -> str:
-    """The text with relative links that lead to the tag of the version; without a repository they are text, and pictures are left out."""
+    """The text with relative links that lead to the tag of the version; without a repository they are text, and
+    pictures are left out.
+    """
 
     def link(match: re.Match[str]) -> str:
         picture, label, path = match.groups()

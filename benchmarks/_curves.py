@@ -54,7 +54,9 @@ def best_at(rows: Sequence[Mapping[str, Any]], value: str, size: float) -> float
 def gains(
     ours: Sequence[Mapping[str, Any]], peers: Sequence[Mapping[str, Any]], value: str, sizes: tuple[float, float]
 ) -> dict[str, Any]:
-    """Our best method above each of the peers' best points within ``sizes`` (bytes): how many are compared, how many have none of ours at their size, least and median in dB."""
+    """Our best method above each of the peers' best points within ``sizes`` (bytes): how many are compared, how many
+    have none of ours at their size, least and median in dB.
+    """
     points = [point for point in front(peers, value) if sizes[0] <= point[0] <= sizes[1]]
     found = [mine - theirs for size, theirs in points if (mine := best_at(ours, value, size)) is not None]
     figures = {"least dB": min(found), "median dB": statistics.median(found)} if found else {}

@@ -72,7 +72,8 @@ def add_options(parser) -> None:
 
 
 class Ruler:
-    """What a candidate is held against: predictions on the original's own 10-step trajectory, its images, and real images.
+    """What a candidate is held against: predictions on the original's own 10-step trajectory, its images, and real
+    images.
 
     Args:
         model: The original.

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quantizing the UNet of Stable Diffusion 1.5 (random weights, float16) while loading it, every side in fresh processes and in turn.
+"""Quantizing the UNet of Stable Diffusion 1.5 (random weights, float16) while loading it, every side in fresh
+processes and in turn.
 
-As a script it is one such process: ``python benchmarks/_large.py THREADS SIDE FOLDER SMALL [SAVE]`` opens FOLDER as SIDE and prints a line of JSON.
+As a script it is one such process: ``python benchmarks/_large.py THREADS SIDE FOLDER SMALL [SAVE]`` opens FOLDER as
+SIDE and prints a line of JSON.
 """
 
 from __future__ import annotations
@@ -71,7 +73,9 @@ def _config(side: str) -> Any:
 
 
 def open_once(side: str, folder: Path, small: Path, save: Path | None) -> dict[str, float]:
-    """Seconds (by the clock, and of the processor), MiB that opening needs above what the process held, MiB held and of the largest tensor; saved where asked."""
+    """Seconds (by the clock, and of the processor), MiB that opening needs above what the process held, MiB held and
+    of the largest tensor; saved where asked.
+    """
 
     def load(path: Path):
         options = {} if (config := _config(side)) is None else {"quantization_config": config}

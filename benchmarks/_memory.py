@@ -7,7 +7,9 @@ from typing import Any
 
 
 def peak_above(call: Callable[[], Any]) -> float:
-    """MiB that a call needs above what the process holds when it begins; call it once before with small data for what is loaded lazily."""
+    """MiB that a call needs above what the process holds when it begins; call it once before with small data for what
+    is loaded lazily.
+    """
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
     before = peak_mib()
     call()

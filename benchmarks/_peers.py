@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quantizers of others, where they are installed: of single matrices (outputs, rest), and of whole models by their public calls."""
+"""Quantizers of others, where they are installed: of single matrices (outputs, rest), and of whole models by their
+public calls.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from hf_ganzip.quantization.plan import QUANTIZABLE
 
 
 def sdnq(weight: torch.Tensor, bits: int, codebook: bool = False, group_size: int = -1) -> tuple[torch.Tensor, int]:
-    """Dequantized matrix and stored bits of SDNQ's unsigned format; group_size -1: one scale per row, 0: its default groups."""
+    """Dequantized matrix and stored bits of SDNQ's unsigned format; group_size -1: one scale per row, 0: its default
+    groups.
+    """
     from sdnq.quantizer import sdnq_quantize_layer_weight
 
     dequantizer, parts = sdnq_quantize_layer_weight(
@@ -29,7 +33,9 @@ def sdnq(weight: torch.Tensor, bits: int, codebook: bool = False, group_size: in
 
 
 def torchao(weight: torch.Tensor, bits: int, group_size: int | None = None) -> tuple[torch.Tensor, int]:
-    """Dequantized matrix and stored bits (if the codes were packed) of torchao's intx weight-only format; group_size None, or one that does not divide: a scale per row."""
+    """Dequantized matrix and stored bits (if the codes were packed) of torchao's intx weight-only format;
+    group_size None, or one that does not divide: a scale per row.
+    """
     from torchao.quantization import IntxWeightOnlyConfig, PerAxis, PerGroup, quantize_
 
     outputs, inputs = weight.shape
@@ -63,7 +69,9 @@ def by_peer(model, names: Iterable[str], quantize, bits: int):
 
 
 def sdnq_model(model, bits: int, **options: Any):
-    """A copy quantized by SDNQ, convolutions too, and all bytes that it holds; signed codes from 6 bits on, as its documentation recommends."""
+    """A copy quantized by SDNQ, convolutions too, and all bytes that it holds; signed codes from 6 bits on, as its
+    documentation recommends.
+    """
     from sdnq.quantizer import sdnq_post_load_quant
 
     dtype = f"{'int' if bits > 5 else 'uint'}{bits}"
@@ -72,7 +80,9 @@ def sdnq_model(model, bits: int, **options: Any):
 
 
 def torchao_model(model, bits: int, **options: Any):
-    """A copy with the weights of torchao's intx format in all linear layers and convolutions (as matrices), and the bytes of the model if the codes were packed."""
+    """A copy with the weights of torchao's intx format in all linear layers and convolutions (as matrices), and the
+    bytes of the model if the codes were packed.
+    """
     names = [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, QUANTIZABLE)]
     sizes = {name: model.get_parameter(name) for name in names}
     found, stored = by_peer(model, names, functools.partial(torchao, **options), bits)
@@ -96,7 +106,8 @@ _SDNQ: dict[str, dict[str, Any]] = {
 def whole_models() -> dict[str, Callable[..., tuple[Any, int]]]:
     """Name -> function (model, bits) -> (quantized copy, bytes), of the peers that are installed.
 
-    SDNQ by its defaults leaves layers alone that are small or named in a list of its own; "all layers" switches both off.
+    SDNQ by its defaults leaves layers alone that are small or named in a list of its own; "all layers" switches both
+    off.
     """
     found: dict[str, Callable[..., tuple[Any, int]]] = {}
     if importlib.util.find_spec("sdnq"):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """StyleGAN2 synthesis written the straightforward way, as a yardstick for tests and benchmarks.
 
-Each sample gets its own modulated and demodulated weights, the batch runs as one grouped (transposed) convolution in the
-default memory format, and resampling inserts zeros and applies the FIR filter as a depthwise convolution. Only the
+Each sample gets its own modulated and demodulated weights, the batch runs as one grouped (transposed) convolution in
+the default memory format, and resampling inserts zeros and applies the FIR filter as a depthwise convolution. Only the
 parameters are taken from a :class:`hf_ganzip.models.StyleGAN2Generator`.
 """
 

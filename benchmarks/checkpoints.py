@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Opening foreign checkpoints against plain torch reading the same file.
 
-A StyleGAN2 for 256 pixels with base widths (30M parameters), as an official pickle (read by `pickle` with the classes it names, then
-nothing is done with the tensors) and as a rosinality file (read by `torch.load(weights_only=True)`).
+A StyleGAN2 for 256 pixels with base widths (30M parameters), as an official pickle (read by `pickle` with the classes
+it names, then nothing is done with the tensors) and as a rosinality file (read by `torch.load(weights_only=True)`).
 """
 
 import pickle

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What packed computing costs in time and saves in memory: a forward pass of a quantized model that unpacks every weight in every pass
-(`compute="packed"`, the default) against one that keeps the unpacked weights (`"dequantized"`).
+"""What packed computing costs in time and saves in memory: a forward pass of a quantized model that unpacks every
+weight in every pass (`compute="packed"`, the default) against one that keeps the unpacked weights (`"dequantized"`).
 
-Rows: a 36M UNet of CIFAR-10 size at batch 4 and the bundled GANs at batch 16, by bits and granularity; and the memory of unpacking all weights of
-the UNet one after the other, above that of the packed model, against its largest weight in full precision.
+Rows: a 36M UNet of CIFAR-10 size at batch 4 and the bundled GANs at batch 16, by bits and granularity; and the memory
+of unpacking all weights of the UNet one after the other, above that of the packed model, against its largest weight in
+full precision.
 """
 
 import copy

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `evaluate` module against the plain function: what passing 50,000 + 50,000 x 4096 features through `evaluate` costs."""
+"""The `evaluate` module against the plain function: what passing 50,000 + 50,000 x 4096 features through `evaluate`
+costs.
+"""
 
 import statistics
 import sys

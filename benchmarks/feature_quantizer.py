@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """FeatureQuantizer against other vector quantizers, as ratios within one run.
 
-`layer`: forward and backward on features 64 x 256 x 16 x 16 with 1024 codes: vector-quantize-pytorch (if installed) and the formulation of the released FQ-GAN code
-(one-hot matrices) / ours. `memory`: the same as peak MiB above the features. `step`: a training step of BigGAN for CIFAR-10 with the published codebooks /
-without.
+`layer`: forward and backward on features 64 x 256 x 16 x 16 with 1024 codes: vector-quantize-pytorch
+(if installed) and the formulation of the released FQ-GAN code (one-hot matrices) / ours. `memory`: the
+same as peak MiB above the features. `step`: a training step of BigGAN for CIFAR-10 with the published
+codebooks / without.
 """
 
 import subprocess
@@ -29,7 +30,9 @@ QUICK_SHAPE, QUICK_CODES = (4, 16, 8, 8), 32
 
 
 class OneHot(nn.Module):
-    """Exponential-average codebook with one-hot matrices for look-up and sums, as the specification describes the released code."""
+    """Exponential-average codebook with one-hot matrices for look-up and sums, as the specification describes the
+    released code.
+    """
 
     def __init__(self, dim: int, codes: int, decay: float = 0.8):
         super().__init__()

@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""The first table of README: size, speed and quality of the bundled StyleGAN2 in full, with 4 bits, with 8 bits and integer products, pruned, and pruned with 8 bits.
+r"""The first table of README: size, speed and quality of the bundled StyleGAN2 in full, with 4 bits, with 8 bits and
+integer products, pruned, and pruned with 8 bits.
 
 `--pruned` is a folder with the fine-tuned pruned generator:
 
     hf-ganzip compress stylegan2-fashion-mnist pruned --recipe svs-stylegan2
-    hf-ganzip finetune stylegan2 --pretrained_model_name_or_path pruned --train_data_dir FASHION_MNIST --output_dir finetuned \
+    hf-ganzip finetune stylegan2 --pretrained_model_name_or_path pruned --train_data_dir FASHION_MNIST --output_dir
+    finetuned \
         --max_train_steps 500 --train_batch_size 32 --seed 0
     python benchmarks/front_page.py --pruned finetuned/generator
 
-`KiB` is the exported file, `torch_ms` an image by the model in torch, `onnx_ms` by the file in ONNX Runtime (batches of 16, least of the runs), `times` the
-full model in torch over the file. FD, precision and recall (KNN, k = 3): 5,000 images of what the file draws, or, of 4 bits and full precision, of the model in torch,
-from which the file differs by less than 1e-4, against 5,000 real ones, on the bundled features.
+`KiB` is the exported file, `torch_ms` an image by the model in torch, `onnx_ms` by the file in ONNX Runtime (batches
+of 16, least of the runs), `times` the full model in torch over the file. FD, precision and recall (KNN, k = 3): 5,000
+images of what the file draws, or, of 4 bits and full precision, of the model in torch, from which the file differs by
+less than 1e-4, against 5,000 real ones, on the bundled features.
 """
 
 import copy

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time of computing with integers (`compute="int8"`, W8A8) against float32 and bfloat16, as ratios within one run; memory that int8 copies take.
+"""Time of computing with integers (`compute="int8"`, W8A8) against float32 and bfloat16, as ratios within one run;
+memory that int8 copies take.
 
-Rows: a UNet of CIFAR-10 size (36M, as google/ddpm-cifar10-32 is built, random weights) and StyleGAN2 for 256 x 256 pixels with the official base widths (random weights). float32 and bfloat16
-run eagerly, integers eagerly and, with `--compile`, compiled.
+Rows: a UNet of CIFAR-10 size (36M, as google/ddpm-cifar10-32 is built, random weights) and StyleGAN2 for 256 x 256
+pixels with the official base widths (random weights). float32 and bfloat16 run eagerly, integers eagerly and, with
+`--compile`, compiled.
 """
 
 import copy

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What activations of 8 bits cost: the bundled models in bits of weights x activations, beside activations in floating point.
+"""What activations of 8 bits cost: the bundled models in bits of weights x activations, beside activations in floating
+point.
 
-Every row is computed with integers (`compute="int8"`). PSNR of images (in [-1, 1]) at fixed latents to those of the full-precision model; Frechet distance and KNN recall to
-real images, the same latents in every row, relative to full precision. The DDPM draws by few steps, and is also held against SDNQ with quantized matrix products and torchao's int8 with dynamic
-activations (linear layers only), where they are installed: both by their public calls, convolutions and layers of all sizes included.
+Every row is computed with integers (`compute="int8"`). PSNR of images (in [-1, 1]) at fixed latents to those of the
+full-precision model; Frechet distance and KNN recall to real images, the same latents in every row, relative to full
+precision. The DDPM draws by few steps, and is also held against SDNQ with quantized matrix products and torchao's int8
+with dynamic activations (linear layers only), where they are installed: both by their public calls, convolutions and
+layers of all sizes included.
 """
 
 import copy

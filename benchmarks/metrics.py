@@ -2,8 +2,9 @@
 """Precision and recall: time and memory against peers and limits, as ratios within one run.
 
 Sections: `sum` (LSH against one sum over the features), `peers` (against torch-fidelity, prdc and faiss where they are
-installed), `growth` (exponent of LSH+KNN in n, and the plot of time against n), `memory` (peak above the features), `skew`
-(all samples in few cells). Features are synthetic and in memory before the clock starts; one draw of hyperplanes.
+installed), `growth` (exponent of LSH+KNN in n, and the plot of time against n), `memory` (peak above the features),
+`skew` (all samples in few cells). Features are synthetic and in memory before the clock starts; one draw of
+hyperplanes.
 """
 
 import functools

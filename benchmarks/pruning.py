@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pruning and Singular Value Scaling, as ratios within one run.
 
-StyleGAN2 for 256 pixels with base widths, and a UNet of the size of the CIFAR-10 DDPM. `refine`: a plain float32 decomposition of every weight by numpy /
-ours; `error` is the largest relative difference to a decomposition in float64. `sampling`: images of the dense network / of the one pruned by 70 %
-(StyleGAN2) or 50 % (one denoising step of the UNet). `scoring`: timesteps of diff_prune per second.
+StyleGAN2 for 256 pixels with base widths, and a UNet of the size of the CIFAR-10 DDPM. `refine`: a
+plain float32 decomposition of every weight by numpy / ours; `error` is the largest relative
+difference to a decomposition in float64. `sampling`: images of the dense network / of the one pruned
+by 70 % (StyleGAN2) or 50 % (one denoising step of the UNet). `scoring`: timesteps of diff_prune per
+second.
 """
 
 import copy

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Quantization: quality, size and time against peers and limits, as ratios within one run.
 
-Sections: `quality` (PSNR of samples at fixed latents to those of the full-precision generator, and Frechet distance to real images, for every
-method at 2 to 6 bits, next to SDNQ and torchao where they are installed), `size` (bytes of quantized tensors of a StyleGAN2 for
-1024 x 1024 pixels against bits / 8), `time` (quantizing 30M weights against saving and loading them; sampling; calibration).
-The peers quantize the same weights as we do, one matrix (outputs, rest) per layer; scales and zero points are counted in their stored bits.
-Only where asked for: `diffusion` (every byte of a quantized UNet against its noise predictions on the original's 10-step trajectory and its images at fixed
-noise), `large` (loading the UNet of Stable Diffusion 1.5 while quantizing, in fresh processes: seconds and peak memory).
+Sections: `quality` (PSNR of samples at fixed latents to those of the full-precision generator, and Frechet distance to
+real images, for every method at 2 to 6 bits, next to SDNQ and torchao where they are installed), `size` (bytes of
+quantized tensors of a StyleGAN2 for 1024 x 1024 pixels against bits / 8), `time` (quantizing 30M weights against
+saving and loading them; sampling; calibration). The peers quantize the same weights as we do, one matrix (outputs,
+rest) per layer; scales and zero points are counted in their stored bits. Only where asked for: `diffusion` (every byte
+of a quantized UNet against its noise predictions on the original's 10-step trajectory and its images at fixed noise),
+`large` (loading the UNet of Stable Diffusion 1.5 while quantizing, in fresh processes: seconds and peak memory).
 """
 
 import copy

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exported models in ONNX Runtime, with integer products and in floating point, against torch float32 eager; OpenVINO on the same files where it is installed.
+"""Exported models in ONNX Runtime, with integer products and in floating point, against torch float32 eager; OpenVINO
+on the same files where it is installed.
 
-Rows: the 36M UNet of CIFAR-10 size (random weights), the bundled DDPM and StyleGAN2, StyleGAN2 at 256 pixels with the official widths
-(random weights), dense and with 70 % of its channels pruned, against the dense model in torch. `sqnr_db` is that of the integer file
-against our own int8 layers; `of_least_times` the ratio of the fastest runs, which are `torch_ms` and `int8_ms`, and which other programs on the machine disturb
-least. Random weights compute as fast as trained ones.
+Rows: the 36M UNet of CIFAR-10 size (random weights), the bundled DDPM and StyleGAN2, StyleGAN2 at 256 pixels with the
+official widths (random weights), dense and with 70 % of its channels pruned, against the dense model in torch.
+`sqnr_db` is that of the integer file against our own int8 layers; `of_least_times` the ratio of the fastest runs,
+which are `torch_ms` and `int8_ms`, and which other programs on the machine disturb least. Random weights compute as
+fast as trained ones.
 """
 
 import copy

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sampling: StyleGAN2 against per-sample weights and grouped convolutions; StyleGAN3's filtered activation against its definition.
+"""Sampling: StyleGAN2 against per-sample weights and grouped convolutions; StyleGAN3's filtered activation against its
+definition.
 
-Sections: `stylegan2` (the bundled generator, and 256 pixels with the official base widths) and `activation` (the layers of StyleGAN3-T
-for 256 pixels, four images each, against zero insertion, padding and two-dimensional depthwise filters).
+Sections: `stylegan2` (the bundled generator, and 256 pixels with the official base widths) and `activation` (the
+layers of StyleGAN3-T for 256 pixels, four images each, against zero insertion, padding and two-dimensional depthwise
+filters).
 """
 
 import statistics

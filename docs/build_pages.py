@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pages of the site that are not files in docs/: the README as home, files of the repository that pages link to, commands and public names."""
+"""Pages of the site that are not files in docs/: the README as home, files of the repository that pages link to,
+commands and public names.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
 
 
 def _linked_files() -> list[str]:
-    """Files outside docs/ that README, pages of docs/, or these files themselves link to, from the root of the repository."""
+    """Files outside docs/ that README, pages of docs/, or these files themselves link to, from the root of the
+    repository.
+    """
     seen, queue = set(), ["README.md", *(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
     while queue:
         source = queue.pop()

@@ -2,12 +2,13 @@
 """Extract features of images, or of samples of a model, into one file, on any number of processes.
 
     accelerate launch examples/extract_features.py --images FOLDER --extractor vgg16 --output features.safetensors
-    accelerate launch examples/extract_features.py --model MODEL --num_samples 50000 --extractor vgg16 --output other.safetensors
-    hf-ganzip evaluate features.safetensors other.safetensors
+    accelerate launch examples/extract_features.py --model MODEL --num_samples 50000 --extractor vgg16 --output
+    other.safetensors hf-ganzip evaluate features.safetensors other.safetensors
 
-IMAGES is a folder, a parquet file, a `datasets` id or a bundled name, MODEL a folder, Hub id or bundled name. Every chunk is kept in a cache folder as soon as it
-is done, so the same command goes on where an interrupted one stopped. The file names the extractor, its digest and its resizing.
-CPU smoke run: --smoke (bundled images and network, a few seconds).
+IMAGES is a folder, a parquet file, a `datasets` id or a bundled name, MODEL a folder, Hub id or bundled name. Every
+chunk is kept in a cache folder as soon as it is done, so the same command goes on where an interrupted one stopped.
+The file names the extractor, its digest and its resizing. CPU smoke run: --smoke (bundled images and network, a few
+seconds).
 """
 
 import argparse

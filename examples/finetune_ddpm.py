@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fine-tune a pruned diffusion UNet by predicting noise, optionally also what the full network predicts.
 
-    accelerate launch examples/finetune_ddpm.py --pretrained_model_name_or_path google/ddpm-cifar10-32 --recipe examples/recipes/diff-prune-ddpm.yaml \\
+    accelerate launch examples/finetune_ddpm.py --pretrained_model_name_or_path google/ddpm-cifar10-32 --recipe
+    examples/recipes/diff-prune-ddpm.yaml \\
         --dataset_name uoft-cs/cifar10 --output_dir out
     accelerate launch ... --resume_from_checkpoint latest
 
-Writes checkpoints, sample grids, log.jsonl, curves.png, and at the end `unet` and a `pipeline` that DDPMPipeline.from_pretrained opens. CPU smoke run: --smoke.
+Writes checkpoints, sample grids, log.jsonl, curves.png, and at the end `unet` and a `pipeline` that
+DDPMPipeline.from_pretrained opens. CPU smoke run: --smoke.
 """
 
 import argparse

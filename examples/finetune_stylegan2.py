@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fine-tune a pruned StyleGAN2 by distillation from the full one.
 
-    accelerate launch examples/finetune_stylegan2.py --pretrained_model_name_or_path org/stylegan2 --recipe examples/recipes/svs-stylegan2.yaml \\
+    accelerate launch examples/finetune_stylegan2.py --pretrained_model_name_or_path org/stylegan2 --recipe
+    examples/recipes/svs-stylegan2.yaml \\
         --dataset_name org/images --preset svs-stylegan2-small --output_dir out
     accelerate launch ... --resume_from_checkpoint latest
 
-The teacher is the full model; where the model is already pruned, --teacher, or what its record names. Writes checkpoints, sample grids, log.jsonl, curves.png, and at the end `generator`
-(averaged) and `discriminator`. CPU smoke run: --smoke.
+The teacher is the full model; where the model is already pruned, --teacher, or what its record names.
+Writes checkpoints, sample grids, log.jsonl, curves.png, and at the end `generator` (averaged) and
+`discriminator`. CPU smoke run: --smoke.
 """
 
 import argparse
@@ -115,7 +117,9 @@ def main(args: argparse.Namespace, smoke=smoke_generator) -> None:
 
 
 def perceptual_distance(args: argparse.Namespace, run: Finetuning, generator):
-    """By the flags, which then say what it is; in place of an LPIPS that cannot be had, with a message, what fits the generator's images."""
+    """By the flags, which then say what it is; in place of an LPIPS that cannot be had, with a message, what fits the
+    generator's images.
+    """
     if args.perceptual_weight == 0:
         args.perceptual = "none"
     distance = None

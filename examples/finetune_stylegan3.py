@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fine-tune a pruned StyleGAN3 by distillation from the full one.
 
-    accelerate launch examples/finetune_stylegan3.py --pretrained_model_name_or_path org/stylegan3 --recipe examples/recipes/svs-stylegan2.yaml \\
+    accelerate launch examples/finetune_stylegan3.py --pretrained_model_name_or_path org/stylegan3 --recipe
+    examples/recipes/svs-stylegan2.yaml \\
         --dataset_name org/images --output_dir out
 
-As finetune_stylegan2.py, with the published StyleGAN3 values: adaptive augmentation, no path length, no style mixing. CPU smoke run: --smoke.
+As finetune_stylegan2.py, with the published StyleGAN3 values: adaptive augmentation, no
+path length, no style mixing. CPU smoke run: --smoke.
 """
 
 import argparse

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does feature quantization help? Train class-conditional BigGANs with and without codebooks in the discriminator, several seeds, equal steps and equal time.
+"""Does feature quantization help? Train class-conditional BigGANs with and without codebooks in the discriminator,
+several seeds, equal steps and equal time.
 
     python examples/study_fq.py --output_dir fq --images fashion-mnist-folder
-    python examples/study_fq.py --output_dir grid --images FOLDER --seeds 1 --grid num_codes=2,16,64,256 decay=0.5,0.9   # ablation: every combination
-    python examples/study_fq.py --output_dir grid --images FOLDER --seeds 1 --grid num_codes=16,256 --grid decay=0.5,0.99  # one option at a time
+    python examples/study_fq.py --output_dir grid --images FOLDER --seeds 1 --grid num_codes=2,16,64,256 decay=0.5,0.9
+    # ablation: every combination python examples/study_fq.py --output_dir grid --images FOLDER --seeds 1 --grid
+    num_codes=16,256 --grid decay=0.5,0.99  # one option at a time
 
-Runs go seed by seed; an interrupted study goes on where it stopped, and one with more --max_train_steps or --seeds goes on from what is there. Options are
-chosen on a seed that is compared nowhere: --first_seed 9 --seeds 1 --grid weight=0.25,1,4. Writes report.json (every figure of every run), report.md,
-curves.png, codes_in_use.png, per_class.png, samples.png, and pictures of the codes.
+Runs go seed by seed; an interrupted study goes on where it stopped, and one with more --max_train_steps or --seeds
+goes on from what is there. Options are chosen on a seed that is compared nowhere: --first_seed 9 --seeds 1 --grid
+weight=0.25,1,4. Writes report.json (every figure of every run), report.md, curves.png, codes_in_use.png,
+per_class.png, samples.png, and pictures of the codes.
 """
 
 import argparse
@@ -160,7 +163,9 @@ class Figures:
         }
 
     def per_class(self, generator) -> list[float]:
-        """Frechet distance of every class, from twice the samples; few samples bias it, in the same way for every model."""
+        """Frechet distance of every class, from twice the samples; few samples bias it, in the same way for every
+        model.
+        """
         features, labels = self.features(generator, 2 * self.num_samples)
         known = torch.isin(self.labels, labels)  # the training images may lack classes of the reference
         sides = {"real": torch.as_tensor(self.real)[known], "generated": features}

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Are LSH precision and recall robust against outliers? Real images of another kind (digits) go among clothes, in features of 1,536 to 4,096 dimensions.
+"""Are LSH precision and recall robust against outliers? Real images of another kind (digits) go among clothes, in
+features of 1,536 to 4,096 dimensions.
 
     python examples/study_lsh_outliers.py --output_dir lsh-outliers
 
-Reference and "ideal generator" are disjoint parts of the bundled real images; the generators are the bundled ones, one that lost half of its classes, and
-the StyleGAN2 with weights of 4, 3 and 2 bits, which is the paper's subject. Everything is drawn anew for every seed: the parts, the samples, the outliers, the hyperplanes. Runs go seed by seed, kind of features by kind; an
-interrupted study goes on where it stopped. Writes report.json (every value), report.md and outliers.png. Needs scikit-learn for its digits; --outliers
-takes other images.
+Reference and "ideal generator" are disjoint parts of the bundled real images; the generators are the bundled
+ones, one that lost half of its classes, and the StyleGAN2 with weights of 4, 3 and 2 bits, which is the paper's
+subject. Everything is drawn anew for every seed: the parts, the samples, the outliers, the hyperplanes. Runs go
+seed by seed, kind of features by kind; an interrupted study goes on where it stopped. Writes report.json (every
+value), report.md and outliers.png. Needs scikit-learn for its digits; --outliers takes other images.
 """
 
 import argparse
@@ -99,7 +101,9 @@ def normalized_discriminator() -> Callable[[Tensor], Tensor]:
 
 
 def random_convolutions() -> Callable[[Tensor], Tensor]:
-    """Two random convolutions with ReLU, averaged to 256 x 4 x 4: as many dimensions as fc2 of VGG-16, and as there no value below 0."""
+    """Two random convolutions with ReLU, averaged to 256 x 4 x 4: as many dimensions as fc2 of VGG-16, and as there no
+    value below 0.
+    """
     layers = [nn.Conv2d(1, 64, 5, stride=2, padding=2), nn.ReLU(), nn.Conv2d(64, 256, 3, stride=2, padding=1)]
     network = nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool2d(4))
     random = torch.Generator().manual_seed(0)
@@ -119,7 +123,8 @@ KINDS: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
 
 
 def strange_images(source: str) -> Tensor:
-    """Outliers uint8 (N, 1, H, H), H <= 32; scikit-learn's digits are enlarged from 8 x 8 to the 28 x 28 of the clothes.
+    """Outliers uint8 (N, 1, H, H), H <= 32; scikit-learn's digits are enlarged from 8 x 8 to the 28 x 28 of the
+    clothes.
 
     Raises:
         ImportError: scikit-learn is missing.
@@ -158,7 +163,9 @@ def generated_images(num_samples: int, seed: int) -> dict[str, Tensor]:
 def measure(
     reference: Tensor, sets: Mapping[str, Tensor], strange: Tensor, seed: int, args: argparse.Namespace
 ) -> dict[str, Any]:
-    """Values of every generator without outliers, and with every share of them in every place; what the outliers are like."""
+    """Values of every generator without outliers, and with every share of them in every place; what the outliers are
+    like.
+    """
     count, random = len(reference), torch.Generator().manual_seed(seed)
     counts = [max(1, round(share * count)) for share in args.shares]
     chosen = strange[torch.randperm(len(strange), generator=random)].split(max(counts))[:2]  # no image is in both sets

@@ -4,9 +4,9 @@
     hf-ganzip demo
     python examples/study_metrics.py --demo demo_output/results.json --docs docs/metrics.md
 
-Everything is measured on the bundled features (128 dimensions) of 5,000 real test images and of 5,000 images of the bundled
-generator. Writes two pictures into OUTPUT_DIR and one Markdown section, into the marked place of --docs or to the screen. About
-two minutes on two cores; --smoke takes seconds.
+Everything is measured on the bundled features (128 dimensions) of 5,000 real test images and of 5,000 images of the
+bundled generator. Writes two pictures into OUTPUT_DIR and one Markdown section, into the marked place of --docs or to
+the screen. About two minutes on two cores; --smoke takes seconds.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def scores(real: Tensor, generated: Tensor, **options) -> dict[str, float]:
 
 
 def with_outliers(features: Tensor, share: float, seed: int) -> Tensor:
-    """Replace a share of the rows by points 3 times as far from the mean as the farthest row, in random directions >= 0."""
+    """Replace a share of the rows by points 3 times as far from the mean as the farthest row, in random
+    directions >= 0.
+    """
     count = round(share * len(features))
     random = torch.Generator().manual_seed(seed)
     directions = torch.nn.functional.normalize(torch.randn(count, features.shape[1], generator=random).abs())

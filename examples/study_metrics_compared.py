@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Show what every metric sees: the same sets of real images, spoilt in one way each, measured by all of them.
 
-    python examples/study_metrics_compared.py --images /usr/share/datasets/fashion-mnist --split train --docs docs/metrics-compared.md
+    python examples/study_metrics_compared.py --images /usr/share/datasets/fashion-mnist --split train --docs
+    docs/metrics-compared.md
 
-Real Fashion-MNIST images (Debian's package dataset-fashion-mnist, or the bundled 5,000) on the bundled features (128 dimensions), and
-images of the bundled generator. Every set is drawn several times; a change counts as seen if it is larger than three standard deviations
-of fresh real images. Writes a picture into OUTPUT_DIR and one Markdown section, into the marked place of --docs or to the screen.
+Real Fashion-MNIST images (Debian's package dataset-fashion-mnist, or the bundled 5,000) on the bundled features (128
+dimensions), and images of the bundled generator. Every set is drawn several times; a change counts as seen if it is
+larger than three standard deviations of fresh real images. Writes a picture into OUTPUT_DIR and one Markdown section,
+into the marked place of --docs or to the screen.
 """
 
 from __future__ import annotations

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does Singular Value Scaling help? Prune, refine (or not), fine-tune with equal budgets and several seeds, and compare the curves.
+"""Does Singular Value Scaling help? Prune, refine (or not), fine-tune with equal budgets and several seeds, and
+compare the curves.
 
     python examples/study_svs.py --output_dir svs --images fashion-mnist-folder
-    python examples/study_svs.py --output_dir svs-ddpm --model ddpm-folder --images fashion-mnist-folder --distillation_weight 1
+    python examples/study_svs.py --output_dir svs-ddpm --model ddpm-folder --images
+    fashion-mnist-folder --distillation_weight 1
 
-A StyleGAN2 is fine-tuned by distillation against its unpruned self, a diffusion UNet by predicting noise, what its unpruned self predicts, or a mixture of both.
-Runs go seed by seed; an interrupted study goes on where it stopped. Writes report.json (every figure of every run), report.md with differences to the first
-variant, curves.png, differences.png and spectra.png.
+A StyleGAN2 is fine-tuned by distillation against its unpruned self, a diffusion UNet by predicting noise, what its
+unpruned self predicts, or a mixture of both. Runs go seed by seed; an interrupted study goes on where it stopped.
+Writes report.json (every figure of every run), report.md with differences to the first variant, curves.png,
+differences.png and spectra.png.
 """
 
 import argparse
@@ -169,7 +172,9 @@ def source(name: str) -> str | Path:
 
 @torch.no_grad()
 def spectrum(model) -> dict[str, float]:
-    """Median condition number of the weights that SVS refines, and their singular values over the largest: the mean over weights at 9 ranks."""
+    """Median condition number of the weights that SVS refines, and their singular values over the largest: the mean
+    over weights at 9 ranks.
+    """
     names, _ = selection(model, gz.RefineConfig())
     parameters = dict(model.named_parameters())
     weights = [parameters[name].flatten(1).double() for name in names if parameters[name].ndim >= 2]
@@ -183,7 +188,9 @@ def spectrum(model) -> dict[str, float]:
 
 @torch.no_grad()
 def noise_error(unet, images: torch.Tensor) -> float:
-    """Mean squared error of the predicted noise, per value, over uint8 images at random timesteps, the same for every network."""
+    """Mean squared error of the predicted noise, per value, over uint8 images at random timesteps, the same for every
+    network.
+    """
     random = torch.Generator().manual_seed(0)
     signal = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0).float()
     total = 0.0

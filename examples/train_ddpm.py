@@ -4,7 +4,8 @@
     accelerate launch examples/train_ddpm.py --dataset_name zalando-datasets/fashion_mnist --output_dir out
     accelerate launch ... --resume_from_checkpoint latest
 
-Writes checkpoints, sample grids, log.jsonl, and at the end `unet` and a `pipeline` that DDPMPipeline.from_pretrained opens. CPU smoke run: --smoke.
+Writes checkpoints, sample grids, log.jsonl, and at the end `unet` and a `pipeline` that
+DDPMPipeline.from_pretrained opens. CPU smoke run: --smoke.
 """
 
 import argparse

@@ -2,7 +2,8 @@
 """Train a StyleGAN2 on small images.
 
     accelerate launch examples/train_stylegan2.py --dataset_name zalando-datasets/fashion_mnist --output_dir out
-    accelerate launch examples/train_stylegan2.py --train_data_dir FOLDER --output_dir out --resume_from_checkpoint latest
+    accelerate launch examples/train_stylegan2.py --train_data_dir FOLDER --output_dir out --resume_from_checkpoint
+    latest
 
 Writes checkpoints, sample grids (10 latents per class, the same each time), log.jsonl, and at the end the averaged
 generator and the discriminator as diffusers folders. CPU smoke run: --smoke (about half a minute).

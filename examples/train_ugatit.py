@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train U-GAT-IT: translate images between two sets without pairs.
 
-    accelerate launch examples/train_ugatit.py --train_data_dir selfie2anime --output_dir out      # folders trainA and trainB
-    accelerate launch examples/train_ugatit.py --dataset_a org/horses --dataset_b org/zebras --light --output_dir out
-    accelerate launch ... --resume_from_checkpoint latest
+    accelerate launch examples/train_ugatit.py --train_data_dir selfie2anime --output_dir out      # folders
+    trainA and trainB accelerate launch examples/train_ugatit.py --dataset_a org/horses --dataset_b
+    org/zebras --light --output_dir out accelerate launch ... --resume_from_checkpoint latest
 
-Writes checkpoints, sample grids (original, translation, the way back, identity), log.jsonl, and at the end `generator_a_to_b`, `generator_b_to_a` and four
-discriminators as diffusers folders. --fq puts codebooks into the global discriminators (FQ-GAN). CPU smoke run: --smoke.
+Writes checkpoints, sample grids (original, translation, the way back, identity), log.jsonl, and at the end
+`generator_a_to_b`, `generator_b_to_a` and four discriminators as diffusers folders. --fq puts codebooks into the
+global discriminators (FQ-GAN). CPU smoke run: --smoke.
 """
 
 import argparse

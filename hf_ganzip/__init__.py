@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make image generators small, and say honestly what that cost.
 
-``import hf_ganzip`` is cheap: names load on first use, the quantizers register themselves when diffusers or transformers is
-imported, and the names of our metrics when `evaluate` is.
+``import hf_ganzip`` is cheap: names load on first use, the quantizers register themselves when diffusers or
+transformers is imported, and the names of our metrics when `evaluate` is.
 """
 
 from __future__ import annotations

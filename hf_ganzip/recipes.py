@@ -93,8 +93,10 @@ def compress(model_or_id: Any, recipe: Sequence[Mapping[str, Any]]) -> tuple[Any
     """Run the steps of a recipe, one after the other.
 
     Args:
-        model_or_id: A model, or a pipeline, whose denoiser is meant (changed in place), or a name as for :func:`load_model`.
-        recipe: Steps, each ``{"step": NAME, **options}``: "prune" with options of PruneConfig, "refine" with options of RefineConfig, "quantize" with those of QuantizeConfig.
+        model_or_id: A model, or a pipeline, whose denoiser is meant (changed in place), or a name as for
+            :func:`load_model`.
+        recipe: Steps, each ``{"step": NAME, **options}``: "prune" with options of PruneConfig, "refine" with options
+            of RefineConfig, "quantize" with those of QuantizeConfig.
 
     Returns:
         The model or pipeline and one report per step.
@@ -115,8 +117,8 @@ def with_images(config: PruneConfig, model: ModelMixin) -> PruneConfig:
     """Open the images of a criterion that are given by name, in the size and with the channels of a diffusion UNet.
 
     Args:
-        config: Its ``criterion_options["images"]`` may be a source as for :func:`.evaluate`, of which a `datasets` id gives its training images;
-            ``num_images`` of them are drawn with ``seed``.
+        config: Its ``criterion_options["images"]`` may be a source as for :func:`.evaluate`, of which a `datasets` id
+            gives its training images; ``num_images`` of them are drawn with ``seed``.
         model: The model to be pruned.
 
     Raises:

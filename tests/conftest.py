@@ -215,7 +215,8 @@ WITH_GRADIENTS = os.environ.get("TEST_WITH_GRADIENTS") == "yes"
 
 @contextlib.contextmanager
 def same_conditions(*models):
-    """What outputs depend on besides weights and inputs (docs/quantization.md), equal for all: memory alignment, flags, grad mode.
+    """What outputs depend on besides weights and inputs (docs/quantization.md), equal for all: memory alignment,
+    flags, grad mode.
 
     `make test-processors` repeats what depends on kernels with gradients recorded: that chooses other kernels.
     """

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Hub on this machine: real HTTP for repositories with commits, branches and pull requests; uploads, downloads, and faults on demand."""
+"""A Hub on this machine: real HTTP for repositories with commits, branches and pull requests; uploads, downloads, and
+faults on demand.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,8 @@ class LocalHub:
     Args:
         repositories: Id ("org/name", "spaces/org/name") -> folder that its first commit holds.
 
-    ``faults`` maps a regular expression for "METHOD /path" to a list of statuses (or ``CUT``, ``HALF``), one per matching request; then requests pass.
+    ``faults`` maps a regular expression for "METHOD /path" to a list of statuses (or ``CUT``, ``HALF``), one per
+    matching request; then requests pass.
     """
 
     def __init__(self, repositories: Mapping[str, Path] | None = None):

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other processes of a test, forked from one that has done the slow imports and nothing else: groups of gloo, and scripts."""
+"""Other processes of a test, forked from one that has done the slow imports and nothing else: groups of gloo, and
+scripts.
+"""
 
 from __future__ import annotations
 

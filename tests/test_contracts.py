@@ -123,7 +123,9 @@ def test_method_error_is_reported_as_measured(name, bits, granularity):
 
 
 def round_trips():
-    """All methods, numbers of bits and architectures; `make test` takes the quarter that has every pair of two of the three."""
+    """All methods, numbers of bits and architectures; `make test` takes the quarter that has every pair of two of the
+    three.
+    """
     for (i, method), (j, bits), (k, name) in itertools.product(
         *map(enumerate, (sorted(METHODS), (2, 3, 4, 8), sorted(TINY)))
     ):

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A name is a folder, a bundled name or a Hub id; what the Hub is asked for is asked for with the options that were given."""
+"""A name is a folder, a bundled name or a Hub id; what the Hub is asked for is asked for with the options that were
+given.
+"""
 
 import json
 import shutil

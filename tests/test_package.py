@@ -138,7 +138,9 @@ def test_lookup_suggests_and_lists():
 
 
 def imported_modules(name: str, file: Path) -> set[str]:
-    """Modules of ours that a file imports, also within functions, but for what only type checkers read and for the registries in its own packages."""
+    """Modules of ours that a file imports, also within functions, but for what only type checkers read and for the
+    registries in its own packages.
+    """
     found = set()
     waiting: list[ast.AST] = [ast.parse(file.read_text(encoding="utf-8"))]
     while waiting:

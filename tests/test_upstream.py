@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The patch for diffusers in ``docs/upstream``: it applies to the diffusers that is installed, and does what its proposal says."""
+"""The patch for diffusers in ``docs/upstream``: it applies to the diffusers that is installed, and does what its
+proposal says.
+"""
 
 import os
 import shutil

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small text-to-image pipelines of diffusers with random weights, tokenizers and text encoders included, built without a network."""
+"""Small text-to-image pipelines of diffusers with random weights, tokenizers and text encoders included, built without
+a network.
+"""
 
 import inspect
 

@@ -40,7 +40,8 @@ def asset_path(name: str) -> Path:
 
 
 def resolve(name: str | Path) -> str | Path:
-    """The path of a bundled name; anything else as it is, and a bundled name too where a file or folder here is called so.
+    """The path of a bundled name; anything else as it is, and a bundled name too where a file or folder here is called
+    so.
 
     Example:
         >>> resolve("fashion-mnist-test-5000").name, resolve("org/model")

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BigGAN-deep in the layout of pytorch-pretrained-biggan: a folder or Hub repository with config.json and pytorch_model.bin."""
+"""BigGAN-deep in the layout of pytorch-pretrained-biggan: a folder or Hub repository with config.json and
+pytorch_model.bin.
+"""
 
 from __future__ import annotations
 

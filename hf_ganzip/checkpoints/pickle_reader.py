@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A pickle reader that knows data only.
 
-Pickle is a program for a small stack machine. This one has no instruction that imports or calls: names stay names, and a
-"call" of one of the few names in :mod:`.rebuild` builds a number array or a container. Every other name is refused when it
-is read. Memory: a file of n bytes makes at most ``MAX_OPCODES`` small objects and byte strings of n bytes in all; long ones are views of the file.
+Pickle is a program for a small stack machine. This one has no instruction that imports or calls: names stay
+names, and a "call" of one of the few names in :mod:`.rebuild` builds a number array or a container. Every
+other name is refused when it is read. Memory: a file of n bytes makes at most ``MAX_OPCODES`` small objects
+and byte strings of n bytes in all; long ones are views of the file.
 """
 
 from __future__ import annotations

@@ -101,10 +101,12 @@ def compare(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Draw the same images from an original and a candidate, whoever compressed it: likeness, quality, diversity, bytes, memory and time, in one report.
+    """Draw the same images from an original and a candidate, whoever compressed it: likeness, quality, diversity,
+    bytes, memory and time, in one report.
 
-    Both draw from the same seeds with the same prompts or classes. Measured are PSNR, SSIM and the distance of features of the pairs; for diffusion models
-    the signal to noise of noise predictions over time; Frechet distance, precision and recall by LSH and KNN; and what both cost, with 95 % intervals.
+    Both draw from the same seeds with the same prompts or classes. Measured are PSNR, SSIM and the distance of
+    features of the pairs; for diffusion models the signal to noise of noise predictions over time; Frechet distance,
+    precision and recall by LSH and KNN; and what both cost, with 95 % intervals.
     """
     from ..evaluation.comparing.compare import compare as run
 

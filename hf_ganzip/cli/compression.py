@@ -119,7 +119,9 @@ def compress(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Quantize a model, or run the steps of a recipe, and save it; plain from_pretrained restores it once hf_ganzip is imported."""
+    """Quantize a model, or run the steps of a recipe, and save it; plain from_pretrained restores it once hf_ganzip is
+    imported.
+    """
     from ..recipes import compress as run
     from ..recipes import read_recipe, steps_of
 

@@ -53,10 +53,12 @@ def run_demo(config: DemoConfig | None = None) -> dict[str, Any]:
 
     Writes ``samples.png`` (one row per setting, the same latents in each), ``mean_images.png``,
     ``precision_recall.png``, ``results.json`` and the folder ``model`` with one compressed generator, which is reloaded
-    and compared bit for bit; where onnx and onnxruntime are installed also ``int8``, an export with 8-bit weights and activations.
+    and compared bit for bit; where onnx and onnxruntime are installed also ``int8``, an export with 8-bit weights and
+    activations.
 
     Returns:
-        What ``results.json`` holds: ``rows`` of the table, ``conditions``, ``saved_model``, ``speed`` (None without the extra ``[export]``), ``seconds``.
+        What ``results.json`` holds: ``rows`` of the table, ``conditions``, ``saved_model``, ``speed`` (None without
+        the extra ``[export]``), ``seconds``.
 
     Raises:
         RuntimeError: The reloaded model does not repeat the images of the saved one.
@@ -105,7 +107,9 @@ def run_demo(config: DemoConfig | None = None) -> dict[str, Any]:
 
 @torch.inference_mode()
 def speed(generator: Any, folder: Path) -> dict[str, Any] | None:
-    """Milliseconds an image of the generator in torch and of its export with integers in ONNX Runtime, batches of 16 in turn, medians of 9; None without the extra."""
+    """Milliseconds an image of the generator in torch and of its export with integers in ONNX Runtime, batches of 16
+    in turn, medians of 9; None without the extra.
+    """
     if not (find_spec("onnx") and find_spec("onnxruntime") and find_spec("onnxscript")):
         return None
     small = copy.deepcopy(generator)

@@ -128,7 +128,9 @@ app.add_typer(metrics_app, name="metrics")
 
 @metrics_app.command()
 def install(as_json: Json = False) -> None:
-    """Make evaluate.load("lsh_precision_recall") and the others work by their bare names, from any folder, offline too."""
+    """Make evaluate.load("lsh_precision_recall") and the others work by their bare names, from any folder, offline
+    too.
+    """
     from ..evaluate_modules.install import install_metrics
 
     installed = {name: str(folder) for name, folder in install_metrics().items()}

@@ -88,7 +88,9 @@ def convert(
     url: Annotated[str, typer.Option(help="Where the checkpoint was found, for the card.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Open a checkpoint of StyleGAN 1-3, BigGAN, BigGAN-deep, TAC-GAN, FQ-GAN or U-GAT-IT, and save it as a diffusers model."""
+    """Open a checkpoint of StyleGAN 1-3, BigGAN, BigGAN-deep, TAC-GAN, FQ-GAN or U-GAT-IT, and save it as a diffusers
+    model.
+    """
     from ..checkpoints import convert as run
     from ..checkpoints import save_converted
 

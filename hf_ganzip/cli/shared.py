@@ -84,7 +84,8 @@ def describe_error(error: Exception) -> str:
 
 
 def in_options(message: str, flags: Mapping[str, str]) -> str:
-    """A message of the library in the words of the command: its arguments by the options that set them, its functions not at all.
+    """A message of the library in the words of the command: its arguments by the options that set them, its functions
+    not at all.
 
     Example:
         >>> in_options("quantize_: group_size is 7; or set requantize=True.", {"group_size": "--group-size", "requantize": "--requantize"})

@@ -67,7 +67,9 @@ def study(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Compress a GAN or diffusion model by many methods at many bits, measure each, and write a report with tables and figures."""
+    """Compress a GAN or diffusion model by many methods at many bits, measure each, and write a report with tables and
+    figures.
+    """
     from ..studies.compression import run_study
     from ..studies.compression_config import StudyConfig
     from ..studies.compression_report import write_report

@@ -1,2 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every room uses: names and registries, records and reports, folders of saved models, networks of pipelines, seeds."""
+"""What every room uses: names and registries, records and reports, folders of saved models, networks of pipelines,
+seeds.
+"""

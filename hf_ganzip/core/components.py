@@ -26,7 +26,8 @@ def choose_components(found: Sequence[str], chosen: Iterable[str] | None, where:
 
     Args:
         found: All of its networks.
-        chosen: Names that were asked for; None: its denoiser (of several, such as ``transformer`` and ``transformer_2``, all), or its only network.
+        chosen: Names that were asked for; None: its denoiser (of several, such as ``transformer`` and
+            ``transformer_2``, all), or its only network.
         where: The pipeline, for errors.
 
     Raises:

@@ -58,7 +58,8 @@ def model_folder(
         name: Local folder, bundled name, or Hub id, whose files are downloaded.
         patterns: Files of a Hub id that are wanted.
         subfolder: Of the folder or of the Hub id; nothing else is downloaded then.
-        **hub_options: ``revision``, ``cache_dir``, ``token``, ``force_download``, ``local_files_only`` of ``snapshot_download``; for Hub ids only.
+        **hub_options: ``revision``, ``cache_dir``, ``token``, ``force_download``, ``local_files_only`` of
+            ``snapshot_download``; for Hub ids only.
 
     Raises:
         FileNotFoundError: No such folder or subfolder.
@@ -99,8 +100,8 @@ def _downloaded(name: str, patterns: Sequence[str], subfolder: str | None, optio
 def unreachable() -> str:
     """Why there is no connection to the Hub, found by one attempt; "" if there is one, or if it is merely slow.
 
-    The Hub's clients try a file that is not in the cache six times, over half a minute. What is in the cache loads without a connection, with
-    ``local_files_only``.
+    The Hub's clients try a file that is not in the cache six times, over half a minute. What is in the cache loads
+    without a connection, with ``local_files_only``.
     """
     try:
         get_session().head(constants.ENDPOINT, timeout=constants.DEFAULT_REQUEST_TIMEOUT)
@@ -113,7 +114,8 @@ def unreachable() -> str:
 def network_folder(
     name: str | Path, *, patterns: Sequence[str] = MODEL_FILES, subfolder: str | None = None, **hub_options: Any
 ) -> Path:
-    """The folder of one network: as :func:`model_folder`, and for a pipeline the folder of its denoiser or only network.
+    """The folder of one network: as :func:`model_folder`, and for a pipeline the folder of its denoiser or only
+    network.
 
     Raises:
         FileNotFoundError: No ``config.json``, besides what :func:`model_folder` raises.

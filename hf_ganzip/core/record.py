@@ -60,7 +60,9 @@ class Step:
 
 
 def origin(folder: str | Path) -> str:
-    """Hub id and revision ("org/name@sha") of a folder in the Hub cache, the name of another folder, and anything else as it is (a Hub id)."""
+    """Hub id and revision ("org/name@sha") of a folder in the Hub cache, the name of another folder, and anything else
+    as it is (a Hub id).
+    """
     folder = Path(folder)
     for each in (folder, folder.parent):  # the repository, or one part of a pipeline
         if each.parent.name == "snapshots" and each.parents[1].name.startswith("models--"):
@@ -79,7 +81,8 @@ def origin_of(model: Any) -> str:
 def compression_of(model: Any) -> dict[str, Any] | None:
     """What ``quantization_config`` of a compressed model holds, as a dict that can be changed; None for other models.
 
-    When diffusers saves a model it puts a dict into the config's item, but writes, the next time too, the object in the config's attribute.
+    When diffusers saves a model it puts a dict into the config's item, but writes, the next time too, the object in
+    the config's attribute.
     """
     config = getattr(model, "config", None)
     found = getattr(config, "quantization_config", None) if isinstance(config, dict) else None

@@ -10,7 +10,9 @@ from typing import Any
 
 
 class Report:
-    """Base of what the verbs return. A subclass is a dataclass with ``repr=False``: the generated one would print every field."""
+    """Base of what the verbs return. A subclass is a dataclass with ``repr=False``: the generated one would print
+    every field.
+    """
 
     def facts(self) -> dict[str, str]:
         """Name -> text: what a console and the head of a notebook's cell show."""

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Let ``evaluate.load("lsh_precision_recall")`` find our modules where hf_ganzip is imported: nothing is copied or asked of the Hub."""
+"""Let ``evaluate.load("lsh_precision_recall")`` find our modules where hf_ganzip is imported: nothing is copied or
+asked of the Hub.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,9 @@ from ..core.shipped import metric_folders
 def register(loading: Any) -> None:
     """Wrap the search of ``evaluate.loading``; harmless when repeated.
 
-    A bare name of ours is ours, on the Hub or not, so that a number does not depend on the connection. A folder of that name in the working directory
-    comes first, as in `evaluate`; ``revision=``, ``module_type=`` of another kind, and ids with a namespace ("evaluate-metric/NAME") go to the Hub.
+    A bare name of ours is ours, on the Hub or not, so that a number does not depend on the connection. A folder of
+    that name in the working directory comes first, as in `evaluate`; ``revision=``, ``module_type=`` of another kind,
+    and ids with a namespace ("evaluate-metric/NAME") go to the Hub.
     """
     search = loading.evaluation_module_factory
     if hasattr(search, "of_hf_ganzip"):

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Base of our `evaluate` modules: a metric function of features behind ``compute``, ``add_batch`` and ``add``.
 
-A module in ``metrics_hub/`` names its function and its texts. It must subclass ``feature_metric.FeatureMetric`` through this
-module, not import the class: `evaluate` takes the first module class that it finds in the file.
+A module in ``metrics_hub/`` names its function and its texts. It must subclass
+``feature_metric.FeatureMetric`` through this module, not import the class: `evaluate` takes the first module
+class that it finds in the file.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ class FeatureMetric(evaluate.Metric):
                 self._held[side].append(batch)
 
     def add(self, *, prediction=None, reference=None, **kwargs):
-        """Add one feature vector (d,) or one image of one side or of both; `evaluate.combine` says ``predictions`` and ``references``."""
+        """Add one feature vector (d,) or one image of one side or of both; `evaluate.combine` says ``predictions`` and
+        ``references``.
+        """
         given = {"predictions": prediction, "references": reference}
         self._refuse("add", kwargs.keys() - given, "prediction and reference")
         one = {
@@ -90,7 +93,9 @@ class FeatureMetric(evaluate.Metric):
             )
 
     def compute(self, *, predictions=None, references=None, **kwargs):
-        """Compute over everything that was added, by all processes, and start anew; None on processes other than the first."""
+        """Compute over everything that was added, by all processes, and start anew; None on processes other than the
+        first.
+        """
         self.add_batch(predictions=predictions, references=references)
         held, self._held = self._held, {side: [] for side in _SIDES}
         sides = {side: _joined(batches) for side, batches in held.items() if batches}
@@ -107,7 +112,9 @@ class FeatureMetric(evaluate.Metric):
         return self._compute(**sides, **kwargs)
 
     def _compute(self, predictions, references, feature_extractor=None, **options):
-        """Values for features, or for images with an extractor; options of other metrics in an `evaluate.combine` are ignored."""
+        """Values for features, or for images with an extractor; options of other metrics in an `evaluate.combine` are
+        ignored.
+        """
         accepted = _options_of(type(self).function)
         known = accepted.union(*map(_options_of, METRICS.values()))
         if unknown := ", ".join(sorted(set(options) - known)):

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put our `evaluate` modules where ``evaluate.load("NAME")`` finds them without the Hub, in processes that do not import hf_ganzip."""
+"""Put our `evaluate` modules where ``evaluate.load("NAME")`` finds them without the Hub, in processes that do not
+import hf_ganzip.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ def install_metrics() -> dict[str, Path]:
     """Copy every module into the cache that ``evaluate.load`` falls back to when the Hub has no module of that name.
 
     Returns:
-        Name -> folder written, ``HF_MODULES_CACHE/evaluate_modules/metrics/evaluate-metric--NAME/SHA256``. Installing again
-        changes nothing.
+        Name -> folder written, ``HF_MODULES_CACHE/evaluate_modules/metrics/evaluate-metric--NAME/SHA256``. Installing
+        again changes nothing.
 
     Raises:
         ImportError: `evaluate` is missing.

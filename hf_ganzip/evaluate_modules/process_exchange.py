@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the processes of one `evaluate` metric bring together what they hold: torch.distributed where it runs, files of a shared folder elsewhere.
+"""How the processes of one `evaluate` metric bring together what they hold: torch.distributed where it runs, files of
+a shared folder elsewhere.
 
-Files carry the token of one meeting: process 0 makes it, the others sign it before anybody goes on. What a process left that died is of another
-token and is never read. Processes that wait for one that died raise after ``timeout`` seconds.
+Files carry the token of one meeting: process 0 makes it, the others sign it before anybody goes on. What a process
+left that died is of another token and is never read. Processes that wait for one that died raise after ``timeout``
+seconds.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ class ProcessExchange:
     """One process of ``count``.
 
     Args:
-        folder: That all processes see; used if torch.distributed is not initialized with this rank and number of processes.
+        folder: That all processes see; used if torch.distributed is not initialized with this rank and number of
+            processes.
         experiment: Names the evaluation among others in that folder.
         rank: 0 to ``count`` - 1.
         count: Processes.

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measuring a model: what is compared with what, and under which conditions.
 
-Images and features: `sources`, `streams`, `reference`, `sampling`, `diffusion_sampling`, `prompt_sampling`, `extractors`, `cache`, `sharded`. Figures:
-`evaluate` with its `presets`, `validation` (during training), `cost` and `held_bytes`, `perceptual` (image pairs). What is told of them: `figures`,
-`eval_results`, `plotting`. Against the original: `comparing`.
+Images and features: `sources`, `streams`, `reference`, `sampling`, `diffusion_sampling`, `prompt_sampling`,
+`extractors`, `cache`, `sharded`. Figures: `evaluate` with its `presets`, `validation` (during training),
+`cost` and `held_bytes`, `perceptual` (image pairs). What is told of them: `figures`, `eval_results`,
+`plotting`. Against the original: `comparing`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model costs on this machine: parameters, MACs, bytes, peak memory, latency, next to the model it was made from."""
+"""What a model costs on this machine: parameters, MACs, bytes, peak memory, latency, next to the model it was made
+from.
+"""
 
 from __future__ import annotations
 
@@ -40,10 +42,11 @@ class Cost:
         parameters: Number of parameters; packed weights count as many as they unpack to.
         macs: Multiply-accumulate operations of one forward pass of one sample (convolutions and matrix products).
         bytes_on_disk: Of the saved weights.
-        bytes_in_memory: Of all tensors that it holds after a forward pass, see :func:`.held_bytes`: unpacked weights count if they are kept
-            (``compute="dequantized"``).
-        peak_bytes: Highest memory of a fresh process that loads the model and runs one forward pass, above that of one that has only
-            imported the libraries; on an accelerator: the highest memory allocated there. None if not measured.
+        bytes_in_memory: Of all tensors that it holds after a forward pass, see :func:`.held_bytes`: unpacked weights
+            count if they are kept (``compute="dequantized"``).
+        peak_bytes: Highest memory of a fresh process that loads the model and runs one forward pass, above that of one
+            that has only imported the libraries; on an accelerator: the highest memory allocated there. None if not
+            measured.
         latency: Seconds of one forward pass, median.
     """
 
@@ -118,7 +121,8 @@ def smaller_and_faster(size: float, speed: float, where: str) -> str:
 def measure_cost(
     model: ModelMixin, reference: ModelMixin | None = None, *, repeats: int = 7, memory: bool = True
 ) -> CostReport:
-    """Measure what a model costs here and now, in evaluation mode, on the example inputs of its family; the models stay as they are.
+    """Measure what a model costs here and now, in evaluation mode, on the example inputs of its family; the models
+    stay as they are.
 
     Args:
         model: A model of a known family, on any device, or a pipeline, whose denoiser is measured.
@@ -227,7 +231,9 @@ def printed_by(module: str, function: str, *arguments: str) -> int:
 
 
 def peak_of_folder(folder: str, dtype: str) -> None:
-    """Print the bytes by which loading the model in ``folder`` in ``dtype`` and one forward pass raise the memory of this process."""
+    """Print the bytes by which loading the model in ``folder`` in ``dtype`` and one forward pass raise the memory of
+    this process.
+    """
     from ..integration.opening import load_model
 
     torch.zeros(1) @ torch.zeros(1)

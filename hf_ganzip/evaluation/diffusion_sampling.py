@@ -22,8 +22,8 @@ SPACINGS = ("quad", "uniform")
 def ddim_timesteps(steps: int, spacing: str, timesteps: int = 1000) -> list[int]:
     """Timesteps of a sampler, ascending, as published.
 
-    "quad" keeps equal neighbours. "uniform" takes every ``timesteps // steps``-th timestep, which are more than ``steps`` unless ``steps`` divides ``timesteps``:
-    of 1,000, ``steps=30`` takes 31, 64 takes 67, 600 takes 1,000.
+    "quad" keeps equal neighbours. "uniform" takes every ``timesteps // steps``-th timestep, which are more than
+    ``steps`` unless ``steps`` divides ``timesteps``: of 1,000, ``steps=30`` takes 31, 64 takes 67, 600 takes 1,000.
 
     Raises:
         ValueError: An unknown spacing, or more steps than timesteps.
@@ -78,8 +78,9 @@ def sample_diffusion(
         timesteps: Of the linear noise schedule.
         beta_start: First of the schedule.
         beta_end: Last of the schedule.
-        clip_sample: Clip the predicted image to [-1, 1] in every step, and take the noise that follows from it; the papers' scripts do not. Networks that are
-            small or not finished need it: at the first timesteps an error of the noise is magnified more than a hundred times.
+        clip_sample: Clip the predicted image to [-1, 1] in every step, and take the noise that follows from it; the
+            papers' scripts do not. Networks that are small or not finished need it: at the first timesteps an error of
+            the noise is magnified more than a hundred times.
         class_label: One class for all images; None: image i has class ``i % num_class_embeds``.
         compute: How packed layers compute meanwhile, as for :func:`.set_compute_`; None: as they do.
         progress: Show a progress bar.
@@ -121,7 +122,8 @@ def sample_diffusion(
 
 
 def labels_of(classes: int | None, count: int, first: int = 0, class_label: int | None = None) -> Tensor | None:
-    """Class ids (count,) int64 of the images from number ``first`` on: one class, or all in turn; None for models without classes.
+    """Class ids (count,) int64 of the images from number ``first`` on: one class, or all in turn; None for models
+    without classes.
 
     Raises:
         ValueError: There is no such class.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Results in the form in which the Hub reads them from a model's repository: ``.eval_results/*.yaml``.
 
-An entry belongs to a dataset of the Hub, so that only evaluations against one become entries. The Hub shows them on the model's page
-and, once the dataset is registered as a benchmark with tasks of these names, in its leaderboard:
+An entry belongs to a dataset of the Hub, so that only evaluations against one become entries. The Hub shows them on
+the model's page and, once the dataset is registered as a benchmark with tasks of these names, in its leaderboard:
 https://huggingface.co/docs/hub/eval-results.
 """
 
@@ -23,7 +23,8 @@ FOLDER, PREFIX = ".eval_results", "hf-ganzip-"
 
 
 def eval_results(reports: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Path in the repository -> text, one file a dataset, of evaluations as dicts; {} if none was made against a dataset of the Hub.
+    """Path in the repository -> text, one file a dataset, of evaluations as dicts; {} if none was made against a
+    dataset of the Hub.
 
     Figures that are not finite are left out.
 
@@ -50,7 +51,9 @@ def eval_results(reports: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def write_eval_results(reports: Sequence[Mapping[str, Any]], folder: str | Path) -> list[Path]:
-    """Write the files of :func:`eval_results` into a model's folder, in place of those of an earlier call; their paths."""
+    """Write the files of :func:`eval_results` into a model's folder, in place of those of an earlier call; their
+    paths.
+    """
     for old in Path(folder, FOLDER).glob(f"{PREFIX}*.yaml"):
         old.unlink()
     written = []

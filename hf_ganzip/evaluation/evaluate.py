@@ -115,7 +115,8 @@ def measure(
         generated: Features of generated images.
         metrics: Names as for :func:`.find_metrics` or functions ``(real=, generated=) -> dict``.
         seed: For the metrics that draw hyperplanes.
-        metric_options: Option name -> value, such as ``k`` or ``draws``; every metric gets those that it knows. "METRIC.NAME" is for one metric only.
+        metric_options: Option name -> value, such as ``k`` or ``draws``; every metric gets those that it knows.
+            "METRIC.NAME" is for one metric only.
 
     Raises:
         ValueError: An unknown metric, one of logits, or an option that none of the metrics has.
@@ -192,27 +193,31 @@ def evaluate(
     Images of files may have any sizes: the extractor resizes each by its own path, the report's ``resize``.
 
     Args:
-        generated: GAN generator or diffusion UNet, which is sampled, or images or features as :func:`.open_source` finds them.
+        generated: GAN generator or diffusion UNet, which is sampled, or images or features as :func:`.open_source`
+            finds them.
         reference: Real images or features, as :func:`.open_source` finds them.
-        metrics: Names as for :func:`.find_metrics`, functions ``(real=, generated=) -> dict``, or metrics with the features on which they are defined: the
-            names of :data:`.PRESETS` ("fid", "kid", "mind", "fd_dinov2", "cmmd") and "METRIC@EXTRACTOR", as in "frechet_distance@clip". With ``extractor``
+        metrics: Names as for :func:`.find_metrics`, functions ``(real=, generated=) -> dict``, or metrics
+            with the features on which they are defined: the names of :data:`.PRESETS` ("fid", "kid", "mind",
+            "fd_dinov2", "cmmd") and "METRIC@EXTRACTOR", as in "frechet_distance@clip". With ``extractor``
             given, or features on both sides, "fid" and its like are their metrics on those.
         num_samples: Number of images that a generator is asked for.
         seed: Seed of the images and of the hyperplanes.
-        extractor: As for :func:`.load_extractor`; not used where both sides are features. None: that of :func:`.default_extractor`.
-        options: Of :func:`.sample_images`: ``truncation_psi``, ``steps``, ``clip_sample``. ``batch_size`` (None: 100 in sampling, 256 in
-            extraction); ``progress``; ``device`` of the extractor and of a model that is loaded here (None: CPU); ``split`` of `datasets`
-            ids and of folders that have one ("test"); ``resolution``, to which :func:`.square_image` resizes the images of both sides;
-            ``cache``, a :class:`.FeatureCache` (None: features are not kept). All others, such as ``k``, ``draws`` or ``num_hyperplanes``,
-            go to the metrics that know them, "METRIC.NAME" to one metric.
+        extractor: As for :func:`.load_extractor`; not used where both sides are features. None: that of
+            :func:`.default_extractor`.
+        options: Of :func:`.sample_images`: ``truncation_psi``, ``steps``, ``clip_sample``. ``batch_size`` (None: 100
+            in sampling, 256 in extraction); ``progress``; ``device`` of the extractor and of a model that is loaded
+            here (None: CPU); ``split`` of `datasets` ids and of folders that have one ("test"); ``resolution``, to
+            which :func:`.square_image` resizes the images of both sides; ``cache``, a :class:`.FeatureCache` (None:
+            features are not kept). All others, such as ``k``, ``draws`` or ``num_hyperplanes``, go to the metrics that
+            know them, "METRIC.NAME" to one metric.
 
     Returns:
         Report with metrics and conditions, and why metrics are missing that could not be computed.
 
     Raises:
         TypeError: A side is no model, tensor, array or name.
-        ValueError: An unknown metric, extractor or option, an option of models for what is none, images that cannot be read or that the extractor refuses,
-            features of another extractor, or none of the metrics can be computed.
+        ValueError: An unknown metric, extractor or option, an option of models for what is none, images that cannot be
+            read or that the extractor refuses, features of another extractor, or none of the metrics can be computed.
     """
     given = _RUN | _SAMPLING | dict(options or {})
     run, sampling = ({name: given.pop(name) for name in names} for names in (_RUN, _SAMPLING))
@@ -304,7 +309,9 @@ def _open_sides(generated: Any, reference: Any, run: dict[str, Any], sampling: M
 
 
 def images_of(side: Source, resolution: int | None = None) -> Tensor | ImageStream | None:
-    """The images of a side, or where they are, cut and resized to squares of ``resolution`` if that is given; None for features and models."""
+    """The images of a side, or where they are, cut and resized to squares of ``resolution`` if that is given; None for
+    features and models.
+    """
     if side.stream is not None:
         return side.stream.at(resolution)
     return None if side.images is None else squares(side.images, resolution)

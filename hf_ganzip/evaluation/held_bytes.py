@@ -18,8 +18,9 @@ _NO_HOLDERS = (type, types.ModuleType, types.FunctionType, types.MethodType, typ
 def held_bytes(*networks: Any) -> int:
     """Bytes of every tensor that can be reached from ``networks``, each once.
 
-    These are parameters, buffers, and what quantizers keep elsewhere: the tensors inside of a tensor subclass (torchao, SDNQ), the state that hangs
-    on a parameter (bitsandbytes), plain attributes of modules. Unpacked weights that are kept count, too.
+    These are parameters, buffers, and what quantizers keep elsewhere: the tensors inside of a tensor subclass
+    (torchao, SDNQ), the state that hangs on a parameter (bitsandbytes), plain attributes of modules. Unpacked weights
+    that are kept count, too.
 
     Example:
         >>> from torch import nn

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Likeness of paired images, by torchmetrics: SSIM and LPIPS. For translation and for a compressed model against its original."""
+"""Likeness of paired images, by torchmetrics: SSIM and LPIPS. For translation and for a compressed model against its
+original.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,9 @@ _WINDOW = 11  # of SSIM
 def structural_similarity(*, real: Tensor, generated: Tensor, batch_size: int = 64) -> dict[str, Any]:
     r"""Structural similarity (SSIM) of image pairs.
 
-    :math:`\frac{(2 \mu_r \mu_g + c_1)(2 \sigma_{rg} + c_2)}{(\mu_r^2 + \mu_g^2 + c_1)(\sigma_r^2 + \sigma_g^2 + c_2)}` with
-    :math:`c_1 = (0.01 \cdot 255)^2`, :math:`c_2 = (0.03 \cdot 255)^2`, in an 11x11 Gaussian window of standard deviation 1.5, as mean over
-    reflection-padded pixels, channels and pairs, in float64.
+    :math:`\frac{(2 \mu_r \mu_g + c_1)(2 \sigma_{rg} + c_2)}{(\mu_r^2 + \mu_g^2 + c_1)(\sigma_r^2 + \sigma_g^2 + c_2)}`
+    with :math:`c_1 = (0.01 \cdot 255)^2`, :math:`c_2 = (0.03 \cdot 255)^2`, in an 11x11 Gaussian window of standard
+    deviation 1.5, as mean over reflection-padded pixels, channels and pairs, in float64.
 
     Args:
         real: Images uint8 (N, C, H, W), N >= 1, H and W >= 11.
@@ -31,8 +33,8 @@ def structural_similarity(*, real: Tensor, generated: Tensor, batch_size: int = 
         batch_size: Pairs per call, >= 1; does not change the result.
 
     Returns:
-        ``structural_similarity`` in [-1, 1], 1 for equal images, ``structural_similarity_std`` (population standard deviation
-        over the pairs) and ``n_pairs``.
+        ``structural_similarity`` in [-1, 1], 1 for equal images, ``structural_similarity_std`` (population standard
+        deviation over the pairs) and ``n_pairs``.
 
     Raises:
         ImportError: torchmetrics is missing.
@@ -40,7 +42,8 @@ def structural_similarity(*, real: Tensor, generated: Tensor, batch_size: int = 
         ValueError: The shapes differ, are not (N, C, H, W), or the images are too small.
 
     Source:
-        Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity" (IEEE TIP 2004), equation 13.
+        Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity" (IEEE TIP 2004),
+        equation 13.
     """
     return _summary("structural_similarity", structural_similarities(real, generated, batch_size))
 
@@ -63,27 +66,28 @@ def perceptual_distance(
 ) -> dict[str, Any]:
     r"""Learned perceptual distance (LPIPS 0.1) of image pairs.
 
-    :math:`\sum_l \frac{1}{H_l W_l} \sum_{h, w} w_l^\top (\hat{r}^l_{hw} - \hat{g}^l_{hw})^2` over the layers of an ImageNet classifier, whose
-    activations are scaled to length one, as mean over the pairs. Images of one channel are repeated to three. The first use of a
-    network downloads torchvision's weights of it.
+    :math:`\sum_l \frac{1}{H_l W_l} \sum_{h, w} w_l^\top (\hat{r}^l_{hw} - \hat{g}^l_{hw})^2` over the layers of an
+    ImageNet classifier, whose activations are scaled to length one, as mean over the pairs. Images of one channel are
+    repeated to three. The first use of a network downloads torchvision's weights of it.
 
     Args:
-        real: Images uint8 (N, C, H, W), N >= 1, C 1 or 3, H and W at least 31 for "alex", 16 for "vgg", 17 for "squeeze".
+        real: Images uint8 (N, C, H, W), N >= 1, C 1 or 3, H and W at least 31 for "alex", 16 for "vgg", 17 for
+            "squeeze".
         generated: The same number and shape; pair i is ``real[i]`` and ``generated[i]``.
-        net: "alex", "vgg" or "squeeze", or any callable of two float32 (B, 3, H, W) in [-1, 1] that returns B distances, such as
-            a module of `load_network`; it gets the images on the device of its parameters.
+        net: "alex", "vgg" or "squeeze", or any callable of two float32 (B, 3, H, W) in [-1, 1] that returns B
+            distances, such as a module of `load_network`; it gets the images on the device of its parameters.
         batch_size: Pairs per call, >= 1; changes the result by float32 rounding at most.
 
     Returns:
-        ``perceptual_distance`` >= 0, 0 for equal images, ``perceptual_distance_std`` (population standard deviation over the
-        pairs), ``n_pairs`` and ``net``.
+        ``perceptual_distance`` >= 0, 0 for equal images, ``perceptual_distance_std`` (population standard deviation
+        over the pairs), ``n_pairs`` and ``net``.
 
     Raises:
         ImportError: torchmetrics or torchvision is missing.
         OSError: The weights could not be downloaded.
         TypeError: A set is not a uint8 tensor.
-        ValueError: The shapes differ, are not (N, C, H, W) with 1 or 3 channels, the images are too small, ``net`` is unknown, or
-            it does not return one distance per pair.
+        ValueError: The shapes differ, are not (N, C, H, W) with 1 or 3 channels, the images are too small, ``net`` is
+            unknown, or it does not return one distance per pair.
 
     Example:
         >>> images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
@@ -125,7 +129,8 @@ def perceptual_distances(
 
 
 def load_network(net: str = "alex") -> torch.nn.Module:
-    """The LPIPS network with its calibrated layers, in evaluation mode, on the CPU; torchvision caches the backbone's weights.
+    """The LPIPS network with its calibrated layers, in evaluation mode, on the CPU; torchvision caches the backbone's
+    weights.
 
     Raises:
         ImportError: torchmetrics or torchvision is missing.

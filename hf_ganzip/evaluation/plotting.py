@@ -110,10 +110,12 @@ def save_pareto_plot(rows: list[dict], front: Sequence[int], path: str | Path) -
 
 
 def save_rate_distortion_plot(rows: list[dict], path: str | Path) -> None:
-    """Plot the Frechet distance, and where it was measured the signal to noise of noise predictions, against the bytes of the whole model.
+    """Plot the Frechet distance, and where it was measured the signal to noise of noise predictions, against the bytes
+    of the whole model.
 
     Args:
-        rows: Dicts with ``method``, ``bits`` (32 = full precision, a black line), ``bytes``, ``frechet_distance`` and, for diffusion models, ``sqnr``.
+        rows: Dicts with ``method``, ``bits`` (32 = full precision, a black line), ``bytes``, ``frechet_distance`` and,
+            for diffusion models, ``sqnr``.
         path: PNG file.
 
     Raises:
@@ -234,10 +236,12 @@ def save_spectra_plot(report: RefineReport, path: str | Path) -> None:
 
 
 def save_training_curves(rows: Sequence[dict], path: str | Path) -> None:
-    """Plot every figure of a training's validations against the images seen: those of the averaged and of the trained weights in one panel.
+    """Plot every figure of a training's validations against the images seen: those of the averaged and of the trained
+    weights in one panel.
 
     Args:
-        rows: In the order of training, each with "images" and figures by name, which "average_" or "trained_" comes before.
+        rows: In the order of training, each with "images" and figures by name, which "average_" or "trained_" comes
+            before.
         path: PNG file.
     """
     lines = {name: name.partition("_")[::2] for row in rows for name in row if name not in ("step", "images")}
@@ -258,7 +262,8 @@ def save_sqnr_plot(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     """Plot the signal to noise of noise predictions against the timestep, one line a denoiser, with intervals.
 
     Args:
-        rows: In the order of sampling, each with ``component``, ``timestep``, ``sqnr`` (dB, left out where infinite), ``low`` and ``high`` (or None).
+        rows: In the order of sampling, each with ``component``, ``timestep``, ``sqnr`` (dB, left out where infinite),
+            ``low`` and ``high`` (or None).
         path: PNG file.
 
     Raises:
@@ -291,7 +296,8 @@ def save_run_curves(
     """Plot figures of repeated runs against the images seen: the mean and the range over runs.
 
     Args:
-        variants: Name -> curves, one per run, of points with "images" and the figures; only as far as every run has come.
+        variants: Name -> curves, one per run, of points with "images" and the figures; only as far as every run has
+            come.
         path: PNG file.
         titles: Figure -> title of its panel.
         baseline: Figures drawn as dotted lines.

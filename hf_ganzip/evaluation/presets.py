@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics together with the features on which they are defined: ``fid``, ``kid``, ``fd_dinov2``, ``cmmd``, ``mind``, and METRIC@EXTRACTOR."""
+"""Metrics together with the features on which they are defined: ``fid``, ``kid``, ``fd_dinov2``, ``cmmd``, ``mind``,
+and METRIC@EXTRACTOR.
+"""
 
 from __future__ import annotations
 

@@ -26,7 +26,8 @@ def load_reference(
         resolution: Side of the result: smaller images are centred on black, larger ones cropped and resized.
             None keeps the stored size, which must then be one for all.
 
-    Images of files and `datasets` come from the column "image" or else the only one with images, class ids from "label".
+    Images of files and `datasets` come from the column "image" or else the only one with images, class ids from
+    "label".
 
     Returns:
         Images uint8 (N, C, H, W), and class ids int64 (N,) or None where the source has none.

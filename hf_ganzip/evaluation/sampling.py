@@ -51,7 +51,8 @@ def sample_images(
         Images (num_samples, C, H, W) uint8 and labels (num_samples,) int64, None for unconditional models.
 
     Raises:
-        ValueError: ``num_samples`` < 1, the model makes no images, has no such class, or is a diffusion model, which has no truncation.
+        ValueError: ``num_samples`` < 1, the model makes no images, has no such class, or is a diffusion model, which
+            has no truncation.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; allowed are 1 and more.")

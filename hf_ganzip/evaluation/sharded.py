@@ -25,10 +25,11 @@ def extract_features_sharded(
     batch_size: int = 256,
     **options: Any,
 ) -> Tensor:
-    """:func:`.extract_features` shared out over the processes of ``accelerate launch``; every process gets all features.
+    """:func:`.extract_features` shared out over the processes of ``accelerate launch``; every process gets all
+    features.
 
-    Each process takes consecutive whole batches, so that the batches, and with them every bit, are the same for any number of
-    processes of equal devices and threads.
+    Each process takes consecutive whole batches, so that the batches, and with them every bit, are the same for any
+    number of processes of equal devices and threads.
 
     Args:
         images: As for :func:`.extract_features`, the same on every process; all of them must call this.
@@ -64,10 +65,11 @@ def sample_features_sharded(
     progress: bool = True,
     **options: Any,
 ) -> Tensor:
-    """Features of samples of a model, drawn and extracted by the processes of ``accelerate launch``; every process gets all features.
+    """Features of samples of a model, drawn and extracted by the processes of ``accelerate launch``; every process
+    gets all features.
 
-    Sample i depends on ``(seed, i)`` only, and each process takes consecutive whole batches: the bits are the same for any number of processes of equal
-    devices and threads.
+    Sample i depends on ``(seed, i)`` only, and each process takes consecutive whole batches: the bits are the same for
+    any number of processes of equal devices and threads.
 
     Args:
         model: As for :func:`.sample_images`, on the device of the process.

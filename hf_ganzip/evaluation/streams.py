@@ -115,11 +115,13 @@ def open_stream(stored: StoredImages, *, progress: bool = True) -> ImageStream:
 
 
 def batches(images: Tensor | ImageStream, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
-    """Batches uint8 (B, C, H, W) of images of one size, with their places; images of the same ``batch_size`` neighbours share batches.
+    """Batches uint8 (B, C, H, W) of images of one size, with their places; images of the same ``batch_size``
+    neighbours share batches.
 
     Args:
         images: uint8 (N, C, H, W), or a stream.
-        batch_size: At most so many images, and fewer where they have more than 64 MiB together: memory does not grow with the images' number.
+        batch_size: At most so many images, and fewer where they have more than 64 MiB together: memory does not grow
+            with the images' number.
 
     Raises:
         ValueError: Once all others were given out: names every image that cannot be read.
@@ -164,8 +166,8 @@ def squares(images: Tensor, resolution: int | None) -> Tensor:
 
 
 def conditions_of_images(sides: Mapping[str, Tensor | ImageStream | None], resolution: int | None) -> dict[str, Any]:
-    """What a report says of images beside their number: ``resolution``, ``sizes`` of a side that has several, and ``conversions``, what
-    decoding changed in how many images; None where there is nothing to say.
+    """What a report says of images beside their number: ``resolution``, ``sizes`` of a side that has several, and
+    ``conversions``, what decoding changed in how many images; None where there is nothing to say.
     """
     sizes, conversions = {}, {}
     for side, images in sides.items():

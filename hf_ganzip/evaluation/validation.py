@@ -22,7 +22,8 @@ _CONDITIONS = {"centered", "n_real", "n_generated", "dim"}  # that metrics repor
 
 
 class Validator:
-    """Callable with a model; gives its figures as a flat dict: every number of every metric but spreads (``_std``) and conditions.
+    """Callable with a model; gives its figures as a flat dict: every number of every metric but spreads (``_std``) and
+    conditions.
 
     Args:
         reference: Real images, as :func:`.open_source` finds them.
@@ -33,11 +34,12 @@ class Validator:
         options: For the metrics, such as ``k``.
         steps: Of DDIM, for diffusion models.
         clip_sample: For diffusion models, see :func:`.sample_diffusion`.
-        dense: Model before compression; with it, ``ssim`` is the structural similarity to its images from the same noise.
+        dense: Model before compression; with it, ``ssim`` is the structural similarity to its images from the same
+            noise.
 
     Raises:
-        ValueError: An unknown metric, or the reference holds no images; when called, a metric that gives no figure, or one of a
-            name that another metric gave.
+        ValueError: An unknown metric, or the reference holds no images; when called, a metric that gives no figure, or
+            one of a name that another metric gave.
     """
 
     def __init__(

@@ -23,19 +23,22 @@ class Family:
     """Defaults of one kind of model.
 
     Args:
-        last_block: Model -> glob patterns of the weights of its last residual block and output layer, which stay in full
-            precision by default (the rule of Mordido et al., section 5).
+        last_block: Model -> glob patterns of the weights of its last residual block and output layer, which stay in
+            full precision by default (the rule of Mordido et al., section 5).
         example_inputs: Model -> (args, kwargs) of a small deterministic forward pass.
         refine_prefix: Only tensors whose names begin so are refined (Singular Value Scaling, published selection).
         counts_vectors: Biases and norms count as operations in the papers' tables.
-        calibration: (model, batch size, seed) -> endless repeatable forward passes ``model -> output`` on inputs that need no data.
+        calibration: (model, batch size, seed) -> endless repeatable forward passes ``model -> output`` on inputs that
+            need no data.
         sensitive: Model -> glob patterns, as in ``QuantizeConfig.skip``, of modules that need more bits than the others: few weights
             that all others depend on. A pattern may match nothing, where a model has no such part.
-        samples_together: Samples of a batch of ``calibration`` when sensitivities are measured: few where a batch shares a timestep, so that
-            many timesteps are seen.
-        mixed: As ``calibration``, with a timestep of its own for every sample of a batch, for training; None: ``calibration``.
+        samples_together: Samples of a batch of ``calibration`` when sensitivities are measured: few where a batch
+            shares a timestep, so that many timesteps are seen.
+        mixed: As ``calibration``, with a timestep of its own for every sample of a batch, for training; None:
+            ``calibration``.
         distillation: Options of ``latent_distill`` where they are not given, other than those of generators.
-        float_activations: Model -> glob patterns of modules whose inputs are not rounded to 8 bits; None: the sensitive ones.
+        float_activations: Model -> glob patterns of modules whose inputs are not rounded to 8 bits; None: the
+            sensitive ones.
     """
 
     last_block: Callable[[nn.Module], tuple[str, ...]]
@@ -156,7 +159,8 @@ def family_of(model: nn.Module) -> Family | None:
 def sensitive_layers(model: nn.Module) -> tuple[str, ...]:
     """Glob patterns, as in ``QuantizeConfig.skip``, of the modules of any model that need more bits than the others.
 
-    Of a class of no family: the first and the last weight, and modules that are called like embeddings and outer projections.
+    Of a class of no family: the first and the last weight, and modules that are called like embeddings and outer
+    projections.
 
     Example:
         >>> sensitive_layers(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)))

@@ -38,10 +38,12 @@ def autoencoder_inputs(model: ModelMixin) -> tuple[tuple[Any, ...], dict[str, An
 def reconstruction_calibration(
     model: ModelMixin, batch_size: int, seed: int
 ) -> Iterator[Callable[[nn.Module], Tensor]]:
-    """Reconstructions (B, C, S, S) of smooth random images, encoded (means, nothing is drawn) and decoded; batch i depends on (seed, i).
+    """Reconstructions (B, C, S, S) of smooth random images, encoded (means, nothing is drawn) and decoded; batch i
+    depends on (seed, i).
 
-    The images have the spectrum of photographs, amplitudes that fall as 1 / frequency (Field, 1987), and at most 256 pixels a side. The decoder thus gets
-    latents of the model's own encoder, which are no N(0, I), and the encoder, which latents alone would not move, is calibrated, too.
+    The images have the spectrum of photographs, amplitudes that fall as 1 / frequency (Field, 1987), and at most 256
+    pixels a side. The decoder thus gets latents of the model's own encoder, which are no N(0, I), and the encoder,
+    which latents alone would not move, is calibrated, too.
     """
     side = min(model.config.sample_size, _SIDE)
     device, dtype = next((t.device, model.dtype) for t in (*model.parameters(), *model.buffers()))
@@ -52,7 +54,9 @@ def reconstruction_calibration(
 
 
 def smooth_images(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Random fields (B, C, H, W) in [-1, 1] with amplitudes 1 / frequency, standard deviation 0.5 before they are cut off, and half of the variation common to all channels."""
+    """Random fields (B, C, H, W) in [-1, 1] with amplitudes 1 / frequency, standard deviation 0.5 before they are cut
+    off, and half of the variation common to all channels.
+    """
     own, common = (torch.randn(shape[0], count, *shape[2:], generator=generator) for count in (shape[1], 1))
     rows, columns = torch.fft.fftfreq(shape[2])[:, None], torch.fft.rfftfreq(shape[3])
     frequency = (rows.square() + columns.square()).sqrt()

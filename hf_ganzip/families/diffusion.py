@@ -33,7 +33,9 @@ def transformer_last_block(model: ModelMixin) -> tuple[str, ...]:
 
 
 def unet_inputs(model: ModelMixin) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Two noisy images (2, C, H, W) at timestep 10, and classes 0 and 1, or N(0, I) in place of a class embedding, where needed."""
+    """Two noisy images (2, C, H, W) at timestep 10, and classes 0 and 1, or N(0, I) in place of a class embedding,
+    where needed.
+    """
     config = model.config
     generator = torch.Generator().manual_seed(0)
     channels = config.in_channels - (4 if config.get("addition_embed_type") == "image_hint" else 0)
@@ -44,7 +46,8 @@ def unet_inputs(model: ModelMixin) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def conditional_unet_inputs(model: ModelMixin) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """:func:`unet_inputs` with N(0, I) in place of an encoded text (2, 8, D), and of what else the config asks for.
 
-    Pooled texts and images are N(0, I), too; the sizes of Stable Diffusion XL are those of the picture, uncropped (its refiner: and score 6).
+    Pooled texts and images are N(0, I), too; the sizes of Stable Diffusion XL are those of the picture, uncropped
+    (its refiner: and score 6).
     """
     args, kwargs = unet_inputs(model)
     config = model.config
@@ -78,7 +81,9 @@ def class_conditional_transformer_inputs(model: ModelMixin) -> tuple[tuple[Any, 
 
 
 def pixart_inputs(model: ModelMixin) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Two noisy latents (2, C, H, W) at timestep 10 and N(0, I) in place of an encoded text (2, 8, D); the size of the picture where needed."""
+    """Two noisy latents (2, C, H, W) at timestep 10 and N(0, I) in place of an encoded text (2, 8, D); the size of the
+    picture where needed.
+    """
     config = model.config
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(2, config.in_channels, config.sample_size, config.sample_size, generator=generator)
@@ -108,7 +113,9 @@ def _class_labels(model: ModelMixin, generator: torch.Generator) -> dict[str, Te
 
 
 def _text_and_sizes(config: Any, generator: torch.Generator) -> dict[str, Tensor]:
-    """Conditions of Stable Diffusion XL: a pooled text (2, D), and original size, corner and target size (2, 6) in pixels."""
+    """Conditions of Stable Diffusion XL: a pooled text (2, D), and original size, corner and target size (2, 6) in
+    pixels.
+    """
     height, width = (_VAE_FACTOR * side for side in _sides(config.sample_size))
     total, each = config.projection_class_embeddings_input_dim, config.addition_time_embed_dim
     sizes = [height, width, 0, 0, height, width]

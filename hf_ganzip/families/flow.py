@@ -37,7 +37,9 @@ def wan_last_block(model: ModelMixin) -> tuple[str, ...]:
 
 
 def sd3_inputs(model: ModelMixin) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Two noisy latents (2, C, H, W) in the middle of the flow, and N(0, I) in place of texts, encoded (2, 8, D) and pooled (2, P)."""
+    """Two noisy latents (2, C, H, W) in the middle of the flow, and N(0, I) in place of texts, encoded (2, 8, D) and
+    pooled (2, P).
+    """
     config = model.config
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(2, config.in_channels, config.sample_size, config.sample_size, generator=generator)
@@ -50,7 +52,9 @@ def sd3_inputs(model: ModelMixin) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def flux_inputs(model: ModelMixin) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Two noisy images of 16 x 16 tokens (2, 256, C) in the middle of the flow, texts as in :func:`sd3_inputs`; guidance 3.5 where needed."""
+    """Two noisy images of 16 x 16 tokens (2, 256, C) in the middle of the flow, texts as in :func:`sd3_inputs`;
+    guidance 3.5 where needed.
+    """
     config = model.config
     generator = torch.Generator().manual_seed(0)
     positions = torch.zeros(_FLUX_GRID, _FLUX_GRID, 3)
@@ -68,7 +72,9 @@ def flux_inputs(model: ModelMixin) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def wan_inputs(model: ModelMixin) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Two noisy videos (2, C, T, H, W) of 3 x 8 x 8 patches in the middle of the flow, and N(0, I) in place of encoded texts (2, 8, D) and images."""
+    """Two noisy videos (2, C, T, H, W) of 3 x 8 x 8 patches in the middle of the flow, and N(0, I) in place of encoded
+    texts (2, 8, D) and images.
+    """
     config = model.config
     generator = torch.Generator().manual_seed(0)
     sides = (count * size for count, size in zip(_WAN_GRID, config.patch_size))

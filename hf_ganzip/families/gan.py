@@ -76,7 +76,8 @@ def _image_shape(model: ModelMixin, batch_size: int) -> tuple[int, ...]:
     return batch_size, model.config.image_channels, side, side
 
 
-# The calibrations below seed by ``seed * 1_000_003 + number`` and not by seeding.py: published figures depend on their batches.
+# The calibrations below seed by ``seed * 1_000_003 + number`` and not by seeding.py: published figures depend on their
+# batches.
 
 
 def latent_calibration(model: ModelMixin, batch_size: int, seed: int) -> Iterator[Callable[[nn.Module], Tensor]]:

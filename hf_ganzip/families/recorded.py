@@ -14,7 +14,8 @@ from torch import Tensor, nn
 def recorded_inputs(
     model: nn.Module, run: Callable[[], Any]
 ) -> Callable[[nn.Module, int, int], Iterator[Callable[[nn.Module], Tensor]]]:
-    """Inputs for ``gptq``, ``latent_distill`` and :func:`~hf_ganzip.sensitivity`: those of every forward pass of ``model`` within ``run()``.
+    """Inputs for ``gptq``, ``latent_distill`` and :func:`~hf_ganzip.sensitivity`: those of every forward pass of
+    ``model`` within ``run()``.
 
     Args:
         model: Any module, for example the denoiser of a pipeline.

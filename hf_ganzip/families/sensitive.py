@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which modules of a model need more bits than the others: by kind of model, and by names and places for those of no family.
+"""Which modules of a model need more bits than the others: by kind of model, and by names and places for those of no
+family.
 
-Measured, one kind of layer at a time in 4 bits ("codebook", float16 scales per channel), all others in full precision: squared error of the output relative to its square, per KiB
-saved, in units of that of the convolutions, or of the feed-forward layers, in blocks.
+Measured, one kind of layer at a time in 4 bits ("codebook", float16 scales per channel), all others in full precision:
+squared error of the output relative to its square, per KiB saved, in units of that of the convolutions, or of the
+feed-forward layers, in blocks.
 
 - DDPM, bundled (noise over 10-step DDIM trajectories): ``conv_in`` 10,000, ``conv_out`` 950, shortcuts 2.3, ``time_embedding`` 1.8, down- and upsampling 0.1,
   ``time_emb_proj`` 0.1, attention 0.01.
 - A DiT of 2M parameters (so, trained for it on the bundled images): patches 3,400, ``proj_out_2`` 180, ``proj_out_1`` 2.1, attention 0.5, modulation ``norm1.linear`` 0.2, times and classes 0.2.
 - StyleGAN2, bundled: ``torgb`` 370, mapping 23, affine 1.5. BigGAN, bundled: ``output_layer`` 100, conditional norms 5, first linear layer 0.1.
 
-Embeddings of times are among the patterns because their error is the same in every step: final images of DDPM and DiT suffer from it more than from any other kind of layer in blocks.
-Modulation is not: it is no worse than others, and 27, 33 and 31 % of the weights of Flux, Stable Diffusion 3 and DiT-XL.
+Embeddings of times are among the patterns because their error is the same in every step: final images of DDPM and DiT
+suffer from it more than from any other kind of layer in blocks. Modulation is not: it is no worse than others, and 27,
+33 and 31 % of the weights of Flux, Stable Diffusion 3 and DiT-XL.
 """
 
 from __future__ import annotations
@@ -65,7 +68,8 @@ def stylegan3_sensitive(model: ModelMixin) -> tuple[str, ...]:
 
 
 def unet_sensitive(model: ModelMixin) -> tuple[str, ...]:
-    """First and last convolution, the residual blocks of the first and the last level, and what embeds times, classes, texts and images.
+    """First and last convolution, the residual blocks of the first and the last level, and what embeds times, classes,
+    texts and images.
 
     The layers that project the time embedding into other residual blocks are not among them.
     """
@@ -74,7 +78,8 @@ def unet_sensitive(model: ModelMixin) -> tuple[str, ...]:
 
 
 def unet_float_activations(model: ModelMixin) -> tuple[str, ...]:
-    """First and last convolution and what embeds: few operations. Noise predictions of the bundled DDPM at W4A8 have 18 dB if ``conv_in`` rounds its images, and 30 dB if not.
+    """First and last convolution and what embeds: few operations. Noise predictions of the bundled DDPM at W4A8 have
+    18 dB if ``conv_in`` rounds its images, and 30 dB if not.
 
     The first and the last level are not among them: they would gain 2 dB more, and are much of what is computed.
     """
@@ -82,7 +87,9 @@ def unet_float_activations(model: ModelMixin) -> tuple[str, ...]:
 
 
 def sensitive_by_name(model: nn.Module) -> tuple[str, ...]:
-    """Names of the first and the last module with a weight of two or more dimensions, and of those that are called like embeddings and outer projections."""
+    """Names of the first and the last module with a weight of two or more dimensions, and of those that are called
+    like embeddings and outer projections.
+    """
     names = [name for name, module in model.named_modules() if _has_matrix(module)]
     ends = {names[0], names[-1]} if names else set()
     return tuple(name for name in names if name in ends or _is_known(name))
@@ -101,5 +108,7 @@ def _has_matrix(module: nn.Module) -> bool:
 
 
 def stylegan2_float_activations(model: ModelMixin) -> tuple[str, ...]:
-    """The last convolution: of the 14.6 % that rounding all inputs of the bundled generator adds to its Frechet distance, it causes 13.3."""
+    """The last convolution: of the 14.6 % that rounding all inputs of the bundled generator adds to its Frechet
+    distance, it causes 13.3.
+    """
     return (f"synthesis.b{model.config.resolution}.conv1",)

@@ -36,12 +36,14 @@ _Step = Callable[[int, Tensor, Tensor], Tensor]  # (number, prediction, state) -
 def noise_trajectories(
     model: ModelMixin, batch_size: int, seed: int, *, mixed: bool = False
 ) -> Iterator[Callable[[nn.Module], Tensor]]:
-    """Predictions (B, ...) on the states of the model's own 20-step DDIM trajectories, each batch at one timestep or, ``mixed``, each sample at its own.
+    """Predictions (B, ...) on the states of the model's own 20-step DDIM trajectories, each batch at one timestep or,
+    ``mixed``, each sample at its own.
 
-    The trajectories start from N(0, I), with random classes, or N(0, I) in place of encoded texts, and are run by ``model`` as it
-    is now, once for every 20 batches. Trajectory i depends on (seed, i). The model is taken to predict the noise, on diffusers'
-    default schedule of 1,000 linear steps. Of predictions with more channels than the state (learned variances) the first
-    are the noise; channels that are not predicted (masks, depths, low resolutions) stay as they were drawn.
+    The trajectories start from N(0, I), with random classes, or N(0, I) in place of encoded texts, and are run by
+    ``model`` as it is now, once for every 20 batches. Trajectory i depends on (seed, i). The model is taken to predict
+    the noise, on diffusers' default schedule of 1,000 linear steps. Of predictions with more channels than the state
+    (learned variances) the first are the noise; channels that are not predicted (masks, depths, low resolutions) stay
+    as they were drawn.
     """
     from diffusers import DDIMScheduler
 
@@ -57,9 +59,11 @@ def noise_trajectories(
 def flow_trajectories(
     model: ModelMixin, batch_size: int, seed: int, *, time_scale: float = 1000.0, mixed: bool = False
 ) -> Iterator[Callable[[nn.Module], Tensor]]:
-    """Velocities (B, ...) on the states of the model's own flow from N(0, I) to images, in 20 Euler steps; else :func:`noise_trajectories`.
+    """Velocities (B, ...) on the states of the model's own flow from N(0, I) to images, in 20 Euler steps; else
+    :func:`noise_trajectories`.
 
-    Sigmas fall from 1 with shift 3; the model is given sigma times ``time_scale`` as its timestep and predicts noise minus image.
+    Sigmas fall from 1 with shift 3; the model is given sigma times ``time_scale`` as its timestep and predicts noise
+    minus image.
     """
     even = torch.linspace(1, 0, _STEPS + 1)
     sigmas = _SHIFT * even / (1 + (_SHIFT - 1) * even)

@@ -35,18 +35,17 @@ def read_images(
     Args:
         source: One of
             a folder with ``{train,t10k}-images-idx3-ubyte[.gz]`` files;
-            a folder of PNG, JPEG, WebP, BMP or TIFF files at any depth, in the order of their sorted paths, below ``split`` if it has such
-            a folder; names that start with a dot are left out;
-            the folder right above each file is its class, unless all lie in ``source`` or ``split`` itself;
-            a parquet file with encoded images (a file is one split);
-            a `datasets` id.
+            a folder of PNG, JPEG, WebP, BMP or TIFF files at any depth, in the order of their sorted paths, below
+            ``split`` if it has such a folder; names that start with a dot are left out; the folder right above each
+            file is its class, unless all lie in ``source`` or ``split`` itself; a parquet file with encoded images (a
+            file is one split); a `datasets` id.
         split: "train" or "test".
         image_column: Column of the images (parquet, `datasets`); None: "image", or else the only one that holds images.
         label_column: Column of the class ids (parquet, `datasets`).
 
     Returns:
-        Images, each uint8 (H, W, C) with C = 1 or 3, turned upright by their EXIF orientation, and class ids (N,) int64, or None
-        where there are none.
+        Images, each uint8 (H, W, C) with C = 1 or 3, turned upright by their EXIF orientation, and class ids (N,)
+        int64, or None where there are none.
 
     Raises:
         FileNotFoundError: ``source`` is no file or folder and cannot be a `datasets` id.
@@ -83,8 +82,8 @@ def resize_image(image: np.ndarray, resolution: int) -> np.ndarray:
 
 
 def square_image(image: np.ndarray, resolution: int) -> np.ndarray:
-    """Image uint8 (H, W, C) of any size to (resolution, resolution, C): the largest square in the centre, resized up or down by Pillow's
-    bicubic filter, which antialiases.
+    """Image uint8 (H, W, C) of any size to (resolution, resolution, C): the largest square in the centre, resized up
+    or down by Pillow's bicubic filter, which antialiases.
     """
     squeezed = image[..., 0] if image.shape[2] == 1 else image
     fitted = ImageOps.fit(Image.fromarray(squeezed), (resolution, resolution), Image.Resampling.BICUBIC)
@@ -157,8 +156,8 @@ def is_grey(image: Image.Image) -> bool:
 
 
 def photograph_to_array(image: Image.Image, where: str) -> np.ndarray:
-    """Pillow image to uint8 (H, W, C), C = 1 or 3, as the tools for FID read it: transparency is dropped, CMYK becomes RGB; of 16 bits the
-    upper 8 stay, as Pillow reads 16-bit colour.
+    """Pillow image to uint8 (H, W, C), C = 1 or 3, as the tools for FID read it: transparency is dropped, CMYK becomes
+    RGB; of 16 bits the upper 8 stay, as Pillow reads 16-bit colour.
 
     Raises:
         ValueError: Pixels are floating point numbers or integers of more than 16 bits; ``where`` names the image.

@@ -48,8 +48,8 @@ class Accumulator:
     """Base of the streaming metrics: give batches to `update`, then ask `compute`.
 
     A subclass names its ``sides`` and the ``summary`` that it keeps of each: a class made from the tensors named in its
-    ``fields``, with ``of(rows)``, ``merged(other)``, ``tensors()``, ``count`` and ``dim``, never changed in place. A side stays
-    on the device of its first batch.
+    ``fields``, with ``of(rows)``, ``merged(other)``, ``tensors()``, ``count`` and ``dim``, never changed in place. A
+    side stays on the device of its first batch.
     """
 
     sides: ClassVar[tuple[str, ...]] = ("real", "generated")
@@ -66,14 +66,16 @@ class Accumulator:
         """Take in one batch of any of the sides, by keyword.
 
         Args:
-            **batches: Side -> array or tensor (n, d) of numbers, n >= 0. Sides need not come together nor in equal numbers.
+            **batches: Side -> array or tensor (n, d) of numbers, n >= 0. Sides need not come together nor in equal
+                numbers.
 
         Returns:
             The accumulator itself.
 
         Raises:
             TypeError: Unknown side, or a batch is no array.
-            ValueError: A batch is not (n, d), has NaN or infinity, or another dimension than those before. Nothing was taken in.
+            ValueError: A batch is not (n, d), has NaN or infinity, or another dimension than those before. Nothing was
+                taken in.
         """
         unknown = sorted(set(batches) - set(self.sides))
         if unknown or not batches:
@@ -91,7 +93,8 @@ class Accumulator:
         return self
 
     def merge(self, other: Accumulator) -> Any:
-        """Take in all that ``other`` has seen, as if its batches came after ours; ``other`` is unchanged, our options hold.
+        """Take in all that ``other`` has seen, as if its batches came after ours; ``other`` is unchanged, our options
+        hold.
 
         Raises:
             TypeError: ``other`` is another metric.
@@ -119,7 +122,8 @@ class Accumulator:
         """Replace what was seen by ``state``; the options stay.
 
         Raises:
-            ValueError: The names or shapes are not those of `state_dict`, or the dimensions differ. Nothing was replaced.
+            ValueError: The names or shapes are not those of `state_dict`, or the dimensions differ. Nothing was
+                replaced.
         """
         sides = [side for side in self.sides if any(name.startswith(f"{side}.") for name in state)]
         fields = self.summary.fields
@@ -137,8 +141,8 @@ class Accumulator:
     def reduce(self) -> Any:
         """A new accumulator of what all processes have seen, the same on every one, merged in the order of their ranks.
 
-        Every process of the default ``torch.distributed`` group must call it, also those without a batch. Without an initialised
-        group it is a copy. This accumulator stays as it is, so that reducing twice counts nothing twice.
+        Every process of the default ``torch.distributed`` group must call it, also those without a batch. Without an
+        initialised group it is a copy. This accumulator stays as it is, so that reducing twice counts nothing twice.
         """
         total = copy.copy(self)
         total._held = {}
@@ -171,7 +175,9 @@ class Accumulator:
 
 
 def gather_states(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    """The states of all processes in rank order, exactly, whatever their shapes and dtypes; every process gets all of them."""
+    """The states of all processes in rank order, exactly, whatever their shapes and dtypes; every process gets all of
+    them.
+    """
     if not (dist.is_available() and dist.is_initialized()):
         return [state]
     device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")

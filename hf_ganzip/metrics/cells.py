@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Nearest neighbours within hash cells, for both sets at once.
 
-Only cells that hold points of both sets matter. Cells of similar size are padded and go through batched matrix products,
-whatever their number; large cells go through the tiles of :mod:`.knn`. As there, every decision within rounding is made
-again in float64. The cost is the sum over cells of the squared number of points, at worst (all points in one cell) that
-of exact nearest neighbours.
+Only cells that hold points of both sets matter. Cells of similar size are padded and go through batched matrix
+products, whatever their number; large cells go through the tiles of :mod:`.knn`. As there, every decision within
+rounding is made again in float64. The cost is the sum over cells of the squared number of points, at worst (all points
+in one cell) that of exact nearest neighbours.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _WORKSPACE = 2**22  # elements of the gathered features of a batch of cells
 
 @dataclass(frozen=True)
 class Cells:
-    """Cells that both sets occupy: cell c holds the points ``real[real_starts[c] :][: real_counts[c]]``, and generated alike.
+    """Cells that both sets occupy: cell c holds the points ``real[real_starts[c] :][: real_counts[c]]``, and generated
+    alike.
 
     ``real`` (N,) and ``generated`` (M,) are indices of points, sorted by key.
     """
@@ -101,10 +102,11 @@ def _table(order: Tensor, starts: Tensor, counts: Tensor, width: int) -> Tensor:
 def covered_in_cells(
     real: Tensor, generated: Tensor, real_keys: Tensor, generated_keys: Tensor, k: int
 ) -> tuple[Tensor, Tensor]:
-    """Booleans (M,) and (N,): generated point within the ball of a real point of its own cell, and the reverse (equations 8-10).
+    """Booleans (M,) and (N,): generated point within the ball of a real point of its own cell, and the reverse
+    (equations 8-10).
 
-    The radius of a point is the distance to its k-th nearest other point of its set in the cell, the farthest if there are
-    fewer, 0 if it is alone.
+    The radius of a point is the distance to its k-th nearest other point of its set in the cell, the farthest if there
+    are fewer, 0 if it is alone.
     """
     real_covered = torch.zeros(len(real), dtype=torch.bool, device=real.device)
     generated_covered = torch.zeros(len(generated), dtype=torch.bool, device=real.device)
@@ -148,7 +150,9 @@ class PaddedSet:
         return product.mul_(-2).add_(self.norms[:, :, None]).add_(other.norms[:, None])
 
     def _kth_smallest(self, distances: Tensor) -> Tensor:
-        """Squared radii (..., p) from the distances (..., p, p) of every point to all points of its cell; 0 where it is alone."""
+        """Squared radii (..., p) from the distances (..., p, p) of every point to all points of its cell; 0 where it
+        is alone.
+        """
         width = distances.shape[-1]
         if width == 1:
             return torch.zeros_like(distances[..., 0])

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clipped Density and Clipped Coverage: k nearest neighbours, of which no sample and no ball can count for more than one."""
+"""Clipped Density and Clipped Coverage: k nearest neighbours, of which no sample and no ball can count for more than
+one.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +37,13 @@ def _median_of_squares(squares: Tensor) -> float:
 def clipped_density_coverage(*, real: Any, generated: Any, k: int = 5) -> dict[str, float]:
     r"""Clipped Density (fidelity) and Clipped Coverage: the share of good samples that would give what was counted.
 
-    Density counts in how many balls of real samples a generated one lies, over k, and no more than 1; a ball reaches to the k-th
-    nearest other real sample, and no farther than the median of those distances. The mean over the generated samples is divided by
-    that of the real samples themselves. Coverage counts for every real sample the generated ones in its (unclipped) ball, over k,
-    and no more than 1; the mean is turned into a share by the count that is expected of m good samples,
-    :math:`f(m) = \mathbb{E}[\min(X, k)] / k` with :math:`X` beta-binomial of m trials and parameters k and N - k: ``clipped_coverage`` is
-    :math:`f^{-1}(\mathrm{mean}) / M`, interpolated linearly between the values of f.
+    Density counts in how many balls of real samples a generated one lies, over k, and no more than 1; a ball reaches
+    to the k-th nearest other real sample, and no farther than the median of those distances. The mean over the
+    generated samples is divided by that of the real samples themselves. Coverage counts for every real sample the
+    generated ones in its (unclipped) ball, over k, and no more than 1; the mean is turned into a share by the count
+    that is expected of m good samples, :math:`f(m) = \mathbb{E}[\min(X, k)] / k` with :math:`X` beta-binomial of m
+    trials and parameters k and N - k: ``clipped_coverage`` is :math:`f^{-1}(\mathrm{mean}) / M`, interpolated linearly
+    between the values of f.
 
     Args:
         real: Features (N, d), arrays or tensors, any float dtype, N > k.
@@ -96,7 +99,8 @@ def _counts(queries: Points, balls: Balls) -> tuple[Tensor, Tensor]:
 
 
 def expected_coverage(k: int, n: int, m: int) -> np.ndarray:
-    r""":math:`f(0), \dots, f(m)` of :func:`clipped_density_coverage`, float64, ascending: the mean coverage of i good samples.
+    r""":math:`f(0), \dots, f(m)` of :func:`clipped_density_coverage`, float64, ascending: the mean coverage of i good
+    samples.
 
     Example:
         >>> expected_coverage(1, 3, 2).round(4).tolist()  # one ball of mass Beta(1, 2): 1/3, then 1 - E[(1 - p)^2]

@@ -19,20 +19,22 @@ _BLOCK = 8192  # rows widened to float64 at a time
 def frechet_distance(*, real: Any, generated: Any, allow_singular: bool = False) -> dict[str, float]:
     r"""Frechet distance between Gaussians fitted to two feature sets; FID when the features are Inception's.
 
-    :math:`\lVert \mu_r - \mu_g \rVert^2 + \mathrm{tr}(\Sigma_r + \Sigma_g - 2 (\Sigma_r^{1/2} \Sigma_g \Sigma_r^{1/2})^{1/2})`, in
-    float64, by symmetric eigenvalues. `FrechetDistance` computes the same from batches.
+    :math:`\lVert \mu_r - \mu_g \rVert^2 + \mathrm{tr}(\Sigma_r + \Sigma_g - 2 (\Sigma_r^{1/2} \Sigma_g \Sigma_r^{1/2})^{1/2})`,
+    in float64, by symmetric eigenvalues. `FrechetDistance` computes the same from batches.
 
     Args:
         real: Features (N, d), arrays or tensors, any float dtype.
         generated: Features (M, d).
-        allow_singular: Accept fewer than d + 1 samples, where the covariance is singular and the value is biased upwards.
+        allow_singular: Accept fewer than d + 1 samples, where the covariance is singular and the value is biased
+            upwards.
 
     Returns:
         ``frechet_distance`` >= 0.
 
     Raises:
         TypeError: A set is no array.
-        ValueError: A set is not (N, d), has fewer than 2 rows, NaN or infinity, the dimensions differ, or there are too few samples.
+        ValueError: A set is not (N, d), has fewer than 2 rows, NaN or infinity, the dimensions differ, or there are
+            too few samples.
 
     Example:
         >>> x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -47,7 +49,8 @@ def frechet_distance(*, real: Any, generated: Any, allow_singular: bool = False)
 
 
 def frechet_to(real: Any) -> Callable[[Any], float]:
-    """:func:`frechet_distance` to one set, as a function of the other, which may be singular: for many sets against one.
+    """:func:`frechet_distance` to one set, as a function of the other, which may be singular: for many sets against
+    one.
 
     Of fewer samples than dimensions it takes the eigenvalues of their Gram matrix, which are the same and fewer.
     """
@@ -118,9 +121,9 @@ class Moments:
 class FrechetDistance(Accumulator):
     """`frechet_distance` of features that arrive in batches, on one or several processes.
 
-    Keeps count, mean and centred scatter of each side in float64: memory O(d^2), whatever the number of samples. Batches are
-    widened in blocks. How the samples are split into batches and processes, and in which order they come, moves the value only
-    by float64 rounding. ``allow_singular`` is that of `frechet_distance`.
+    Keeps count, mean and centred scatter of each side in float64: memory O(d^2), whatever the number of samples.
+    Batches are widened in blocks. How the samples are split into batches and processes, and in which order they come,
+    moves the value only by float64 rounding. ``allow_singular`` is that of `frechet_distance`.
 
     Example:
         >>> x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

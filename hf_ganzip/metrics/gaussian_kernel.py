@@ -21,26 +21,27 @@ def gaussian_kernel_distance(
 ) -> dict[str, Any]:
     r"""Squared maximum mean discrepancy with a Gaussian kernel; CMMD when the features are CLIP's.
 
-    :math:`s \left(\overline{k(r, r')} + \overline{k(g, g')} - 2 \overline{k(r, g)}\right)`, means over all pairs, equal ones included (the
-    estimator of least variance, biased upwards by less than 2 s / n), with
-    :math:`k(x, y) = \exp(-\lVert x - y \rVert^2 / 2 \sigma^2)`, in float64. No normality is assumed, and the
-    value hardly depends on the number of samples. `GaussianKernelDistance` computes the same from batches.
+    :math:`s \left(\overline{k(r, r')} + \overline{k(g, g')} - 2 \overline{k(r, g)}\right)`, means over all pairs,
+    equal ones included (the estimator of least variance, biased upwards by less than 2 s / n), with
+    :math:`k(x, y) = \exp(-\lVert x - y \rVert^2 / 2 \sigma^2)`, in float64. No normality is assumed, and the value
+    hardly depends on the number of samples. `GaussianKernelDistance` computes the same from batches.
 
     Args:
         real: Features (N, d), arrays or tensors, any float dtype.
         generated: Features (M, d).
         sigma: Width of the kernel, > 0.
         scale: Factor s of the result, > 0.
-        normalize: Give every feature vector length 1 first, as CLIP's embeddings have it in CMMD; no row may be zero then.
+        normalize: Give every feature vector length 1 first, as CLIP's embeddings have it in CMMD; no row may be zero
+            then.
 
     Returns:
-        ``gaussian_kernel_distance`` >= 0 up to rounding, and the conditions ``sigma``, ``scale``, ``normalize``, ``n_real``,
-        ``n_generated``, ``dim``.
+        ``gaussian_kernel_distance`` >= 0 up to rounding, and the conditions ``sigma``, ``scale``, ``normalize``,
+        ``n_real``, ``n_generated``, ``dim``.
 
     Raises:
         TypeError: A set is no array.
-        ValueError: A set is not (N, d), has fewer than 2 rows, a row of zeros (with ``normalize``), NaN or infinity, or the
-            dimensions differ; an option is out of range.
+        ValueError: A set is not (N, d), has fewer than 2 rows, a row of zeros (with ``normalize``), NaN or infinity,
+            or the dimensions differ; an option is out of range.
 
     Example:
         >>> x = torch.eye(3)
@@ -49,8 +50,8 @@ def gaussian_kernel_distance(
         0.31606
 
     Source:
-        Jayasumana et al., "Rethinking FID: Towards a Better Evaluation Metric for Image Generation" (CVPR 2024), section 5; the
-        estimator: Gretton et al., "A Kernel Two-Sample Test" (JMLR 2012), equation 5.
+        Jayasumana et al., "Rethinking FID: Towards a Better Evaluation Metric for Image Generation" (CVPR 2024),
+        section 5; the estimator: Gretton et al., "A Kernel Two-Sample Test" (JMLR 2012), equation 5.
     """
     metric = GaussianKernelDistance(sigma=sigma, scale=scale, normalize=normalize)
     real, generated = as_features(real=real, generated=generated)

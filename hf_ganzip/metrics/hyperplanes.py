@@ -70,8 +70,8 @@ def digest_of(normals: Tensor, offsets: Tensor) -> int:
 def hash_keys(features: Tensor, normals: Any, offsets: Any, name: str = "features") -> Tensor:
     """Keys (N, ...) int64 of features (N, d) for planes (..., H, d) and (..., H), one key for each leading index.
 
-    Bit j is 1 where ``normals[j] . x + offsets[j] >= 0``. Projections in float32 are faster; those within their rounding of
-    zero are made again in float64, so that no batch split or number of threads moves a bit.
+    Bit j is 1 where ``normals[j] . x + offsets[j] >= 0``. Projections in float32 are faster; those within their
+    rounding of zero are made again in float64, so that no batch split or number of threads moves a bit.
 
     Raises:
         ValueError: NaN or infinity, reported under ``name``.

@@ -17,24 +17,27 @@ from .inputs import MAX_SEED, check_integer
 def inception_score(logits: Any, *, splits: int = 10, shuffle: bool = True, seed: int = 2020) -> dict[str, Any]:
     r"""Inception score: how sure a classifier is of each image, and how much the images differ in class.
 
-    :math:`\exp\left(\frac{1}{n} \sum_i \mathrm{KL}(p(y | x_i) \,\|\, p(y))\right)`, :math:`p(y) = \frac{1}{n} \sum_i p(y | x_i)`, in float64
-    from logarithms, as mean over splits of the samples. `InceptionScore` computes the same from batches. It looks at generated
-    images only: a generator that repeats one image per class scores best.
+    :math:`\exp\left(\frac{1}{n} \sum_i \mathrm{KL}(p(y | x_i) \,\|\, p(y))\right)`,
+    :math:`p(y) = \frac{1}{n} \sum_i p(y | x_i)`, in float64 from logarithms, as mean over splits of the samples.
+    `InceptionScore` computes the same from batches. It looks at generated images only: a generator that repeats one
+    image per class scores best.
 
     Args:
         logits: Unnormalized log-probabilities (N, classes) of the generated images, array or tensor, any float dtype.
         splits: Number of consecutive parts, 1 to N, that are scored on their own; part i holds the samples from
             ``i * N // splits`` to before ``(i + 1) * N // splits``.
-        shuffle: Permute the samples first, by NumPy's ``RandomState(seed)``. Without, samples ordered by class score too low.
+        shuffle: Permute the samples first, by NumPy's ``RandomState(seed)``. Without, samples ordered by class score
+            too low.
         seed: Of the permutation, 0 to 2**32 - 1; the default options are torch-fidelity's.
 
     Returns:
-        ``inception_score`` in [1, classes], ``inception_score_std`` (population standard deviation over the splits), and the
-        conditions ``splits``, ``shuffle`` (1 or 0), ``seed`` and ``n_generated``.
+        ``inception_score`` in [1, classes], ``inception_score_std`` (population standard deviation over the splits),
+        and the conditions ``splits``, ``shuffle`` (1 or 0), ``seed`` and ``n_generated``.
 
     Raises:
         TypeError: ``logits`` is no array, or an option is no integer.
-        ValueError: ``logits`` is not (N, classes), has NaN or infinity, or fewer rows than ``splits``; an option is out of range.
+        ValueError: ``logits`` is not (N, classes), has NaN or infinity, or fewer rows than ``splits``; an option is
+            out of range.
 
     Example:
         >>> sure_and_diverse = 100 * torch.eye(4).repeat(5, 1)
@@ -50,8 +53,8 @@ def inception_score(logits: Any, *, splits: int = 10, shuffle: bool = True, seed
 class InceptionScore(Accumulator):
     """`inception_score` of logits that arrive in batches, on one or several processes: ``update(logits=batch)``.
 
-    Keeps all logits in the dtype they came in, because the permutation needs their number. The value depends on their order and
-    on nothing else; merging and reducing append as those of `KernelDistance` do.
+    Keeps all logits in the dtype they came in, because the permutation needs their number. The value depends on their
+    order and on nothing else; merging and reducing append as those of `KernelDistance` do.
 
     ``splits``, ``shuffle`` and ``seed`` are those of `inception_score`.
 

@@ -33,33 +33,33 @@ def kernel_distance(
 ) -> dict[str, Any]:
     r"""Unbiased squared maximum mean discrepancy with a polynomial kernel; KID when the features are Inception's.
 
-    :math:`\frac{\sum_{i \ne j} k(r_i, r_j)}{n (n-1)} + \frac{\sum_{i \ne j} k(g_i, g_j)}{m (m-1)} - \frac{2 \sum_{i, j} k(r_i, g_j)}
-    {n m}` with :math:`k(x, y) = (\gamma x^\top y + c_0)^{degree}`, in float64, as mean over random subsets. `KernelDistance`
+    :math:`\frac{\sum_{i \ne j} k(r_i, r_j)}{n (n-1)} + \frac{\sum_{i \ne j} k(g_i, g_j)}{m (m-1)} - \frac{2 \sum_{i, j} k(r_i, g_j)} {n m}`
+    with :math:`k(x, y) = (\gamma x^\top y + c_0)^{degree}`, in float64, as mean over random subsets. `KernelDistance`
     computes the same from batches.
 
-    The subsets are drawn without replacement by NumPy's ``RandomState(seed)``, in turn of ``generated`` and of ``real``: as
-    torch-fidelity draws them from its first and second input. The default options are torch-fidelity's.
+    The subsets are drawn without replacement by NumPy's ``RandomState(seed)``, in turn of ``generated`` and of
+    ``real``: as torch-fidelity draws them from its first and second input. The default options are torch-fidelity's.
 
     Args:
         real: Features (N, d), arrays or tensors, any float dtype.
         generated: Features (M, d).
         subsets: Number of subsets of each set, >= 1.
-        subset_size: Samples in a subset, 2 to min(N, M). None: one estimate from the whole sets, which draws nothing; it
-            takes O((N + M)^2 d) time, and neither ``subsets`` nor the order of the samples matters.
+        subset_size: Samples in a subset, 2 to min(N, M). None: one estimate from the whole sets, which draws nothing;
+            it takes O((N + M)^2 d) time, and neither ``subsets`` nor the order of the samples matters.
         degree: Of the polynomial, >= 1.
         gamma: Factor of the inner product, > 0; None: 1 / d.
         coef0: Constant of the polynomial, >= 0.
         seed: 0 to 2**32 - 1. Compare models with the same seed, so that they meet the same real subsets.
 
     Returns:
-        ``kernel_distance``, slightly below 0 possible because it is unbiased, ``kernel_distance_std`` (population standard
-        deviation over the subsets, 0.0 for one), and the conditions ``subsets``, ``subset_size``, ``degree``, ``gamma``,
-        ``coef0``, ``seed``, ``n_real``, ``n_generated``, ``dim``.
+        ``kernel_distance``, slightly below 0 possible because it is unbiased, ``kernel_distance_std`` (population
+        standard deviation over the subsets, 0.0 for one), and the conditions ``subsets``, ``subset_size``, ``degree``,
+        ``gamma``, ``coef0``, ``seed``, ``n_real``, ``n_generated``, ``dim``.
 
     Raises:
         TypeError: A set is no array, or a count is no integer.
-        ValueError: A set is not (N, d), has fewer than 2 rows, NaN or infinity, or the dimensions differ; an option is out of
-            range, ``subset_size`` exceeds a set.
+        ValueError: A set is not (N, d), has fewer than 2 rows, NaN or infinity, or the dimensions differ; an option is
+            out of range, ``subset_size`` exceeds a set.
 
     Example:
         >>> x = torch.tensor([[0.0, 0], [1, 0], [0, 1]])
@@ -80,10 +80,10 @@ def kernel_distance(
 class KernelDistance(Accumulator):
     """`kernel_distance` of features that arrive in batches, on one or several processes.
 
-    Keeps all features, in the dtype they came in (half precision stays half), because the subsets are drawn at the end. The
-    value depends on the order of the samples of each side and on nothing else: not on how they are split into batches. Merging
-    appends the other's samples to ours, reducing appends in the order of the ranks; processes that hold consecutive shares of
-    the samples therefore give, bit for bit, the value of one process.
+    Keeps all features, in the dtype they came in (half precision stays half), because the subsets are drawn at the
+    end. The value depends on the order of the samples of each side and on nothing else: not on how they are split into
+    batches. Merging appends the other's samples to ours, reducing appends in the order of the ranks; processes that
+    hold consecutive shares of the samples therefore give, bit for bit, the value of one process.
 
     ``subsets``, ``subset_size``, ``degree``, ``gamma``, ``coef0`` and ``seed`` are those of `kernel_distance`.
 

@@ -2,8 +2,8 @@
 """Exact precision and recall, density and coverage by k nearest neighbours.
 
 Distances come tile by tile from matrix products on centred features; a set with itself takes half of the tiles, and one
-tile of both sets serves precision and recall. Every decision that a product cannot settle (a distance within rounding of
-a radius) is made again from differences in float64. Ties count as inside. Memory: a few tiles besides the features.
+tile of both sets serves precision and recall. Every decision that a product cannot settle (a distance within rounding
+of a radius) is made again from differences in float64. Ties count as inside. Memory: a few tiles besides the features.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class Points:
 
 
 def pair_distances(a: Points, b: Points, rows: Tensor, columns: Tensor) -> Tensor:
-    """Squared distances (P,) float64 of the pairs (point ``rows[p]`` of a, point ``columns[p]`` of b), from differences."""
+    """Squared distances (P,) float64 of the pairs (point ``rows[p]`` of a, point ``columns[p]`` of b), from
+    differences.
+    """
     step = max(1, _PAIR_BUDGET // a.features.shape[1])
     pieces = [
         (a.rows(i).double() - b.rows(j).double()).square_().sum(dim=1)
@@ -215,8 +217,8 @@ def mutual_coverage(real: Balls, generated: Balls) -> tuple[Tensor, Tensor]:
 def knn_precision_recall(*, real: Any, generated: Any, k: int = 3) -> dict[str, float]:
     """Improved precision and recall.
 
-    Precision is the share of generated samples within the ball of at least one real sample, whose radius is the distance to
-    its k-th nearest other real sample; recall exchanges the roles.
+    Precision is the share of generated samples within the ball of at least one real sample, whose radius is the
+    distance to its k-th nearest other real sample; recall exchanges the roles.
 
     Args:
         real: Features (N, d), arrays or tensors, any float dtype, N >= 2.
@@ -236,13 +238,16 @@ def knn_precision_recall(*, real: Any, generated: Any, k: int = 3) -> dict[str, 
         {'precision': 1.0, 'recall': 0.25}
 
     Source:
-        Kynkaanniemi et al., "Improved Precision and Recall Metric for Assessing Generative Models" (NeurIPS 2019), equation 1.
+        Kynkaanniemi et al., "Improved Precision and Recall Metric for Assessing Generative Models" (NeurIPS 2019),
+        equation 1.
     """
     return knn_to(real, k)(generated)
 
 
 def knn_to(real: Any, k: int = 3) -> Callable[[Any], dict[str, float]]:
-    """:func:`knn_precision_recall` with one real set, whose balls are measured once, as a function of the generated one."""
+    """:func:`knn_precision_recall` with one real set, whose balls are measured once, as a function of the generated
+    one.
+    """
     check_integer("k", k, 1)
     balls: dict[torch.dtype, Balls] = {}
 
@@ -259,8 +264,8 @@ def knn_to(real: Any, k: int = 3) -> Callable[[Any], dict[str, float]]:
 def density_coverage(*, real: Any, generated: Any, k: int = 5) -> dict[str, float]:
     """Density and coverage.
 
-    Density counts in how many real balls a generated sample lies, over k; coverage is the share of real balls that hold a
-    generated sample. A sample on the boundary counts as inside (prdc, which excludes it, differs on ties).
+    Density counts in how many real balls a generated sample lies, over k; coverage is the share of real balls that
+    hold a generated sample. A sample on the boundary counts as inside (prdc, which excludes it, differs on ties).
 
     Args:
         real: Features (N, d), arrays or tensors, any float dtype, N >= 2.

@@ -27,8 +27,9 @@ _CONDITIONS = ("num_hyperplanes", "draws", "k", "seed", "centered", "n_real", "n
 class LSHPrecisionRecall(Accumulator):
     """`lsh_precision_recall` of features that arrive in batches, on one or several processes.
 
-    Plain LSH (``k=None``) remembers the distinct keys and their counts, never the features: at most 2^H keys a draw. With ``k``
-    the features are kept. Any split into batches, objects and processes, in any order, gives the same values.
+    Plain LSH (``k=None``) remembers the distinct keys and their counts, never the features: at most 2^H keys a draw.
+    With ``k`` the features are kept. Any split into batches, objects and processes, in any order, gives the same
+    values.
 
     Args:
         k: Neighbour that sets the radius, >= 1; None computes plain LSH only.
@@ -185,9 +186,10 @@ def lsh_precision_recall(
 ) -> dict[str, Any]:
     """Precision and recall by hashing features with random hyperplanes.
 
-    Plain LSH precision is the share of generated samples whose cell holds a real sample. With nearest neighbours (LSH+KNN) a
-    generated sample must also lie within the ball of a real sample of its cell, whose radius is the distance to its k-th nearest
-    other real sample there. Recall exchanges the roles. All values are means over independent draws of the hyperplanes.
+    Plain LSH precision is the share of generated samples whose cell holds a real sample. With nearest neighbours
+    (LSH+KNN) a generated sample must also lie within the ball of a real sample of its cell, whose radius is the
+    distance to its k-th nearest other real sample there. Recall exchanges the roles. All values are means over
+    independent draws of the hyperplanes.
 
     Args:
         real: Features (N, d), arrays or tensors, any float dtype, N >= 2.
@@ -195,19 +197,22 @@ def lsh_precision_recall(
         k: Neighbour that sets the radius, >= 1; None computes plain LSH only.
         num_hyperplanes: Bits of a key, 1 to 62; None: floor(log(N + M)).
         draws: Number of draws, >= 1.
-        seed: 0 to 2**32 - 1; draw i uses seed + i. Compare models with the same seed, so that they see the same hyperplanes.
+        seed: 0 to 2**32 - 1; draw i uses seed + i. Compare models with the same seed, so that they see the same
+            hyperplanes.
         log_base: Base of that logarithm, > 1.
-        center: "reference" subtracts the mean of ``real`` from both sets, a vector (d,) that vector; None, as in the paper, nothing.
-            Centred cells are balanced: a different metric with lower values, for which fewer hyperplanes suit.
+        center: "reference" subtracts the mean of ``real`` from both sets, a vector (d,) that vector; None, as in the
+            paper, nothing. Centred cells are balanced: a different metric with lower values, for which fewer
+            hyperplanes suit.
 
     Returns:
-        ``lsh_precision``, ``lsh_recall``, ``lsh_knn_precision``, ``lsh_knn_recall`` in [0, 1], each also as ``NAME_std`` (sample
-        standard deviation over the draws, 0.0 for one), and the conditions ``num_hyperplanes``, ``draws``, ``k``, ``seed``,
-        ``centered``, ``n_real``, ``n_generated``, ``dim``.
+        ``lsh_precision``, ``lsh_recall``, ``lsh_knn_precision``, ``lsh_knn_recall`` in [0, 1], each also as
+        ``NAME_std`` (sample standard deviation over the draws, 0.0 for one), and the conditions ``num_hyperplanes``,
+        ``draws``, ``k``, ``seed``, ``centered``, ``n_real``, ``n_generated``, ``dim``.
 
     Raises:
         TypeError: An option is no integer or a set is no array.
-        ValueError: A set is not (N, d), has fewer than 2 rows, NaN or infinity, or the dimensions differ; an option is out of range.
+        ValueError: A set is not (N, d), has fewer than 2 rows, NaN or infinity, or the dimensions differ; an option is
+            out of range.
 
     Example:
         >>> x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
@@ -216,7 +221,8 @@ def lsh_precision_recall(
         (1.0, 7)
 
     Source:
-        Mordido et al., equations 5-10; Algorithm 1 exchanges precision and recall for plain LSH, the equations are followed here.
+        Mordido et al., equations 5-10; Algorithm 1 exchanges precision and recall for plain LSH, the equations are
+        followed here.
     """
     real, generated = as_matrix("real", real), as_matrix("generated", generated)
     if num_hyperplanes is None:
@@ -237,7 +243,8 @@ def lsh_precision_recall(
 
 
 def warn_if_unpaired(results: Iterable[Mapping[str, Any]]) -> None:
-    """Warn where results of :func:`lsh_precision_recall` for several models were not computed under one set of conditions.
+    """Warn where results of :func:`lsh_precision_recall` for several models were not computed under one set of
+    conditions.
 
     Two models are comparable if they saw the same hyperplanes and the same numbers of samples.
     """

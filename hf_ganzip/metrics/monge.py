@@ -16,13 +16,16 @@ _BLOCK = 2**22  # projected values held at a time
 
 
 def monge_distance(*, real: Any, generated: Any, num_projections: int = 1000, seed: int = 2020) -> dict[str, Any]:
-    r"""Squared Wasserstein distance of projections onto random directions, times 3 d; MIND when the features are Inception's.
+    r"""Squared Wasserstein distance of projections onto random directions, times 3 d; MIND when the features are
+    Inception's.
 
-    :math:`\frac{3 d}{L} \sum_{l=1}^{L} W_2^2(\theta_l^\top r, \theta_l^\top g)` in float64, with directions :math:`\theta_l` uniform on the sphere;
-    on a line :math:`W_2` pairs the sorted values. No covariance is estimated: a few thousand samples are enough where FID takes 50,000,
-    and more than means and covariances is compared. `MongeDistance` computes the same from batches.
+    :math:`\frac{3 d}{L} \sum_{l=1}^{L} W_2^2(\theta_l^\top r, \theta_l^\top g)` in float64, with directions
+    :math:`\theta_l` uniform on the sphere; on a line :math:`W_2` pairs the sorted values. No covariance is estimated:
+    a few thousand samples are enough where FID takes 50,000, and more than means and covariances is compared.
+    `MongeDistance` computes the same from batches.
 
-    Sets of different size are paired by quantiles, which uses every sample; of equal sets that is the pairing of the paper.
+    Sets of different size are paired by quantiles, which uses every sample; of equal sets that is the pairing of the
+    paper.
 
     Args:
         real: Features (N, d), arrays or tensors, any float dtype.
@@ -35,7 +38,8 @@ def monge_distance(*, real: Any, generated: Any, num_projections: int = 1000, se
 
     Raises:
         TypeError: A set is no array, or an option is no integer.
-        ValueError: A set is not (N, d), has fewer than 2 rows, NaN or infinity, or the dimensions differ; an option is out of range.
+        ValueError: A set is not (N, d), has fewer than 2 rows, NaN or infinity, or the dimensions differ; an option is
+            out of range.
 
     Example:
         >>> x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -18,11 +18,11 @@ _NEAR = 1e-6  # of the squared norms: nearer pairs are measured from differences
 def probabilistic_precision_recall(*, real: Any, generated: Any, k: int = 4, scale: float = 1.2) -> dict[str, float]:
     r"""P-precision and P-recall.
 
-    A sample at distance d of a real one belongs to its neighbourhood with probability :math:`\max(0, 1 - d / R)`, where R is ``scale``
-    times the mean distance of real samples to their k-th nearest other; it belongs to the support if it belongs to any
-    neighbourhood, these taken as independent: :math:`1 - \prod_i \min(1, d_i / R)`. P-precision is the mean over the generated
-    samples; P-recall exchanges the roles. One radius for all and probabilities instead of decisions: outliers count for
-    little.
+    A sample at distance d of a real one belongs to its neighbourhood with probability
+    :math:`\max(0, 1 - d / R)`, where R is ``scale`` times the mean distance of real samples to their k-th
+    nearest other; it belongs to the support if it belongs to any neighbourhood, these taken as independent:
+    :math:`1 - \prod_i \min(1, d_i / R)`. P-precision is the mean over the generated samples; P-recall exchanges
+    the roles. One radius for all and probabilities instead of decisions: outliers count for little.
 
     Args:
         real: Features (N, d), arrays or tensors, any float dtype, N >= 2.

@@ -36,15 +36,16 @@ def realism_scores(
         real: Features (N, d), arrays or tensors, any float dtype, N >= 2.
         generated: Features (M, d), M >= 2.
         k: Neighbour that sets the radius, >= 1.
-        method: "lsh_knn" compares with real samples of the same hash cell only; an empty cell gives 0. "knn" compares with all, after
-            radii above the median were set to 0, so that outliers do not make samples look real.
+        method: "lsh_knn" compares with real samples of the same hash cell only; an empty cell gives 0. "knn" compares
+            with all, after radii above the median were set to 0, so that outliers do not make samples look real.
         num_hyperplanes: For "lsh_knn"; None: floor(log2(N + M)).
         seed: Seed of the hyperplanes, 0 to 2**32 - 1.
         real_labels: Class ids (N,); with ``generated_labels`` a sample is compared with real samples of its class only.
         generated_labels: Class ids (M,); a class without real samples gives 0.
 
     Returns:
-        Scores (M,) float64, >= 0; at least 1 where the sample counts as covered, up to the 1e-5 that is added to distances.
+        Scores (M,) float64, >= 0; at least 1 where the sample counts as covered, up to the 1e-5 that is added to
+        distances.
 
     Raises:
         ValueError: As in :func:`.lsh_precision_recall`, an unknown method, or labels that do not fit.

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How sure a figure is: 95 % intervals from resamples, of means by the bootstrap, of metrics of distributions by halves of the samples."""
+"""How sure a figure is: 95 % intervals from resamples, of means by the bootstrap, of metrics of distributions by
+halves of the samples.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ class Interval:
 
 
 def resamples(count: int, number: int, seed: int = 0) -> Tensor:
-    """``number`` draws of ``count`` indices with replacement (number, count) int64. Use them for both sides of a difference, which is then paired.
+    """``number`` draws of ``count`` indices with replacement (number, count) int64. Use them for both sides of a
+    difference, which is then paired.
 
     Raises:
         TypeError: ``number`` or ``seed`` is no integer.
@@ -37,7 +40,9 @@ def resamples(count: int, number: int, seed: int = 0) -> Tensor:
 
 
 def halves(count: int, number: int, seed: int = 0) -> Tensor:
-    """``number`` draws of half of ``count`` indices without replacement (number, count // 2) int64, for :func:`interval_by_halves`."""
+    """``number`` draws of half of ``count`` indices without replacement (number, count // 2) int64, for
+    :func:`interval_by_halves`.
+    """
     scores = torch.rand(number, count, generator=torch.Generator().manual_seed(seed % 2**32))
     return scores.argsort(dim=1)[:, : count // 2]
 
@@ -48,16 +53,19 @@ def interval_of_mean(values: Tensor, draws: Tensor) -> Interval:
 
 
 def interval_by_halves(value: float, found: Tensor, low: float = -torch.inf, high: float = torch.inf) -> Interval:
-    """Interval of a metric of distributions, from what halves of the samples gave, ``found`` (R,); it ends at the bounds of the metric.
+    """Interval of a metric of distributions, from what halves of the samples gave, ``found`` (R,); it ends at the
+    bounds of the metric.
 
-    The halves, drawn without replacement, scatter about their median as the metric of all samples does about its own, so their percentiles are moved
-    to have ``value`` as median: halves are biased where few samples are. Resampling with replacement would not do: a sample that is
-    drawn twice is its own nearest neighbour, and narrows the distribution. Nor would resampling what was decided of each sample, because
-    for recall most of the uncertainty is that of the generated samples that span the balls. LSH recall, which counts shared cells, scatters less between
-    halves than between fresh samples: its intervals are too narrow.
+    The halves, drawn without replacement, scatter about their median as the metric of all samples does about
+    its own, so their percentiles are moved to have ``value`` as median: halves are biased where few samples
+    are. Resampling with replacement would not do: a sample that is drawn twice is its own nearest neighbour,
+    and narrows the distribution. Nor would resampling what was decided of each sample, because for recall most
+    of the uncertainty is that of the generated samples that span the balls. LSH recall, which counts shared
+    cells, scatters less between halves than between fresh samples: its intervals are too narrow.
 
     Source:
-        Shao, Wu, "A General Theory for Jackknife Variance Estimation" (Annals of Statistics 1989): half of the samples deleted, where none scales.
+        Shao, Wu, "A General Theory for Jackknife Variance Estimation" (Annals of Statistics 1989): half of the samples
+        deleted, where none scales.
     """
     if not len(found):
         return Interval(value)

@@ -19,23 +19,25 @@ _BLOCK = 8192  # rows widened to float64 at a time
 def vendi_score(*, real: Any, generated: Any, q: float = 1.0) -> dict[str, float]:
     r"""Vendi score of both sets, with the cosine of features as similarity.
 
-    :math:`\exp(H_q(\lambda))`, where :math:`\lambda` are the eigenvalues of the similarities over n (non-negative, of sum 1) and :math:`H_q` is
-    the entropy of order q: 1 if all samples are alike, n if all are orthogonal. A set is looked at by itself: a generator of
-    diverse noise scores high, so that ``vendi_score`` says something beside ``vendi_score_real`` and a measure of quality only.
-    `VendiScore` computes the same from batches.
+    :math:`\exp(H_q(\lambda))`, where :math:`\lambda` are the eigenvalues of the similarities over n
+    (non-negative, of sum 1) and :math:`H_q` is the entropy of order q: 1 if all samples are alike, n if all
+    are orthogonal. A set is looked at by itself: a generator of diverse noise scores high, so that
+    ``vendi_score`` says something beside ``vendi_score_real`` and a measure of quality only. `VendiScore`
+    computes the same from batches.
 
     Args:
         real: Features (N, d), arrays or tensors, any float dtype; no row may be zero.
         generated: Features (M, d).
-        q: Order of the entropy, > 0; ``math.inf`` looks at the largest eigenvalue alone. Small orders count rare samples more.
+        q: Order of the entropy, > 0; ``math.inf`` looks at the largest eigenvalue alone. Small orders count rare
+            samples more.
 
     Returns:
         ``vendi_score`` of the generated samples and ``vendi_score_real``, both >= 1, and the condition ``q``.
 
     Raises:
         TypeError: A set is no array.
-        ValueError: A set is not (N, d), has fewer than 2 rows, a row of zeros, NaN or infinity, or the dimensions differ; ``q`` is
-            out of range.
+        ValueError: A set is not (N, d), has fewer than 2 rows, a row of zeros, NaN or infinity, or the dimensions
+            differ; ``q`` is out of range.
 
     Example:
         >>> result = vendi_score(real=torch.eye(4), generated=torch.eye(4)[[0, 0, 1, 1]])
@@ -43,8 +45,8 @@ def vendi_score(*, real: Any, generated: Any, q: float = 1.0) -> dict[str, float
         {'vendi_score': 2.0, 'vendi_score_real': 4.0, 'q': 1.0}
 
     Source:
-        Friedman and Dieng, "The Vendi Score" (TMLR 2023), definition 3.1 and section 3.4 (the dual form); the orders: Pasarkar and
-        Dieng, "Cousins of the Vendi Score" (AISTATS 2024).
+        Friedman and Dieng, "The Vendi Score" (TMLR 2023), definition 3.1 and section 3.4 (the dual form); the orders:
+        Pasarkar and Dieng, "Cousins of the Vendi Score" (AISTATS 2024).
     """
     metric = VendiScore(q=q)
     real, generated = as_features(real=real, generated=generated)
@@ -80,8 +82,9 @@ class Directions:
 class VendiScore(Accumulator):
     """`vendi_score` of features that arrive in batches, on one or several processes.
 
-    Keeps (d, d) sums of each side in float64, whose eigenvalues are those of the similarities of all samples: memory O(d^2),
-    whatever their number. Batches, processes and order move the value only by float64 rounding. ``q``: `vendi_score`.
+    Keeps (d, d) sums of each side in float64, whose eigenvalues are those of the similarities of all samples: memory
+    O(d^2), whatever their number. Batches, processes and order move the value only by float64 rounding. ``q``:
+    `vendi_score`.
 
     Example:
         >>> x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -53,10 +53,12 @@ class BigGANGenerator(ClassGeneratorMixin, ModelMixin, ConfigMixin):
         image_channels: 3 for RGB, 1 for grey images.
         z_dim: Dimension of the latent z; with ``hierarchical`` a multiple of the number of blocks + 1.
         num_classes: Number of classes, at least 1.
-        channels: Width of the 4 x 4 features, then for every block its width, or a pair (hidden, output). Pruned generators are
-            ordinary configs. None: the official widths for ``channel_base``, then written into the config.
+        channels: Width of the 4 x 4 features, then for every block its width, or a pair (hidden, output).
+            Pruned generators are ordinary configs. None: the official widths for ``channel_base``, then written
+            into the config.
         channel_base: Used only if ``channels`` is None.
-        shared_dim: Dimension of the class embedding that all blocks share; 0: every batch norm has an embedding of its own.
+        shared_dim: Dimension of the class embedding that all blocks share; 0: every batch norm has an embedding of its
+            own.
         hierarchical: Every block sees a part of z of its own.
         attention_blocks: Indices of the blocks that attention follows.
         bn_eps: Of the conditional batch norms.

@@ -31,8 +31,9 @@ def statistics_weights(truncation: float, count: int, interpolation: str) -> lis
     Args:
         truncation: In (0, 1].
         count: Number of rows.
-        interpolation: "corrected" interpolates linearly. "official" repeats the published code: between two rows it swaps their
-            weights, and rounding of ``truncation / step`` sends some grid values, like .14, to a neighbour's row.
+        interpolation: "corrected" interpolates linearly. "official" repeats the published code: between two rows it
+            swaps their weights, and rounding of ``truncation / step`` sends some grid values, like .14, to a
+            neighbour's row.
 
     Raises:
         ValueError: ``truncation`` or ``interpolation`` is not allowed.
@@ -91,7 +92,9 @@ class TruncationNorm(nn.Module):
 
 
 class BottleneckBlock(nn.Module):
-    """(B, in, H, W) and a condition to (B, out, H', W'), H' = 2H if ``upsample``; the shortcut keeps the first channels."""
+    """(B, in, H, W) and a condition to (B, out, H', W'), H' = 2H if ``upsample``; the shortcut keeps the first
+    channels.
+    """
 
     def __init__(
         self,
@@ -189,8 +192,8 @@ class BigGANDeepGenerator(ClassGeneratorMixin, ModelMixin, ConfigMixin):
         image_channels: 3 for RGB.
         z_dim: Dimension of the latent z and of the class embedding.
         num_classes: Number of classes.
-        channels: Width of the 4 x 4 features, then for every block its output width (its hidden width is a quarter of its
-            input's), or a pair (hidden, output).
+        channels: Width of the 4 x 4 features, then for every block its output width (its hidden width is a quarter of
+            its input's), or a pair (hidden, output).
         upsample: Whether each block doubles the size.
         attention_before: Index of the block that attention precedes; -1: none.
         n_stats: Rows of stored batch statistics, for truncation 0 to 1.

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BigGAN discriminator with projection (Brock et al., 2019), or with the twin classifiers of TAC-GAN (Gong et al., 2019)."""
+"""BigGAN discriminator with projection (Brock et al., 2019), or with the twin classifiers of TAC-GAN (Gong et al.,
+2019).
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,8 @@ class BigGANDiscriminator(DiscriminatorMixin, ModelMixin, ConfigMixin):
         num_classes: Number of classes; 0 only for ``head="none"``.
         channels: One width, or a pair (hidden, output), per block; None: the official widths for ``channel_base``.
         channel_base: Used only if ``channels`` is None.
-        downsample: Whether each block halves the size; None: the official choice, (T, T, F, F) for 32 pixels, else all but the last.
+        downsample: Whether each block halves the size; None: the official choice, (T, T, F, F) for 32 pixels, else all
+            but the last.
         attention_blocks: Indices of the blocks that attention follows.
         head: "projection" (needs class labels), "tac" (an auxiliary and a twin classifier) or "none" (unconditional).
         sn_eps: Of the spectral norms.

@@ -2,8 +2,8 @@
 """Layers with spectral normalization and the buffers of BigGAN-PyTorch (Miyato et al., 2018).
 
 ``weight`` holds the weight before the division by its largest singular value sigma. Every forward pass makes one power
-iteration from the stored left vector ``u0`` (1, out); only training mode stores the new vector. Gradients reach the weight
-through sigma, not through the vectors.
+iteration from the stored left vector ``u0`` (1, out); only training mode stores the new vector. Gradients reach the
+weight through sigma, not through the vectors.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StyleGAN generator (Karras et al., "A Style-Based Generator Architecture for Generative Adversarial Networks", CVPR 2019)."""
+"""StyleGAN generator (Karras et al., "A Style-Based Generator Architecture for Generative Adversarial Networks", CVPR
+2019).
+"""
 
 from __future__ import annotations
 
@@ -118,8 +120,9 @@ class StyleGANGenerator(StyleGeneratorMixin, ModelMixin, ConfigMixin):
         w_dim: Dimension of the style w.
         num_classes: 0; the network has no classes.
         mapping_layers: Fully connected layers of the mapping network.
-        channels: One entry per resolution 4, 8, ..., ``resolution``: a width, or a pair (constant or first convolution, second
-            convolution). None: the official widths for ``channel_base`` and ``channel_max``, then written into the config.
+        channels: One entry per resolution 4, 8, ..., ``resolution``: a width, or a pair (constant or first
+            convolution, second convolution). None: the official widths for ``channel_base`` and ``channel_max``, then
+            written into the config.
         channel_base: Used only if ``channels`` is None.
         channel_max: Used only if ``channels`` is None.
         resample_filter: 1-D taps of the blur after upsampling.

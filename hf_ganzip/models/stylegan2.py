@@ -152,7 +152,8 @@ class StyleGAN2Generator(StyleGeneratorMixin, ModelMixin, ConfigMixin):
         mapping_layers: Fully connected layers of the mapping network.
         channels: One entry per resolution 4, 8, ..., ``resolution``: a width, or a pair (first, second) where the first
             is that of the constant (at 4) or of ``conv0`` and the second that of ``conv1``. Pruned generators are
-            ordinary configs. None: the official widths for ``channel_base`` and ``channel_max``, then written into the config.
+            ordinary configs. None: the official widths for ``channel_base`` and ``channel_max``, then written into the
+            config.
         channel_base: Used only if ``channels`` is None.
         channel_max: Used only if ``channels`` is None.
         architecture: "skip", "resnet" or "orig".

@@ -110,7 +110,9 @@ def resampled_conv2d(
 
 
 def smoothed(x: Tensor, kernel: Tensor, padding: int) -> Tensor:
-    """What a transposed convolution makes of an image of half the size (B, C, 2H + 1, 2W + 1), filtered: (B, C, 2H, 2W)."""
+    """What a transposed convolution makes of an image of half the size (B, C, 2H + 1, 2W + 1), filtered: (B, C, 2H,
+    2W).
+    """
     size = kernel.shape[0]
     return blur(x, kernel, ((size + 1) // 2 - padding, (size - 2) // 2), gain=4.0)
 
@@ -201,7 +203,9 @@ class SynthesisLayer(nn.Module):
 
     @staticmethod
     def demodulation(styles: Tensor, energy: Tensor) -> Tensor:
-        """Inverse norm (B, O) of each sample's modulated weights, in float32 or wider; ``energy`` (O, I): their squares, summed over taps."""
+        """Inverse norm (B, O) of each sample's modulated weights, in float32 or wider; ``energy`` (O, I): their
+        squares, summed over taps.
+        """
         return (F.linear(at_least_float32(styles).square(), energy) + 1e-8).rsqrt()
 
 

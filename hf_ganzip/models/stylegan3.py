@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StyleGAN3 generator, configurations T and R (Karras et al., "Alias-Free Generative Adversarial Networks", NeurIPS 2021)."""
+"""StyleGAN3 generator, configurations T and R (Karras et al., "Alias-Free Generative Adversarial Networks", NeurIPS
+2021).
+"""
 
 from __future__ import annotations
 
@@ -75,8 +77,8 @@ class StyleGAN3Generator(StyleGeneratorMixin, ModelMixin, ConfigMixin):
         w_dim: Dimension of the style w.
         num_classes: 0 for unconditional models.
         mapping_layers: Fully connected layers of the mapping network.
-        channels: Input width of each of the num_layers + 1 layers. Pruned generators are ordinary configs. None: the official
-            widths for ``channel_base`` and ``channel_max``, then written into the config.
+        channels: Input width of each of the num_layers + 1 layers. Pruned generators are ordinary configs. None: the
+            official widths for ``channel_base`` and ``channel_max``, then written into the config.
         channel_base: Used only if ``channels`` is None.
         channel_max: Used only if ``channels`` is None.
         num_frequencies: Fourier features; None: as many as the first width, then written into the config.

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The design of StyleGAN3: the band of every layer, its width and its low-pass filters (Karras et al., NeurIPS 2021, appendix C)."""
+"""The design of StyleGAN3: the band of every layer, its width and its low-pass filters (Karras et al., NeurIPS 2021,
+appendix C).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Band:
-    """Signal after one layer: side and sampling rate in pixels, cutoff and half width of the transition band in cycles."""
+    """Signal after one layer: side and sampling rate in pixels, cutoff and half width of the transition band in
+    cycles.
+    """
 
     size: int
     sampling_rate: int
@@ -30,7 +34,9 @@ def bands(
     last_stopband_rel: float,
     margin_size: int,
 ) -> list[Band]:
-    """Geometric progression of cutoffs from the first layer to the critically sampled last ones, num_layers + 1 in all."""
+    """Geometric progression of cutoffs from the first layer to the critically sampled last ones, num_layers + 1 in
+    all.
+    """
     last_cutoff = resolution / 2
     exponents = np.minimum(np.arange(num_layers + 1) / (num_layers - num_critical), 1)
     cutoffs = first_cutoff * (last_cutoff / first_cutoff) ** exponents

@@ -68,7 +68,8 @@ def normalize_second_moment(x: Tensor) -> Tensor:
 def activate(x: Tensor, activation: str, clamp: float | None = None) -> Tensor:
     """Leaky ReLU 0.2 or identity, then clamp; overwrites ``x`` where no gradient is recorded.
 
-    The gain of the activation is the caller's: before it, with weights and bias, or after it, lrelu(g * x) = g * lrelu(x), g > 0.
+    The gain of the activation is the caller's: before it, with weights and bias, or after it, lrelu(g * x) = g *
+    lrelu(x), g > 0.
     """
     inplace = not torch.is_grad_enabled()
     if activation == "lrelu":
@@ -114,9 +115,9 @@ class FullyConnectedLayer(nn.Linear):
 class MappingNetwork(nn.Module):
     """z (B, z_dim) and optional class labels to styles.
 
-    With ``num_ws`` the result is repeated to ws (B, num_ws, w_dim) and its running mean ``w_avg`` is kept for truncation;
-    without it (class projection of discriminators) the result is w (B, w_dim). ``z_dim=0`` maps labels only.
-    Always computes in the dtype of its parameters (float32 in mixed precision).
+    With ``num_ws`` the result is repeated to ws (B, num_ws, w_dim) and its running mean ``w_avg`` is kept for
+    truncation; without it (class projection of discriminators) the result is w (B, w_dim). ``z_dim=0`` maps labels
+    only. Always computes in the dtype of its parameters (float32 in mixed precision).
 
     Raises:
         ValueError: No layers.
@@ -240,7 +241,8 @@ class StyleGeneratorMixin(GeneratorMixin):
             class_labels: Ids (B,) int64 or one-hot rows (B, num_classes) for conditional models.
             truncation_psi: 1 = no truncation.
             truncation_cutoff: Number of leading styles that are truncated; None means all.
-            noise_mode: "random" (new noise each call), "const" (the stored noise) or "none"; StyleGAN3 has no noise inputs.
+            noise_mode: "random" (new noise each call), "const" (the stored noise) or "none"; StyleGAN3 has no noise
+                inputs.
             generator: Source of the random noise; a list of B generators makes sample i independent of the batch.
             return_dict: False returns a plain tuple.
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers of U-GAT-IT (Kim et al., ICLR 2020): normalization between instance and layer statistics, class activation maps."""
+"""Layers of U-GAT-IT (Kim et al., ICLR 2020): normalization between instance and layer statistics, class activation
+maps.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ def _standardized(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
 
 
 class AdaptiveInstanceLayerNorm(nn.Module):
-    """rho * instance norm + (1 - rho) * layer norm of x (B, C, H, W), times gamma plus beta (B, C) each; rho per channel."""
+    """rho * instance norm + (1 - rho) * layer norm of x (B, C, H, W), times gamma plus beta (B, C) each; rho per
+    channel.
+    """
 
     def __init__(self, channels: int, eps: float = 1e-5):
         super().__init__()
@@ -84,8 +88,8 @@ def _reflected(x: Tensor) -> Tensor:
 class NormalizedClassifier(nn.Module):
     """Linear layer (C to 1) with spectral norm whose *un-normalized* weight also weighs the channels.
 
-    The published discriminator multiplies features with the stored weight and classifies with the normalized one; both are
-    kept. Keys are those of ``torch.nn.utils.spectral_norm``.
+    The published discriminator multiplies features with the stored weight and classifies with the normalized one; both
+    are kept. Keys are those of ``torch.nn.utils.spectral_norm``.
     """
 
     weight_u: Tensor

@@ -22,7 +22,8 @@ class LocalPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
-        """Load a pipeline, or a generator alone, from a folder, by a bundled name or from the Hub; the classes of bundled generators have names.
+        """Load a pipeline, or a generator alone, from a folder, by a bundled name or from the Hub; the classes of
+        bundled generators have names.
 
         Args:
             pretrained_model_name_or_path: Of the pipeline or of its generator.

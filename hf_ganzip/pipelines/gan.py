@@ -73,8 +73,8 @@ class GANPipeline(LocalPipeline):
 
         Args:
             batch_size: Number of images (ignored with ``latents``).
-            class_labels: One id or name for all, one per image, or rows (batch_size, num_classes); None: conditional models cycle
-                through the classes.
+            class_labels: One id or name for all, one per image, or rows (batch_size, num_classes); None: conditional
+                models cycle through the classes.
             truncation_psi: 1 = no truncation. BigGAN truncates when latents are drawn, so that ``latents`` need 1.
             truncation_cutoff: StyleGANs: number of leading styles that are truncated; None means all.
             noise_mode: "random", "const" or "none".
@@ -83,12 +83,13 @@ class GANPipeline(LocalPipeline):
             mixing_latents: StyleGANs: z (B, z_dim) whose styles replace those of ``latents`` from ``mixing_cutoff`` on.
             mixing_cutoff: First style that is replaced, 1 to num_ws - 1; None: half of them.
             max_batch_size: Images per forward pass.
-            output_type: "pil", "np" (B, H, W, C) in [0, 1], "pt" (B, C, H, W) in [0, 1] or "latent" (B, C, H, W) about [-1, 1].
+            output_type: "pil", "np" (B, H, W, C) in [0, 1], "pt" (B, C, H, W) in [0, 1] or "latent" (B, C, H, W) about
+                [-1, 1].
             return_dict: False returns a plain tuple.
 
         Raises:
-            ValueError: Unknown ``output_type`` or class, truncation that has no effect, or labels, latents or generators that do
-                not fit the number of images.
+            ValueError: Unknown ``output_type`` or class, truncation that has no effect, or labels, latents or
+                generators that do not fit the number of images.
         """
         check_output_type(output_type)
         model, device = self.generator, self._execution_device
@@ -134,8 +135,8 @@ class GANPipeline(LocalPipeline):
     ) -> list[Any] | np.ndarray | Tensor:
         """Frames of a walk from sample to sample, for ``diffusers.utils.export_to_gif`` or ``export_to_video``.
 
-        StyleGANs walk in straight lines between styles, others on great circles between latents and, if they embed classes
-        linearly, in straight lines between classes.
+        StyleGANs walk in straight lines between styles, others on great circles between latents and, if they embed
+        classes linearly, in straight lines between classes.
 
         Args:
             num_keyframes: Number of samples (ignored with ``latents``).

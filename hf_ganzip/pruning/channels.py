@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Slice:
-    """Part of a tensor that the channels of a set own along ``axis``: ``repeat`` neighbouring entries each, the first at ``offset``."""
+    """Part of a tensor that the channels of a set own along ``axis``: ``repeat`` neighbouring entries each, the first
+    at ``offset``.
+    """
 
     tensor: str
     axis: int
@@ -33,8 +35,10 @@ class ChannelSet:
         name: Name of the set.
         width: Number of channels.
         slices: Everything that has one entry per channel.
-        reader: Module whose weight reads these channels along its second axis; criteria judge a channel by it. "" where many do.
-        blocks: Contiguous blocks of equal width that lose equally many channels: groups of a group norm, heads of an attention.
+        reader: Module whose weight reads these channels along its second axis; criteria judge a channel by it. ""
+            where many do.
+        blocks: Contiguous blocks of equal width that lose equally many channels: groups of a group norm, heads of an
+            attention.
         norm: The blocks are groups of a group norm.
     """
 
@@ -52,8 +56,8 @@ class PruningRule:
 
     Args:
         sets: Model -> channel sets, in the order of the data.
-        config: (model, kept count by set) -> changed options of the model's class; None: its options cannot express widths, so that they
-            are saved as a :mod:`hf_ganzip.integration.structure`.
+        config: (model, kept count by set) -> changed options of the model's class; None: its options cannot express
+            widths, so that they are saved as a :mod:`hf_ganzip.integration.structure`.
         keep: (width, ratio) -> number of channels that stay.
         part: Name of the child that is exchanged, "" for all children.
         rename: (model, new config) -> new name of every state-dict key that changes.

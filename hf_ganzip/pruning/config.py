@@ -30,13 +30,16 @@ class PruneConfig:
         max_macs: The same for :func:`.count_macs`.
         multiple_of: Round kept counts up to multiples of it.
         inherit: "all" weights, or "mapping": the mapping network only (StyleKD); the rest is freshly initialized.
-        init: "keep", or the synthesis network is drawn again: "he" (Kaiming normal) or "xavier" (uniform), all its biases 0.
+        init: "keep", or the synthesis network is drawn again: "he" (Kaiming normal) or "xavier" (uniform), all its
+            biases 0.
         keep_affine_bias: Generators, with ``init``: leave the biases of affine layers at 1.
-        group_rule: Channels under a group norm. "blocks": every group loses its own n // G least important channels, so that less than the ratio goes
-            (Diff-Pruning's code). "same_positions": the same positions of every group, by mean importance, rounded the other way
-            (torch-pruning). "exact": as if there were no groups; their number becomes the largest divisor of both.
-        compensate_gain: Generators: multiply weights whose run-time gain depends on the number of input channels (the StyleGANs' image outputs and
-            residual shortcuts) by sqrt(C' / C), so that what stays computes what it did. The published code does not.
+        group_rule: Channels under a group norm. "blocks": every group loses its own n // G least important channels,
+            so that less than the ratio goes (Diff-Pruning's code). "same_positions": the same positions of every
+            group, by mean importance, rounded the other way (torch-pruning). "exact": as if there were no groups;
+            their number becomes the largest divisor of both.
+        compensate_gain: Generators: multiply weights whose run-time gain depends on the number of input channels (the
+            StyleGANs' image outputs and residual shortcuts) by sqrt(C' / C), so that what stays computes what it did.
+            The published code does not.
         criterion_options: Options of a criterion given by name.
         seed: Of fresh weights.
 

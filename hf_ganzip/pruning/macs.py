@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Multiply-accumulate operations by the conventions of the pruning papers, from the shapes of weights alone.
 
-One operation per use of a weight: a weight of a convolution or of a Fourier input is used once at every position of its output, one of a transposed,
-upsampling or modulated convolution at every position of its input, one of a linear layer once a row. Noise, demodulation, filters and products of activations (attention)
-do not count. Biases and norms count one addition and two operations a value for diffusion models, and not at all for GANs: the tables of the papers
+One operation per use of a weight: a weight of a convolution or of a Fourier input is used once at every position of
+its output, one of a transposed, upsampling or modulated convolution at every position of its input, one of a linear
+layer once a row. Noise, demodulation, filters and products of activations (attention) do not count. Biases and norms
+count one addition and two operations a value for diffusion models, and not at all for GANs: the tables of the papers
 were made so. ``hf_ganzip.evaluation.cost`` measures what really runs.
 """
 
@@ -41,7 +42,8 @@ def count_macs(model: nn.Module) -> int:
 
 
 def weight_uses(model: nn.Module) -> dict[str, int]:
-    """How often one forward pass of one sample uses each entry of every tensor that counts, by name; widths do not change it.
+    """How often one forward pass of one sample uses each entry of every tensor that counts, by name; widths do not
+    change it.
 
     Raises:
         ValueError: A model of no family.

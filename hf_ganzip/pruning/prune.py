@@ -31,16 +31,17 @@ def prune_(model: ModelMixin, config: PruneConfig | None = None) -> PruneReport:
     """Remove channels of a model in place. Widths go into its config, so it is saved and restored as any other model.
 
     Args:
-        model: Model in full precision of a class with a rule: StyleGAN2, StyleGAN3, BigGAN without attention, diffusers' ``UNet2DModel`` and
-            ``UNet2DConditionModel``; or a pipeline, whose denoiser is pruned.
+        model: Model in full precision of a class with a rule: StyleGAN2, StyleGAN3, BigGAN without attention,
+            diffusers' ``UNet2DModel`` and ``UNet2DConditionModel``; or a pipeline, whose denoiser is pruned.
         config: Options.
 
     Returns:
         Widths before and after, and which channels stayed.
 
     Raises:
-        ValueError: No rule for the class, a quantized model, an option that it has no use for, a pattern that matches no set, scores that are not finite, a target that cannot be
-            reached, an output that is not finite afterwards, or a structure that could not be saved. The model is unchanged then.
+        ValueError: No rule for the class, a quantized model, an option that it has no use for, a pattern that matches
+            no set, scores that are not finite, a target that cannot be reached, an output that is not finite
+            afterwards, or a structure that could not be saved. The model is unchanged then.
 
     Source:
         DCP-GAN, CAGAN, StyleKD, Diff-Pruning and Singular Value Scaling, in the rules of their published code.

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fingerprints of networks; and, as a script, of what a snippet loads where this package cannot be imported. Needs torch alone."""
+"""Fingerprints of networks; and, as a script, of what a snippet loads where this package cannot be imported. Needs
+torch alone.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ Inputs = tuple[tuple[Any, ...], dict[str, Any]]  # of a forward pass
 
 
 def fingerprint_of(model: nn.Module, inputs: Inputs | None) -> dict[str, str | None]:
-    """SHA-256 of all tensors, and of the output for ``inputs`` (None without), of a contiguous copy on the CPU in eval mode, gradients off."""
+    """SHA-256 of all tensors, and of the output for ``inputs`` (None without), of a contiguous copy on the CPU in eval
+    mode, gradients off.
+    """
     model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     tensors = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):

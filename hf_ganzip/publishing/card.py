@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model cards from what is on record: the steps in ``config.json``, the files, and reports. What was not measured is not mentioned."""
+"""Model cards from what is on record: the steps in ``config.json``, the files, and reports. What was not measured is
+not mentioned.
+"""
 
 from __future__ import annotations
 
@@ -127,12 +129,12 @@ def render_card(
     Args:
         folder: What ``save_pretrained`` wrote.
         repo_id: Hub id, for the loading snippet and the title; or the name of a bundled model.
-        report: Of ``quantize_``, ``prune_``, ``refine_``, ``evaluate`` and ``measure_cost``, or what their ``to_dict`` gives; one or several. Of several
-            evaluations each is a row; ``model-index`` gets those whose ``generated`` is called like the folder or the repository, else the first that is
-            not called like the base model.
+        report: Of ``quantize_``, ``prune_``, ``refine_``, ``evaluate`` and ``measure_cost``, or what their ``to_dict``
+            gives; one or several. Of several evaluations each is a row; ``model-index`` gets those whose ``generated``
+            is called like the folder or the repository, else the first that is not called like the base model.
         base_model: Hub id of the full model; None: the one in the record, if it is one.
-        license: Of the weights (a Hub identifier such as "apache-2.0"); None: as stated for the converted checkpoint, in README.md in the folder, or for the
-            bundled base, else "other".
+        license: Of the weights (a Hub identifier such as "apache-2.0"); None: as stated for the converted checkpoint,
+            in README.md in the folder, or for the bundled base, else "other".
         datasets: Hub ids of the training data.
         title: Heading; None: the name of the repository.
         picture: File to show, relative to the card; None: ``samples.png``, if it is in the folder.
@@ -229,8 +231,8 @@ def by_kind(reports: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str,
 def recipe_of(steps: Sequence[Mapping[str, Any]]) -> str:
     """The steps as YAML: a recipe for ``compress``, but for training and fine-tuning, which are scripts.
 
-    What a step is (criterion and ratio, scaling, method, bits and granularity) is always written, and what a preset would choose; of the other options those
-    that are not the defaults.
+    What a step is (criterion and ratio, scaling, method, bits and granularity) is always written, and what a preset
+    would choose; of the other options those that are not the defaults.
     """
     rows = []
     for step in steps:

@@ -28,11 +28,12 @@ def networks_of(model_or_pipeline: Any) -> dict[str, nn.Module]:
 
 
 def fingerprint(model_or_pipeline: Any) -> Fingerprint:
-    """SHA-256 of all tensors of every network, and of its output on the example inputs of its family (None without a family).
+    """SHA-256 of all tensors of every network, and of its output on the example inputs of its family (None without a
+    family).
 
     Args:
-        model_or_pipeline: Not changed; outputs come from a copy on the CPU with gradients off and contiguous tensors, because strides, devices and
-            gradients choose other kernels.
+        model_or_pipeline: Not changed; outputs come from a copy on the CPU with gradients off and contiguous tensors,
+            because strides, devices and gradients choose other kernels.
     """
     return {name: fingerprint_of(each, _inputs(each)) for name, each in networks_of(model_or_pipeline).items()}
 
@@ -51,7 +52,8 @@ def run_snippet(snippet: str) -> Fingerprint:
 
 
 def run_remote_snippet(snippet: str, model_or_pipeline: Any, *, without_us: bool) -> Fingerprint:
-    """Execute a snippet that loads with remote code in a fresh process that has not imported hf_ganzip; fingerprint of what it loads.
+    """Execute a snippet that loads with remote code in a fresh process that has not imported hf_ganzip; fingerprint of
+    what it loads.
 
     Args:
         snippet: Defines ``model`` or ``pipe``.

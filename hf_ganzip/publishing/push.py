@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Upload a model after reloading it: save, load in a fresh process by the card's own snippet, compare bit for bit, then one commit."""
+"""Upload a model after reloading it: save, load in a fresh process by the card's own snippet, compare bit for bit,
+then one commit.
+"""
 
 from __future__ import annotations
 
@@ -93,20 +95,21 @@ def push_to_hub(
     dry_run: bool = False,
     token: str | None = None,
 ) -> PushReport:
-    """Publish a model or pipeline with a card, in one commit, after what would be uploaded was reloaded and found equal.
+    """Publish a model or pipeline with a card, in one commit, after what would be uploaded was reloaded and found
+    equal.
 
-    The commit also removes weight files, ``config.json`` and ``model_index.json`` that were in the repository and are not uploaded again, so that it holds
-    this model and no other.
+    The commit also removes weight files, ``config.json`` and ``model_index.json`` that were in the repository and are
+    not uploaded again, so that it holds this model and no other.
 
     Args:
         model: Model or diffusers pipeline, compressed or not.
         repo_id: "namespace/name" on the Hub (or on ``HF_ENDPOINT``); created if it is missing.
-        report: One or several reports for the card, see :func:`.render_card`. Evaluations of this model against a dataset of the Hub become
-            ``.eval_results/*.yaml``, too, see :func:`.eval_results`.
+        report: One or several reports for the card, see :func:`.render_card`. Evaluations of this model against a
+            dataset of the Hub become ``.eval_results/*.yaml``, too, see :func:`.eval_results`.
         reference: The full model: the card's picture shows the same latents of both.
         base_model: Hub id of the full model; None: from the record.
-        license: Of the weights; None: as for :func:`.render_card`, README.md being that of the folder that the model was loaded from, and asking the Hub (not
-            in a dry run) for the licence of a base model that is there.
+        license: Of the weights; None: as for :func:`.render_card`, README.md being that of the folder that the model
+            was loaded from, and asking the Hub (not in a dry run) for the licence of a base model that is there.
         datasets: Hub ids of the training data.
         title: Heading of the card.
         private: Of a repository that is created; an existing one stays as it is.
@@ -114,18 +117,22 @@ def push_to_hub(
         create_pr: Open a pull request to main instead of committing.
         commit_message: None: what the model is.
         max_shard_size: Of a weight file, such as "5GB".
-        samples: Images of the card's picture, for models that draw images from latents or noise, in whole rows of ten where there are more; 0: none.
-        standalone: What diffusers opens with ``trust_remote_code=True`` is one file that needs torch and diffusers alone, instead of a few lines that import
-            hf_ganzip; see :func:`save_for_hub`.
-        measure: Where no report tells sizes and the time of a pass, measure them here (beside those of ``reference``) for the card.
+        samples: Images of the card's picture, for models that draw images from latents or noise, in whole rows of ten
+            where there are more; 0: none.
+        standalone: What diffusers opens with ``trust_remote_code=True`` is one file that needs torch and diffusers
+            alone, instead of a few lines that import hf_ganzip; see :func:`save_for_hub`.
+        measure: Where no report tells sizes and the time of a pass, measure them here (beside those of ``reference``)
+            for the card.
         dry_run: Do everything but talk to the Hub.
         token: None: the one that is logged in.
 
     Raises:
-        ValueError: ``repo_id`` is none, ``create_pr`` together with a branch, ``standalone`` as for :func:`save_for_hub`, or what was saved does not load to the same bits; nothing was uploaded then.
+        ValueError: ``repo_id`` is none, ``create_pr`` together with a branch, ``standalone`` as for
+            :func:`save_for_hub`, or what was saved does not load to the same bits; nothing was uploaded then.
         TypeError: Not a model or pipeline, or a report of another kind.
         RuntimeError: The loading snippet of the card fails.
-        ConnectionError: The Hub refused or cannot be reached; says what to do, and if it is not known whether there is a commit.
+        ConnectionError: The Hub refused or cannot be reached; says what to do, and if it is not known whether there is
+            a commit.
     """
     check_target(repo_id, revision, create_pr)
     reports = as_dicts(report)
@@ -160,8 +167,8 @@ def save_for_hub(
     Args:
         model: Model or diffusers pipeline.
         folder: Made if it is missing; modules that an earlier call wrote there are removed.
-        standalone: False: the module imports hf_ganzip, and says what to install. True: it holds the generator, its pipeline and the unpacking itself, copied from
-            this package.
+        standalone: False: the module imports hf_ganzip, and says what to install. True: it holds the generator, its
+            pipeline and the unpacking itself, copied from this package.
         max_shard_size: Of a weight file, such as "5GB".
 
     Raises:

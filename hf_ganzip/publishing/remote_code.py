@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What diffusers needs to open a saved folder with ``trust_remote_code=True``: a small module, or all of the code in one file.
+"""What diffusers needs to open a saved folder with ``trust_remote_code=True``: a small module, or all of the code in
+one file.
 
-The module lies beside the weights of a model, in the folder of each part of a pipeline that needs it, and beside ``model_index.json`` where the pipeline
-is a class of ours. ``auto_map`` of ``config.json`` and ``model_index.json`` name it, as diffusers' ``AutoModel`` and ``DiffusionPipeline`` ask. Where
-hf_ganzip is imported its own classes are taken, and the files are not executed.
+The module lies beside the weights of a model, in the folder of each part of a pipeline that needs it, and beside
+``model_index.json`` where the pipeline is a class of ours. ``auto_map`` of ``config.json`` and ``model_index.json``
+name it, as diffusers' ``AutoModel`` and ``DiffusionPipeline`` ask. Where hf_ganzip is imported its own classes are
+taken, and the files are not executed.
 """
 
 from __future__ import annotations
@@ -38,11 +40,13 @@ __all__ = {names}
 
 
 def write_code(folder: str | Path, *, standalone: bool = False) -> list[Path]:
-    """Write the modules into a folder of ``save_pretrained``, and name them in its JSON files; does nothing where diffusers needs no code.
+    """Write the modules into a folder of ``save_pretrained``, and name them in its JSON files; does nothing where
+    diffusers needs no code.
 
     Args:
         folder: Of a model or pipeline.
-        standalone: Whether the code of the generator, the pipeline and the unpacking itself is written, so that nobody needs hf_ganzip.
+        standalone: Whether the code of the generator, the pipeline and the unpacking itself is written, so that nobody
+            needs hf_ganzip.
 
     Returns:
         Files that were written.
@@ -80,7 +84,8 @@ def is_standalone(file: str) -> bool:
 
 
 def remote_snippet(saved: Saved, place: str, dtype: str) -> str:
-    """Python code that loads ``place`` with ``trust_remote_code=True``; it defines ``pipe`` or ``model``, and draws where that is a GAN of ours in float32.
+    """Python code that loads ``place`` with ``trust_remote_code=True``; it defines ``pipe`` or ``model``, and draws
+    where that is a GAN of ours in float32.
 
     Args:
         saved: The files.

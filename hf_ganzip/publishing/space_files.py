@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a folder with a page needs besides to be a Space that builds: our wheel, requirements that PyPI has, a head that the Hub reads."""
+"""What a folder with a page needs besides to be a Space that builds: our wheel, requirements that PyPI has, a head
+that the Hub reads.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Publish pages as Spaces: our `evaluate` modules, where ``evaluate.load("namespace/name")`` finds them, the demo, and pages that run in the browser."""
+"""Publish pages as Spaces: our `evaluate` modules, where ``evaluate.load("namespace/name")`` finds them, the demo, and
+pages that run in the browser.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,8 @@ def push_metrics(
         Hub id -> ``files``, ``install`` (the `pip install` line of the wheel there) and ``url`` ("" for a dry run).
 
     Raises:
-        ValueError: An unknown module, a namespace with a slash or characters that the Hub does not take, a ``repository`` that is no address.
+        ValueError: An unknown module, a namespace with a slash or characters that the Hub does not take, a
+            ``repository`` that is no address.
         RuntimeError: The installation of this package is of another version than what runs.
         ConnectionError: The Hub refused or cannot be reached; says what to do. Spaces before that one are complete.
     """
@@ -93,7 +96,8 @@ def push_demo(
         token: None: the one that is logged in.
 
     Returns:
-        ``files`` (path -> bytes), ``install`` (the `pip install` line of the wheel there) and ``url`` ("" for a dry run).
+        ``files`` (path -> bytes), ``install`` (the `pip install` line of the wheel there) and ``url`` ("" for a dry
+        run).
 
     Raises:
         ValueError: A folder that is no such page, no Hub id, or a ``repository`` that is no address.

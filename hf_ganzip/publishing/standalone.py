@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One file of torch and diffusers alone, written from our own source: the definitions that some classes need, as they are there.
+"""One file of torch and diffusers alone, written from our own source: the definitions that some classes need, as they
+are there.
 
-A definition is copied as text, with its comments; relative imports become the definitions that they name. Names that two modules give to different
-things get the module's name behind them. What only serves bundled models and the Hub's cache is left out by ``_INSTEAD``.
+A definition is copied as text, with its comments; relative imports become the definitions that they name. Names that
+two modules give to different things get the module's name behind them. What only serves bundled models and the Hub's
+cache is left out by ``_INSTEAD``.
 """
 
 from __future__ import annotations
@@ -59,7 +61,9 @@ Key = tuple[str, str]  # module of ours and name in it; or a line of import and 
 
 @dataclass(frozen=True)
 class _Definition:
-    """A statement at the top level of a module: the names that it defines, its text, the names it reads when it runs, and those of its annotations."""
+    """A statement at the top level of a module: the names that it defines, its text, the names it reads when it runs,
+    and those of its annotations.
+    """
 
     names: tuple[str, ...]
     text: str

@@ -23,7 +23,9 @@ Details = list[tuple[str, str]]  # title and table of what is collapsed
 
 
 def subject(report: Mapping[str, Any]) -> str:
-    """Last part of the name of what an evaluation measured: "small" of "models/small", "model:org/small" or "org/small"."""
+    """Last part of the name of what an evaluation measured: "small" of "models/small", "model:org/small" or
+    "org/small".
+    """
     return Path(str(report["conditions"]["generated"])).name
 
 
@@ -106,7 +108,9 @@ def changes(reports: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 
 def details(saved: Saved, reports: Mapping[str, Sequence[Mapping[str, Any]]]) -> Details:
-    """Titles and tables of single layers: of every report of a step, and of the packed layers of the files where no report covers them."""
+    """Titles and tables of single layers: of every report of a step, and of the packed layers of the files where no
+    report covers them.
+    """
     found: Details = [("Channels before and after pruning", _pruned(report)) for report in reports["prune"]]
     found += [("Singular values before and after refining", _refined(report)) for report in reports["refine"]]
     found += [("Weights before and after quantization", _quantized(report)) for report in reports["quantize"]]

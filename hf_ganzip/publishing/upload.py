@@ -59,7 +59,8 @@ def upload(
     token: str | None = None,
     **options: Any,
 ) -> str:
-    """Upload a folder in one commit to a repository that is created if it is missing; URL of the commit or pull request, "" for a dry run.
+    """Upload a folder in one commit to a repository that is created if it is missing; URL of the commit or pull
+    request, "" for a dry run.
 
     Args:
         folder: Its files.

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This package as a wheel, from the files that run and the metadata of the installation: no build tool, no second description of what belongs to it."""
+"""This package as a wheel, from the files that run and the metadata of the installation: no build tool, no second
+description of what belongs to it.
+"""
 
 from __future__ import annotations
 

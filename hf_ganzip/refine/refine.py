@@ -154,9 +154,10 @@ class RefineReport(Report):
 def refine_(model: nn.Module, config: RefineConfig | None = None) -> RefineReport:
     """Scale the singular values of the weights of a model, in place; biases by the matching rule.
 
-    StyleGAN2 and StyleGAN3: every weight and bias of the synthesis network, affine layers included; mapping network, constants and noise
-    stay. Diffusion UNets: group norms are reset, then every other weight and bias. Others: every weight of two or more
-    dimensions and every bias outside norms. Nothing changes if anything fails.
+    StyleGAN2 and StyleGAN3: every weight and bias of the synthesis network, affine layers
+    included; mapping network, constants and noise stay. Diffusion UNets: group norms are
+    reset, then every other weight and bias. Others: every weight of two or more dimensions and
+    every bias outside norms. Nothing changes if anything fails.
 
     Args:
         model: Model in full precision; or a pipeline, whose denoiser is refined.
@@ -166,7 +167,8 @@ def refine_(model: nn.Module, config: RefineConfig | None = None) -> RefineRepor
         Singular values and condition numbers of every weight, before and after.
 
     Raises:
-        ValueError: The model is quantized, was refined before, has nothing to refine, or holds NaN or infinity; a pattern matches nothing.
+        ValueError: The model is quantized, was refined before, has nothing to refine, or holds NaN or infinity; a
+            pattern matches nothing.
 
     Source:
         Singular Value Scaling, section 3; selection and bias rule of the published code.
@@ -184,7 +186,9 @@ def refine_(model: nn.Module, config: RefineConfig | None = None) -> RefineRepor
 
 
 def scale_weights_(model: nn.Module, config: RefineConfig) -> RefineReport:
-    """:func:`refine_` without a look at the record and without an entry in it: for training that refines again and again."""
+    """:func:`refine_` without a look at the record and without an entry in it: for training that refines again and
+    again.
+    """
     scaling: Scaling = lookup(SCALINGS, config.scaling, "scaling")
     names, norms = selection(model, config)
     tensors, values = [], {}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Functions of singular values (Singular Value Scaling, tables 5 and 6), with the matching rule for biases.
 
-A function takes singular values (r,), descending and not negative, and gives new ones; the factor of a bias vector depends on
-its norm and on the largest singular value of the weight beside it.
+A function takes singular values (r,), descending and not negative, and gives new ones; the factor of a bias vector
+depends on its norm and on the largest singular value of the weight beside it.
 """
 
 from __future__ import annotations

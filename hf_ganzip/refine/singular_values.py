@@ -31,9 +31,11 @@ def scale_singular_values(weight: Tensor, scaling: str | Scaling = "sqrt", *, rt
     """Replace the singular values s of a weight by f(s).
 
     Args:
-        weight: Linear weight (O, I), or convolution weight (O, I, ...), seen as a matrix with the output channels as rows.
+        weight: Linear weight (O, I), or convolution weight (O, I, ...), seen as a matrix with the output channels as
+            rows.
         scaling: Key of ``SCALINGS``, or an object of that kind.
-        rtol: Singular values up to ``rtol`` times the largest count as zero; None: all are scaled, as in the published code.
+        rtol: Singular values up to ``rtol`` times the largest count as zero; None: all are scaled, as in the published
+            code.
 
     Returns:
         Tensor of the same shape, dtype and device; computed in float64.
@@ -56,8 +58,8 @@ def scale_singular_values(weight: Tensor, scaling: str | Scaling = "sqrt", *, rt
 def scaled(weight: Tensor, scaling: str | Scaling = "sqrt", rtol: float | None = None) -> Scaled:
     """:func:`scale_singular_values` with the singular values.
 
-    With M = U diag(s) V^T, M' = U diag(f(s) / s) U^T M: the eigenvectors of the smaller Gram matrix are enough, unless M is nearly
-    singular; then a singular value decomposition is made.
+    With M = U diag(s) V^T, M' = U diag(f(s) / s) U^T M: the eigenvectors of the smaller Gram matrix are enough, unless
+    M is nearly singular; then a singular value decomposition is made.
     """
     function = lookup(SCALINGS, scaling, "scaling")
     if weight.ndim < 2:

@@ -30,7 +30,8 @@ class Saved:
     Args:
         class_name: Of the model, or of the pipeline.
         is_pipeline: Whether it is one.
-        parts: Component ("" for a model alone) -> what :func:`.describe` finds, ``library``, as :func:`library_of`, and ``dtype``: in which its full-precision weights load, "" for float32.
+        parts: Component ("" for a model alone) -> what :func:`.describe` finds, ``library``, as
+            :func:`library_of`, and ``dtype``: in which its full-precision weights load, "" for float32.
         origin: What it was loaded from before it was saved, as :func:`.record.origin` has it; "" if unknown.
     """
 
@@ -55,7 +56,9 @@ class Saved:
 
 
 def library_of(class_name: str) -> str | None:
-    """Module that has a class: "hf_ganzip", "hf_ganzip.models", "diffusers" or "transformers"; None: none of them, as installed here."""
+    """Module that has a class: "hf_ganzip", "hf_ganzip.models", "diffusers" or "transformers"; None: none of them, as
+    installed here.
+    """
     for name in _LIBRARIES:
         if importlib.util.find_spec(name) is None:
             continue
@@ -126,7 +129,8 @@ def dtype_argument(saved: Saved) -> str:
 
 
 def loading_snippet(saved: Saved, place: str) -> str:
-    """Python code that loads ``place``, a Hub id, a folder or the name of a bundled model, in the dtype of its weights; it defines ``pipe`` or ``model``.
+    """Python code that loads ``place``, a Hub id, a folder or the name of a bundled model, in the dtype of its
+    weights; it defines ``pipe`` or ``model``.
 
     Raises:
         ValueError: No library has the class.
@@ -187,7 +191,9 @@ def _has_foreign_quantization(saved: Saved) -> bool:
 
 
 def _dtype_option(saved: Saved) -> str | dict[str, str] | None:
-    """``torch_dtype`` of ``from_pretrained``: None, the name of one, or one for every part of a pipeline; transformers takes it from the file."""
+    """``torch_dtype`` of ``from_pretrained``: None, the name of one, or one for every part of a pipeline; transformers
+    takes it from the file.
+    """
     dtypes = {name: part["dtype"] for name, part in saved.parts.items()}
     if not any(dtypes.values()) or saved.library == "transformers":
         return None

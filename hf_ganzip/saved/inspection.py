@@ -25,9 +25,10 @@ def describe(model_or_id: str | Path, **hub_options: Any) -> dict[str, Any]:
         **hub_options: As for :func:`.model_folder`.
 
     Returns:
-        ``folder`` and ``class_name``. Of a model ``config`` (without the quantization), ``source`` (of converted checkpoints), ``quantization`` (None for ordinary
-        models), ``record``, ``layers`` (name, bits, shape, bytes), ``tensors``, ``tensor_bytes`` and ``file_bytes``. Of a pipeline ``parts``: name -> the
-        same of a model, or the class name of something else.
+        ``folder`` and ``class_name``. Of a model ``config`` (without the quantization), ``source`` (of converted
+        checkpoints), ``quantization`` (None for ordinary models), ``record``, ``layers`` (name, bits, shape, bytes),
+        ``tensors``, ``tensor_bytes`` and ``file_bytes``. Of a pipeline ``parts``: name -> the same of a model, or the
+        class name of something else.
 
     Raises:
         FileNotFoundError: No such folder, or no ``config.json`` and no ``model_index.json``.

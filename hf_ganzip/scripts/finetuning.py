@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the fine-tuning scripts in ``examples/`` share: flags, the compressed start, validation, and the final folder with its figures."""
+"""What the fine-tuning scripts in ``examples/`` share: flags, the compressed start, validation, and the final folder
+with its figures.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ _START = "start"  # folder of the compressed model before training
 def finetune_parser(
     description: str, config: type[RunConfig], presets: Iterable[Mapping[str, Any]] = ()
 ) -> argparse.ArgumentParser:
-    """Parser with the flags that all fine-tuning scripts have; their defaults are those of the presets or of the config."""
+    """Parser with the flags that all fine-tuning scripts have; their defaults are those of the presets or of the
+    config.
+    """
     parser, presets = make_parser(description), list(presets)
     data_flags(parser)
     run_flags(parser, config, presets)
@@ -66,7 +70,9 @@ def finetune_parser(
 def parse_finetune_args(
     parser: argparse.ArgumentParser, input_args: Any = None, from_scratch: bool = False
 ) -> argparse.Namespace:
-    """Parse, check what belongs together and apply ``--smoke``; a script that trains ``from_scratch`` takes neither model nor recipe."""
+    """Parse, check what belongs together and apply ``--smoke``; a script that trains ``from_scratch`` takes neither
+    model nor recipe.
+    """
     args = parser.parse_args(input_args)
     if from_scratch and (args.pretrained_model_name_or_path or args.recipe):
         parser.error("this script starts from nothing; a finetune script takes a model and a recipe")
@@ -132,7 +138,9 @@ class Finetuning:
         return load_model(source)
 
     def student(self) -> ModelMixin:
-        """The model to train: the full one after the recipe. It is kept in ``output_dir/start``, so that a resumed run need not score again."""
+        """The model to train: the full one after the recipe. It is kept in ``output_dir/start``, so that a resumed run
+        need not score again.
+        """
         folder = self.output / _START
         if self.accelerator.is_main_process and not (self.args.resume_from_checkpoint and folder.is_dir()):
             model = self.full_model()
@@ -148,7 +156,8 @@ class Finetuning:
         return model
 
     def teacher(self, student: ModelMixin) -> ModelMixin:
-        """What the student learns from: ``--teacher``, the model before the recipe, or that from which the student's record says it was pruned.
+        """What the student learns from: ``--teacher``, the model before the recipe, or that from which the student's
+        record says it was pruned.
 
         Raises:
             ValueError: There is none of these.
@@ -185,7 +194,9 @@ class Finetuning:
         return dataset
 
     def validator(self, dense: ModelMixin | None = None) -> Validator | None:
-        """Figures during training, if ``--validation_data`` is given; with the ``dense`` model also the likeness to its images."""
+        """Figures during training, if ``--validation_data`` is given; with the ``dense`` model also the likeness to
+        its images.
+        """
         return make_validator(self.args, self.accelerator, dense)
 
     def publish(self, model: ModelMixin) -> None:

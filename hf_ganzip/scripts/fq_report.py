@@ -34,8 +34,8 @@ def write_report(report: dict[str, Any], output: Path) -> None:
     """report.md and the pictures of the runs so far.
 
     Args:
-        report: ``conditions`` and ``runs``, each with ``variant``, ``seed``, ``curve``, ``per_class``, ``seconds`` (pairs of steps and CPU seconds), ``codes_in_use``
-            (place -> rows of step and perplexity) and ``folder``.
+        report: ``conditions`` and ``runs``, each with ``variant``, ``seed``, ``curve``, ``per_class``, ``seconds``
+            (pairs of steps and CPU seconds), ``codes_in_use`` (place -> rows of step and perplexity) and ``folder``.
         output: Folder that holds the folders of the runs.
     """
     conditions, runs = report["conditions"], report["runs"]

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Report of the study of Singular Value Scaling: tables with intervals, curves, differences over the training, spectra."""
+"""Report of the study of Singular Value Scaling: tables with intervals, curves, differences over the training,
+spectra.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ def write_report(report: dict[str, Any], output: Path) -> None:
     """report.md, curves.png, differences.png and spectra.png of the runs so far.
 
     Args:
-        report: ``conditions``, the figures of the ``dense`` network, and ``runs``, each with ``variant``, ``seed`` and ``curve``.
+        report: ``conditions``, the figures of the ``dense`` network, and ``runs``, each with ``variant``, ``seed`` and
+            ``curve``.
         output: Folder.
     """
     conditions, dense, runs = report["conditions"], report["dense"], report["runs"]
@@ -100,7 +103,9 @@ def _differences(runs: list[dict], followed: Sequence[str]) -> list[str]:
 
 
 def _save_differences(runs: list[dict], followed: Sequence[str], path: Path) -> None:
-    """Means of the differences to the first variant after the start, with 95 % intervals where there are two seeds and more."""
+    """Means of the differences to the first variant after the start, with 95 % intervals where there are two seeds and
+    more.
+    """
     figure = new_figure(5 * len(followed), 4)
     steps = [point["step"] for point in runs[0]["curve"]]
     for axis, name in zip(figure.subplots(1, len(followed), squeeze=False)[0], followed):

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the pages of all our Spaces share: gradio and its settings, style, checks of numbers, cells of tables, features of images."""
+"""What the pages of all our Spaces share: gradio and its settings, style, checks of numbers, cells of tables, features
+of images.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,8 @@ def import_gradio() -> ModuleType:
 
 
 def new_page(title: str) -> gradio.Blocks:
-    """An empty page, to be filled within ``with`` and then given to :func:`queued`; what visitors leave is deleted within minutes.
+    """An empty page, to be filled within ``with`` and then given to :func:`queued`; what visitors leave is deleted
+    within minutes.
 
     Raises:
         ImportError: gradio is missing.
@@ -103,7 +106,9 @@ def refused(reason: object) -> str:
 
 
 def cell(name: str, text: str, share: float | None = None, *, side: str | None = None, note: str = "") -> str:
-    """HTML of a table's cell, marked ``data-metric`` and ``data-side``, with a bar of length ``share`` in [0, 1] and HTML behind it."""
+    """HTML of a table's cell, marked ``data-metric`` and ``data-side``, with a bar of length ``share`` in [0, 1] and
+    HTML behind it.
+    """
     bar = (
         ""
         if share is None
@@ -114,7 +119,8 @@ def cell(name: str, text: str, share: float | None = None, *, side: str | None =
 
 
 def pixel_features(images: Iterable[np.ndarray]) -> np.ndarray:
-    """Pixels of images uint8 (H, W, 1 or 3), resized (bicubic) to 32x32, as features (N, 3072) float32 in [0, 1]; grey is repeated to RGB.
+    """Pixels of images uint8 (H, W, 1 or 3), resized (bicubic) to 32x32, as features (N, 3072) float32 in [0, 1]; grey
+    is repeated to RGB.
 
     Example:
         >>> pixel_features([np.full((8, 9, 1), 255, np.uint8)]).shape

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read uploaded files, which may be hostile, into features or images.
 
-Sizes are checked as they are declared, before anything is allocated, and again while bytes arrive. Nothing is unpickled and
-nothing is written to disk. Whatever is wrong becomes a ValueError with one line that can be shown to the sender.
+Sizes are checked as they are declared, before anything is allocated, and again while bytes arrive. Nothing is
+unpickled and nothing is written to disk. Whatever is wrong becomes a ValueError with one line that can be shown to the
+sender.
 """
 
 from __future__ import annotations

@@ -1,2 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Studies of many models: compression and its report, correlation, codebooks, people's judgements, outliers, repeated runs."""
+"""Studies of many models: compression and its report, correlation, codebooks, people's judgements, outliers, repeated
+runs.
+"""

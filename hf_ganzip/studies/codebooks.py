@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the codebooks of a discriminator hold: usage, distances of real and generated images per class, pictures of code maps."""
+"""What the codebooks of a discriminator hold: usage, distances of real and generated images per class, pictures of
+code maps.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ def code_usage(model: nn.Module) -> dict[str, dict[str, float]]:
         model: Discriminator with feature quantizers.
 
     Returns:
-        Place -> ``codes``, ``dead`` (running count below 0.001), ``perplexity`` (exp of the entropy of the running counts, 1 to K), ``largest_share``.
+        Place -> ``codes``, ``dead`` (running count below 0.001), ``perplexity`` (exp of the entropy of the running
+        counts, 1 to K), ``largest_share``.
 
     Raises:
         ValueError: The model has no feature quantizers.
@@ -115,7 +118,8 @@ def maximum_mean_discrepancy(*, real: Tensor, generated: Tensor, kernel: str = "
 
     Raises:
         TypeError: A set is no array.
-        ValueError: Another kernel; a set is not (N, d), has fewer than 2 rows, NaN or infinity, or the dimensions differ.
+        ValueError: Another kernel; a set is not (N, d), has fewer than 2 rows, NaN or infinity, or the dimensions
+            differ.
 
     Source:
         Gretton et al., "A Kernel Two-Sample Test", equation 3.
@@ -185,10 +189,11 @@ def save_code_maps(
     generated_labels: Tensor | None = None,
     seed: int = 0,
 ) -> None:
-    """Picture as in the paper's Figure 1: real images with their code maps above, generated ones below; each code has a colour.
+    """Picture as in the paper's Figure 1: real images with their code maps above, generated ones below; each code has
+    a colour.
 
-    Similar codes have similar colours: the codes are put on a line by t-SNE (scikit-learn; with fewer than ten live codes or without it, by their first
-    principal component), and the line is coloured as a rainbow.
+    Similar codes have similar colours: the codes are put on a line by t-SNE (scikit-learn; with fewer than ten live
+    codes or without it, by their first principal component), and the line is coloured as a rainbow.
 
     Args:
         model: Discriminator with feature quantizers.

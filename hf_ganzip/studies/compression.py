@@ -43,15 +43,18 @@ def run_study(
     Args:
         model: GAN generator or diffusion UNet, a pipeline of one, or a name as for :func:`.load_model`.
         reference: Real images, as :func:`.open_source` finds them.
-        output_dir: Gets ``pieces/`` with one JSON file per setting and draw, and one safetensors file of pictures per setting.
+        output_dir: Gets ``pieces/`` with one JSON file per setting and draw, and one safetensors file of pictures per
+            setting.
         config: Options.
         progress: Show progress bars.
 
     Returns:
-        ``rows`` (one per setting, means over draws with ``_std``), ``draws`` (one per setting and draw) and ``conditions``.
+        ``rows`` (one per setting, means over draws with ``_std``), ``draws`` (one per setting and draw) and
+        ``conditions``.
 
     Raises:
-        ValueError: The folder belongs to a study with other options, or there are too few images for the Frechet distance; as :class:`.Drawing`.
+        ValueError: The folder belongs to a study with other options, or there are too few images for the Frechet
+            distance; as :class:`.Drawing`.
     """
     config = config or StudyConfig()
     pieces = Path(output_dir) / "pieces"

@@ -45,8 +45,9 @@ class StudyConfig:
     """Options of :func:`.run_study`.
 
     Args:
-        methods: Names in ``VARIANTS`` (the paper's four by tensor, "auto" and "best" with the defaults of this library, the others by channel
-            without the last block); None: ``OF_GANS`` or ``OF_DIFFUSION``, fewer for diffusion models, which take longer to sample.
+        methods: Names in ``VARIANTS`` (the paper's four by tensor, "auto" and "best" with the defaults of this
+            library, the others by channel without the last block); None: ``OF_GANS`` or ``OF_DIFFUSION``, fewer for
+            diffusion models, which take longer to sample.
         bits: Each 2 to 8.
         num_samples: Generated images per draw; as many real images at most.
         draws: Repetitions with other latents and other hyperplanes; tables show mean and standard deviation.
@@ -57,7 +58,8 @@ class StudyConfig:
         steps: Of DDIM, for diffusion models; None: 50.
         spacing: Of their timesteps, see :func:`.ddim_timesteps`.
         clip_sample: See :func:`.sample_diffusion`.
-        sqnr_images: Images of each draw on whose trajectories noise predictions are compared with those in full precision.
+        sqnr_images: Images of each draw on whose trajectories noise predictions are compared with those in full
+            precision.
     """
 
     methods: tuple[str, ...] | None = None

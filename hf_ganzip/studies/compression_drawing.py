@@ -41,7 +41,8 @@ class Drawing:
     """Draws from a network and its compressed copies.
 
     Args:
-        model: GAN generator, diffusion UNet, pipeline of one, or where it is saved. Of a pipeline the noise schedule counts, too.
+        model: GAN generator, diffusion UNet, pipeline of one, or where it is saved. Of a pipeline the noise schedule
+            counts, too.
         config: Options of the study.
 
     Attributes:
@@ -50,7 +51,8 @@ class Drawing:
         diffuses: Whether it is a diffusion model.
 
     Raises:
-        ValueError: Networks that are neither, or a pipeline that draws otherwise: from latents of an autoencoder, or by another schedule.
+        ValueError: Networks that are neither, or a pipeline that draws otherwise: from latents of an autoencoder, or
+            by another schedule.
     """
 
     def __init__(self, model: Any, config: StudyConfig) -> None:
@@ -87,7 +89,9 @@ class Drawing:
         return ddim_timesteps(self._steps, self.config.spacing, self._schedule["num_train_timesteps"])
 
     def conditions(self) -> dict[str, Any]:
-        """All options of the study that decide its figures but for methods, bits and draws, more of which continue a study."""
+        """All options of the study that decide its figures but for methods, bits and draws, more of which continue a
+        study.
+        """
         options = asdict(self.config)
         for name in ("methods", "bits", "draws", *(() if self.diffuses else _OF_DIFFUSION)):
             del options[name]
@@ -116,7 +120,9 @@ class Drawing:
         return sample_diffusion(model, count, **options, **schedule)
 
     def sqnr(self, model: Any, seed: int) -> float:
-        """Signal to noise in dB of noise predictions on trajectories in full precision: ratio of the sums over images and timesteps."""
+        """Signal to noise in dB of noise predictions on trajectories in full precision: ratio of the sums over images
+        and timesteps.
+        """
         replay = Replay({"": self.network}, {"": model})
         count = min(self.config.sqnr_images, self.config.num_samples)
         with torch.no_grad(), evaluating(model), computing(model, "dequantized"):

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Studies over many reports: how distances and precision/recall scores move together, and which models are Pareto-optimal."""
+"""Studies over many reports: how distances and precision/recall scores move together, and which models are
+Pareto-optimal.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ SCORES = (
 
 
 def correlation(x: Sequence[float], y: Sequence[float], *, method: str = "pearson") -> dict[str, Any]:
-    """Correlation of two lists of numbers: Pearson's of the values, or Spearman's of their ranks (ties share a mean rank).
+    """Correlation of two lists of numbers: Pearson's of the values, or Spearman's of their ranks (ties share a mean
+    rank).
 
     Args:
         x: n finite numbers, n >= 3, not all equal.
@@ -66,19 +69,21 @@ def correlation(x: Sequence[float], y: Sequence[float], *, method: str = "pearso
 def correlation_table(
     rows: Sequence[Mapping[str, float]], *, distances: Sequence[str] = DISTANCES, scores: Sequence[str] = SCORES
 ) -> list[dict[str, Any]]:
-    """Pearson and Spearman correlation of every distance with every precision/recall score over the reports of many models.
+    """Pearson and Spearman correlation of every distance with every precision/recall score over the reports of many
+    models.
 
     A good score falls where the distance rises, so that -1 is ideal.
 
     Args:
-        rows: One dict of metric name -> value per model, at least 3. Names other than those asked for are ignored, but where the
-            conditions of `lsh_precision_recall` are among them and differ, a warning says so.
+        rows: One dict of metric name -> value per model, at least 3. Names other than those asked for are ignored, but
+            where the conditions of `lsh_precision_recall` are among them and differ, a warning says so.
         distances: Names to correlate; those that no row has are left out.
         scores: Names to correlate them with; those that no row has are left out.
 
     Returns:
-        One dict per pair: ``distance``, ``score``, ``pearson``, ``pearson_p_value``, ``spearman``, ``spearman_p_value``, ``n`` and
-        ``problem``: None, or why the four are None (a constant column, as a recall that is 0 for every model).
+        One dict per pair: ``distance``, ``score``, ``pearson``, ``pearson_p_value``, ``spearman``,
+        ``spearman_p_value``, ``n`` and ``problem``: None, or why the four are None (a constant column, as a recall
+        that is 0 for every model).
 
     Raises:
         ImportError: scipy is missing.
@@ -131,7 +136,8 @@ def _both(columns: Mapping[str, list[float]], distance: str, score: str) -> dict
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the (precision, recall) points that no other point dominates: is at least as high in both, and higher in one.
+    """Indices of the (precision, recall) points that no other point dominates: is at least as high in both, and higher
+    in one.
 
     Equal points dominate each other not: all of them are kept. Takes O(n log n).
 

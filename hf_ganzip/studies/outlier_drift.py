@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far outliers move precision and recall, and whether these still tell a good generator from a bad one.
 
-A run holds the values ``{label: [precision, recall]}`` of every generator without outliers (``run["clean"]``) and with a share of them in one or both sets
-(``run[place][share]``). Drift is what is left of a change after what outliers must change: a real outlier that no generator makes is not recalled, a
+A run holds the values ``{label: [precision, recall]}`` of every generator without outliers
+(``run["clean"]``) and with a share of them in one or both sets (``run[place][share]``). Drift is what is
+left of a change after what outliers must change: a real outlier that no generator makes is not recalled, a
 generated one is not precise.
 """
 
@@ -26,7 +27,9 @@ Scores = Mapping[str, Sequence[float]]
 
 
 def with_outliers(order: Tensor, count: int) -> Tensor:
-    """Rows (N,) of a pool that holds N samples and then outliers: the first ``count`` samples of ``order`` (N,) are replaced by as many outliers."""
+    """Rows (N,) of a pool that holds N samples and then outliers: the first ``count`` samples of ``order`` (N,) are
+    replaced by as many outliers.
+    """
     rows = torch.arange(len(order))
     rows[order[:count]] = len(order) + torch.arange(count)
     return rows
@@ -42,9 +45,10 @@ def geometry_of(reference: Pool, balls: Balls, distances: Mapping[str, Tensor], 
         num_samples: See above.
 
     Returns:
-        ``distance``: median distance of an outlier to the nearest ordinary sample, over the median radius (third neighbour) of these;
-        ``radius``: median radius of the outliers' balls, over the same; ``alone``: share of outliers without an ordinary sample in their
-        hash cell, mean over draws; ``inside``: generator -> samples in an outlier's ball, mean over the outliers.
+        ``distance``: median distance of an outlier to the nearest ordinary sample, over the median radius (third
+        neighbour) of these; ``radius``: median radius of the outliers' balls, over the same; ``alone``: share of
+        outliers without an ordinary sample in their hash cell, mean over draws; ``inside``: generator -> samples in an
+        outlier's ball, mean over the outliers.
     """
     strange = balls.rows >= num_samples
     ordinary, outliers = balls.rows[~strange], balls.rows[strange]
@@ -64,15 +68,17 @@ def geometry_of(reference: Pool, balls: Balls, distances: Mapping[str, Tensor], 
 
 
 def is_judged(side: str, place: str) -> bool:
-    """Whether the outliers are among the samples that this value judges: real ones for recall, generated ones for precision."""
+    """Whether the outliers are among the samples that this value judges: real ones for recall, generated ones for
+    precision.
+    """
     return place == "both" or (place == "generated") == (side == "precision")
 
 
 def drift(clean: float, value: float, side: str, place: str, share: float) -> float:
     """Change beyond what outliers must change.
 
-    A share of uncovered outliers among the samples that are judged leaves ``(1 - share) * clean``; outliers in the other set leave the value as
-    it is; where both sets have them, up to ``share`` more may be covered.
+    A share of uncovered outliers among the samples that are judged leaves ``(1 - share) * clean``; outliers in the
+    other set leave the value as it is; where both sets have them, up to ``share`` more may be covered.
 
     Example:
         >>> drift(0.8, 0.8, "precision", "reference", 0.05), round(drift(0.8, 0.74, "recall", "reference", 0.05), 2)
@@ -84,7 +90,8 @@ def drift(clean: float, value: float, side: str, place: str, share: float) -> fl
 
 
 def gaps_of(scores: Mapping[str, Scores]) -> dict[str, list[float]]:
-    """Method -> how far the ideal generator is above the one of poor images (precision) and above that of few kinds of images (recall).
+    """Method -> how far the ideal generator is above the one of poor images (precision) and above that of few kinds of
+    images (recall).
 
     The generators stand in the order good, ..., few kinds, poor.
     """
@@ -100,8 +107,9 @@ def drifts_of(run: Mapping[str, Any], method: str, place: str, share: str, unit:
         method: One of ``METHODS``.
         place: One of ``PLACES``.
         share: As in the run.
-        unit: "gap" of the method between good and bad (:func:`gaps_of`), "value" without outliers, or "point", 0.01. A gap or a value below one sample,
-            or below 0, counts as one sample: such a method does not tell good from bad.
+        unit: "gap" of the method between good and bad (:func:`gaps_of`), "value" without outliers, or "point", 0.01. A
+            gap or a value below one sample, or below 0, counts as one sample: such a method does not tell good from
+            bad.
     """
     least = 1 / run["num_samples"]
     gaps = gaps_of(run["clean"])[method]
@@ -116,7 +124,9 @@ def drifts_of(run: Mapping[str, Any], method: str, place: str, share: str, unit:
 
 
 def mean_drift(run: Mapping[str, Any], method: str, part: str, unit: str, share: str | None = None) -> float:
-    """Mean over generators and shares (or of one): of what must "stay" or "fall" with outliers in one set, or with outliers in "both"."""
+    """Mean over generators and shares (or of one): of what must "stay" or "fall" with outliers in one set, or with
+    outliers in "both".
+    """
     places = ("both",) if part == "both" else PLACES[:2]
     shares = list(run["both"]) if share is None else [share]
     key = "fall" if part == "both" else part
@@ -126,9 +136,11 @@ def mean_drift(run: Mapping[str, Any], method: str, part: str, unit: str, share:
 
 
 def passed(run: Mapping[str, Any], method: str, share: str) -> float:
-    """Share of the outliers that count as covered by a set without outliers, as far as the value shows it: mean over generators and sides.
+    """Share of the outliers that count as covered by a set without outliers, as far as the value shows it: mean over
+    generators and sides.
 
-    Where outliers take the place of samples that were covered as often as all, the value is ``(1 - share) * clean + share * passed``.
+    Where outliers take the place of samples that were covered as often as all, the value is
+    ``(1 - share) * clean + share * passed``.
     """
     found = [
         drift(scores[method][i], run[place][share][name][method][i], side, place, float(share)) / float(share)

@@ -38,7 +38,9 @@ _GEOMETRY = (
 
 
 def verdict(runs: Runs, method: str = "LSH+KNN", other: str = "KNN", part: str = "stay") -> str:
-    """Markdown table of paired differences in drift, in percent of the gap, by share: mean and deviation over seeds, and in how many runs it is above 0."""
+    """Markdown table of paired differences in drift, in percent of the gap, by share: mean and deviation over seeds,
+    and in how many runs it is above 0.
+    """
     kinds = _kinds(runs)
     rows = []
     for share in runs[0]["both"]:
@@ -179,7 +181,8 @@ def _kept_gaps(kinds: Mapping[str, Runs], share: str) -> list[list[str]]:
 
 
 def save_drift_plot(runs: Runs, path: Any) -> None:
-    """Drift in percent of the gap against the share of outliers: a row of panels per kind of features, a column per kind of value.
+    """Drift in percent of the gap against the share of outliers: a row of panels per kind of features, a column per
+    kind of value.
 
     Lines are means over generators and seeds; bands one standard deviation over seeds, of KNN and LSH+KNN only.
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Precision and recall of many subsets of two pools of samples, from distances that are computed once.
 
-Studies that exchange a few samples of a set at a time would compute nearly the same products again and again. The values are those of :mod:`hf_ganzip.metrics`,
-which also settles in float64 what float32 cannot: pairs whose distance is within rounding of a radius.
+Studies that exchange a few samples of a set at a time would compute nearly the same products again and again. The
+values are those of :mod:`hf_ganzip.metrics`, which also settles in float64 what float32 cannot: pairs whose distance
+is within rounding of a radius.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ _K, _K_DENSITY = 3, 5
 class Balls:
     """Squared radii (n,) of samples ``rows`` (n,) of a pool.
 
-    ``knn`` by the third neighbour, ``density`` by the fifth, ``pruned`` the former, -1 where above the median, ``cells`` hyperplanes -> by the third
-    neighbour in the cell of every draw (draws, n).
+    ``knn`` by the third neighbour, ``density`` by the fifth, ``pruned`` the former, -1 where above the median,
+    ``cells`` hyperplanes -> by the third neighbour in the cell of every draw (draws, n).
     """
 
     rows: Tensor
@@ -74,7 +75,9 @@ class PooledScores:
         self.distances = squared_distances(real.features, generated.features)
 
     def __call__(self, real: Balls, generated: Balls) -> dict[str, list[float]]:
-        """Method -> [precision, recall], in the order of ``METHODS``; density and coverage take their place for the last."""
+        """Method -> [precision, recall], in the order of ``METHODS``; density and coverage take their place for the
+        last.
+        """
         distances = self.distances[real.rows][:, generated.rows]
         found: dict[str, list[float]] = {}
         for name, label in (("plain", ""), ("centred", ", centred")):
@@ -94,7 +97,9 @@ class PooledScores:
 
 
 def keys_of(features: Tensor, center: Tensor, *, num_hyperplanes: int, draws: int, seed: int) -> dict[str, Tensor]:
-    """Keys (P, draws) of features (P, d) under "plain" hyperplanes and under those moved to ``center`` (d,), "centred"."""
+    """Keys (P, draws) of features (P, d) under "plain" hyperplanes and under those moved to ``center`` (d,),
+    "centred".
+    """
     dim = features.shape[1]
     return {
         name: hash_keys(features, *draw_hyperplanes(dim, num_hyperplanes, draws, seed, middle))

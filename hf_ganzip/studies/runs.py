@@ -77,7 +77,8 @@ def half_interval(values: Sequence[float]) -> float:
 
 
 def paired_differences(runs: Sequence[Mapping[str, Any]], name: str, place: int = -1) -> dict[str, list[float]]:
-    """Variant -> its figure minus that of the first variant, for every seed that both have; variants without such a seed are left out.
+    """Variant -> its figure minus that of the first variant, for every seed that both have; variants without such a
+    seed are left out.
 
     Args:
         runs: As for :func:`variants_of`, with ``seed``.
@@ -101,7 +102,8 @@ def paired_differences(runs: Sequence[Mapping[str, Any]], name: str, place: int 
 def differences_table(
     runs: Sequence[Mapping[str, Any]], columns: Mapping[str, tuple[str, int, int]], heading: str = "variant"
 ) -> list[str]:
-    """Markdown lines: a row per variant but the first, a column per figure, of differences to the first variant seed by seed with their 95 % intervals.
+    """Markdown lines: a row per variant but the first, a column per figure, of differences to the first variant seed
+    by seed with their 95 % intervals.
 
     Args:
         runs: As for :func:`paired_differences`.

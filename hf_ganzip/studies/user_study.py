@@ -31,7 +31,8 @@ def export_pairs(
 ) -> None:
     """Write a page on which two systems are compared image by image, left and right at random.
 
-    ``index.html`` shows the pairs, ``answers.csv`` takes "left" or "right" per row and rater, ``key.json`` (not for raters) says which system was where.
+    ``index.html`` shows the pairs, ``answers.csv`` takes "left" or "right" per row and rater, ``key.json`` (not for
+    raters) says which system was where.
 
     Args:
         folder: New or empty.
@@ -91,7 +92,8 @@ def count_votes(folder: str | Path, answers: Sequence[str | Path] | None = None)
         answers: CSV files; None: ``answers.csv`` in the folder.
 
     Returns:
-        System -> ``images`` (won), ``share`` of the decided images, and ``low`` and ``high`` of its 95 % interval (Wilson).
+        System -> ``images`` (won), ``share`` of the decided images, and ``low`` and ``high`` of its 95 % interval
+        (Wilson).
 
     Raises:
         ValueError: An answer that is neither left nor right, or no answer at all.

@@ -39,8 +39,9 @@ def augment(
 ) -> Tensor:
     """Augment a batch; every transformation is applied to each image with the given probability.
 
-    Mirror, quarter turns, whole-pixel shifts, isotropic scale, rotation, anisotropic scale, rotation and fractional shift, composed to
-    one bilinear resampling with reflected borders; then brightness, contrast, and for RGB luma flip, hue and saturation.
+    Mirror, quarter turns, whole-pixel shifts, isotropic scale, rotation, anisotropic scale, rotation and fractional
+    shift, composed to one bilinear resampling with reflected borders; then brightness, contrast, and for RGB luma
+    flip, hue and saturation.
 
     Args:
         images: (B, C, H, W) about [-1, 1]; gradients pass.
@@ -53,8 +54,8 @@ def augment(
         Tensor like ``images``.
 
     Source:
-        Karras et al., "Training Generative Adversarial Networks with Limited Data", appendix B, pixel blitting, geometric and colour
-        transformations; bilinear instead of wavelet filtering.
+        Karras et al., "Training Generative Adversarial Networks with Limited Data", appendix B, pixel blitting,
+        geometric and colour transformations; bilinear instead of wavelet filtering.
     """
     if probability <= 0:
         return images
@@ -213,8 +214,8 @@ def diff_augment(images: Tensor, policy: str, generator: torch.Generator) -> Ten
         ValueError: An unknown name.
 
     Source:
-        Zhao et al., "Differentiable Augmentation for Data-Efficient GAN Training", section 3.3: brightness within 0.5, saturation within 2,
-        contrast within 0.5, shifts within 1/8, squares of half the side.
+        Zhao et al., "Differentiable Augmentation for Data-Efficient GAN Training", section 3.3: brightness within 0.5,
+        saturation within 2, contrast within 0.5, shifts within 1/8, squares of half the side.
     """
     for name in filter(None, policy.split(",")):
         images = lookup(DIFF_AUGMENTATIONS, name, "augmentation")(images, generator)

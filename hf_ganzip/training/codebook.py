@@ -21,7 +21,8 @@ class Collected:
 
     Args:
         statistics: (K, 1 + C): counts and sums of the features of every code.
-        rows: (R, C): R <= K features drawn from all that were seen, each with equal probability; none where codes are not revived.
+        rows: (R, C): R <= K features drawn from all that were seen, each with equal probability; none where codes are
+            not revived.
         keys: (R,) random numbers of the draw: the largest stay.
     """
 
@@ -94,7 +95,9 @@ class MovingCodebook(nn.Module):
 
     @torch.no_grad()
     def update_(self) -> None:
-        """Move the codebook by the collected statistics; for ``accumulate="step"``, once per optimizer step, on every process."""
+        """Move the codebook by the collected statistics; for ``accumulate="step"``, once per optimizer step, on every
+        process.
+        """
         found, self.pending = self.pending, None
         self._blend(found or self._collected(self.embed.new_zeros(self.num_codes, self.dim + 1), self.embed[:0]))
 
@@ -125,7 +128,8 @@ class MovingCodebook(nn.Module):
 
     @torch.no_grad()
     def _follow(self, flat: Tensor) -> None:
-        """Before the first features (N, C) of an update are matched: move the codes as mean and spread of every channel have moved.
+        """Before the first features (N, C) of an update are matched: move the codes as mean and spread of every
+        channel have moved.
 
         A step of the optimizer moves all features of a layer by up to their own spread, further than moving averages follow: all of them would be
         nearest to the same few codes.
@@ -190,7 +194,8 @@ class MovingCodebook(nn.Module):
             self._move(self.cluster_size < self.revive_below * counts.mean(), found.rows, counts.mean())
 
     def _move(self, dead: Tensor, rows: Tensor, count: Tensor) -> None:
-        """Move codes (K,), the same on every process, to random features of rank 0, each to another as long as there are some.
+        """Move codes (K,), the same on every process, to random features of rank 0, each to another as long as there
+        are some.
 
         They start with the mean count: as slow as the others, and alive for as long as these would be without features.
         """

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training loop for diffusion UNets that predict noise, with Accelerate: one process or many, exact resume.
 
-All random numbers of a step are drawn for the whole step from (seed, step), and every process and micro-batch takes its part: a resumed run repeats
-an uninterrupted one, and the number of processes and of micro-batches does not change what is learned (but for dropout).
+All random numbers of a step are drawn for the whole step from (seed, step), and every process and
+micro-batch takes its part: a resumed run repeats an uninterrupted one, and the number of processes and of
+micro-batches does not change what is learned (but for dropout).
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ def train_diffusion(
         config: Options.
         accelerator: With ``mixed_precision="no"``; the loop applies ``config.mixed_precision`` itself.
         teacher: Network whose prediction is learned with ``config.distillation_weight``.
-        validate: Network -> figures for the log, every ``validation_steps``, of the averaged and of the trained weights.
+        validate: Network -> figures for the log, every ``validation_steps``, of the averaged and of the trained
+            weights.
 
     Raises:
         ValueError: Images do not fit the network or fill no step, or a distillation weight without a teacher.

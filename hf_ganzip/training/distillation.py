@@ -25,11 +25,12 @@ def relation_loss(
 ) -> Tensor:
     """Relation of features to those of shifted styles, compared between student and teacher (L_LD).
 
-    S_ij is the cosine of student feature i and shifted student feature j, T_ij of the teacher's; the loss is the mean over rows of
-    KL(softmax T_i || softmax S_i), summed over layers.
+    S_ij is the cosine of student feature i and shifted student feature j, T_ij of the teacher's; the loss is the mean
+    over rows of KL(softmax T_i || softmax S_i), summed over layers.
 
     Args:
-        student: Per layer (2 B, C, H, W): B features, then those of the B shifted styles; any dtype, compared in float32.
+        student: Per layer (2 B, C, H, W): B features, then those of the B shifted styles; any dtype, compared in
+            float32.
         teacher: The same with other widths.
         relation_batch: Samples that are compared with each other; None: all B. B must be a multiple.
 
@@ -67,7 +68,8 @@ def latent_directions(generator: nn.Module, groups: Sequence[Sequence[str]], per
 
     Args:
         generator: StyleGAN2 or StyleGAN3.
-        groups: Names of layers with an ``affine``; the rows of a group's affine weights, each of length one, are taken together.
+        groups: Names of layers with an ``affine``; the rows of a group's affine weights, each of length one, are taken
+            together.
         per_group: Leading eigenvectors of R^T R of each group.
 
     Returns:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fine-tuning a compressed StyleGAN against its teacher and a discriminator, with Accelerate.
 
-One step makes four phases, as the published code does: the generator's loss, every few steps its path length, the discriminator's loss, every few steps
-R1. All random numbers of a step are drawn for the whole step from (seed, step), and every process and micro-batch takes its part: the number of
-processes and of accumulated micro-batches does not change what is learned, as long as micro-batches are even (path lengths take half of each).
+One step makes four phases, as the published code does: the generator's loss, every few steps its path length, the
+discriminator's loss, every few steps R1. All random numbers of a step are drawn for the whole step from (seed, step),
+and every process and micro-batch takes its part: the number of processes and of accumulated micro-batches does not
+change what is learned, as long as micro-batches are even (path lengths take half of each).
 """
 
 from __future__ import annotations
@@ -54,14 +55,16 @@ def train_distilled(
         discriminator: ``discriminator(images, class_labels)`` with ``.logits``.
         dataset: (image uint8 (C, H, W), label int64) pairs.
         config: Options.
-        accelerator: With ``mixed_precision="no"`` and no gradient accumulation of its own; the loop applies those of the config.
+        accelerator: With ``mixed_precision="no"`` and no gradient accumulation of its own; the loop applies those of
+            the config.
         perceptual: Distance (images, images) -> (B,) or scalar, for example an LPIPS module; float32.
         mask: Teacher images -> (B, 1, H, W): where both images are compared.
-        validate: Generator -> figures for the log, every ``validation_steps``, of the averaged and of the trained weights.
+        validate: Generator -> figures for the log, every ``validation_steps``, of the averaged and of the trained
+            weights.
 
     Raises:
-        ValueError: The networks, the images or the accelerator do not fit, a perceptual weight without a distance, a discriminator with feature
-            quantizers, or adaptive augmentation with R1 in torch older than 2.12.
+        ValueError: The networks, the images or the accelerator do not fit, a perceptual weight without a distance, a
+            discriminator with feature quantizers, or adaptive augmentation with R1 in torch older than 2.12.
         FileExistsError: ``config.output_dir`` holds a run that is not continued.
         SystemExit: A signal stopped the run; there is a checkpoint.
         FloatingPointError: A loss is not finite; the last checkpoint is kept.
@@ -275,7 +278,9 @@ class _Training(TrainingRun):
 
 
 def _nothing(output: Tensor) -> Tensor:
-    """Zero that depends on every parameter: processes wait for the gradients of all, also of biases that a penalty does not move."""
+    """Zero that depends on every parameter: processes wait for the gradients of all, also of biases that a penalty
+    does not move.
+    """
     return 0 * output.float().sum()
 
 

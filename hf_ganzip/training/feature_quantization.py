@@ -74,15 +74,17 @@ FQ_PRESETS: dict[str, dict[str, FQConfig]] = {
 def add_feature_quantizers(model: nn.Module, places: str | Mapping[str, FQConfig | Mapping[str, Any]]) -> None:
     """Quantize the outputs of modules of a discriminator, in place.
 
-    The model's output gets a ``quantization_loss`` (B,), the sum over the places, to be added to the losses of both networks. Our own
-    discriminators save and restore their quantizers. Where a module returns several values, the first is quantized.
+    The model's output gets a ``quantization_loss`` (B,), the sum over the places, to be added to the losses of both
+    networks. Our own discriminators save and restore their quantizers. Where a module returns several values, the
+    first is quantized.
 
     Args:
         model: Discriminator.
         places: Module path -> options, or a key of ``FQ_PRESETS``.
 
     Raises:
-        ValueError: Unknown paths or presets (all named), a place whose channels cannot be told, or quantizers that are there already.
+        ValueError: Unknown paths or presets (all named), a place whose channels cannot be told, or quantizers that are
+            there already.
     """
     if isinstance(places, str):
         if places not in FQ_PRESETS:
@@ -159,10 +161,12 @@ def update_codebooks_(model: nn.Module) -> None:
 
 @torch.no_grad()
 def codes_in_use(model: nn.Module) -> dict[str, Tensor]:
-    """Perplexity of the codes (:func:`.running_perplexity`) in the last update of every codebook that has started, for the log.
+    """Perplexity of the codes (:func:`.running_perplexity`) in the last update of every codebook that has started, for
+    the log.
 
     Returns:
-        ``codes_in_use``, the mean, and ``codes_in_use/PLACE`` of every codebook, float64 scalars; nothing before the first update.
+        ``codes_in_use``, the mean, and ``codes_in_use/PLACE`` of every codebook, float64 scalars; nothing before the
+        first update.
     """
     counts = {place: quantizer.last_counts for place, quantizer in _places(model).items()}
     found = {f"codes_in_use/{place}": running_perplexity(each) for place, each in counts.items() if each is not None}
@@ -203,11 +207,11 @@ def _places(model: nn.Module) -> dict[str, FeatureQuantizer]:
 
 
 class PendingStatistics:
-    """What the codebooks hold for the training alone, for its checkpoint: where the features were at the last update (``follow``), and what was collected
-    since (``accumulate="step"``).
+    """What the codebooks hold for the training alone, for its checkpoint: where the features were at the last update
+    (``follow``), and what was collected since (``accumulate="step"``).
 
-    Statistics are summed over processes, and go to rank 0 when they are loaded: the next update adds up the same, for any number of processes. To be saved by
-    all processes at once.
+    Statistics are summed over processes, and go to rank 0 when they are loaded: the next update adds up the same, for
+    any number of processes. To be saved by all processes at once.
     """
 
     def __init__(self, model: nn.Module):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Feature quantization of GAN discriminators (Zhao et al., "Feature Quantization Improves GAN Training", ICML 2020).
 
-Every position of a feature map is matched with the nearest of K codes; the codes follow the features by exponential moving
-averages, identical on every process. A commitment loss pulls features towards their codes.
+Every position of a feature map is matched with the nearest of K codes; the codes follow the features by exponential
+moving averages, identical on every process. A commitment loss pulls features towards their codes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from .codebook import MovingCodebook
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Equations 6-9 and section 3.3: quantized features go on after a warm-up, the weight grows; updates in discriminator steps.
-    # The paper says nothing of the start: normal codes lie outside of the features, whose length falls while spectral norms settle.
+    # Equations 6-9 and section 3.3: quantized features go on after a warm-up, the weight grows; updates in
+    # discriminator steps. The paper says nothing of the start: normal codes lie outside of the features, whose length
+    # falls while spectral norms settle.
     "paper": {
         "feed": "quantized",
         "warmup_steps": 1000,
@@ -78,10 +79,11 @@ class FeatureQuantizerOutput:
 
 
 class FeatureQuantizer(MovingCodebook):
-    """Nearest codes of features h, in a codebook (K, C) that follows them (:class:`.MovingCodebook`, equation 8 of the paper).
+    """Nearest codes of features h, in a codebook (K, C) that follows them (:class:`.MovingCodebook`, equation 8 of the
+    paper).
 
-    Output: h, or the code of h with the gradient of h (straight-through). Loss of a sample: weight times the mean of (code - h)^2 over channels and
-    positions (equation 7).
+    Output: h, or the code of h with the gradient of h (straight-through). Loss of a sample: weight times the mean of
+    (code - h)^2 over channels and positions (equation 7).
 
     Args:
         dim: C, channels of the features.
@@ -93,15 +95,17 @@ class FeatureQuantizer(MovingCodebook):
         warmup_steps: Updates during which continuous features go on.
         anneal_steps: Updates over which the weight grows from 0, after ``settle_steps``.
         update_on: "d" (discriminator steps) or "d+g"; see :func:`phase`.
-        init: Codes at the start: "normal", "kaiming" (uniform, bound sqrt(6 / (K C))) or "data" (features of the update that ends ``settle_steps``, or
-            of the first forward pass).
-        init_state: Averages at the start: "consistent" (N = 1, m = e), "official" (N = 0, m = e) or "zero" (N = m = 0; codes that were
-            never used stay where they are).
-        settle_steps: Updates before the codes are in use: continuous features go on, the loss is 0 and codes do not move.
-        revive_below: Codes with N_k below this share of the mean count are moved to random features that the update has seen, with the
-            mean count; 0 turns that off.
-        follow: Before the first features of an update are matched, codes move as mean and standard deviation of every channel have moved since
-            the first ones of the update before; with ``accumulate="step"`` alone: single forward passes may be of real or of generated images.
+        init: Codes at the start: "normal", "kaiming" (uniform, bound sqrt(6 / (K C))) or "data" (features of the
+            update that ends ``settle_steps``, or of the first forward pass).
+        init_state: Averages at the start: "consistent" (N = 1, m = e), "official" (N = 0, m = e) or "zero" (N = m = 0;
+            codes that were never used stay where they are).
+        settle_steps: Updates before the codes are in use: continuous features go on, the loss is 0 and codes do not
+            move.
+        revive_below: Codes with N_k below this share of the mean count are moved to random features that the update
+            has seen, with the mean count; 0 turns that off.
+        follow: Before the first features of an update are matched, codes move as mean and standard deviation of every
+            channel have moved since the first ones of the update before; with ``accumulate="step"`` alone: single
+            forward passes may be of real or of generated images.
         accumulate: "forward": every forward updates; "step": statistics are collected until :func:`update_codebooks_`.
 
     Raises:

@@ -74,13 +74,15 @@ def train_gan(
     """Train in place and return the averaged generator; checkpoints, grids and a log go to ``config.output_dir``.
 
     Args:
-        generator: ``generator(z, class_labels, generator=)`` with ``.sample``; its config has ``z_dim``, ``num_classes``.
-        discriminator: ``discriminator(images, class_labels)`` with what :class:`.DiscriminatorOutput` names: ``logits``, and
-            ``class_logits``, ``twin_logits``, ``quantization_loss`` or None.
+        generator: ``generator(z, class_labels, generator=)`` with ``.sample``; its config has ``z_dim``,
+            ``num_classes``.
+        discriminator: ``discriminator(images, class_labels)`` with what :class:`.DiscriminatorOutput` names:
+            ``logits``, and ``class_logits``, ``twin_logits``, ``quantization_loss`` or None.
         dataset: (image uint8 (C, H, W), label int64) pairs.
         config: Options.
         accelerator: With ``mixed_precision="no"``; the loop applies ``config.mixed_precision`` itself.
-        validate: Generator -> figures for the log, every ``validation_steps``, of the averaged and of the trained weights.
+        validate: Generator -> figures for the log, every ``validation_steps``, of the averaged and of the trained
+            weights.
 
     Raises:
         ValueError: Images fill no step, or the accelerator or options do not fit each other.

@@ -10,7 +10,9 @@ from typing import Any
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Rows of a log, in the order of steps; of those that a resumed run wrote twice, the later. None where there is no file."""
+    """Rows of a log, in the order of steps; of those that a resumed run wrote twice, the later. None where there is no
+    file.
+    """
     if not path.is_file():
         return []
     rows = map(json.loads, path.read_text().splitlines())
@@ -19,7 +21,9 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def figures_of(row: Mapping[str, Any], weights: str = "average") -> dict[str, Any]:
-    """Step, images and the figures of these weights, "average" or "trained", by their plain names, of a row of ``figures.jsonl``."""
+    """Step, images and the figures of these weights, "average" or "trained", by their plain names, of a row of
+    ``figures.jsonl``.
+    """
     start = f"{weights}_"
     named = {name.removeprefix(start): value for name, value in row.items() if name.startswith(start)}
     return {"step": row["step"], "images": row["images"], **named}

@@ -11,7 +11,9 @@ from ..evaluation.extractors.weights import read_weights
 
 
 class FeatureDistance(nn.Module):
-    """Squared distance of unit-length embeddings of a :class:`.FeatureNetwork`, in [0, 4]: for small grey images, where LPIPS does not fit."""
+    """Squared distance of unit-length embeddings of a :class:`.FeatureNetwork`, in [0, 4]: for small grey images,
+    where LPIPS does not fit.
+    """
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -24,11 +26,12 @@ class FeatureDistance(nn.Module):
 
 
 class LPIPSDistance(nn.Module):
-    """LPIPS 0.1 with VGG-16; images are averaged by the largest whole factor that leaves 256 pixels, grey ones repeated to RGB.
+    """LPIPS 0.1 with VGG-16; images are averaged by the largest whole factor that leaves 256 pixels, grey ones
+    repeated to RGB.
 
     Args:
-        weights: File (safetensors or torch) with the state dict of ``lpips.LPIPS(net="vgg")``; None: those of the lpips package, whose backbone
-            torchvision downloads.
+        weights: File (safetensors or torch) with the state dict of ``lpips.LPIPS(net="vgg")``; None: those of the
+            lpips package, whose backbone torchvision downloads.
 
     Raises:
         ImportError: lpips is not installed.

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every training loop does beside training: count steps, write whole checkpoints, resume, stop cleanly, keep a log."""
+"""What every training loop does beside training: count steps, write whole checkpoints, resume, stop cleanly, keep a
+log.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ class TrainingRun:
 
     Args:
         accelerator: Whose state is saved: everything that was prepared or registered.
-        config: Where checkpoints, ``log.jsonl`` (losses) and ``figures.jsonl`` (validation) go, how often, and where the run ends.
+        config: Where checkpoints, ``log.jsonl`` (losses) and ``figures.jsonl`` (validation) go, how often, and where
+            the run ends.
         trained: The network that grids and figures are made of, unwrapped.
         images_per_step: Over all processes.
         average: Of its weights, if the loop has one.
@@ -98,7 +101,9 @@ class TrainingRun:
         return self.step % self.config.validation_steps == 0 or self.step == self.config.max_train_steps
 
     def register(self, *others: Any, **optimizers: Any) -> None:
-        """Let checkpoints hold the run: learning rates of prepared optimizers by the config, logged under the names given, the average, and others."""
+        """Let checkpoints hold the run: learning rates of prepared optimizers by the config, logged under the names
+        given, the average, and others.
+        """
         self.schedulers = {
             name: make_scheduler(optimizer.optimizer, self.config) for name, optimizer in optimizers.items()
         }
@@ -125,7 +130,8 @@ class TrainingRun:
         """With a progress bar; SIGTERM and SIGINT to any process end the run after the current step, with a checkpoint.
 
         Raises:
-            SystemExit: The run was stopped before its last step, so that a script does not take its model for the final one.
+            SystemExit: The run was stopped before its last step, so that a script does not take its model for the
+                final one.
         """
         handlers = {each: signal.signal(each, self.request_stop) for each in (signal.SIGTERM, signal.SIGINT)}
         self.clock = (time.monotonic(), self.step)
@@ -286,7 +292,8 @@ class TrainingRun:
             shutil.rmtree(leftover)
 
     def resume(self) -> None:
-        """Load the checkpoint folder of the config, or the latest one; what the run wrote after it goes. Warn of an average that hardly leaves its start.
+        """Load the checkpoint folder of the config, or the latest one; what the run wrote after it goes. Warn of an
+        average that hardly leaves its start.
 
         Raises:
             FileExistsError: The output folder holds a run that is not continued.

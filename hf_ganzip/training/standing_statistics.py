@@ -23,7 +23,8 @@ def set_standing_statistics_(generator, batches: int = 16, batch_size: int = 64,
         ValueError: No batch statistics, or no samples.
 
     Source:
-        Brock et al., "Large Scale GAN Training for High Fidelity Natural Image Synthesis", appendix B (standing statistics).
+        Brock et al., "Large Scale GAN Training for High Fidelity Natural Image Synthesis", appendix B (standing
+        statistics).
     """
     norms = [module for module in generator.modules() if isinstance(module, StatisticsNorm)]
     if not norms or batches < 1 or batch_size < 2:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random numbers of a distillation step: drawn for the whole step from (seed, step), so that every process and micro-batch takes its part."""
+"""Random numbers of a distillation step: drawn for the whole step from (seed, step), so that every process and
+micro-batch takes its part.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class StepDraws:
         return micro * self.accelerator.num_processes + self.accelerator.process_index
 
     def __call__(self, step: int, phase: int, micro: int, batch: int | None = None) -> dict[str, Any]:
-        """Latents, labels, shifts and generators of noise for one phase and micro-batch, of ``batch`` images (default: all)."""
+        """Latents, labels, shifts and generators of noise for one phase and micro-batch, of ``batch`` images (default:
+        all).
+        """
         batch = self.batch if batch is None else batch
         total, start = batch * self.parts, batch * self.part(micro)
         classes, device = self.teacher.config.num_classes, self.accelerator.device

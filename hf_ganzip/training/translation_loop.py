@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training loop for unpaired image translation (U-GAT-IT) with Accelerate: one process or many, exact resume.
 
-All random numbers of a step, the chosen images among them, are drawn for the whole step from (seed, step); every process takes its part.
+All random numbers of a step, the chosen images among them, are drawn for the whole step from (seed, step); every
+process takes its part.
 """
 
 from __future__ import annotations
@@ -96,7 +97,9 @@ class Discriminators(nn.Module):
         )
 
     def forward(self, images: dict[str, tuple[Tensor, ...]]) -> dict[str, list[list[tuple]]]:
-        """For every domain and each of its image batches: (logits, CAM logits, quantization loss or None) of both discriminators."""
+        """For every domain and each of its image batches: (logits, CAM logits, quantization loss or None) of both
+        discriminators.
+        """
         found: dict[str, list[list[tuple]]] = {}
         for domain, batches in images.items():
             found[domain] = []
@@ -124,7 +127,8 @@ def discriminator_loss(real: list[tuple], generated: list[tuple]) -> Tensor:
 def generator_terms(
     a: Tensor, b: Tensor, made: dict[str, tuple[Tensor, Tensor]], judged: dict[str, list[list[tuple]]]
 ) -> dict[str, Tensor]:
-    """Terms of the generators' loss, both directions together: adversarial, cycle, identity, cam; and quantization, if there is one.
+    """Terms of the generators' loss, both directions together: adversarial, cycle, identity, cam; and quantization, if
+    there is one.
 
     Source:
         As :func:`discriminator_loss`.
@@ -172,7 +176,8 @@ def train_translation(
     Args:
         generators: Both directions.
         discriminators: Those of both domains.
-        images_a: uint8 (N, C, S, S) of one domain; with ``config.augment`` S is :func:`enlarged`, else the generators' resolution.
+        images_a: uint8 (N, C, S, S) of one domain; with ``config.augment`` S is :func:`enlarged`, else the generators'
+            resolution.
         images_b: Of the other domain; any number.
         config: Options.
         accelerator: With ``mixed_precision="no"``; the loop applies ``config.mixed_precision`` itself.
@@ -279,7 +284,9 @@ class _Training(TrainingRun):
         return self.trained
 
     def save_grid(self, models: Generators, path: Path) -> None:
-        """Four images of each domain: original, translation, the way back, identity; the first and later images of each set."""
+        """Four images of each domain: original, translation, the way back, identity; the first and later images of
+        each set.
+        """
         rows = []
         for domain, there, back in (("a", models.a_to_b, models.b_to_a), ("b", models.b_to_a, models.a_to_b)):
             images, size = self.images[domain], self.size

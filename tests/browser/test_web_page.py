@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exported pages in a real browser. Needs onnxruntime-web: ``npm pack`` gets it, or ``ONNXRUNTIME_WEB`` names the archive."""
+"""Exported pages in a real browser. Needs onnxruntime-web: ``npm pack`` gets it, or ``ONNXRUNTIME_WEB`` names the
+archive.
+"""
 
 import functools
 import os

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the pages take for granted: the repositories of the Hub that they name, and the reader's own files and variables."""
+"""What the pages take for granted: the repositories of the Hub that they name, and the reader's own files and
+variables.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,9 @@ _BLOCK = re.compile(
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, title and text, and whether nothing but blank lines is between it and the one before."""
+    """A fenced block: its language, title and text, and whether nothing but blank lines is between it and the one
+    before.
+    """
 
     language: str
     title: str | None

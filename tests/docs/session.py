@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Execute the code blocks of one page in order, in this process and this folder: ``python -m tests.docs.session PAGE``."""
+"""Execute the code blocks of one page in order, in this process and this folder:
+``python -m tests.docs.session PAGE``.
+"""
 
 from __future__ import annotations
 

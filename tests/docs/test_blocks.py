@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every code block of README, docs and cards is executed, in order, in a fresh process that talks to a Hub on this machine only."""
+"""Every code block of README, docs and cards is executed, in order, in a fresh process that talks to a Hub on this
+machine only.
+"""
 
 import os
 import re

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every notebook: its cells are executed in order in a fresh process without a network, and what it shows was shown by them."""
+"""Every notebook: its cells are executed in order in a fresh process without a network, and what it shows was shown by
+them.
+"""
 
 import json
 import os

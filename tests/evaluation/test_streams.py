@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images of many sizes: read one at a time, each upright and in 8 bits, features in their order and independent of batches."""
+"""Images of many sizes: read one at a time, each upright and in 8 bits, features in their order and independent of
+batches.
+"""
 
 import io
 

@@ -19,7 +19,9 @@ ACCELERATE += ("--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_t
 
 
 def launch(script, *arguments, check=True, environment=None, launcher=()):
-    """A script in a process of its own, in a fresh one with other variables or with ``launcher=ACCELERATE``, as ``accelerate launch`` runs it."""
+    """A script in a process of its own, in a fresh one with other variables or with ``launcher=ACCELERATE``, as
+    ``accelerate launch`` runs it.
+    """
     if environment is None and not launcher:
         return run_script(script, *arguments, check=check)
     command = [sys.executable, *launcher]

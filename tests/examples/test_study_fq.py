@@ -66,7 +66,9 @@ def test_ablation_grid(tmp_path, folder):
 
 
 def test_codebooks_of_the_study_live_during_the_whole_training(tmp_path):
-    """The study's networks on the bundled photographs of clothes, shortened: from the start of every codebook on, every logged step uses 0.4 of the codes."""
+    """The study's networks on the bundled photographs of clothes, shortened: from the start of every codebook on,
+    every logged step uses 0.4 of the codes.
+    """
     flags = ("--output_dir", tmp_path / "out", "--images", asset_path("fashion-mnist-test-5000"), "--seeds", 1)
     flags += ("--variants", "FQ, quantized", "--max_train_steps", 60, "--validation_steps", 60, "--num_samples", 200)
     flags += ("--train_batch_size", 16, "--options", "settle_steps=40", "warmup_steps=60", "anneal_steps=20")

@@ -27,7 +27,8 @@ def test_smoke_run_goes_on_where_it_stopped_and_refuses_other_conditions(tmp_pat
     for run in report["runs"]:
         assert list(run["clean"]) == list(run["both"]["0.05"]) and len(run["clean"]) == 7
         assert run["clean"]["real images"]["KNN"][1] > run["clean"]["StyleGAN2, half the classes"]["KNN"][1]
-        # a digit in the reference is covered by nothing that a generator makes: recall falls, and precision hardly moves
+        # a digit in the reference is covered by nothing that a generator makes: recall falls, and precision hardly
+        # moves
         clean, dirty = (sum(values["real images"]["KNN"]) for values in (run["clean"], run["reference"]["0.05"]))
         assert clean - 0.15 < dirty <= clean + 0.05
     text = (out / "report.md").read_text()

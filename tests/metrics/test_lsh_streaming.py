@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What streamed LSH is besides an accumulator (test_accumulate.py): the values of the function, small, bound to its hyperplanes."""
+"""What streamed LSH is besides an accumulator (test_accumulate.py): the values of the function, small, bound to its
+hyperplanes.
+"""
 
 import pytest
 import torch

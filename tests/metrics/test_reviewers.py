@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clipped density and coverage, probabilistic precision and recall, Vendi score, Monge distance, MMD with a Gaussian kernel.
+"""Clipped density and coverage, probabilistic precision and recall, Vendi score, Monge distance, MMD with a Gaussian
+kernel.
 
-Golden values, of the features in tests/golden/metrics.io.safetensors as float64, `pip install seqme==0.5.1 vendi-score==0.0.3 POT==0.9.7.post1 clip-mmd==0.0.2`:
+Golden values, of the features in tests/golden/metrics.io.safetensors as float64,
+`pip install seqme==0.5.1 vendi-score==0.0.3 POT==0.9.7.post1 clip-mmd==0.0.2`:
 
-    ClippedDensity(n_neighbors=5, reference=..., embedder=..., strict=False)(...)  # seqme.metrics; ClippedCoverage likewise
-    vendi.score_dual(fake, q=1), q=2, q="inf"                                      # vendi_score
-    3 * d * ot.sliced.sliced_wasserstein_distance(real, fake, projections=directions.T, p=2) ** 2  # 50 directions, see below
-    mmd(real, fake)                                                                # clip_mmd.calculation; rows of length 1
+    ClippedDensity(n_neighbors=5, reference=..., embedder=..., strict=False)(...)  # seqme.metrics; ClippedCoverage
+    likewise vendi.score_dual(fake, q=1), q=2, q="inf"                                      # vendi_score 3 * d *
+    ot.sliced.sliced_wasserstein_distance(real, fake, projections=directions.T, p=2) ** 2  # 50 directions, see below
+    mmd(real, fake)                                                                # clip_mmd.calculation; rows of
+    length 1
 """
 
 import math

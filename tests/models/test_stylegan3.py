@@ -143,7 +143,9 @@ def test_r_has_pointwise_convolutions_and_radial_filters():
 
 @torch.no_grad()
 def test_moving_the_input_moves_the_image(golden):
-    """What the network is for: a shift of the Fourier features by whole pixels is a shift of the image, away from the border."""
+    """What the network is for: a shift of the Fourier features by whole pixels is a shift of the image, away from the
+    border.
+    """
     generator, weights, io = golden
     generator.load_state_dict(weights)
     ws = io["ws"][:1]

@@ -18,7 +18,9 @@ def test_the_smallest_example():
 
 
 def test_downsampling_convolutions_count_at_their_output():
-    """Convolutions 9 * i * o * positions, 1 x 1 ones of the image and the shortcut i * o * positions, dense layers i * o."""
+    """Convolutions 9 * i * o * positions, 1 x 1 ones of the image and the shortcut i * o * positions, dense layers i *
+    o.
+    """
     model = tiny_discriminator(num_classes=0)
     blocks = [(3 * 8 + 9 * 8 * 8) * 256 + (9 * 8 * 16 + 8 * 16) * 64, 9 * 16 * 16 * 64 + (9 * 16 * 16 + 16 * 16) * 16]
     assert count_macs(model) == sum(blocks) + 9 * 17 * 16 * 16 + 16 * 16 * 16 + 16

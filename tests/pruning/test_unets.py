@@ -142,7 +142,9 @@ class TestSizes:
 @pytest.mark.processor
 @functools.cache
 def halved(name):
-    """A model with half of its channels, its report, and the tensors and channel sets of before; to be copied, not changed."""
+    """A model with half of its channels, its report, and the tensors and channel sets of before; to be copied, not
+    changed.
+    """
     model = MODELS[name]()
     dense, sets = state_of(model), rule_of(model).sets(model)
     return model, prune_(model, PruneConfig("random", 0.5)), dense, sets

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Hub of its own for every test; pushing without the fresh process and with a small wheel, which other tests have otherwise."""
+"""A Hub of its own for every test; pushing without the fresh process and with a small wheel, which other tests have
+otherwise.
+"""
 
 from pathlib import Path
 

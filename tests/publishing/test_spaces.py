@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Spaces, by real HTTP: what is uploaded, and that it runs where nothing of ours is installed; test_commands.py loads the metrics."""
+"""Spaces, by real HTTP: what is uploaded, and that it runs where nothing of ours is installed; test_commands.py loads
+the metrics.
+"""
 
 import subprocess
 import sys

@@ -109,7 +109,9 @@ def test_refusals_name_what_was_asked_for(results):
 
 
 def test_the_reader_neither_imports_nor_calls():
-    """The stack machine has no handler for instructions that construct objects by class, and its module imports nothing dynamic."""
+    """The stack machine has no handler for instructions that construct objects by class, and its module imports
+    nothing dynamic.
+    """
     assert not {ord("i"), ord("o"), 0x82, 0x83, 0x84} & set(_HANDLERS)
     source = (ROOT / "hf_ganzip" / "checkpoints" / "pickle_reader.py").read_text()
     for word in ("importlib", "__import__", "getattr(", "eval(", "exec(", "import pickle"):

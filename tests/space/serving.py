@@ -17,7 +17,9 @@ OPENER = build_opener(ProxyHandler({}))
 
 @contextlib.contextmanager
 def served(script, folder, environment=None, python=sys.executable, ours=True):
-    """Address of a Space's ``app.py`` on a free port, with this package importable if ``ours``; at the end its log may hold no traceback."""
+    """Address of a Space's ``app.py`` on a free port, with this package importable if ``ours``; at the end its log may
+    hold no traceback.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -26,7 +26,9 @@ def pool_of(features: torch.Tensor) -> Pool:
 
 
 def test_the_papers_picture_an_outlier_with_a_huge_ball_counts_for_knn_and_is_alone_in_its_cell():
-    """Figure 1 (h) of Mordido et al. in the plane: the ball of one generated outlier holds the real points that were missed."""
+    """Figure 1 (h) of Mordido et al. in the plane: the ball of one generated outlier holds the real points that were
+    missed.
+    """
     up, down = torch.tensor([5.0, 5.0]), torch.tensor([5.0, -5.0])
     real = torch.cat([0.1 * normal(30, 2, 0) + up, 0.1 * normal(30, 2, 1) + down])
     clean = 0.1 * normal(30, 2, 2) + up
@@ -40,7 +42,9 @@ def test_the_papers_picture_an_outlier_with_a_huge_ball_counts_for_knn_and_is_al
 
 @pytest.mark.parametrize("distance", [3.0, 300.0])
 def test_the_ball_of_a_lone_outlier_holds_about_k_samples_of_a_good_generator_however_far_it_is(distance):
-    """Where the generated samples are distributed like the n real ones, the k-th nearest real one has k m / n generated ones before it."""
+    """Where the generated samples are distributed like the n real ones, the k-th nearest real one has k m / n
+    generated ones before it.
+    """
     real, generated = normal(200, 32, 0), normal(200, 32, 1)
     pool = pool_of(torch.cat([real, distance * torch.nn.functional.normalize(normal(40, 32, 2))]))
     distances, inside = {"good": squared_distances(pool.features, generated)}, []

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training of noise predictors: exact resume, the same result for every number of processes and micro-batches, pruned structures."""
+"""Training of noise predictors: exact resume, the same result for every number of processes and micro-batches, pruned
+structures.
+"""
 
 import math
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tuning by distillation: exact resume, the same result for every number of processes and micro-batches, whole checkpoints."""
+"""Fine-tuning by distillation: exact resume, the same result for every number of processes and micro-batches, whole
+checkpoints.
+"""
 
 import copy
 import math

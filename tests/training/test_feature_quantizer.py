@@ -301,7 +301,9 @@ class TestSchedules:
 
 
 class TestLife:
-    """Codebooks live: they start from features when these have settled, move with them, and move codes that fall behind."""
+    """Codebooks live: they start from features when these have settled, move with them, and move codes that fall
+    behind.
+    """
 
     def test_the_paper_preset_lives_and_the_official_one_is_what_was_released(self):
         alive = {"init": "data", "init_state": "consistent", "follow": True}
@@ -372,7 +374,9 @@ class TestLife:
             assert torch.isfinite(layer.embed).all()
 
     def test_a_jumping_network_keeps_its_codes_in_use(self):
-        """Features that move by their own spread from update to update, as behind spectral norms that settle, for the default and without each of its parts."""
+        """Features that move by their own spread from update to update, as behind spectral norms that settle, for the
+        default and without each of its parts.
+        """
 
         def least(**options):
             torch.manual_seed(0)

@@ -64,14 +64,18 @@ def compare(
     folder: str | Path | None = None,
     progress: bool = True,
 ) -> CompareReport:
-    """Draw the same images from an original and a candidate, and measure how far they lie apart, what the change did to quality and diversity, and what it saved.
+    """Draw the same images from an original and a candidate, and measure how far they lie apart, what the change did
+    to quality and diversity, and what it saved.
 
-    Any two generators or pipelines will do: GAN generators of this library, ``UNet2DModel``, pipelines of diffusers with or without prompts, as they were
-    loaded, by whatever quantized them (this library, SDNQ, torchao, bitsandbytes, GGUF, nunchaku). Packed layers of ours compute as they are set to.
+    Any two generators or pipelines will do: GAN generators of this library, ``UNet2DModel``, pipelines of diffusers
+    with or without prompts, as they were loaded, by whatever quantized them (this library, SDNQ, torchao,
+    bitsandbytes, GGUF, nunchaku). Packed layers of ours compute as they are set to.
 
-    Intervals are of 95 % and over the images: bootstrap percentiles for the figures of pairs, halves of the images, in pairs, for those of distributions,
-    whose figures resamples with replacement would bias; :func:`.interval_by_halves` says why. A ``reference`` counts as given. Without one the original's
-    images are the real ones and the seeds are shared: FD is 0 and precision and recall 1 for a model with itself, and none of them is a distance to real images.
+    Intervals are of 95 % and over the images: bootstrap percentiles for the figures of pairs, halves of the
+    images, in pairs, for those of distributions, whose figures resamples with replacement would bias;
+    :func:`.interval_by_halves` says why. A ``reference`` counts as given. Without one the original's images
+    are the real ones and the seeds are shared: FD is 0 and precision and recall 1 for a model with itself, and
+    none of them is a distance to real images.
 
     Args:
         original: Network, pipeline, folder, bundled name or Hub id.
@@ -84,14 +88,17 @@ def compare(
         reference: Real images or features as :func:`.open_source` finds them, with which both sides are compared.
         extractor: Of the features, as for :func:`.load_extractor`; None: that of :func:`.default_extractor`.
         metrics: Of features, as for :func:`.find_metrics`, or functions ``(real=, generated=) -> dict``.
-        perceptual: Network of :func:`.perceptual_distance` (LPIPS), "alex" for example, whose weights are downloaded; None: not computed.
+        perceptual: Network of :func:`.perceptual_distance` (LPIPS), "alex" for example, whose weights are
+            downloaded; None: not computed.
         batch_size: Images drawn at once.
         bootstrap: Number of resamples; 0: no intervals.
         sqnr_images: Images in whose drawing the candidate repeats every call of the original's denoiser; whole batches.
-        memory: Measure the peak memory of sides that were given by name, in fresh processes that open them and draw one image.
+        memory: Measure the peak memory of sides that were given by name, in fresh processes that open them and draw
+            one image.
         device: Of sides that are opened here; None: the CPU.
         dtype: Of their weights; None: as they were saved.
-        options: Of a pipeline's call, such as ``guidance_scale``; ``truncation_psi`` of a GAN; ``clip_sample`` of a UNet alone.
+        options: Of a pipeline's call, such as ``guidance_scale``; ``truncation_psi`` of a GAN; ``clip_sample`` of a
+            UNet alone.
         folder: Where the report is written, see :meth:`.CompareReport.save`.
         progress: Show progress bars.
 
@@ -100,7 +107,8 @@ def compare(
 
     Raises:
         TypeError: A side is no network, pipeline or name.
-        ValueError: The sides differ in more than their weights, outputs are NaN or infinite, or an unknown option or metric.
+        ValueError: The sides differ in more than their weights, outputs are NaN or infinite, or an unknown option or
+            metric.
         FileNotFoundError: A side that is not there.
         ConnectionError: A Hub id that cannot be downloaded.
     """
@@ -159,7 +167,9 @@ def compare(
 def _draw_both(
     first: Side, second: Side, plan: Plan, sizes: tuple[int, int, int], progress: bool
 ) -> tuple[dict[str, Tensor], dict[str, list[float]], Replay]:
-    """Images and seconds an image of every full batch by role, batches in turn; predictions are compared in the first batches."""
+    """Images and seconds an image of every full batch by role, batches in turn; predictions are compared in the first
+    batches.
+    """
     count, batch_size, sqnr_images = sizes
     images: dict[str, list[Tensor]] = {first.role: [], second.role: []}
     seconds: dict[str, list[float]] = {first.role: [], second.role: []}
@@ -301,7 +311,9 @@ def _peak(side: Side, plan: Plan) -> int:
 
 
 def peak_of_drawing(folder: str, device: str, dtype: str, plan: str) -> None:
-    """Print the bytes by which opening a side and drawing one image raise the memory of this process, or of its accelerator."""
+    """Print the bytes by which opening a side and drawing one image raise the memory of this process, or of its
+    accelerator.
+    """
     given = json.loads(plan)
     _import_quantizers(Path(folder))
     torch.zeros(1) @ torch.zeros(1)

@@ -30,7 +30,9 @@ def squared_errors(original: Tensor, candidate: Tensor) -> Tensor:
 
 
 def psnr(errors: Tensor, draws: Tensor) -> Interval:
-    """Peak signal-to-noise ratio in dB of the mean over ``errors`` (N,), see :func:`squared_errors`: one equal pair would make a mean of ratios infinite."""
+    """Peak signal-to-noise ratio in dB of the mean over ``errors`` (N,), see :func:`squared_errors`: one equal pair
+    would make a mean of ratios infinite.
+    """
     return decibels(torch.full_like(errors, _PEAK**2), errors, draws)
 
 
@@ -41,7 +43,8 @@ def decibels(signal: Tensor, noise: Tensor, draws: Tensor) -> Interval:
 
 
 def feature_distance(original: Tensor, candidate: Tensor, draws: Tensor) -> Interval:
-    """Distance of the features (N, d) of a pair over that of two different originals, means: 0 for equal images, about 1 for unrelated ones.
+    """Distance of the features (N, d) of a pair over that of two different originals, means: 0 for equal images, about
+    1 for unrelated ones.
 
     Raises:
         ValueError: Fewer than two images, or all have the same features.
@@ -70,7 +73,8 @@ def distribution(
         reference: Features (M, d) that both are compared with; None: the candidate is compared with the original.
         original: Features (N, d).
         candidate: Features (N, d), of the same seeds.
-        drawn: Halves, see :func:`.halves`: the same of both sides, so that differences are paired. A reference stays as it is.
+        drawn: Halves, see :func:`.halves`: the same of both sides, so that differences are paired. A reference stays
+            as it is.
         seed: Of the hyperplanes.
         progress: Show a progress bar.
 
@@ -107,7 +111,9 @@ def distribution(
 def _figures_against(
     metric: str | Callable[..., Any], seed: int, bits: int
 ) -> Callable[[Tensor], Callable[[Tensor], dict[str, float]]]:
-    """Real features -> generated features -> figures of the metric, without its conditions and spreads; ``bits`` hyperplanes whatever the sizes."""
+    """Real features -> generated features -> figures of the metric, without its conditions and spreads; ``bits``
+    hyperplanes whatever the sizes.
+    """
 
     def against(real: Tensor) -> Callable[[Tensor], dict[str, float]]:
         if metric == "knn_precision_recall":
@@ -129,7 +135,8 @@ def _values(found: Mapping[str, Any]) -> dict[str, float]:
 
 
 def sqnr(signal: Tensor, noise: Tensor, keys: list[Any], draws: Tensor) -> tuple[Interval, list[dict[str, Any]]]:
-    """Signal to quantization noise in dB of all predictions, and of each timestep, from sums of squares (N, T) by image.
+    """Signal to quantization noise in dB of all predictions, and of each timestep, from sums of squares (N, T) by
+    image.
 
     Overall it is the ratio of the sums over all timesteps.
     """

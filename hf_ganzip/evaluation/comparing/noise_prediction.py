@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far the predictions of two denoisers lie apart on the same inputs, over the timesteps; and outputs that are no numbers."""
+"""How far the predictions of two denoisers lie apart on the same inputs, over the timesteps; and outputs that are no
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +19,19 @@ Key = tuple[str, float]  # name of the denoiser, timestep
 
 
 class Replay:
-    """While :meth:`recording`, every call of the original's denoisers is repeated by the candidate's with the same arguments.
+    """While :meth:`recording`, every call of the original's denoisers is repeated by the candidate's with the same
+    arguments.
 
-    Both see the states of the original's trajectory, so that errors of earlier steps do not add up. Where a pipeline calls its denoiser for
-    both halves of classifier-free guidance, both predictions count, before they are combined.
+    Both see the states of the original's trajectory, so that errors of earlier steps do not add up. Where a pipeline
+    calls its denoiser for both halves of classifier-free guidance, both predictions count, before they are combined.
 
     Args:
         original: Name -> denoiser.
         candidate: The same names.
 
     Attributes:
-        signal: (name, timestep) -> one tensor (B,) a batch, float64: sums of squares of the original's predictions, by image.
+        signal: (name, timestep) -> one tensor (B,) a batch, float64: sums of squares of the original's predictions, by
+            image.
         noise: The same of the differences.
         seconds: What the repeated calls took.
     """
@@ -83,14 +87,18 @@ class Replay:
 
 
 def by_image(values: Tensor, count: int) -> Tensor:
-    """Sums of squares (count,) of predictions (rows, ...), whose row r belongs to image r modulo ``count``; of other numbers of rows, to all alike."""
+    """Sums of squares (count,) of predictions (rows, ...), whose row r belongs to image r modulo ``count``; of other
+    numbers of rows, to all alike.
+    """
     rows = values.flatten(1).square().sum(dim=1)
     return rows.sum().expand(count) / count if len(rows) % count else rows.view(-1, count).sum(dim=0)
 
 
 @contextlib.contextmanager
 def refusing_nonfinite(role: str, networks: Mapping[str, nn.Module], first: int) -> Iterator[None]:
-    """Raise ValueError at the end of the context if a network gave NaN or infinity in it; images are counted from ``first``."""
+    """Raise ValueError at the end of the context if a network gave NaN or infinity in it; images are counted from
+    ``first``.
+    """
     names = {network: name or type(network).__name__ for name, network in networks.items()}
     calls: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = []
     flags: list[Tensor] = []  # looked at in the end: an accelerator need not wait
@@ -124,7 +132,9 @@ def prediction(output: Any) -> Tensor:
 
 
 def timestep_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float | None:
-    """The timestep in the arguments of a denoiser, that of the first input if there are several; None if there is none."""
+    """The timestep in the arguments of a denoiser, that of the first input if there are several; None if there is
+    none.
+    """
     given = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
     found = next((given[name] for name in ("timestep", "timesteps", "t") if name in given), None)
     if found is None:

@@ -64,7 +64,8 @@ class CompareReport(Report):
 
     Args:
         figures: What was measured, with 95 % intervals.
-        timesteps: For diffusion models ``component``, ``timestep``, ``sqnr`` in dB, ``low`` and ``high``, in the order of sampling.
+        timesteps: For diffusion models ``component``, ``timestep``, ``sqnr`` in dB, ``low`` and ``high``, in the order
+            of sampling.
         conditions: All that decides the figures.
         failures: What could not be computed -> why.
         images: "original" and "candidate": uint8 (N, C, H, W).
@@ -149,7 +150,8 @@ class CompareReport(Report):
         return "\n".join([*lines, "conditions:", *(f"  {name} {value}" for name, value in short.items())])
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``report.md``, ``report.html``, which holds its pictures, ``report.json`` and the pictures; returns the Markdown file.
+        """Write ``report.md``, ``report.html``, which holds its pictures, ``report.json`` and the pictures; returns
+        the Markdown file.
 
         Raises:
             ImportError: matplotlib is missing.

@@ -202,7 +202,9 @@ def weights_of(side: Side) -> str:
 
 
 def compression_said(side: Side) -> dict[str, dict[str, Any]]:
-    """Network -> ``quant_method`` and those options of its ``quantization_config`` that are set and plain, whoever wrote it; for those that have one."""
+    """Network -> ``quant_method`` and those options of its ``quantization_config`` that are set and plain, whoever
+    wrote it; for those that have one.
+    """
     found = {}
     for name, network in side.all_networks.items():
         config = getattr(getattr(network, "config", None), "quantization_config", None)

@@ -68,8 +68,8 @@ def check_extractor(extractor: Any) -> None:
 
 
 def default_extractor(images: Iterable[Tensor | ImageStream | None]) -> str:
-    """The extractor for images of which nothing else is said: "fashion_mnist" for those that it takes, grey squares of at most 32 pixels (and where there
-    are none), otherwise "inception_v3", that of FID.
+    """The extractor for images of which nothing else is said: "fashion_mnist" for those that it takes, grey squares of
+    at most 32 pixels (and where there are none), otherwise "inception_v3", that of FID.
 
     Example:
         >>> default_extractor([torch.zeros(2, 1, 28, 28), None]), default_extractor([torch.zeros(2, 3, 28, 28)])
@@ -88,7 +88,8 @@ def default_extractor(images: Iterable[Tensor | ImageStream | None]) -> str:
 
 
 def load_logits(extractor: str | Callable[[Tensor], Tensor], device: str | torch.device = "cpu") -> InceptionExtractor:
-    """The extractor of the logits of the inception score, with the weights that "inception_v3:SOURCE" names, if that is ``extractor``.
+    """The extractor of the logits of the inception score, with the weights that "inception_v3:SOURCE" names, if that
+    is ``extractor``.
 
     Raises:
         ImportError: torch-fidelity is missing.
@@ -110,8 +111,8 @@ def extract_features(
     """Features of all images; the same for every ``batch_size`` up to float32 rounding.
 
     Args:
-        images: uint8 (N, C, H, W), N >= 1, or a stream of images of many sizes (:func:`.open_stream`), which the extractor gets in batches of one
-            size, in memory that does not grow with their number.
+        images: uint8 (N, C, H, W), N >= 1, or a stream of images of many sizes (:func:`.open_stream`), which the
+            extractor gets in batches of one size, in memory that does not grow with their number.
         extractor: As for :func:`load_extractor`: a name, "NAME:SOURCE", or any callable uint8 (B, C, H, W) -> (B, d).
         batch_size: Images per call, >= 1; fewer of large images, see :func:`.batches`.
         progress: Whether to show a progress bar.
@@ -122,7 +123,8 @@ def extract_features(
 
     Raises:
         TypeError: ``images`` is not a uint8 tensor.
-        ValueError: Wrong shape, no images, unknown extractor, features that are not one row per image, or images of a stream that cannot be read.
+        ValueError: Wrong shape, no images, unknown extractor, features that are not one row per image, or images of a
+            stream that cannot be read.
 
     Example:
         >>> pixels = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Criteria: which channels matter. A criterion is called with (model, channel sets) and gives a score for every channel."""
+"""Criteria: which channels matter. A criterion is called with (model, channel sets) and gives a score for every
+channel.
+"""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ class ContentAware:
     """Gradient of the change by salt-and-pepper noise on the content, of the weight that reads the channel.
 
     Args:
-        mask: Function of images (B, C, H, W) about [-1, 1] -> masks (B, 1, H, W), True on content; or the Hub id or folder of a face parser
-            (:class:`.FaceParser`); None: everywhere.
+        mask: Function of images (B, C, H, W) about [-1, 1] -> masks (B, 1, H, W), True on content; or the Hub id or
+            folder of a face parser (:class:`.FaceParser`); None: everywhere.
         samples: Latents in all, rounded down to whole batches, at least one.
         batch_size: Latents at a time.
         noise: Share of content pixels that become black or white.

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Diversity-aware pruning (DCP-GAN, Chung et al., CVPR 2024): how differently a channel answers to directions in style space."""
+"""Diversity-aware pruning (DCP-GAN, Chung et al., CVPR 2024): how differently a channel answers to directions in style
+space.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +28,17 @@ class DCP:
     Directions are principal components of styles, drawn with the share of variance that they explain.
 
     Args:
-        samples: Latents in all, rounded down to whole batches, at least one: every batch is ``directions`` gradients of ``batch_size`` images. The
-            papers take 5000, whose fourteen times longer estimate ranks channels alike (docs/pruning.md).
+        samples: Latents in all, rounded down to whole batches, at least one: every batch is ``directions`` gradients
+            of ``batch_size`` images. The papers take 5000, whose fourteen times longer estimate ranks channels alike
+            (docs/pruning.md).
         batch_size: Latents that share directions.
         directions: Drawn for each batch, with replacement.
-        strength: Length of a step in style space (alpha), not 0: 5 in DCP-GAN, 10 in the scripts of Singular Value Scaling.
+        strength: Length of a step in style space (alpha), not 0: 5 in DCP-GAN, 10 in the scripts of Singular Value
+            Scaling.
         style_samples: Styles for the principal components.
         noise_mode: "random", as published, or "const" for less variance.
-        stop_gradient: Keep the moved image constant, as in Singular Value Scaling; False: gradients through both images.
+        stop_gradient: Keep the moved image constant, as in Singular Value Scaling; False: gradients through both
+            images.
         seed: Of everything random.
         progress: Show a progress bar.
 
@@ -98,7 +103,9 @@ class DCP:
         return [(score - score.mean(dim=0)).square().mean(dim=0) for score in scores]
 
     def _noise(self, model: nn.Module, generator: torch.Generator) -> list[Tensor]:
-        """Noise (batch_size, 1, H, W) of every layer with noise, in the order in which one pass draws them; none but if it is random."""
+        """Noise (batch_size, 1, H, W) of every layer with noise, in the order in which one pass draws them; none but
+        if it is random.
+        """
         sizes = [layer.noise_const.shape[-2:] for layer in _noisy(model)] if self.noise_mode == "random" else []
         return [randn_tensor((self.batch_size, 1, *size), generator=generator, device=model.device) for size in sizes]
 

@@ -29,14 +29,16 @@ _TOLERANCE = 1e-3  # of [-1, 1]: resizing rounds
 
 @dataclass(frozen=True)
 class DiffPrune:
-    """First-order Taylor importance of the noise prediction's loss, summed over timesteps 0, 1, ... until the loss is small.
+    """First-order Taylor importance of the noise prediction's loss, summed over timesteps 0, 1, ... until the loss is
+    small.
 
-    L_t = mean over images of the sum of (e - model(x_t, t))^2, with the same noise e at every t. The sum stops at the first t with
-    L_t < threshold * (largest loss so far).
+    L_t = mean over images of the sum of (e - model(x_t, t))^2, with the same noise e at every t. The sum stops at the
+    first t with L_t < threshold * (largest loss so far).
 
     Args:
-        images: (N, C, H, W) float in [-1, 1], in the size of the network, or latents of four and more channels; the published runs take one batch, 128 images of CIFAR-10, 64 of CelebA. On the command line and in
-            recipes: a source as for ``hf-ganzip evaluate``.
+        images: (N, C, H, W) float in [-1, 1], in the size of the network, or latents of four and more channels; the
+            published runs take one batch, 128 images of CIFAR-10, 64 of CelebA. On the command line and in recipes: a
+            source as for ``hf-ganzip evaluate``.
         threshold: 0.05 for CIFAR-10, 0 (all timesteps) for CelebA.
         num_images: How many images of a source are taken.
         batch_size: Images of one pass; gradients are summed, so that it changes memory only.
@@ -45,14 +47,17 @@ class DiffPrune:
         beta_end: Last of the linear schedule.
         include_last: Also count the timestep at which the sum stops, as the published diffusers script does.
         train_mode: Score with dropout, as the published fine-tuning script does.
-        importance: Of a weight slice: "squared" sum (w g)^2, "absolute" sum |w g|, "sum" \\|sum w g\\|; norms always \\|w g\\|, biases nothing.
-        model_inputs: Further inputs of the model, for example ``encoder_hidden_states`` (N, L, D) or ``class_labels`` (N,).
+        importance: Of a weight slice: "squared" sum (w g)^2, "absolute" sum |w g|, "sum" \\|sum w g\\|; norms always
+            \\|w g\\|, biases nothing.
+        model_inputs: Further inputs of the model, for example ``encoder_hidden_states`` (N, L, D) or ``class_labels``
+            (N,).
         seed: Of the noise.
         checkpoint_dir: Folder in which the state is kept every 50 timesteps; a run that finds one goes on from it.
         progress: Show a progress bar with timesteps per second.
 
     Raises:
-        ValueError: No images, images of another shape or range, a model that predicts no noise, or a threshold that leaves no timestep.
+        ValueError: No images, images of another shape or range, a model that predicts no noise, or a threshold that
+            leaves no timestep.
 
     Source:
         Fang et al., "Structural Pruning for Diffusion Models", equation 7 and code.

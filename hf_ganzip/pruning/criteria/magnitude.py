@@ -16,16 +16,18 @@ from .base import Scores, latents, per_channel
 
 @dataclass(frozen=True)
 class Magnitude:
-    """L1 norm over outputs and taps of the weight that reads the channel; for diffusion UNets, the mean over all weights that read or write it of
-    the sum of squares.
+    """L1 norm over outputs and taps of the weight that reads the channel; for diffusion UNets, the mean over all
+    weights that read or write it of the sum of squares.
 
     Args:
-        modulated: For StyleGANs, of the modulated and demodulated weight, averaged over styles first; False: of the stored weight.
+        modulated: For StyleGANs, of the modulated and demodulated weight, averaged over styles first; False: of the
+            stored weight.
         samples: Latents of the average.
         seed: Of the latents.
 
     Source:
-        Liu et al., "Content-Aware GAN Compression", baseline l1-out; Fang et al., "Structural Pruning for Diffusion Models", baseline.
+        Liu et al., "Content-Aware GAN Compression", baseline l1-out; Fang et al., "Structural Pruning for Diffusion
+        Models", baseline.
     """
 
     modulated: bool = True
