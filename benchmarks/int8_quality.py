@@ -75,7 +75,7 @@ def candidates(model, arguments):
 
     def ours(bits: int, **options):
         found = copy.deepcopy(model)
-        gz.quantize_(found, bits=bits, **options)
+        gz.quantize_(found, arguments.method, bits=bits, bias_correction=arguments.bias_correction, **options)
         return found
 
     for bits in (8,) if arguments.quick else arguments.bits:
@@ -124,6 +124,8 @@ def main() -> None:
     )
     arguments_parser.add_argument("--no-peers", action="store_true", help="ours only")
     arguments_parser.add_argument("--bits", nargs="+", type=int, default=[8, 4, 3], help="of weights")
+    arguments_parser.add_argument("--method", default="auto", help="of weights (default: %(default)s)")
+    arguments_parser.add_argument("--bias-correction", action="store_true", help="biases take the mean of errors")
     arguments_parser.add_argument("--ranges", nargs="+", default=["mse", "dynamic"], help="of activations")
     arguments_parser.add_argument("--gan-images", type=int, default=2500, help="of GANs (default: %(default)s)")
     arguments_parser.add_argument("--images", type=int, default=500, help="of the DDPM (default: %(default)s)")
