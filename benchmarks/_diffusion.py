@@ -25,7 +25,8 @@ from hf_ganzip.metrics import frechet_distance, knn_precision_recall
 from hf_ganzip.quantization.packed import computing
 
 
-PLAIN = ("auto", "mse_clip", "codebook", "aciq", "linear")  # of a weight alone; the last two as in the paper
+# Of a weight alone; the last four as in the paper.
+PLAIN = ("auto", "mse_clip", "codebook", "aciq", "linear", "monte_carlo", "outlier_splitting")
 CALIBRATED = ("auto mixed", "gptq", "gptq hadamard", "gptq mixed")
 SLOW = ("latent_distill", "latent_distill mixed")
 _COMPARED = (2, 5)  # total bits per weight of the points that are compared
