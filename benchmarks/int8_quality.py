@@ -123,7 +123,9 @@ def main() -> None:
         "--diffusion-model", metavar="FOLDER", help="a second UNet2DModel, as for quantization.py"
     )
     arguments_parser.add_argument("--no-peers", action="store_true", help="ours only")
-    arguments_parser.add_argument("--bits", nargs="+", type=int, default=[8, 4, 3], help="of weights")
+    arguments_parser.add_argument(
+        "--bits", nargs="*", type=int, default=[8, 4, 3], help="of weights; none: peers only"
+    )
     arguments_parser.add_argument("--method", default="auto", help="of weights (default: %(default)s)")
     arguments_parser.add_argument("--bias-correction", action="store_true", help="biases take the mean of errors")
     arguments_parser.add_argument("--ranges", nargs="+", default=["mse", "dynamic"], help="of activations")
