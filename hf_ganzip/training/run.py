@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every training loop does beside training: count steps, write whole checkpoints, resume, stop cleanly, keep a
-log.
-"""
+"""What every training loop does beside training: count steps, write whole checkpoints, resume, stop, keep a log."""
 
 from __future__ import annotations
 
