@@ -272,7 +272,7 @@ def test_a_missing_library_names_the_extra(tmp_path, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ImportError, match=r"onnxruntime, which is not installed: pip install 'hf_ganzip\[export\]'"):
+    with pytest.raises(ImportError, match=r'onnxruntime, which is not installed: pip install "hf_ganzip\[export\]"'):
         gz.export(tiny_generator(), tmp_path / "out")
 
 
