@@ -146,11 +146,14 @@ with torch.no_grad():
 """
 
 
-@pytest.mark.parametrize("name, module, loader", [
-    pytest.param("generator", "hf_ganzip", "StyleGAN2Generator", marks=pytest.mark.process),
-    pytest.param("unet", "diffusers", "UNet2DModel", marks=pytest.mark.process),
-    pytest.param("unet", "diffusers", "AutoModel", marks=pytest.mark.process),
-])  # fmt: skip
+@pytest.mark.process
+@pytest.mark.parametrize(
+    "name, module, loader",
+    [
+        ("generator", "hf_ganzip", "StyleGAN2Generator"),
+        *(("unet", "diffusers", loader) for loader in ("UNet2DModel", "AutoModel")),
+    ],
+)
 def test_a_fresh_process_restores_the_same_output(name, module, loader, tmp_path):
     from hf_ganzip.families import family_of
 

@@ -126,6 +126,8 @@ class OnnxGenerator(OnnxModel):
         folder: As for :class:`OnnxModel`, as are the others.
     """
 
+    _shape: Any  # what was exported, without weights: it knows its latents and noise
+
     def __new__(cls, folder: str | Path, **options: Any) -> Any:
         config = read_config(Path(folder))
         styled = cls is OnnxGenerator and hasattr(class_named(config["export"]["class_name"]), "synthesize")
