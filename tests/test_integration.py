@@ -168,21 +168,16 @@ def test_a_fresh_process_restores_the_same_output(name, module, loader, tmp_path
     assert torch.equal(torch.load(tmp_path / "out.pt"), run(model))
 
 
-def test_sharded_folders_are_restored(tmp_path):
+def test_shards_are_quantized_while_loading_and_restored(tmp_path):
     model = tiny_unet()
-    gz.quantize_(model, gz.QuantizeConfig(bits=5))
-    model.save_pretrained(tmp_path, max_shard_size="8KB")
-    assert len(list(tmp_path.glob("*.safetensors"))) > 2
-    for cls in (UNet2DModel, AutoModel):
-        assert torch.equal(run(cls.from_pretrained(str(tmp_path))), run(model))
-
-
-def test_full_precision_shards_are_quantized_while_loading(tmp_path):
-    model = tiny_unet()
-    model.save_pretrained(tmp_path, max_shard_size="20KB")
-    loaded = UNet2DModel.from_pretrained(tmp_path, quantization_config=gz.GanzipConfig(bits=4))
-    gz.quantize_(model, gz.QuantizeConfig(bits=4))
+    model.save_pretrained(tmp_path / "full", max_shard_size="20KB")
+    loaded = UNet2DModel.from_pretrained(tmp_path / "full", quantization_config=gz.GanzipConfig(bits=5))
+    gz.quantize_(model, bits=5)
     assert torch.equal(run(loaded), run(model))
+    model.save_pretrained(tmp_path / "small", max_shard_size="8KB")
+    assert all(len(list((tmp_path / folder).glob("*.safetensors"))) > 2 for folder in ("full", "small"))
+    for cls in (UNet2DModel, AutoModel):
+        assert torch.equal(run(cls.from_pretrained(str(tmp_path / "small"))), run(model))
 
 
 def test_ddpm_pipeline_restores_a_packed_unet(tmp_path):

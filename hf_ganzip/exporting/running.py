@@ -137,9 +137,7 @@ class OnnxGenerator(OnnxModel):
         super().__init__(folder, **options)
         cls: Any = class_named(self.exported["class_name"])
         names = [name for name in self.config if not name.startswith("_") and name not in _NO_OPTIONS]
-        with torch.device(
-            "meta"
-        ):  # what a model knows of its latents and noise without having weights; no part of this one
+        with torch.device("meta"):  # in __dict__, as it is no part of this module
             self.__dict__["_shape"] = cls(**{name: self.config[name] for name in names})
 
     @property
