@@ -12,7 +12,7 @@ import hf_ganzip as gz
 from hf_ganzip.quantization.fused import unfuse_
 from hf_ganzip.quantization.packed import packed_modules
 
-from .conftest import run
+from .conftest import changed, run, state_of
 from .test_transformers import encode, text_encoder
 from .tiny_diffusion import conditional_unet
 
@@ -29,6 +29,16 @@ def folder(tmp_path):
     return tmp_path / "small"
 
 
+@pytest.fixture
+def unet(folder):
+    return UNet2DConditionModel.from_pretrained(folder)
+
+
+def lora(*targets, **options):
+    """Random adapters."""
+    return LoraConfig(r=2, target_modules=list(targets), init_lora_weights=False, **options)
+
+
 def predict(unet):
     generator = torch.Generator().manual_seed(0)
     sample, states = (torch.randn(size, generator=generator) for size in ((2, 4, 8, 8), (2, 3, 12)))
@@ -36,26 +46,24 @@ def predict(unet):
 
 
 def trained(unet):
-    """The model with an adapter after a step; whose packed layers and other parameters did not move."""
+    """Give the model an adapter and train a step, in which packed layers and other parameters do not move."""
     unet.requires_grad_(False)
     unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights="gaussian"))
-    before = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
+    before = state_of(unet)
     parameters = [parameter for parameter in unet.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=0.1)
     predict(unet).square().mean().backward()
     optimizer.step()
-    moved = {name for name, tensor in unet.state_dict().items() if not torch.equal(tensor, before[name])}
+    moved = changed(before, unet)
     assert moved and all("lora_" in name for name in moved)
-    return unet
 
 
 @pytest.mark.parametrize("compute", ["dequantized", "packed"])
-def test_an_adapter_is_trained_saved_and_loaded_again(folder, tmp_path, compute):
-    unet = UNet2DConditionModel.from_pretrained(folder)
+def test_an_adapter_is_trained_saved_and_loaded_again(unet, folder, tmp_path, compute):
     gz.set_compute_(unet, compute)
     with torch.no_grad():
         plain = predict(unet)
-    unet = trained(unet)
+    trained(unet)
     unet.save_lora_adapter(tmp_path / "lora")
     again = UNet2DConditionModel.from_pretrained(folder)
     gz.set_compute_(again, compute)
@@ -78,7 +86,7 @@ def test_fusing_leaves_the_codes_alone_and_is_taken_back_bit_by_bit(compute, ran
     overrides = {"*.attn1.to_q": {"svd_rank": rank}}
     gz.quantize_(unet, bits=4, compute=compute, overrides=overrides)
     plain, before = predict(unet), digests(unet)
-    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "conv1", "conv_shortcut"], init_lora_weights=False))
+    unet.add_adapter(lora("to_q", "conv1", "conv_shortcut"))
     expected = predict(unet)
     unet.fuse_lora()
     fused = predict(unet)
@@ -95,10 +103,9 @@ def test_fusing_leaves_the_codes_alone_and_is_taken_back_bit_by_bit(compute, ran
 
 @pytest.mark.filterwarnings("ignore:Already f:UserWarning")  # of peft, at every second adapter
 @torch.no_grad()
-def test_adapters_are_fused_one_on_the_other_with_a_scale(folder):
-    unet = UNet2DConditionModel.from_pretrained(folder)
+def test_adapters_are_fused_one_on_the_other_with_a_scale(unet):
     for name in ("one", "two"):
-        unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False), name)
+        unet.add_adapter(lora("to_q"), name)
     unet.set_adapters("one", 0.5)
     half = predict(unet)
     unet.fuse_lora(adapter_names=["one"])
@@ -116,10 +123,9 @@ def test_adapters_are_fused_one_on_the_other_with_a_scale(folder):
 
 
 @torch.no_grad()
-def test_a_fused_model_is_cast_and_copied_and_counts_its_adapters(folder):
-    unet = UNet2DConditionModel.from_pretrained(folder)
+def test_a_fused_model_is_cast_and_copied_and_counts_its_adapters(unet):
     size = sum(tensor.nbytes for tensor in unet.buffers())
-    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
+    unet.add_adapter(lora("to_q"))
     unet.fuse_lora()
     fused, layer = predict(unet), next(each for each in packed_modules(unet).values() if each.packed_fused)
     assert sum(tensor.nbytes for tensor in unet.buffers()) > size
@@ -129,9 +135,8 @@ def test_a_fused_model_is_cast_and_copied_and_counts_its_adapters(folder):
     assert torch.equal(predict(copy.deepcopy(unet).float()), predict(unet))
 
 
-def test_a_fused_model_is_not_saved_without_what_is_fused(folder, tmp_path):
-    unet = UNet2DConditionModel.from_pretrained(folder)
-    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
+def test_a_fused_model_is_not_saved_without_what_is_fused(unet, tmp_path):
+    unet.add_adapter(lora("to_q"))
     unet.fuse_lora()
     unet.unload_lora()
     with pytest.raises(ValueError, match="save_pretrained: an adapter is fused into .*to_q .*unfuse_lora"):
@@ -144,14 +149,13 @@ def test_a_fused_model_is_not_saved_without_what_is_fused(folder, tmp_path):
 
 
 @torch.no_grad()
-def test_adapters_with_nan_or_more_than_a_product_are_refused(folder):
-    unet = UNet2DConditionModel.from_pretrained(folder)
-    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
+def test_adapters_with_nan_or_more_than_a_product_are_refused(unet, folder):
+    unet.add_adapter(lora("to_q"))
     next(parameter for name, parameter in unet.named_parameters() if "lora_A" in name).fill_(torch.nan)
     with pytest.raises(ValueError, match="fuse_lora: the adapter 'default' has NaN or infinity"):
         unet.fuse_lora()
     unet = UNet2DConditionModel.from_pretrained(folder)
-    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], use_dora=True, init_lora_weights=False))
+    unet.add_adapter(lora("to_q", use_dora=True))
     expected = predict(unet)
     with pytest.raises(RuntimeError, match=r"read-only.* Call hf_ganzip.dequantize_\(model\) first"):
         unet.fuse_lora()
@@ -160,7 +164,7 @@ def test_adapters_with_nan_or_more_than_a_product_are_refused(folder):
 
 def test_layers_that_are_not_packed_are_merged_as_ever():
     unet = conditional_unet()
-    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
+    unet.add_adapter(lora("to_q"))
     before = {name: tensor.clone() for name, tensor in unet.state_dict().items() if "lora" not in name}
     unet.fuse_lora()
     assert any(not torch.equal(tensor, before[name]) for name, tensor in unet.state_dict().items() if name in before)
@@ -169,8 +173,8 @@ def test_layers_that_are_not_packed_are_merged_as_ever():
         torch.testing.assert_close(unet.state_dict()[name], tensor)
 
 
-def test_merging_goes_through_unpacked_weights(folder, tmp_path):
-    unet = trained(UNet2DConditionModel.from_pretrained(folder))
+def test_merging_goes_through_unpacked_weights(unet, tmp_path):
+    trained(unet)
     with torch.no_grad():
         expected = predict(unet)
         gz.dequantize_(unet)
@@ -185,11 +189,10 @@ def test_merging_goes_through_unpacked_weights(folder, tmp_path):
         assert packed_modules(merged)
 
 
-def test_a_model_with_adapters_is_not_saved_as_one_without(folder, tmp_path):
-    unet = UNet2DConditionModel.from_pretrained(folder)
+def test_a_model_with_adapters_is_not_saved_as_one_without(unet, tmp_path):
     with torch.no_grad():
         expected = predict(unet)
-    unet = trained(unet)
+    trained(unet)
     with pytest.raises(ValueError, match="packed layers were changed, .* save_lora_adapter, and call unload_lora"):
         unet.save_pretrained(tmp_path / "again")
     unet.unload_lora()
@@ -203,7 +206,7 @@ def test_adapters_of_text_encoders(tmp_path):
     gz.quantize_(model, bits=4)
     model.save_pretrained(tmp_path / "small")
     plain = encode(model)
-    model.add_adapter(LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    model.add_adapter(lora("q_proj"))
     model.save_pretrained(tmp_path / "adapter")
     again = type(model).from_pretrained(tmp_path / "small")
     again.load_adapter(str(tmp_path / "adapter"))
@@ -231,12 +234,11 @@ def test_adapters_that_read_the_weights_compute_as_on_unpacked_ones(folder, comp
     plain = run(unet)
     for each in (unet, unpacked):
         torch.manual_seed(1)
-        each.add_adapter(LoraConfig(r=2, target_modules=["to_q", "conv1"], use_dora=True, init_lora_weights=False))
+        each.add_adapter(lora("to_q", "conv1", use_dora=True))
     assert torch.equal(run(unet), run(unpacked)) and not torch.equal(run(unet), plain)
 
 
-def test_packed_weights_are_read_and_not_written(folder):
-    unet = UNet2DConditionModel.from_pretrained(folder)
+def test_packed_weights_are_read_and_not_written(unet):
     layer = next(iter(packed_modules(unet).values()))
     before = layer.weight.clone()
     assert torch.equal(layer.weight.data.clone(), before) and (layer.weight.data + 1).add_(1).shape == before.shape
@@ -254,10 +256,9 @@ def test_packed_weights_are_read_and_not_written(folder):
     assert torch.equal(layer.weight, before)
 
 
-def test_adapters_of_convolutions(folder):
+def test_adapters_of_convolutions(unet):
     """peft makes them by the class of the layer beside which they stand: type(layer)(...)."""
-    unet = UNet2DConditionModel.from_pretrained(folder)
     before, plain = run(unet), packed_modules(unet)
-    unet.add_adapter(LoraConfig(r=2, target_modules=["conv1"], init_lora_weights=False))
+    unet.add_adapter(lora("conv1"))
     assert len(packed_modules(unet)) == len(plain) and not torch.equal(run(unet), before)
     assert all(p.requires_grad == ("lora" in name) for name, p in unet.named_parameters())

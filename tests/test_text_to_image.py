@@ -23,9 +23,8 @@ IMAGE_TO_IMAGE = {
     "flux": "FluxImg2ImgPipeline",
     "pixart": "PixArtSigmaPipeline",  # it has no other that takes the same parts
 }
-old_name = pytest.mark.filterwarnings(
-    "ignore:.torch_dtype. is deprecated:FutureWarning"
-)  # `dtype` is unknown to older diffusers
+# `dtype` is unknown to older diffusers.
+old_name = pytest.mark.filterwarnings("ignore:.torch_dtype. is deprecated:FutureWarning")
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,12 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models import AutoencoderKL
 from diffusers.quantizers import PipelineQuantizationConfig
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
-    GPT2Config,
-    GPT2LMHeadModel,
     T5Config,
     T5EncoderModel,
 )
@@ -81,17 +80,12 @@ def test_in_memory_gives_the_same_model_and_can_be_undone(folder, tmp_path):
     assert torch.equal(encode(CLIPTextModel.from_pretrained(tmp_path / "plain")), expected)
 
 
-def test_a_quantized_folder_is_not_quantized_again_while_loading(folder, tmp_path):
-    CLIPTextModel.from_pretrained(folder, quantization_config=gz.QuantizeConfig(bits=4)).save_pretrained(tmp_path)
+def test_a_quantized_folder_is_not_quantized_again_while_loading(packed, tmp_path):
     with pytest.raises(ValueError, match=r"quantized already \(auto, 4 bits\); load it without quantization_config="):
-        CLIPTextModel.from_pretrained(tmp_path, quantization_config=gz.GanzipConfig(bits=4))
+        CLIPTextModel.from_pretrained(tmp_path / "packed", quantization_config=gz.GanzipConfig(bits=4))
 
 
-def test_changed_codes_are_noticed(folder, tmp_path):
-    from safetensors.torch import load_file, save_file
-
-    model = CLIPTextModel.from_pretrained(folder, quantization_config=gz.GanzipConfig(bits=4))
-    model.save_pretrained(tmp_path / "packed")
+def test_changed_codes_are_noticed(packed, tmp_path):
     file = tmp_path / "packed" / "model.safetensors"
     tensors = load_file(file)
     name = next(name for name in tensors if tensors[name].dtype == torch.uint8)
@@ -101,57 +95,48 @@ def test_changed_codes_are_noticed(folder, tmp_path):
         CLIPTextModel.from_pretrained(tmp_path / "packed")
 
 
+@pytest.fixture
+def packed(folder, tmp_path):
+    """An encoder quantized while loading, and saved in ``tmp_path / "packed"``."""
+    model = CLIPTextModel.from_pretrained(folder, quantization_config=gz.GanzipConfig(bits=4))
+    model.save_pretrained(tmp_path / "packed")
+    return model
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("loader", ["AutoModel", "CLIPTextModel"])
-def test_a_fresh_process_without_the_import_raises_rather_than_loads_noise(folder, tmp_path, loader):
-    CLIPTextModel.from_pretrained(folder, quantization_config=gz.GanzipConfig(bits=4)).save_pretrained(
-        tmp_path / "packed"
-    )
-    code = (
-        f"import sys; from transformers import {loader} as Model; Model.from_pretrained(sys.argv[1]); print('loaded')"
-    )
+def test_a_fresh_process_without_the_import_raises_rather_than_loads_noise(packed, tmp_path, loader):
+    code = f"import sys; from transformers import {loader} as M; M.from_pretrained(sys.argv[1]); print('loaded')"
     command = [sys.executable, "-c", code, tmp_path / "packed"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert result.returncode != 0 and "loaded" not in result.stdout
     assert "Unknown quantization type, got hf_ganzip" in result.stderr and "MISMATCH" in result.stderr
 
 
-def test_codes_of_transformers_have_the_name_of_the_weight_in_another_shape(folder, tmp_path):
+def test_codes_of_transformers_have_the_name_of_the_weight_in_another_shape(packed, folder, tmp_path):
     """What makes a transformers without us raise; in the same process it always knows us."""
-    from safetensors.torch import load_file
-
-    model = CLIPTextModel.from_pretrained(folder, quantization_config=gz.GanzipConfig(bits=4))
     in_memory = CLIPTextModel.from_pretrained(folder)
     gz.quantize_(in_memory, gz.QuantizeConfig(bits=4))
-    for name, each in (("loaded", model), ("in memory", in_memory)):
+    for name, each in (("loaded", packed), ("in memory", in_memory)):
         each.save_pretrained(tmp_path / name)
         tensors = load_file(tmp_path / name / "model.safetensors")
         full = load_file(folder / "model.safetensors")
         assert full.keys() <= tensors.keys()
-        packed = {key for key in full if tensors[key].shape != full[key].shape}
-        assert packed == {f"{layer}.weight" for layer in packed_modules(model)}
+        differing = {key for key in full if tensors[key].shape != full[key].shape}
+        assert differing == {f"{layer}.weight" for layer in packed_modules(packed)}
         CLIPTextModel.from_pretrained(tmp_path / name).save_pretrained(tmp_path / "again")
         assert load_file(tmp_path / "again" / "model.safetensors").keys() == tensors.keys()
-        assert torch.equal(encode(CLIPTextModel.from_pretrained(tmp_path / "again")), encode(model))
+        assert torch.equal(encode(CLIPTextModel.from_pretrained(tmp_path / "again")), encode(packed))
 
 
 @pytest.mark.process
-def test_a_fresh_process_restores_it(folder, tmp_path):
-    model = CLIPTextModel.from_pretrained(folder, quantization_config=gz.GanzipConfig(bits=4))
-    model.save_pretrained(tmp_path / "packed")
+def test_a_fresh_process_restores_it(packed, tmp_path):
     code = (
         "import sys, torch, hf_ganzip; from transformers import AutoModel; m = AutoModel.from_pretrained(sys.argv[1]).eval()\n"
         "with torch.no_grad(): torch.save(m(torch.arange(12).view(2, 6)).last_hidden_state, sys.argv[2])"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path / "packed", tmp_path / "out.pt"], check=True, timeout=200)
-    assert torch.equal(torch.load(tmp_path / "out.pt"), encode(model))
-
-
-def test_output_embeddings_that_share_their_weight_stay():
-    torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=30, n_positions=8, n_embd=8, n_layer=1, n_head=2))
-    with pytest.raises(ValueError, match="nothing to quantize"):  # its layers are transformers' own Conv1D
-        gz.quantize_(model, gz.QuantizeConfig(bits=4))
+    assert torch.equal(torch.load(tmp_path / "out.pt"), encode(packed))
 
 
 @pytest.mark.parametrize("while_loading", [False, True])

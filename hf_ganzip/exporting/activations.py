@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,20 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..families import family_of
 from ..quantization.activations import Observed
-from ..quantization.calibration import CalibrationTask
+from ..quantization.calibration import calibration_passes
 from ..quantization.int8 import range_codes
 from .weights import Builder, IntegerWeight, to_array
 
 
-_BATCHES = 20  # one for every timestep of a trajectory
 _PRODUCTS = {torch.conv2d, torch.conv_transpose2d, torch._C._nn.linear}
-_KERNELS = (
-    "Conv",
-    "ConvTranspose",
-    "MatMul",
-)  # not Gemm, of a row for each sample: ONNX Runtime merges its bias, and then has no integer kernel
+# Not Gemm, of a row for each sample: ONNX Runtime merges its bias, and then has no integer kernel.
+_KERNELS = ("Conv", "ConvTranspose", "MatMul")
 Range = tuple[float, int]  # scale and zero point
 
 
@@ -74,11 +68,8 @@ def measured_ranges(
     layers = {name: each for name, each in model.named_modules() if getattr(each, "packed_integers", None) is not None}
     if not layers:
         return {}
-    family = family_of(plain)
-    size = family.samples_together if family else 1
-    batches = CalibrationTask(plain, {}, {}, []).batches(inputs, size, 0)
     with torch.no_grad(), _Watching(plain, list(layers)) as watching:
-        for forward in islice(batches, _BATCHES):
+        for forward in calibration_passes(plain, inputs):
             forward(plain)
     found = {}
     for name, layer in layers.items():

@@ -144,11 +144,8 @@ def _refuse_differences(compared: Compared, integer: bool) -> None:
     sqnr = math.inf if compared.sqnr_db is None else compared.sqnr_db
     if compared.largest_error <= TOLERANCE or integer and math.isfinite(compared.largest_error) and sqnr >= SQNR_DB:
         return
-    said = (
-        f"to {sqnr:.1f} dB; allowed are {SQNR_DB:g} and more"
-        if integer
-        else f"by {compared.largest_error:.1e}; allowed is {TOLERANCE:g}"
-    )
+    said = f"by {compared.largest_error:.1e}; allowed is {TOLERANCE:g}"
+    said = f"to {sqnr:.1f} dB; allowed are {SQNR_DB:g} and more" if integer else said
     raise ValueError(f"export: ONNX Runtime differs from torch {said}. Nothing was written.")
 
 
@@ -187,17 +184,15 @@ def _write(
     with quiet():
         trim_(graph_model)
     size = save(graph_model, folder / FILE)
-    inputs = {value.name: tuple(_sizes(value.shape)) for value in graph_model.graph.inputs}
-    (folder / CONFIG).write_text(
-        json.dumps(_config(model, interface, opset, integer), indent=2) + "\n", encoding="utf-8"
-    )
+    inputs = {
+        value.name: tuple(each if isinstance(each, int) else each.value for each in value.shape)
+        for value in graph_model.graph.inputs
+    }
+    config = json.dumps(_config(model, interface, opset, integer), indent=2)
+    (folder / CONFIG).write_text(config + "\n", encoding="utf-8")
     total = sum(tensor.nbytes for tensor in model.state_dict().values())
     names = (interface.outputs, tuple(weights), tuple(rounded))
     return ExportReport(str(folder / FILE), size, total, opset, inputs, *names)
-
-
-def _sizes(shape: Any) -> list[int | str]:
-    return [each if isinstance(each, int) else each.value for each in shape]
 
 
 def _config(model: Any, interface: Interface, opset: int, integer: bool) -> dict[str, Any]:

@@ -19,19 +19,13 @@ EXTERNAL = 1_900_000_000  # bytes of tensors from which on they are a file of th
 def trim_(model: Any) -> None:
     """Drop what nothing computes with: unused nodes and initializers, names of nodes, traces of the exporter; values get short names."""
     graph, passes = model.graph, library("onnx_ir.passes.common")
-    for simplify in (
-        passes.DeduplicateInitializersPass,
-        passes.CommonSubexpressionEliminationPass,
-        passes.RemoveUnusedNodesPass,
-    ):
-        simplify()(model)
-    kept = {id(value) for value in (*graph.inputs, *graph.outputs, *graph.initializers.values())}
-    model.metadata_props.clear()
+    for name in ("DeduplicateInitializers", "CommonSubexpressionElimination", "RemoveUnusedNodes"):
+        getattr(passes, f"{name}Pass")()(model)
+    named, number = (*graph.inputs, *graph.outputs, *graph.initializers.values()), 0
+    kept = {id(value) for value in named}
     model.doc_string = graph.doc_string = None
-    graph.metadata_props.clear()
-    number = 0
-    for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
-        value.metadata_props.clear()
+    for each in (model, graph, *named):
+        each.metadata_props.clear()
     for value in graph.initializers.values():
         if not value.is_graph_input():
             value.type = value.shape = None
@@ -54,12 +48,10 @@ def spell_out_norms_(model: Any) -> None:
             continue
         groups, tape = node.attributes["num_groups"].as_int(), ir.tape.Tape()
         stored = functools.partial(_constant, model.graph)
-
         ones, zeros = (stored(np.full(groups, each, dtype=np.float32)) for each in (1, 0))
         flat = tape.op("Reshape", [x, stored(np.array([0, groups, -1]))])
-        normed = tape.op(
-            "InstanceNormalization", [flat, ones, zeros], {"epsilon": node.attributes["epsilon"].as_float()}
-        )
+        epsilon = {"epsilon": node.attributes["epsilon"].as_float()}
+        normed = tape.op("InstanceNormalization", [flat, ones, zeros], epsilon)
         value = tape.op("Reshape", [normed, stored(np.array([0, *x.shape[1:]]))])
         each = stored(np.array([-1, *[1] * (len(x.shape) - 2)]))
         value = tape.op("Mul", [value, tape.op("Reshape", [weight, each])])

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,69 +62,49 @@ class Interface:
         return found
 
 
-class _Styles(nn.Module):
+class _Network(nn.Module):
+    """A model and how it is called: ``call(model, **inputs, **options)`` gives a tuple of tensors."""
+
+    def __init__(self, call: Callable[..., tuple[Tensor, ...]], model: nn.Module, **options: Any):
+        super().__init__()
+        self.call, self.model, self.options = call, model, options
+
+    def forward(self, **inputs: Tensor) -> tuple[Tensor, ...]:
+        return self.call(self.model, **inputs, **self.options)
+
+
+def _styled(model, z, class_labels=None, truncation_psi=None, *, psi, label, noise_mode):
     """A StyleGAN: z, class rows and psi of each style to images and the styles."""
-
-    def __init__(self, model: nn.Module, psi: float | None, label: int | None, noise_mode: str):
-        super().__init__()
-        self.model, self.psi, self.label, self.noise_mode = model, psi, label, noise_mode
-
-    def forward(self, z, class_labels=None, truncation_psi=None):
-        model = self.model
-        rows = _baked_rows(z, model.config.num_classes, self.label) if class_labels is None else class_labels
-        ws = model.mapping(z, rows, truncation_psi=1.0 if self.psi is None else self.psi)
-        if truncation_psi is not None:
-            average = model.mapping.w_avg
-            ws = average + truncation_psi[:, None] * (ws - average)
-        return model.synthesize(ws, noise_mode=self.noise_mode), ws
+    rows = _baked_rows(z, model.config.num_classes, label) if class_labels is None else class_labels
+    ws = model.mapping(z, rows, truncation_psi=1.0 if psi is None else psi)
+    if truncation_psi is not None:
+        average = model.mapping.w_avg
+        ws = average + truncation_psi[:, None] * (ws - average)
+    return model.synthesize(ws, noise_mode=noise_mode), ws
 
 
-class _Latents(nn.Module):
+def _unstyled(model, z, class_labels=None, *, psi, label):
     """A generator without styles: z and class rows to images."""
-
-    def __init__(self, model: nn.Module, psi: float, label: int | None):
-        super().__init__()
-        self.model, self.psi, self.label = model, psi, label
-
-    def forward(self, z, class_labels=None):
-        rows = _baked_rows(z, self.model.config.num_classes, self.label) if class_labels is None else class_labels
-        return self.model(z, rows, truncation_psi=self.psi, return_dict=False)
+    rows = _baked_rows(z, model.config.num_classes, label) if class_labels is None else class_labels
+    return model(z, rows, truncation_psi=psi, return_dict=False)
 
 
-class _Called(nn.Module):
+def _by_name(model, *, fixed, nested, **inputs):
     """Any other network, called by the names of its arguments; those that are no tensors are fixed."""
-
-    def __init__(self, model: nn.Module, fixed: Mapping[str, Any], nested: Mapping[str, Sequence[str]]):
-        super().__init__()
-        self.model, self.fixed, self.nested = model, dict(fixed), dict(nested)
-
-    def forward(self, **inputs):
-        for name, keys in self.nested.items():
-            inputs[name] = {**self.fixed.get(name, {}), **{key: inputs.pop(key) for key in keys}}
-        output = self.model(**{**self.fixed, **inputs}, return_dict=False)
-        return output if isinstance(output, tuple) else (output,)
+    for name, keys in nested.items():
+        inputs[name] = {**fixed.get(name, {}), **{key: inputs.pop(key) for key in keys}}
+    output = model(**{**fixed, **inputs}, return_dict=False)
+    return output if isinstance(output, tuple) else (output,)
 
 
-class _Decoder(nn.Module):
+def _decoded(model, latent_sample):
     """An autoencoder's latents (B, C, h, w) to images."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, latent_sample):
-        return self.model.decode(latent_sample, return_dict=False)
+    return model.decode(latent_sample, return_dict=False)
 
 
-class _Encoder(nn.Module):
+def _encoded(model, sample):
     """Images to the means and logarithms of variances of latents, (B, 2C, h, w)."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, sample):
-        return (self.model.encode(sample).latent_dist.parameters,)
+    return (model.encode(sample).latent_dist.parameters,)
 
 
 def _baked_rows(z: Tensor, classes: int, label: int | None) -> Tensor | None:
@@ -162,7 +142,7 @@ def interface_of(
     if classes and class_label is None:
         example["class_labels"], dynamic["class_labels"] = torch.eye(classes)[[0, -1]], {0: "batch"}
     if not styled:
-        network: nn.Module = _Latents(model, 1.0 if psi is None else psi, class_label)
+        network = _Network(_unstyled, model, psi=1.0 if psi is None else psi, label=class_label)
         settings = {"truncation_psi": psi, "class_label": class_label, "noise": None}
         return Interface(network, example, dynamic, ("sample",), settings=settings)
     if psi is None:
@@ -170,7 +150,8 @@ def interface_of(
     if noise == "input":
         total = sum(model.get_buffer(name).numel() for name in buffers)
         example["noise"], dynamic["noise"] = torch.randn(_BATCH, total, generator=generator), {0: "batch"}
-    network = _Styles(model, psi, class_label, "none" if noise == "none" else "const")
+    mode = "none" if noise == "none" else "const"
+    network = _Network(_styled, model, psi=psi, label=class_label, noise_mode=mode)
     settings = {"truncation_psi": psi, "class_label": class_label, "noise": noise if buffers else None}
     return Interface(network, example, dynamic, ("sample", "ws"), buffers if noise == "input" else (), settings)
 
@@ -194,11 +175,11 @@ def autoencoder_interface(part: str, model: nn.Module) -> Interface:
     (images,), _ = example_inputs(model)
     if part == "vae_encoder":
         names, unused = ("latent_parameters",), ("decoder.", "post_quant_conv.")
-        return Interface(_Encoder(model), {"sample": images}, {"sample": {0: "batch"}}, names, unused=unused)
+        return Interface(_Network(_encoded, model), {"sample": images}, {"sample": {0: "batch"}}, names, unused=unused)
     with torch.no_grad():
         latents = model.encode(images).latent_dist.mean
     example, unused = {"latent_sample": latents}, ("encoder.", "quant_conv.")
-    return Interface(_Decoder(model), example, {"latent_sample": {0: "batch"}}, ("sample",), unused=unused)
+    return Interface(_Network(_decoded, model), example, {"latent_sample": {0: "batch"}}, ("sample",), unused=unused)
 
 
 def _by_family(model: nn.Module) -> Interface:
@@ -224,10 +205,11 @@ def _by_family(model: nn.Module) -> Interface:
         if name in tensors:
             dynamic[name][axis] = "tokens"
     with torch.no_grad():
-        count = len(_Called(model, fixed, nested)(**map_tensors(torch.clone, tensors)))
+        network = _Network(_by_name, model, fixed=fixed, nested=nested)
+        count = len(network(**map_tensors(torch.clone, tensors)))
     first = "out_sample" if "sample" in tensors else "sample"  # names of optimum
     names = (first, *("cam_logits", "heatmap", *(f"output{i}" for i in range(3, count))))[:count]
-    return Interface(_Called(model, fixed, nested), tensors, dynamic, names)
+    return Interface(network, tensors, dynamic, names)
 
 
 def noise_slices(model: nn.Module, names: Sequence[str], noise: Tensor) -> dict[str, Tensor]:

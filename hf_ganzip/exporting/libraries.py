@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ..core.extras import needed_by
+
 
 _FOLDED = "session.disable_quant_qdq"  # "1": weights are dequantized once, when the file is opened, not in every run
 
@@ -21,12 +23,8 @@ def library(name: str) -> Any:
     Raises:
         ImportError: It is not installed; names the extra.
     """
-    try:
+    with needed_by(f"export and its models need {name.partition('.')[0]}, which is not installed", "export"):
         return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f"export and its models need {name.partition('.')[0]}, which is not installed: pip install 'hf_ganzip[export]'."
-        ) from error
 
 
 class Session:

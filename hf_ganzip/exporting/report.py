@@ -61,15 +61,14 @@ class ExportReport(Report):
         """Plain dict for JSON."""
         return asdict(self)
 
-    def facts(self) -> dict[str, str]:
+    @property
+    def _difference(self) -> str:
         noise = "" if self.compared.sqnr_db is None else f", {self.compared.sqnr_db:.1f} dB"
-        said = f"largest error {self.compared.largest_error:.1e}{noise}"
-        return {
-            "file": self.file,
-            "bytes": f"{self.bytes:,} ({self.ratio:.3f} of the model's)",
-            "opset": str(self.opset),
-            "against torch": said,
-        }
+        return f"largest error {self.compared.largest_error:.1e}{noise}"
+
+    def facts(self) -> dict[str, str]:
+        size = f"{self.bytes:,} ({self.ratio:.3f} of the model's)"
+        return {"file": self.file, "bytes": size, "opset": str(self.opset), "against torch": self._difference}
 
     def rows(self) -> list[dict[str, Any]]:
         return [asdict(weight) for weight in self.weights]
@@ -82,10 +81,9 @@ class ExportReport(Report):
     def __str__(self) -> str:
         lines = table(self.tables()["packed weights"]) if self.weights else []
         inputs = ", ".join(f"{name} ({', '.join(map(str, shape))})" for name, shape in self.inputs.items())
-        noise = "" if self.compared.sqnr_db is None else f", {self.compared.sqnr_db:.1f} dB"
         lines += [
             f"inputs {inputs}; outputs {', '.join(self.outputs)}; operator set {self.opset}",
             f"{self.bytes:,} bytes in {self.file}; {self.ratio:.3f} of the model's {self.model_bytes:,}",
-            f"ONNX Runtime against torch on {self.compared.inputs} inputs: largest error {self.compared.largest_error:.1e}{noise}",
+            f"ONNX Runtime against torch on {self.compared.inputs} inputs: {self._difference}",
         ]
         return "\n".join(lines)

@@ -24,6 +24,7 @@ from .libraries import Session
 
 
 _FILES = ("*.json", "*.onnx", "*.onnx.data")
+_NO_OPTIONS = ("export", "quantization_config", "feature_quantizers")
 
 
 class OnnxModel(nn.Module):
@@ -48,11 +49,8 @@ class OnnxModel(nn.Module):
         self.config = FrozenDict(read_config(self.folder))
         self.exported = self.config["export"]
         self._check()
-        self._options: dict[str, Any] = {
-            "providers": providers,
-            "threads": threads,
-            "integer": bool(self.exported["activations"]),
-        }
+        self._options: dict[str, Any] = {"providers": providers, "threads": threads}
+        self._options["integer"] = bool(self.exported["activations"])
         self.session = Session(self.folder / FILE, **self._options)
 
     @classmethod
@@ -128,6 +126,8 @@ class OnnxGenerator(OnnxModel):
         folder: As for :class:`OnnxModel`, as are the others.
     """
 
+    _shape: Any  # what was exported, without weights: it knows its latents and noise
+
     def __new__(cls, folder: str | Path, **options: Any) -> Any:
         config = read_config(Path(folder))
         styled = cls is OnnxGenerator and hasattr(class_named(config["export"]["class_name"]), "synthesize")
@@ -137,19 +137,19 @@ class OnnxGenerator(OnnxModel):
         super().__init__(folder, **options)
         cls: Any = class_named(self.exported["class_name"])
         names = [name for name in self.config if not name.startswith("_") and name not in _NO_OPTIONS]
-        with torch.device("meta"):  # what a model knows of its latents and noise without having weights
-            self._shape: Any = _Unseen(cls(**{name: self.config[name] for name in names}))
+        with torch.device("meta"):  # in __dict__, as it is no part of this module
+            self.__dict__["_shape"] = cls(**{name: self.config[name] for name in names})
 
     @property
     def truncates_only_latents(self) -> bool:
         """Whether calls do not use ``truncation_psi``."""
-        return self._shape.model.truncates_only_latents or self.exported["truncation_psi"] is not None
+        return self._shape.truncates_only_latents or self.exported["truncation_psi"] is not None
 
     def draw_latents(
         self, count: int, generator: RandomSource = None, device: Any = None, truncation_psi: float = 1.0
     ) -> Tensor:
         """As of the model that was exported."""
-        return self._shape.model.draw_latents(count, generator, device, truncation_psi)
+        return self._shape.draw_latents(count, generator, device, truncation_psi)
 
     def forward(  # type: ignore[override]  # called like what was exported
         self,
@@ -198,7 +198,7 @@ class OnnxStyleGenerator(OnnxGenerator):
     @property
     def num_ws(self) -> int:
         """Number of styles."""
-        return self._shape.model.num_ws
+        return self._shape.num_ws
 
     def forward(  # type: ignore[override]  # called like what was exported
         self,
@@ -263,7 +263,7 @@ class OnnxStyleGenerator(OnnxGenerator):
         check_sources(generator, count)
         exported = self.exported["noise"]
         if exported == "input":
-            shapes = [each.shape for name, each in self._shape.model.named_buffers() if name.endswith("noise_const")]
+            shapes = [each.shape for name, each in self._shape.named_buffers() if name.endswith("noise_const")]
             if mode == "const":
                 return {}
             if mode == "none":
@@ -313,13 +313,3 @@ class OnnxUNet2DModel(OnnxModel):
     def _check(self) -> None:
         if self.exported["class_name"] != "UNet2DModel":
             self._refuse("UNet2DModel")
-
-
-_NO_OPTIONS = ("export", "quantization_config", "feature_quantizers")
-
-
-class _Unseen:
-    """Holds a module without making it a part of another."""
-
-    def __init__(self, model: nn.Module):
-        self.model = model

@@ -72,35 +72,21 @@ def trace(interface: Interface, opset: int) -> Any:
     # Some models have a fixed number of tokens.
     free = {"batch": torch.export.Dim.DYNAMIC, "tokens": torch.export.Dim.AUTO}
     shapes = {name: {axis: free[size] for axis, size in axes.items()} for name, axes in interface.dynamic.items()}
-    kwargs = {"inputs": dict(interface.example), "tensors": tensors}
-    names = [*interface.example, *tensors]
-    program = None
+    given = {"inputs": dict(interface.example), "tensors": tensors}
+    sizes = {"inputs": shapes, "tensors": {name: {} for name in tensors}}
+    names = {"input_names": [*interface.example, *tensors], "output_names": list(interface.outputs)}
+    network, program = _WithTensors(interface).eval(), None
     with quiet():
         try:
-            program = torch.export.export(
-                _WithTensors(interface).eval(),
-                (),
-                kwargs=kwargs,
-                dynamic_shapes={"inputs": shapes, "tensors": {name: {} for name in tensors}},
-                strict=False,
-            )
+            program = torch.export.export(network, (), kwargs=given, dynamic_shapes=sizes, strict=False)
             _simplify_(program)
-            exported = torch.onnx.export(
-                program,
-                dynamo=True,
-                input_names=names,
-                output_names=list(interface.outputs),
-                opset_version=opset,
-                verbose=False,
-            )
+            exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False, **names)
         except (torch.onnx.OnnxExporterError, torch._dynamo.exc.UserError, RuntimeError) as error:
             raise ValueError(_explained(interface, program, error)) from error
     graph = exported.model.graph
     for value, (name, axes) in zip(graph.inputs, interface.dynamic.items()):
-        shape = library("onnx_ir").Shape(
-            [size if isinstance(size, int) else axes[axis] for axis, size in enumerate(value.shape)]
-        )
-        value.shape, value.name = shape, name
+        sizes = [size if isinstance(size, int) else axes[axis] for axis, size in enumerate(value.shape)]
+        value.shape, value.name = library("onnx_ir").Shape(sizes), name
     return exported.model
 
 

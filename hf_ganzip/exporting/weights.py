@@ -133,11 +133,8 @@ class Builder:
     def floating(self, name: str, tensor: Tensor) -> Any:
         """A tensor as it is; half-precision floats are made float32."""
         value = self.stored(name, to_array(tensor))
-        return (
-            value
-            if tensor.dtype not in (torch.float16, torch.bfloat16)
-            else self.op("Cast", value, to=self.ir.DataType.FLOAT.value)
-        )
+        half = tensor.dtype in (torch.float16, torch.bfloat16)
+        return self.op("Cast", value, to=self.ir.DataType.FLOAT.value) if half else value
 
     def bytes_of(self, weight: str) -> int:
         """Bytes of what was stored for a weight."""

@@ -92,6 +92,7 @@ class GanzipConfig(QuantizationConfigMixin):
         bias_correction: bool = False,
         **kwargs: Any,
     ):
+        given = dict(locals())  # the arguments by name
         kwargs.pop("quant_method", None)
         for name in sorted(kwargs):
             near = suggestion(inspect.signature(GanzipConfig).parameters, name)
@@ -102,34 +103,14 @@ class GanzipConfig(QuantizationConfigMixin):
             raise ValueError("GanzipConfig: bits is None; allowed are 2 to 8.")
         self.quantize_config = None
         if bits is not None:
-            method_options, overrides = method_options or {}, overrides or {}
+            options = {name: given[name] for name in inspect.signature(QuantizeConfig).parameters if name in given}
+            options |= {"method_options": method_options or {}, "overrides": overrides or {}}
             if layers is not None:
-                method, method_options = stored_method(method, method_options)
-                overrides = {pattern: _stored_override(changes) for pattern, changes in overrides.items()}
-                headroom = headroom or 0.0  # folders that are older than the option
-            self.quantize_config = QuantizeConfig(
-                method=method,
-                bits=bits,
-                granularity=granularity,  # type: ignore[arg-type]  # None: the preset's
-                method_options=method_options,
-                skip=skip,
-                skip_last_block=skip_last_block,  # type: ignore[arg-type]  # None: the preset's
-                overrides=overrides,
-                compute=compute,  # type: ignore[arg-type]  # None: the preset's
-                group_size=group_size,
-                symmetric=symmetric,
-                scale_dtype=scale_dtype,  # type: ignore[arg-type]  # None: the preset's
-                embeddings=embeddings,
-                headroom=headroom,  # type: ignore[arg-type]  # None: the preset's
-                svd_rank=svd_rank,
-                hadamard=hadamard,
-                preset=preset,
-                modules_to_not_convert=modules_to_not_convert,
-                activations=activations,
-                activation_range=activation_range,
-                activation_inputs=activation_inputs,
-                bias_correction=bias_correction,
-            )
+                method, method_options = stored_method(method, options["method_options"])
+                overrides = {pattern: _stored_override(changes) for pattern, changes in options["overrides"].items()}
+                options |= {"method": method, "method_options": method_options, "overrides": overrides}
+                options["headroom"] = headroom or 0.0  # folders that are older than the option
+            self.quantize_config = QuantizeConfig(**options)
         self.layers = layers
         self.structure = structure
         self.record = list(record or [])

@@ -8,7 +8,9 @@ diffusers has no public way to register a quantizer: :func:`register` writes the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import FrozenDict
@@ -27,7 +29,7 @@ from ..quantization.rows import quantize_weight
 from .config import QUANT_METHODS, GanzipConfig, as_ganzip, merge_strictly_
 from .packed_model import finish_config
 from .restoring import RestoringQuantizer, drop_auto_map_
-from .structure import apply_structure_, structure_of
+from .structure import Structure, apply_structure_, structure_of
 
 
 class GanzipQuantizer(RestoringQuantizer):
@@ -127,11 +129,10 @@ def attach_structure(model: nn.Module) -> None:
         ValueError: It differs in more than widths.
     """
     with torch.device("meta"):
-        reference = type(model).from_config(_own_config(model))
+        reference = type(model).from_config(_unquantized(model.config))
     structure = structure_of(model, reference)
-    record = recorded_steps(model)
     if structure["shapes"]:
-        model.register_to_config(quantization_config=GanzipConfig(bits=None, structure=structure, record=record))
+        _keep_structure(model, structure, recorded_steps(model))
 
 
 def register() -> None:
@@ -142,16 +143,13 @@ def register() -> None:
     Raises:
         RuntimeError: Another package took a name.
     """
-    for mapping, value in (
-        (auto.AUTO_QUANTIZER_MAPPING, GanzipQuantizer),
-        (auto.AUTO_QUANTIZATION_CONFIG_MAPPING, GanzipConfig),
-    ):
+    mappings = (auto.AUTO_QUANTIZER_MAPPING, auto.AUTO_QUANTIZATION_CONFIG_MAPPING)
+    for mapping, value in zip(mappings, (GanzipQuantizer, GanzipConfig)):
         for name in QUANT_METHODS:
             known = mapping.get(name)
             if known is None or known.__module__.partition(".")[0] in ("diffusers", "diffusers_modules"):
-                mapping[name] = (
-                    value  # in place of a factory that imports us, or of what a standalone file opens its model with
-                )
+                # In place of a factory that imports us, or of what a standalone file opens its model with.
+                mapping[name] = value
             elif known is not value:
                 raise RuntimeError(f"another package has registered the quantization method {name!r} with diffusers.")
     merge_strictly_(auto.DiffusersAutoQuantizer)
@@ -160,7 +158,7 @@ def register() -> None:
 
 def build(cls: type, config: dict) -> nn.Module:
     """A model of a diffusers class with fresh weights, in the widths that its saved config says, pruned or not."""
-    model = cls.from_config({name: value for name, value in config.items() if name != "quantization_config"})
+    model = cls.from_config(_unquantized(config))
     saved = config.get("quantization_config")
     saved = saved.to_dict() if isinstance(saved, GanzipConfig) else saved
     if saved and saved.get("quant_method") in QUANT_METHODS and saved.get("structure"):
@@ -168,28 +166,30 @@ def build(cls: type, config: dict) -> nn.Module:
         # In the order of the model: a set's would change from process to process, and the random numbers with it.
         for name in dict.fromkeys(name.rpartition(".")[0] for name in saved["structure"]["shapes"]):
             model.get_submodule(name).reset_parameters()
-        model.register_to_config(
-            quantization_config=GanzipConfig(bits=None, structure=saved["structure"], record=saved.get("record"))
-        )
+        _keep_structure(model, saved["structure"], saved.get("record"))
     return model
 
 
-def _own_config(model: nn.Module) -> dict:
-    return {name: value for name, value in model.config.items() if name != "quantization_config"}
+def _unquantized(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name != "quantization_config"}
 
 
 def _structure(model: nn.Module) -> dict | None:
     return (compression_of(model) or {}).get("structure")
 
 
+def _keep_structure(model: nn.Module, structure: Structure, record: Any) -> None:
+    model.register_to_config(quantization_config=GanzipConfig(bits=None, structure=structure, record=record))
+
+
 def _forget_quantization(model: nn.Module) -> None:
     """A pruned model stays pruned, and the record remains: so do the errors of quantization in the weights."""
     structure, record = _structure(model), recorded_steps(model)
-    model._internal_dict = FrozenDict(_own_config(model))
+    model._internal_dict = FrozenDict(_unquantized(model.config))
     if structure is None:
         model.register_to_config(**{RECORD: record})
     else:
-        model.register_to_config(quantization_config=GanzipConfig(bits=None, structure=structure, record=record))
+        _keep_structure(model, structure, record)
 
 
 KEEPERS["diffusers.models.modeling_utils.ModelMixin"] = Keeper(attach, detach)

@@ -88,7 +88,7 @@ def allocate_packed_layers_(model: nn.Module, config: Any, dtype_of: Callable[[s
     for name, entry in config.layers.items():
         try:
             layout = PackedLayout.from_dict(entry)
-            wanted = layout.buffers
+            buffers = {key: torch.empty(n, dtype=dtype, device="meta") for key, (n, dtype) in layout.buffers.items()}
         except (KeyError, TypeError, ValueError) as error:
             problems.append(f"{name}: damaged entry ({error})")
             continue
@@ -101,9 +101,6 @@ def allocate_packed_layers_(model: nn.Module, config: Any, dtype_of: Callable[[s
         elif tuple(weight.shape) != layout.shape:
             problems.append(f"{name}: shape {layout.shape} in the table, {tuple(weight.shape)} in the model")
         else:
-            buffers = {
-                tensor: torch.empty(shape, dtype=dtype, device="meta") for tensor, (shape, dtype) in wanted.items()
-            }
             pack_module_(module, layout, buffers, dtype=dtype_of(name), compute=config.compute)
     if problems:
         raise ValueError(f"{type(model).__name__}: config.json does not fit: {'; '.join(problems[:10])}.")
@@ -129,10 +126,8 @@ def finish_config(model: nn.Module, config: Any, base_model: str) -> None:
     """Write the layer table and the step into the config of a model that was quantized just now."""
     _count_packed_parameters(type(model))
     found = digests(model)
-    config.layers = {
-        name: module.packed_layout.to_dict() | {"digest": found[name]}
-        for name, module in packed_modules(model).items()
-    }
+    layouts = {name: module.packed_layout.to_dict() for name, module in packed_modules(model).items()}
+    config.layers = {name: layout | {"digest": found[name]} for name, layout in layouts.items()}
     config.record = [*recorded_steps(model), Step("quantize", config.quantize_config.to_dict(), base_model).to_dict()]
 
 

@@ -21,12 +21,10 @@ def take_own_classes_(module: ModuleType) -> None:
 
     @functools.wraps(load)
     def load_ours(name: Any, module_file: str, *args: Any, class_name: str | None = None, **kwargs: Any) -> type:
-        library = (
-            library_of(class_name) if class_name and re.fullmatch(rf"{REMOTE_CODE}\w+\.py", module_file) else None
-        )
-        if library is None:
+        ours = class_name and re.fullmatch(rf"{REMOTE_CODE}\w+\.py", module_file) and library_of(class_name)
+        if not ours:
             return load(name, module_file, *args, class_name=class_name, **kwargs)
-        return getattr(importlib.import_module(library), str(class_name))
+        return getattr(importlib.import_module(ours), str(class_name))
 
     load_ours.of_hf_ganzip = True  # type: ignore[attr-defined]
     module.get_class_from_dynamic_module = load_ours  # type: ignore[attr-defined]

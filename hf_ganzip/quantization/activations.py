@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -32,10 +32,8 @@ class Observed:
         low, high = torch.aminmax(x)
         self.low, self.high = torch.minimum(self.low, low.float().cpu()), torch.maximum(self.high, high.float().cpu())
         flat = x.reshape(-1)
-        places = (
-            torch.linspace(0, len(flat) - 1, min(_KEPT, len(flat)), dtype=torch.float64).long().to(flat.device)
-        )  # prime to no pattern
-        self.parts.append(flat[places].float().cpu())
+        places = torch.linspace(0, len(flat) - 1, min(_KEPT, len(flat)), dtype=torch.float64)  # prime to no pattern
+        self.parts.append(flat[places.long().to(flat.device)].float().cpu())
 
     def range(self, kind: str) -> tuple[Tensor, Tensor]:
         """Least and greatest value that are not clipped."""
@@ -66,27 +64,17 @@ def _error(values: Tensor, low: Tensor, high: Tensor) -> float:
 @contextlib.contextmanager
 def observing(model: nn.Module, names: Iterable[str]) -> Iterator[Mapping[str, Observed]]:
     """Collects what the layers of these names are given within the context."""
-    found, handles = {name: Observed() for name in names}, []
-    for name, observed in found.items():
-        module = model.get_submodule(name)
-        if hasattr(module, "integer_geometry"):  # asks for its product where its inputs are ready
-            module.integer_product = lambda x, bias=None, observed=observed: observed.add(x)
-        else:
-            handles.append(module.register_forward_pre_hook(_adding(observed)))
-    try:
+    found = {name: Observed() for name in names}
+    with contextlib.ExitStack() as undone:
+        for name, observed in found.items():
+            module = model.get_submodule(name)
+            if hasattr(module, "integer_geometry"):  # asks for its product where its inputs are ready
+                module.integer_product = lambda x, bias=None, observed=observed: observed.add(x)
+                undone.callback(module.__dict__.pop, "integer_product")
+            else:
+                add = lambda module, args, observed=observed: observed.add(args[0])  # noqa: E731
+                undone.enter_context(module.register_forward_pre_hook(add))
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()
-        for name in found:
-            model.get_submodule(name).__dict__.pop("integer_product", None)
-
-
-def _adding(observed: Observed) -> Callable[[nn.Module, tuple], None]:
-    def add(module: nn.Module, args: tuple) -> None:
-        observed.add(args[0])
-
-    return add
 
 
 @torch.no_grad()

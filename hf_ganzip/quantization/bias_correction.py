@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Collection
 from typing import Any
 
@@ -43,26 +45,17 @@ def corrected_biases(
     """
     means: dict[str, list[Tensor]] = {}
 
-    def measure(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
-            away = original.get_submodule(name)(*args, **kwargs).double() - output.double()
-            channels = away if isinstance(module, nn.Linear) else away.movedim(1, -1)
-            means.setdefault(name, []).append(channels.flatten(0, -2).mean(0))
+    def measure(name: str, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
+        away = original.get_submodule(name)(*args, **kwargs).double() - output.double()
+        channels = away if isinstance(module, nn.Linear) else away.movedim(1, -1)
+        means.setdefault(name, []).append(channels.flatten(0, -2).mean(0))
 
-        return hook
-
-    layers = {
-        name: module
-        for name, module in packed_modules(model).items()
-        if isinstance(module, _ADDS_BIAS_LAST) and module.bias is not None and f"{name}.bias" not in tuned
-    }
-    handles = [module.register_forward_hook(measure(name), with_kwargs=True) for name, module in layers.items()]
-    try:
-        with evaluating(model), evaluating(original):
-            for forward in calibration_passes(model, config.activation_inputs):
-                forward(model)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with evaluating(model), evaluating(original), contextlib.ExitStack() as hooks:
+        for name, module in packed_modules(model).items():
+            if isinstance(module, _ADDS_BIAS_LAST) and module.bias is not None and f"{name}.bias" not in tuned:
+                hook = functools.partial(measure, name)
+                hooks.enter_context(module.register_forward_hook(hook, with_kwargs=True))
+        for forward in calibration_passes(model, config.activation_inputs):
+            forward(model)
     biases = {name: model.get_parameter(f"{name}.bias") for name in means}
     return {f"{name}.bias": bias + torch.stack(means[name]).mean(0).to(bias) for name, bias in biases.items()}

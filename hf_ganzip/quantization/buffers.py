@@ -19,10 +19,8 @@ from .packing import pack, unpack
 
 
 INPUT_RANGE = ("input_scale", "input_zero_point")
-BUFFERS = (
-    *("weight_codes", "weight_scale", "weight_offset", "weight_codebook"),
-    *("weight_sources", "weight_up", "weight_down", *INPUT_RANGE),
-)
+_OF_WEIGHT = ("codes", "scale", "offset", "codebook", "sources", "up", "down")
+BUFFERS = (*(f"weight_{part}" for part in _OF_WEIGHT), *INPUT_RANGE)
 _LARGE = 2**20  # codes from which on errors are those of an eighth of the output channels
 _CHUNK = 2**17  # weights that a core unpacks at once: their intermediate values fit its cache
 _KEPT = 2**26  # bytes
@@ -137,9 +135,7 @@ def _unpack_channels(
     outputs, *inner = layout.moved_shape
     length, bits, codebook = layout.num_codes // outputs, layout.bits, buffers.get("weight_codebook")
     codes = unpack(buffers["weight_codes"], bits, layout.num_codes, start * length, stop * length)
-    zero = (
-        2 ** (bits - 1) if codebook is None else 0
-    )  # the stored number of code 0; numbers so small are exact as floats
+    zero = 2 ** (bits - 1) if codebook is None else 0  # the stored number of code 0; so small it is exact as a float
     scale, offset, up = buffers["weight_scale"], buffers.get("weight_offset"), buffers.get("weight_up")
     if stop - start < outputs:
         up = None if up is None else up[start:stop]

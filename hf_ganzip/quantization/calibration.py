@@ -110,35 +110,14 @@ def expanded(module: nn.Module, quantized: QuantizedRows) -> Tensor:
 @contextlib.contextmanager
 def substituted(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
     """Compute with other tensors in place of parameters, by parameter name, within the context."""
-    saved = {}
+    saved = []
     try:
         for name, tensor in tensors.items():
             owner, _, leaf = name.rpartition(".")
-            module = model.get_submodule(owner)
-            saved[name] = module._parameters[leaf]
-            module._parameters[leaf] = tensor  # where models look for their dtype and device
+            parameters = model.get_submodule(owner)._parameters
+            saved.append((parameters, leaf, parameters[leaf]))
+            parameters[leaf] = tensor  # where models look for their dtype and device
         yield
     finally:
-        for name, parameter in saved.items():
-            owner, _, leaf = name.rpartition(".")
-            module = model.get_submodule(owner)
-            module._parameters[leaf] = parameter
-
-
-class LayerOutputs:
-    """Outputs of the layers in the order of the forward pass."""
-
-    def __init__(self, model: nn.Module, names: Mapping[str, Any]):
-        self.found: list[Tensor] = []
-        self.handles = [
-            model.get_submodule(name).register_forward_hook(lambda module, args, output: self.found.append(output))
-            for name in names
-        ]
-
-    def take(self) -> list[Tensor]:
-        found, self.found = self.found, []
-        return found
-
-    def close(self) -> None:
-        for handle in self.handles:
-            handle.remove()
+        for parameters, leaf, parameter in saved:
+            parameters[leaf] = parameter

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from typing import Any, ClassVar
@@ -19,34 +20,13 @@ from .packed import COMPUTE_MODES
 
 GRANULARITIES = ("tensor", "channel", "group")
 PRESETS: dict[str, dict[str, Any]] = {
-    "best": {
-        "method": "auto",
-        "granularity": "channel",
-        "scale_dtype": "float16",
-        "skip_last_block": False,
-        "headroom": 0.1,
-    },
-    "paper": {
-        "method": "aciq",
-        "granularity": "tensor",
-        "scale_dtype": "float32",
-        "skip_last_block": True,
-        "headroom": 0.0,
-    },
+    name: dict(zip(("method", "granularity", "scale_dtype", "skip_last_block", "headroom"), values))
+    for name, values in {
+        "best": ("auto", "channel", "float16", False, 0.1),
+        "paper": ("aciq", "tensor", "float32", True, 0.0),
+    }.items()
 }
 ASKED_ONCE = ("requantize", "activation_inputs")  # what is not written into a model
-_OVERRIDES = (
-    "method",
-    "method_options",
-    "bits",
-    "granularity",
-    "group_size",
-    "symmetric",
-    "scale_dtype",
-    "svd_rank",
-    "hadamard",
-    "activations",
-)
 ACTIVATION_RANGES = ("mse", "percentile", "minmax", "dynamic")
 
 
@@ -87,6 +67,9 @@ class LayerSettings:
             return self.method.name
         names = [name for name, cls in METHODS.items() if isinstance(self.method, cls)]
         return names[0] if names else getattr(self.method, "__name__", type(self.method).__name__)
+
+
+_OVERRIDES = ("method_options", *(f.name for f in dataclasses.fields(LayerSettings)))
 
 
 @named_options
@@ -242,44 +225,35 @@ class QuantizeConfig:
             values["method_options"] = {}
         if changes and values["bits"] is None:
             return None
-        bits, granularity = values["bits"], values["granularity"]
-        if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 8:
-            raise ValueError(f"bits is {bits!r}; allowed are integers from 2 to 8.")
-        if granularity not in GRANULARITIES:
-            raise ValueError(f"granularity is {granularity!r}; allowed are {', '.join(GRANULARITIES)}.")
-        if values["scale_dtype"] not in SCALE_DTYPES:
-            raise ValueError(f"scale_dtype is {values['scale_dtype']!r}; allowed are {', '.join(SCALE_DTYPES)}.")
-        size = values["group_size"]
-        if not isinstance(size, int) or isinstance(size, bool) or size < 2:
-            raise ValueError(f"group_size is {size!r}; allowed are integers from 2.")
-        rank = values["svd_rank"]
-        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:
-            raise ValueError(f"svd_rank is {rank!r}; allowed are integers from 0, which is none.")
-        activations = values["activations"]
-        if activations not in (None, "int8"):
-            raise ValueError(f"activations is {activations!r}; allowed are None and 'int8'.")
-        method = _make_method(values["method"], values["method_options"])
-        if activations is not None:
-            method = with_integer_levels(method)
-            why = _not_integers(method, granularity, bool(values["symmetric"]))
-            why = why or ("svd_rank" if rank else "hadamard=True" if values["hadamard"] else None)
+        for name, fits, allowed in (
+            ("bits", lambda value: _is_integer(value, 2, 8), "integers from 2 to 8"),
+            ("granularity", GRANULARITIES.__contains__, ", ".join(GRANULARITIES)),
+            ("scale_dtype", SCALE_DTYPES.__contains__, ", ".join(SCALE_DTYPES)),
+            ("group_size", lambda value: _is_integer(value, 2), "integers from 2"),
+            ("svd_rank", lambda value: _is_integer(value, 0), "integers from 0, which is none"),
+            ("activations", (None, "int8").__contains__, "None and 'int8'"),
+            ("hadamard", (None, False, True).__contains__, "None, False and True"),
+        ):
+            if not fits(values[name]):
+                raise ValueError(f"{name} is {values[name]!r}; allowed are {allowed}.")
+        method = values["method"] = _make_method(values["method"], values.pop("method_options"))
+        grouped, values["symmetric"] = values["granularity"] == "group", bool(values["symmetric"])
+        if values["activations"]:
+            method = values["method"] = with_integer_levels(method)
+            why = _not_integers(method, grouped, values["symmetric"])
+            why = why or ("svd_rank" if values["svd_rank"] else "hadamard=True" if values["hadamard"] else None)
             if why:
                 raise ValueError(
                     f"activations is 'int8' with {why}, which are no integers times a scale per output channel; give method 'mse_clip', 'linear', 'aciq' "
                     "or 'gptq', granularity 'channel' or 'tensor' and symmetric=True, or activations=None (in overrides, for some layers)."
                 )
             values["hadamard"] = False
-            activations = "dynamic" if self.activation_range == "dynamic" else "static"
-        if hasattr(method, "quantize_channels") and (granularity == "group" or not values["symmetric"]):
+            values["activations"] = "dynamic" if self.activation_range == "dynamic" else "static"
+        if hasattr(method, "quantize_channels") and (grouped or not values["symmetric"]):
             raise ValueError(
                 "outlier_splitting takes granularity 'tensor' or 'channel' and symmetric=True: it has no groups and no offsets."
             )
-        symmetric, hadamard = bool(values["symmetric"]), values["hadamard"]
-        if hadamard not in (None, False, True):
-            raise ValueError(f"hadamard is {hadamard!r}; allowed are None, False and True.")
-        return LayerSettings(
-            method, bits, granularity, size, symmetric, values["scale_dtype"], rank, hadamard, activations
-        )
+        return LayerSettings(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """Options of the result as JSON types, without those of the process alone; a method object becomes its name and options.
@@ -312,13 +286,17 @@ def stored_method(method: Any, options: Mapping[str, Any]) -> tuple[Any, Mapping
     return method, options
 
 
-def _not_integers(method: Any, granularity: str, symmetric: bool) -> str | None:
+def _is_integer(value: Any, least: int, most: float = math.inf) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _not_integers(method: Any, grouped: bool, symmetric: bool) -> str | None:
     """What keeps the weights of these settings from being integers times a scale per output channel, if it is known before they are quantized."""
     rows = row_method(method)
     uneven = next((name for name in ("codebook", "outlier_splitting") if isinstance(rows, METHODS[name])), None)
     if uneven:
         return f"method {uneven!r}"
-    return "granularity 'group'" if granularity == "group" else None if symmetric else "symmetric=False"
+    return "granularity 'group'" if grouped else None if symmetric else "symmetric=False"
 
 
 def _make_method(method: Any, options: Mapping[str, Any]) -> Any:

@@ -9,6 +9,8 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from ..core.modes import evaluating
+
 
 def is_parametrized(module: nn.Module) -> bool:
     """Whether the weight is computed from other tensors, by parametrizations, a forward pre-hook or the module itself."""
@@ -27,12 +29,8 @@ def folded_weight(module: nn.Module) -> Tensor:
         return hook.compute_weight(module).detach()
     if not parametrize.is_parametrized(module, "weight"):
         return module.weight.detach()
-    training = module.training
-    module.eval()
-    try:
+    with evaluating(module):
         return module.weight.detach().clone()
-    finally:
-        module.train(training)
 
 
 def remove_parametrization_(module: nn.Module) -> None:

@@ -13,9 +13,7 @@ from .chunks import float_dtype, row_chunks
 from .rotation import on_grid, rotated, unrotated, unrotated_levels
 
 
-_MANY = (
-    2**14
-)  # values from which on it is faster to make a table first, of levels of half-precision numbers or of pairs
+_MANY = 2**14  # values from which on a table first is faster: of levels of half-precision numbers, or of pairs
 
 
 @dataclass(frozen=True)
@@ -50,24 +48,15 @@ class QuantizedRows:
 
     def weight(self, shape: tuple[int, ...]) -> Tensor:
         """The whole weight, float32 of ``shape``, output channels first."""
-        parts = {
-            name: getattr(self, name)
-            for name in ("level_offset", "codebook", "offset", "sources", "rotation", "up", "down")
-        }
-        return to_channels(self._index(), self.scale, shape, **parts, scaled_last=self.scaled_last(shape[0])).view(
-            shape
-        )
+        names = ("level_offset", "codebook", "offset", "sources", "rotation", "up", "down")
+        parts = {name: getattr(self, name) for name in names} | {"scaled_last": self.scaled_last(shape[0])}
+        return to_channels(self._index(), self.scale, shape, **parts).view(shape)
 
     def scaled_last(self, outputs: int) -> bool:
         """Whether rows of a weight of ``outputs`` output channels can be rotated back before they are scaled, which is exact and one matrix product."""
         even = self.codebook is None or torch.equal(on_grid(self.codebook), self.codebook)
-        return (
-            bool(self.rotation)
-            and even
-            and self.offset is None
-            and self.sources is None
-            and len(self.scale) <= outputs
-        )
+        plain = self.offset is None and self.sources is None and len(self.scale) <= outputs
+        return bool(self.rotation) and even and plain
 
     def _index(self) -> Tensor:
         return self.codes.int() + (0 if self.codebook is None else len(self.codebook) // 2)
@@ -241,9 +230,7 @@ def _of_rows(numbers: Tensor, rows: slice) -> Tensor:
 
 def _table_of_places(edges: Tensor) -> Tensor:
     """(65536,) int32: how many of the ascending ``edges``, at most 255, lie below the float16 of these bits."""
-    magnitudes = torch.arange(
-        0x7C01, device=edges.device
-    )  # bits of zero to infinity; those of negative numbers begin with 1
+    magnitudes = torch.arange(0x7C01, device=edges.device)  # bits of zero to infinity; those of negatives begin with 1
     bits = torch.cat([0x8000 + magnitudes.flip(0), magnitudes])
     ascending = bits.to(torch.int16).view(torch.float16).to(edges.dtype)
     above = torch.searchsorted(ascending, edges, right=True)

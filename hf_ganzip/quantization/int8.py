@@ -108,9 +108,8 @@ class Product:
 
     def __init__(self, weight: Tensor, scale: Tensor, taps: Taps | None):
         self.scale, self.taps = scale, taps
-        self.sums = (
-            weight.flatten(1).sum(dim=1, dtype=torch.int32).float() * scale
-        )  # (O,): what one step of all inputs adds
+        # (O,): what one step of all inputs adds.
+        self.sums = weight.flatten(1).sum(dim=1, dtype=torch.int32).float() * scale
 
     def __call__(
         self, codes: Tensor, scale: Tensor, zero_point: Tensor, bias: Tensor | None, dtype: torch.dtype

@@ -81,9 +81,7 @@ def integer_weight(layer: nn.Module) -> tuple[Tensor, Tensor]:
     layout = layer.packed_layout
     why = layout.not_integers()
     if why:
-        raise ValueError(
-            f"integer_weight: the weight has {why}; integers times one scale per output channel have not."
-        )
+        raise ValueError(f"integer_weight: the weight has {why}; integers times one scale per channel have not.")
     codes = unpack_codes(layer.packed_buffers(), layout)
     if layout.level_offset:  # (k + 1/2) s = (2 k + 1) s / 2
         codes = codes.mul_(2).add_(1)
@@ -187,9 +185,8 @@ class Integers:
         geometry, pads = self.geometry, self.padding
         shape = self.output_shape(codes.shape)
         found = torch.empty(shape, dtype=dtype, device=codes.device, memory_format=torch.channels_last)
-        if len(self._products) < math.prod(geometry.stride) or any(
-            geometry.output_padding
-        ):  # nothing reaches some outputs
+        unreached = len(self._products) < math.prod(geometry.stride) or any(geometry.output_padding)
+        if unreached:  # some outputs, by any input
             found.zero_() if bias is None else found.copy_(bias.to(dtype)[:, None, None].expand(shape))
         for first, product in self._products:
             wanted, given = [], []
@@ -221,20 +218,14 @@ class Integers:
         return F.conv2d(grad, weight, None, geometry.stride, geometry.padding, 1, geometry.groups)
 
 
-def input_range(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and zero point of a layer's inputs: stored, or of ``x``."""
-    if layer.packed_layout.activations == "dynamic":
-        return dynamic_range(x)
-    return layer.input_scale, layer.input_zero_point
-
-
 def integer_forward(layer: nn.Module, x: Tensor, bias: Tensor | None) -> Tensor:
     """Output of ``layer`` for ``x``, which is rounded to 8 bits; differentiable in ``x`` and ``bias`` as if it was not, within the range."""
     integers = layer.packed_integers
     geometry = integers.geometry
     if geometry.edges and any(geometry.edges):
         x = F.pad(x, geometry.edges, geometry.padding_mode)
-    scale, zero_point = input_range(layer, x.detach())
+    dynamic = layer.packed_layout.activations == "dynamic"
+    scale, zero_point = dynamic_range(x.detach()) if dynamic else (layer.input_scale, layer.input_zero_point)
     if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
         return differentiable_product(x, scale, zero_point, bias, integers.number)
     codes = quantize(x, scale, zero_point, integers.padding)

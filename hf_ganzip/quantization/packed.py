@@ -103,12 +103,9 @@ class PackedWeightMixin(nn.Module):
     def integer_energy(self) -> Tensor:
         """Sums of squares (O, I) float32 of the weight over its taps, from the integers."""
         assert self.packed_integers is not None  # asked only after integer_product
-        number = self.packed_integers.number
-        return (
-            integer_energy(self.weight_scale, number)
-            if torch.compiler.is_compiling()
-            else self.packed_integers.energy()
-        )
+        if torch.compiler.is_compiling():
+            return integer_energy(self.weight_scale, self.packed_integers.number)
+        return self.packed_integers.energy()
 
     def dequantized_weight(self, lent: bool = False) -> Tensor:
         """Weight of its original shape in ``packed_dtype``, with the adapters that are fused into it; ``lent``: for a short life (:func:`.buffers.lend`)."""
@@ -128,10 +125,8 @@ class PackedWeightMixin(nn.Module):
         return digest.hexdigest()[:16]
 
     def extra_repr(self) -> str:
-        inherited = super().extra_repr()
-        return ", ".join(
-            filter(None, [inherited, f"bits={self.packed_layout.bits}", f"compute={self.packed_compute}"])
-        )
+        own = f"bits={self.packed_layout.bits}, compute={self.packed_compute}"
+        return ", ".join(filter(None, [super().extra_repr(), own]))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         # Casting a model casts what it computes with; codes and scales stay exact.

@@ -111,6 +111,5 @@ _MASKS = torch.tensor(_NUMBERS, dtype=torch.uint8, device="cpu").unbind()  # num
 
 
 def _part(values: Tensor, start: int, count: int) -> Tensor:
-    return (
-        values if count == values.numel() else values.narrow(0, start, count)
-    )  # each view costs as much as unpacking a thousand codes
+    # Each view costs as much as unpacking a thousand codes.
+    return values if count == values.numel() else values.narrow(0, start, count)

@@ -73,9 +73,8 @@ def plan_quantization(model: nn.Module, config: QuantizeConfig) -> QuantizationP
     for name, chosen in settings.items():
         if chosen.hadamard is None:
             few = config.bits == getattr(chosen.method, "rotates_denoisers_at", None)
-            settings[name] = dataclasses.replace(
-                chosen, hadamard=few and family is not None and family.mixed is not None
-            )
+            rotates = few and family is not None and family.mixed is not None
+            settings[name] = dataclasses.replace(chosen, hadamard=rotates)
     _spread_headroom(config, model, settings, skipped, notes)
     problems += _fit_groups(weights, settings, notes) + _fit_low_rank(config, weights, settings, notes)
     problems += _fit_activations(config, model, settings, notes)
@@ -84,9 +83,8 @@ def plan_quantization(model: nn.Module, config: QuantizeConfig) -> QuantizationP
         if chosen.hadamard and not block_of(length):
             _note(notes, name, f"not rotated ({POWERS[0]} does not divide {length})")
     if not settings and not already:
-        problems.append(
-            f"there is nothing to quantize in {type(model).__name__} ({len(weights)} weights, all skipped)"
-        )
+        name = type(model).__name__
+        problems.append(f"there is nothing to quantize in {name} ({len(weights)} weights, all skipped)")
     if problems:
         raise ValueError(f"quantize_: {'; '.join(problems)}; nothing was changed. Layers: {_some(list(weights))}.")
     return QuantizationPlan(settings, skipped, notes)
@@ -120,12 +118,8 @@ def _output_weights(model: nn.Module) -> set[str]:
     if output is None:
         return set()
     weight = getattr(output, "weight", None)
-    shares = {name for name, module in model.named_modules() if weight is not None and _own_weight(module) is weight}
-    return shares | {name for name, module in model.named_modules() if module is output}
-
-
-def _own_weight(module: nn.Module) -> Tensor | None:
-    return module._parameters.get("weight")
+    shared = set() if weight is None else {weight}
+    return {n for n, module in model.named_modules() if module is output or module._parameters.get("weight") in shared}
 
 
 def _decide(name: str, module: nn.Module, config: QuantizeConfig, last_block: tuple[str, ...]) -> LayerSettings | str:
@@ -186,11 +180,8 @@ def _fit_groups(weights: dict[str, nn.Module], settings: dict[str, LayerSettings
     fitted = 0
     for name, chosen in grouped.items():
         length = math.prod(channels_first_shape(weights[name])[1:])
-        sizes = [
-            size
-            for size in range(chosen.group_size, min(_SMALLEST_GROUP, chosen.group_size) - 1, -1)
-            if length % size == 0
-        ]
+        descending = range(chosen.group_size, min(_SMALLEST_GROUP, chosen.group_size) - 1, -1)
+        sizes = [size for size in descending if length % size == 0]
         fitted += bool(sizes)
         if sizes[:1] == [chosen.group_size]:
             continue

@@ -30,9 +30,8 @@ class Keeper(NamedTuple):
     detach: Callable[[nn.Module], None]
 
 
-KEEPERS: dict[
-    str, Keeper
-] = {}  # by the base class of a library's models; :mod:`hf_ganzip.integration` fills it when a library is imported
+# By the base class of a library's models; :mod:`hf_ganzip.integration` fills it when a library is imported.
+KEEPERS: dict[str, Keeper] = {}
 _NO_LOW_RANK = "no low rank (beyond float16)"
 
 

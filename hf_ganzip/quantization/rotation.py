@@ -44,9 +44,8 @@ def unrotated_levels(levels: Tensor, block: int, out: Tensor | None = None) -> T
         return unrotated(levels, block)
     matrix, factors = unrotating(levels.shape[1], block)
     found = torch.empty_like(levels) if out is None else out.view(levels.shape)
-    torch.mm(
-        levels.view(-1, block), matrix.to(levels.device), out=found.view(-1, block)
-    )  # autocast leaves `out` alone
+    # Autocast leaves `out` alone.
+    torch.mm(levels.view(-1, block), matrix.to(levels.device), out=found.view(-1, block))
     return found.mul_(factors.to(levels.device))
 
 

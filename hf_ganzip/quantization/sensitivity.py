@@ -20,7 +20,7 @@ from ..core.record import table
 from ..core.reports import Report, conditions_table
 from ..families import family_of
 from .calibration import CalibrationTask, expanded, substituted
-from .config import LayerSettings, QuantizeConfig
+from .config import QuantizeConfig
 from .methods.base import row_method
 from .packed import packed_modules
 from .plan import plan_quantization, require_finite
@@ -153,17 +153,14 @@ class SensitivityReport(Report):
         ]
 
     def tables(self) -> dict[str, list[tuple[str, ...]]]:
-        bits, activations = list(self.layers[0].errors), self._has_activations()
+        bits = list(self.layers[0].errors)
+        activations = any(layer.activation_error is not None for layer in self.layers)
         rows = [("layer", "weights", *(f"{b} bits" for b in bits), "activations" if activations else "")]
-        ordered = sorted(self.layers, key=lambda layer: -layer.errors[bits[0]])
-        for layer in ordered:
+        for layer in sorted(self.layers, key=lambda layer: -layer.errors[bits[0]]):
             error = layer.activation_error
             last = "" if not activations else "float" if error is None else f"{error:.2e}"
             rows.append((layer.name, f"{layer.weights:,}", *(f"{layer.errors[b]:.2e}" for b in bits), last))
         return {"layers": rows, "conditions": conditions_table(self.conditions)}
-
-    def _has_activations(self) -> bool:
-        return any(layer.activation_error is not None for layer in self.layers)
 
     def __str__(self) -> str:
         return "\n".join(table(self.tables()["layers"]))
@@ -212,22 +209,22 @@ def sensitivity(
     working = task.working_model()
     family = family_of(model)
     batch = min(num_samples, family.samples_together if family else 16)
+    settings = {name: dataclasses.replace(s, method=row_method(s.method)) for name, s in plan.settings.items()}
     found = []
     with torch.no_grad(), evaluating(working):
         batches = task.batches(inputs or getattr(config.settings().method, "inputs", None), batch, 0)
         forwards = list(islice(batches, -(-num_samples // batch)))
         targets = [forward(working) for forward in forwards]
-        with tqdm(total=len(plan.settings) * len(bits), desc="sensitivity", disable=not progress) as bar:
-            for name, settings in plan.settings.items():
+        with tqdm(total=len(settings) * len(bits), desc="sensitivity", disable=not progress) as bar:
+            for name, own in settings.items():
                 module: Any = working.get_submodule(name)
                 errors, sizes = {}, {}
                 for b in bits:
-                    chosen = dataclasses.replace(settings, bits=b, method=row_method(settings.method))
+                    chosen = dataclasses.replace(own, bits=b)
                     quantized = quantize_rows(weight_rows(module, chosen), channels_first_shape(module), chosen)
                     sizes[b] = pack_quantized(module, chosen, quantized).layout.packed_bytes
                     with substituted(working, {f"{name}.weight": expanded(module, quantized)}):
-                        each = [float(measure(forward(working), target)) for forward, target in zip(forwards, targets)]
-                    errors[b] = sum(each) / len(each)
+                        errors[b] = _mean_error(working, forwards, targets, measure)
                     bar.update()
                 found.append(LayerSensitivity(name, module.weight.numel(), errors, sizes))
         if activations:
@@ -235,7 +232,7 @@ def sensitivity(
             found = [dataclasses.replace(layer, activation_error=rounded.get(layer.name)) for layer in found]
     conditions = {
         "metric": metric if isinstance(metric, str) else getattr(metric, "__qualname__", repr(metric)),
-        "method": _name(next(iter(plan.settings.values()))),
+        "method": next(iter(settings.values())).method_name,
         "granularity": config.granularity,
         "num_samples": batch * len(forwards),
     }
@@ -243,11 +240,7 @@ def sensitivity(
 
 
 def _activation_errors(
-    model: nn.Module,
-    forwards: list[Callable[..., Any]],
-    measure: Callable[..., Any],
-    inputs: Any,
-    progress: bool,
+    model: nn.Module, forwards: list[Callable[..., Any]], measure: Callable[..., Any], inputs: Any, progress: bool
 ) -> dict[str, float]:
     """Layer name -> error of the output when, of a model with weights in 8 bits, its inputs alone are rounded."""
     packed = copy.deepcopy(model)
@@ -258,16 +251,14 @@ def _activation_errors(
         targets = [forward(packed) for forward in forwards]
         for name, layer in tqdm(layers.items(), "activations", disable=not progress):
             layer.packed_compute = "int8"
-            found[name] = sum(
-                float(measure(forward(packed), target)) for forward, target in zip(forwards, targets)
-            ) / len(forwards)
+            found[name] = _mean_error(packed, forwards, targets, measure)
             layer.packed_compute = "dequantized"
             layer._forget()
     return found
 
 
-def _name(settings: LayerSettings) -> str:
-    return dataclasses.replace(settings, method=row_method(settings.method)).method_name
+def _mean_error(model: nn.Module, forwards: list[Any], targets: list[Tensor], measure: Callable[..., Any]) -> float:
+    return sum(float(measure(forward(model), target)) for forward, target in zip(forwards, targets)) / len(forwards)
 
 
 def _relative_error(output: Tensor, target: Tensor) -> Tensor:

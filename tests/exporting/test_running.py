@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exported models called like the models that they were."""
 
+import functools
 import json
 import shutil
 
@@ -12,7 +13,16 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler
 import hf_ganzip as gz
 from hf_ganzip.exporting import OnnxModel, OnnxTranslator
 
-from ..conftest import tiny_biggan, tiny_biggan_deep, tiny_generator, tiny_stylegan, tiny_ugatit, tiny_unet
+from ..conftest import (
+    gan_pipeline,
+    sources,
+    tiny_biggan,
+    tiny_biggan_deep,
+    tiny_generator,
+    tiny_stylegan,
+    tiny_ugatit,
+    tiny_unet,
+)
 
 
 pytestmark = pytest.mark.process  # every export takes seconds; those of `make test` are in test_export.py
@@ -33,8 +43,7 @@ def styled(tmp_path_factory):
     return model, gz.OnnxGenerator.from_pretrained(folder)
 
 
-def sources(count):
-    return [torch.Generator().manual_seed(i) for i in range(count)]
+close = functools.partial(torch.testing.assert_close, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
@@ -42,27 +51,22 @@ def sources(count):
 @pytest.mark.parametrize("cutoff", (None, 2))
 def test_the_call_of_a_stylegan(styled, mode, cutoff):
     model, exported = styled
-    z = exported.draw_latents(3, sources(3))
-    assert torch.equal(z, model.draw_latents(3, sources(3))) and exported.num_ws == model.num_ws
+    z = exported.draw_latents(3, sources(0, 1, 2))
+    assert torch.equal(z, model.draw_latents(3, sources(0, 1, 2))) and exported.num_ws == model.num_ws
     options = {"truncation_psi": 0.6, "truncation_cutoff": cutoff, "noise_mode": mode}
     for labels in (torch.tensor([0, 1, 2]), torch.eye(3)):
-        expected = model(z, labels, **options, generator=sources(3)).sample
-        torch.testing.assert_close(
-            exported(z, labels, **options, generator=sources(3)).sample, expected, atol=1e-4, rtol=0
-        )
+        expected = model(z, labels, **options, generator=sources(0, 1, 2)).sample
+        close(exported(z, labels, **options, generator=sources(0, 1, 2)).sample, expected)
     ws = exported.mapping(z, torch.eye(3), truncation_psi=0.6, truncation_cutoff=cutoff)
-    torch.testing.assert_close(
-        exported.synthesize(ws, noise_mode=mode, generator=sources(3)), expected, atol=1e-4, rtol=0
-    )
+    close(exported.synthesize(ws, noise_mode=mode, generator=sources(0, 1, 2)), expected)
 
 
 def test_in_the_pipeline(styled):
     found = []
     for model in styled:
-        pipe = gz.GANPipeline(model, class_names=["a", "b", "c"])
-        pipe.set_progress_bar_config(disable=True)
+        pipe = gan_pipeline(model, class_names=["a", "b", "c"])
         z, other = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(1))
-        images = pipe(3, "b", truncation_psi=0.7, generator=sources(3), output_type="np").images
+        images = pipe(3, "b", truncation_psi=0.7, generator=sources(0, 1, 2), output_type="np").images
         mixed = pipe(latents=z, mixing_latents=other, mixing_cutoff=2, noise_mode="const", output_type="np").images
         found.append((images, mixed, pipe.interpolate(latents=z, steps=2, output_type="np")))
     for one, two in zip(*found):
@@ -84,7 +88,7 @@ def test_wrong_calls(styled):
     with pytest.raises(TypeError, match="has no option 'torch_dtype'"):
         gz.OnnxGenerator.from_pretrained(exported.folder, torch_dtype=torch.float16)
     with pytest.raises(
-        ValueError, match="is an exported StyleGAN2Generator; allowed for OnnxUNet2DModel are UNet2DModel"
+        ValueError, match="an exported StyleGAN2Generator; allowed for OnnxUNet2DModel are UNet2DModel"
     ):
         gz.OnnxUNet2DModel.from_pretrained(exported.folder)
 
@@ -105,7 +109,6 @@ def test_folders_that_are_no_export(styled, tmp_path):
         gz.OnnxGenerator.from_pretrained(damaged)
 
 
-@pytest.mark.process
 def test_what_an_export_fixed_cannot_be_asked_for(tmp_path):
     model = tiny_generator()
     gz.export(model, tmp_path / "out", truncation_psi=0.5, class_label=1, noise="const", checks=1)
@@ -113,27 +116,22 @@ def test_what_an_export_fixed_cannot_be_asked_for(tmp_path):
     z = torch.randn(2, 8)
     with torch.no_grad():
         expected = model(z, torch.tensor([1, 1]), truncation_psi=0.5, noise_mode="const").sample
-    torch.testing.assert_close(exported(z, noise_mode="const").sample, expected, atol=1e-4, rtol=0)
+    close(exported(z, noise_mode="const").sample, expected)
     for options in ({"truncation_psi": 0.7}, {"noise_mode": "random"}, {"class_labels": torch.tensor([0, 1])}):
         with pytest.raises(ValueError, match="was exported with"):
             exported(z, **{"noise_mode": "const"} | options)
 
 
-@pytest.mark.process
 @pytest.mark.parametrize("make", (tiny_biggan, tiny_biggan_deep, tiny_stylegan))
 def test_other_generators_in_the_pipeline(make, tmp_path):
     model = make()
     gz.quantize_(model, bits=4)
     gz.export(model, tmp_path / "out", checks=1)
-    found = []
-    for each in (model, gz.OnnxGenerator.from_pretrained(tmp_path / "out", threads=1)):
-        pipe = gz.GANPipeline(each)
-        pipe.set_progress_bar_config(disable=True)
-        found.append(pipe(3, generator=sources(3), output_type="np").images)
+    pipes = map(gan_pipeline, (model, gz.OnnxGenerator.from_pretrained(tmp_path / "out", threads=1)))
+    found = [pipe(3, generator=sources(0, 1, 2), output_type="np").images for pipe in pipes]
     np.testing.assert_allclose(*found, atol=1e-4)
 
 
-@pytest.mark.process
 def test_translation_in_the_pipeline(tmp_path):
     model = tiny_ugatit()
     gz.export(model, tmp_path / "out", checks=1)
@@ -146,7 +144,6 @@ def test_translation_in_the_pipeline(tmp_path):
     np.testing.assert_allclose(*found, atol=1e-4)
 
 
-@pytest.mark.process
 @pytest.mark.parametrize("classes", (None, 4))
 def test_unets_in_pipelines_of_diffusers(classes, tmp_path):
     model = tiny_unet(num_class_embeds=classes)
@@ -156,7 +153,7 @@ def test_unets_in_pipelines_of_diffusers(classes, tmp_path):
     sample, labels = torch.randn(3, 3, 8, 8), None if classes is None else torch.tensor([0, 3, 1])
     with torch.no_grad():
         expected = model(sample, 7, class_labels=labels).sample
-    torch.testing.assert_close(exported(sample, 7, class_labels=labels).sample, expected, atol=1e-4, rtol=0)
+    close(exported(sample, 7, class_labels=labels).sample, expected)
     if classes is not None:
         return
     for pipeline, scheduler in ((DDPMPipeline, DDPMScheduler), (DDIMPipeline, DDIMScheduler)):
@@ -169,21 +166,16 @@ def test_unets_in_pipelines_of_diffusers(classes, tmp_path):
         np.testing.assert_allclose(*found, atol=1e-3)
 
 
-@pytest.mark.process
 def test_any_other_model_by_the_names_of_its_inputs(tmp_path):
     from ..tiny_diffusion import transformer
 
     model = transformer()
     gz.export(model, tmp_path / "out", checks=1)
     exported = OnnxModel.from_pretrained(tmp_path / "out")
-    inputs = {
-        "hidden_states": torch.randn(3, 4, 8, 8),
-        "timestep": torch.tensor([1, 5, 9]),
-        "class_labels": torch.tensor([0, 1, 2]),
-    }
+    inputs = {"hidden_states": torch.randn(3, 4, 8, 8)}
+    inputs |= {"timestep": torch.tensor([1, 5, 9]), "class_labels": torch.tensor([0, 1, 2])}
     with torch.no_grad():
         expected = model(**inputs, return_dict=False)[0]
-    torch.testing.assert_close(exported(**inputs)[0], expected, atol=1e-4, rtol=0)
-    assert (
-        json.loads((tmp_path / "out" / "config.json").read_text())["export"]["class_name"] == "DiTTransformer2DModel"
-    )
+    close(exported(**inputs)[0], expected)
+    saved = json.loads((tmp_path / "out" / "config.json").read_text())["export"]
+    assert saved["class_name"] == "DiTTransformer2DModel"

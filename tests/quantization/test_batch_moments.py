@@ -4,7 +4,6 @@ import torch
 
 import hf_ganzip as gz
 from hf_ganzip.quantization.methods.batch_moments import moment_error
-from hf_ganzip.quantization.methods.latent_distill import LatentDistill
 
 from ..conftest import tiny_generator
 
@@ -52,8 +51,3 @@ def test_the_weight_of_latent_distill_brings_the_distribution_nearer():
             return float(moment_error(model(z, labels, noise_mode="const", return_dict=False)[0], full))
 
     assert error(10.0) < error(0.0)
-
-
-def test_a_negative_weight_is_refused():
-    with pytest.raises(ValueError, match="moment_weight is -1; allowed are 0 and more"):
-        LatentDistill(moment_weight=-1)

@@ -12,9 +12,8 @@ from ..conftest import TINY, tiny_generator
 from ..tiny_diffusion import FAMILIES
 
 
-OLD = (
-    torch.__version__ < "2.13"
-)  # 2.7 breaks the graph at every packed weight, and cannot compile compute="packed" at all
+# 2.7 breaks the graph at every packed weight, and cannot compile compute="packed" at all.
+OLD = torch.__version__ < "2.13"
 COMPUTE = ["dequantized"] if OLD else ["packed", "dequantized"]
 ALL = FAMILIES | TINY
 del ALL["UNet2DModel"]  # TINY has it

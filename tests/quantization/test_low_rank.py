@@ -2,7 +2,6 @@
 """A low rank in 16 bits beside the codes of a weight."""
 
 import copy
-import json
 
 import pytest
 import torch
@@ -15,9 +14,8 @@ from hf_ganzip.quantization.buffers import unpack_rows
 from hf_ganzip.quantization.grid import add_low_rank_
 from hf_ganzip.quantization.low_rank import low_rank
 from hf_ganzip.quantization.packed import packed_modules
-from hf_ganzip.saved.inspection import describe
 
-from ..conftest import run, tiny_unet
+from ..conftest import changed, state_of, tiny_unet
 from ..test_contracts import method  # noqa: F401  a fixture: every method
 
 
@@ -160,37 +158,6 @@ def test_it_goes_with_offsets_and_groups(options):
     assert gz.quantize_(model, bits=4, headroom=0, svd_rank=2, **options).layers[0].sqnr_db > plain
 
 
-# -- saved -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("compute", ("packed", "dequantized"))
-def test_it_is_saved_and_loaded_again_bit_by_bit(tmp_path, compute):
-    model = wide_unet()
-    report = gz.quantize_(model, bits=3, svd_rank=1, compute=compute)
-    model.save_pretrained(tmp_path)
-    saved = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
-    assert saved["svd_rank"] == 1 and any(layer.get("rank") == 1 for layer in saved["layers"].values())
-    again = UNet2DModel.from_pretrained(tmp_path)
-    for name, layer in packed_modules(model).items():
-        other = again.get_submodule(name)
-        assert other.packed_layout == layer.packed_layout and other.digest() == layer.digest()
-        assert torch.equal(other.weight, layer.weight)
-    for mode in ("packed", "dequantized"):
-        gz.set_compute_(again, mode)
-        assert torch.equal(run(again), run(model))
-    sizes = {layer["name"]: layer["bytes"] for layer in describe(tmp_path)["layers"]}
-    assert sizes == {layer.name.removesuffix(".weight"): layer.bytes_after for layer in report.quantized}
-
-
-def test_quantizing_while_loading_gives_the_same_bits(tmp_path):
-    model = wide_unet()
-    model.save_pretrained(tmp_path)
-    gz.quantize_(model, bits=3, svd_rank=1)
-    loaded = UNet2DModel.from_pretrained(tmp_path, quantization_config=gz.GanzipConfig(bits=3, svd_rank=1))
-    for name, layer in packed_modules(model).items():
-        assert loaded.get_submodule(name).digest() == layer.digest()
-
-
 def test_casting_leaves_the_factors_alone():
     model = wide_unet()
     gz.quantize_(model, bits=4, svd_rank=1)
@@ -199,21 +166,6 @@ def test_casting_leaves_the_factors_alone():
     assert before == {name: layer.digest() for name, layer in packed_modules(model).items()}
     gz.dequantize_(model)
     assert not packed_modules(model) and not any("weight_up" in name for name in model.state_dict())
-
-
-def test_a_damaged_factor_is_found(tmp_path):
-    from safetensors.torch import load_file, save_file
-
-    model = wide_unet()
-    gz.quantize_(model, bits=4, svd_rank=1)
-    model.save_pretrained(tmp_path)
-    file = next(tmp_path.glob("*.safetensors"))
-    tensors = load_file(file)
-    name = next(name for name in tensors if name.endswith("weight_up"))
-    tensors[name] = tensors[name] + 1
-    save_file(tensors, file, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="packed weights differ from their digest"):
-        UNet2DModel.from_pretrained(tmp_path)
 
 
 # -- what does not fit -----------------------------------------------------------------------------------------------
@@ -226,23 +178,14 @@ def test_layers_that_it_would_cost_too_much_have_none_and_the_report_says_so():
     assert (model[0].packed_layout.rank, model[1].packed_layout.rank) == (4, 0)
 
 
-@pytest.mark.parametrize("rank", [-1, 1.5, True, "4"])
-def test_ranks_that_are_no_numbers_are_refused(rank):
-    with pytest.raises(ValueError, match="svd_rank is .*; allowed are integers from 0"):
-        gz.QuantizeConfig(svd_rank=rank)
-
-
 def test_a_rank_larger_than_a_layer_is_refused_by_name():
     model = nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 8))
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before = state_of(model)
     with pytest.raises(ValueError, match="svd_rank is 9 for 1, 8 x 256 as a matrix; allowed are 0 to 8"):
         gz.quantize_(model, bits=4, overrides={"1": {"svd_rank": 9}})
-    with pytest.raises(
-        ValueError,
-        match="svd_rank is 300, which is larger than any layer has use for; 0, 256 x 256 as a matrix, has for 8",
-    ):
+    with pytest.raises(ValueError, match="svd_rank is 300, which is larger .*; 0, 256 x 256 as a matrix, has for 8"):
         gz.quantize_(model, bits=4, svd_rank=300)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not changed(before, model)
     gz.quantize_(model, bits=4, overrides={"1": {"svd_rank": 8}})  # asked for by name: at any price
     assert model[1].packed_layout.rank == 8
 

@@ -3,6 +3,7 @@ import copy
 import dataclasses
 import fnmatch
 import json
+import pickle
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import hf_ganzip as gz
 from hf_ganzip.quantization.grid import to_values
 from hf_ganzip.quantization.packed import PackedWeightMixin, packed_modules
 
-from ..conftest import run, tiny_generator, tiny_unet
+from ..conftest import changed, run, state_of, tiny_generator, tiny_unet
 
 
 NORM_VECTORS = ("u0", "sv0", "parametrizations.weight.0._u", "parametrizations.weight.0._v")
@@ -31,24 +32,6 @@ LAYERS = {
     "conv3d": (nn.Conv3d(2, 3, 2), (2, 2, 4, 4, 4)),
     "transposed": (nn.ConvTranspose2d(4, 6, 3, stride=2), (2, 4, 5, 5)),
 }
-
-
-def state(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def assert_unchanged(model, before):
-    assert not packed_modules(model)
-    after = model.state_dict()
-    assert before.keys() == after.keys()
-    assert all(
-        torch.equal(
-            after[name],
-            before[name],
-        )
-        or torch.isnan(before[name]).any()
-        for name in before
-    )
 
 
 @pytest.mark.parametrize("compute", ["dequantized", "packed"])
@@ -77,7 +60,7 @@ def test_channel_scales_belong_to_output_channels():
 
 
 def test_the_papers_rule_keeps_last_block_and_small_tensors(tiny_model):
-    before = state(tiny_model)
+    before = state_of(tiny_model)
     report = gz.quantize_(tiny_model, gz.QuantizeConfig(bits=4, preset="paper"))
     after = tiny_model.state_dict()
     packed = {layer.name for layer in report.quantized}
@@ -166,17 +149,11 @@ def test_dequantize_restores_ordinary_layers(tiny_model, tmp_path):
 
 
 def test_deepcopy_and_pickle_keep_packed_layers():
-    import io
-
     model = tiny_unet()
     gz.quantize_(model, gz.QuantizeConfig(bits=4))
-    expected = run(model)
-    assert torch.equal(run(copy.deepcopy(model)), expected)
-    buffer = io.BytesIO()
+    assert torch.equal(run(copy.deepcopy(model)), run(model))
     layer = model.conv_in
-    torch.save(layer, buffer)
-    buffer.seek(0)
-    restored = torch.load(buffer, weights_only=False)
+    restored = pickle.loads(pickle.dumps(layer))
     assert torch.equal(restored.weight, layer.weight) and type(restored) is type(layer)
 
 
@@ -247,10 +224,10 @@ def test_non_finite_weights_are_all_named():
     with torch.no_grad():
         model.mapping.fc0.weight[0, 0] = float("nan")
         model.synthesis.b8.conv1.weight[0, 0] = float("inf")
-    before = state(model)
+    before = state_of(model)
     with pytest.raises(ValueError, match=r"NaN or infinity: synthesis.b8.conv1, mapping.fc0; nothing was changed"):
         gz.quantize_(model, gz.QuantizeConfig(bits=4))
-    assert_unchanged(model, before)
+    assert not changed(before, model)
 
 
 def test_nothing_to_quantize_is_an_error():
@@ -264,13 +241,13 @@ def test_nothing_to_quantize_is_an_error():
 
 def test_patterns_without_a_layer_are_all_reported():
     model = tiny_generator()
-    before = state(model)
+    before = state_of(model)
     config = gz.QuantizeConfig(skip=("synthesis.b64.*", "typo"), overrides={"maping.*": {"bits": 8}})
     with pytest.raises(ValueError) as error:
         gz.quantize_(model, config)
     for name in ("'synthesis.b64.*'", "'typo'", "'maping.*'"):
         assert name in str(error.value)
-    assert_unchanged(model, before)
+    assert not changed(before, model)
 
 
 def left_alone(model, *modules):
@@ -285,11 +262,8 @@ def left_alone(model, *modules):
 @pytest.mark.parametrize(
     "modules, expected",
     [
-        (("conv_in",), {"conv_in"}),
-        (
-            ("conv",),
-            {"down_blocks.0.downsamplers.0.conv", "up_blocks.0.upsamplers.0.conv"},
-        ),  # no "conv1", no "conv_in"
+        (("conv_in",), "conv_in"),
+        (("conv",), "*.downsamplers.0.conv *.upsamplers.0.conv"),  # no "conv1", no "conv_in"
         (("to_out.0", "time_embedding"), "*.to_out.0 time_embedding.*"),  # the end of a name, and its beginning
         (("attentions.0",), "*.attentions.0.*"),  # the middle
         (("up_blocks.*.resnets", "mid_block."), "up_blocks.?.resnets.* mid_block.*"),
@@ -297,20 +271,19 @@ def left_alone(model, *modules):
 )
 def test_modules_to_not_convert_are_names_or_parts_of_names(modules, expected):
     model = tiny_unet()
-    if isinstance(expected, str):
-        layers = [name for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
-        expected = {name for pattern in expected.split() for name in fnmatch.filter(layers, pattern)}
-    assert left_alone(model, *modules) == expected and expected
+    layers = [name for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    named = {name for pattern in expected.split() for name in fnmatch.filter(layers, pattern)}
+    assert left_alone(model, *modules) == named and named
 
 
 def test_modules_to_not_convert_without_a_module_name_the_nearest():
     model = tiny_unet()
-    before = state(model)
+    before = state_of(model)
     with pytest.raises(ValueError, match="'atentions' matches no layer. Did you mean 'attentions'?"):
         gz.quantize_(model, modules_to_not_convert=["conv_in", "atentions"])
     with pytest.raises(ValueError, match="skip 'conv_im' matches no layer. Did you mean 'conv_in'?"):
         gz.quantize_(model, skip=["conv_im"])
-    assert_unchanged(model, before)
+    assert not changed(before, model)
 
 
 def test_modules_to_not_convert_are_saved_as_what_is_skipped(tmp_path):
@@ -343,15 +316,6 @@ def test_the_ways_to_say_how_to_quantize_are_one():
         gz.quantize_(tiny_unet(), 4)
 
 
-def test_quantizing_twice_is_refused():
-    model = tiny_generator()
-    gz.quantize_(model)
-    expected = run(model)
-    with pytest.raises(ValueError, match="already quantized"):
-        gz.quantize_(model)
-    assert torch.equal(run(model), expected)
-
-
 NORMS = {
     "spectral_norm": torch.nn.utils.parametrizations.spectral_norm,
     "weight_norm": torch.nn.utils.parametrizations.weight_norm,
@@ -372,7 +336,7 @@ def test_computed_weights_are_folded_exactly(norm, layer):
         module(x)  # training mode: one power iteration
     folded = copy.deepcopy(module)
     remove_parametrization_(folded)
-    before = state(module)
+    before = state_of(module)
     weight = folded_weight(module)  # in training mode, too, without a power iteration
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
     module.eval()
@@ -381,11 +345,8 @@ def test_computed_weights_are_folded_exactly(norm, layer):
 
     model = nn.Sequential(module)
     gz.quantize_(model, gz.QuantizeConfig(method="linear", bits=8, granularity="channel"))
-    assert isinstance(model[0], PackedWeightMixin) and set(model.state_dict()) == {
-        "0.weight_codes",
-        "0.weight_scale",
-        "0.bias",
-    }
+    assert isinstance(model[0], PackedWeightMixin)
+    assert set(model.state_dict()) == {"0.weight_codes", "0.weight_scale", "0.bias"}
     expected = folded(x)
     assert (model(x) - expected).abs().max() < 0.02 * expected.abs().max()
 
@@ -448,13 +409,10 @@ class TestGroups:
 
     def test_only_where_no_layer_can_have_groups_it_is_an_error(self):
         model = nn.Sequential(nn.Linear(12, 4), nn.Linear(17, 4))
-        before = state(model)
-        message = (
-            "group_size 16 or a smaller size of at least 16 divides; set granularity 'channel'; nothing was changed"
-        )
-        with pytest.raises(ValueError, match=message):
+        before = state_of(model)
+        with pytest.raises(ValueError, match="group_size 16 or a smaller .*; set granularity 'channel'; nothing was"):
             gz.quantize_(model, granularity="group", group_size=16)
-        assert_unchanged(model, before)
+        assert not changed(before, model)
 
 
 def test_asymmetric_rows_may_lie_far_from_zero():
@@ -494,10 +452,10 @@ def test_embeddings_are_an_option():
 def test_split_channels_are_folded_back():
     layer = nn.Conv2d(8, 4, 3)
     model = nn.Sequential(layer)
-    weight = layer.weight.detach().clone()
+    shape, size = layer.weight.shape, layer.weight.nbytes
     report = gz.quantize_(model, gz.QuantizeConfig(method="outlier_splitting", bits=4))
-    assert model[0].weight.shape == weight.shape and model[0].weight_sources.dtype == torch.int16
-    assert report.layers[0].bytes_after == 4 * 9 * 9 // 2 + 4 + 2
+    assert model[0].weight.shape == shape and model[0].weight_sources.dtype == torch.int16
+    assert (report.layers[0].bytes_before, report.layers[0].bytes_after) == (size, 4 * 9 * 9 // 2 + 4 + 2)
     model.load_state_dict(model.state_dict())
 
 
@@ -506,7 +464,7 @@ class TestRequantizing:
         model = tiny_generator()
         gz.quantize_(model, gz.QuantizeConfig(bits=8))
         expected = run(model)
-        with pytest.raises(ValueError, match="requantize=True"):
+        with pytest.raises(ValueError, match="already quantized, .* requantize=True"):
             gz.quantize_(model, gz.QuantizeConfig(bits=4))
         assert torch.equal(run(model), expected)
 
@@ -556,9 +514,18 @@ def test_group_offload_gives_the_same_output(compute, offload_type):
     "options, message",
     [
         ({"method": "acik"}, "Unknown quantization method 'acik'. Did you mean 'aciq'"),
-        ({"bits": 1}, "allowed are integers from 2 to 8"),
-        ({"bits": 9}, "allowed are integers from 2 to 8"),
-        ({"bits": 4.0}, "allowed are integers from 2 to 8"),
+        *(({"bits": bits}, "bits is .*; allowed are integers from 2 to 8") for bits in (1, 9, 4.0, True)),
+        *(({"group_size": size}, "group_size is .*; allowed are integers from 2") for size in (1, "16")),
+        *(({"svd_rank": rank}, "svd_rank is .*; allowed are integers from 0") for rank in (-1, 1.5, True, "4")),
+        *(({"headroom": share}, "headroom is .*; allowed are numbers") for share in (-0.1, 1.5, "much", float("nan"))),
+        ({"scale_dtype": "int8"}, "allowed are float32, float16"),
+        ({"hadamard": "yes"}, "hadamard is 'yes'; allowed are None, False and True"),
+        ({"activations": "int4"}, "allowed are None and 'int8'"),
+        ({"activations": "int8", "activation_range": "best"}, "allowed are mse, percentile, minmax, dynamic"),
+        ({"activations": "int8", "method": "codebook"}, "method 'codebook', which are no integers"),
+        ({"activations": "int8", "granularity": "group"}, "granularity 'group', which"),
+        ({"activations": "int8", "symmetric": False}, "symmetric=False, which"),
+        ({"compute": "int8"}, "give activations='int8', too"),
         ({"granularity": "row"}, "allowed are tensor, channel, group"),
         ({"method": "aciq", "method_options": {"const": 1}}, "'aciq' has no option const; allowed are constants"),
         ({"method_options": {"const": 1}}, "method 'auto' has no option const; allowed are none"),
@@ -638,13 +605,6 @@ def test_a_folder_of_an_own_method_object_is_restored_and_saved_again(options, t
     assert "Halves" in json.dumps(configs[1]["quantization_config"])
     with pytest.raises(ValueError, match="Unknown quantization method 'Halves'"):
         gz.GanzipConfig(method="Halves", bits=4)
-
-
-def test_bytes_before_do_not_count_split_copies():
-    layer = nn.Conv2d(8, 4, 3)
-    size = layer.weight.nbytes
-    report = gz.quantize_(nn.Sequential(layer), gz.QuantizeConfig(method="outlier_splitting", bits=4))
-    assert report.layers[0].bytes_before == size
 
 
 def test_the_record_holds_what_describes_the_result():

@@ -7,6 +7,7 @@ import torch
 
 import hf_ganzip as gz
 from hf_ganzip.evaluation.plotting import save_sensitivity_plot
+from hf_ganzip.families import family_of
 from hf_ganzip.quantization.sensitivity import LayerSensitivity, SensitivityReport
 
 from ..conftest import run, tiny_generator, tiny_unet
@@ -46,8 +47,6 @@ def test_the_error_is_what_quantizing_only_this_layer_gives(model):
         return (output - target).abs().max()
 
     report = gz.sensitivity(model, (3,), largest, num_samples=2, progress=False)
-    from hf_ganzip.families import family_of
-
     (forward,) = itertools.islice(family_of(model).calibration(model, 2, 0), 1)
     name = "synthesis.b8.conv0"
     other = tiny_generator()
@@ -69,9 +68,8 @@ def test_an_allocation_keeps_its_budget_and_beats_equal_bits(model, report, mean
     quantized = gz.quantize_(other, config)
     assert quantized.bits_per_weight <= mean_bits
     spent = {layer.name: layer for layer in report.layers}
-    assert sum(layer.bytes_after for layer in quantized.quantized) == sum(
-        spent[name].bytes[change["bits"]] for name, change in overrides.items()
-    )
+    sizes = [spent[name].bytes[change["bits"]] for name, change in overrides.items()]
+    assert sum(layer.bytes_after for layer in quantized.quantized) == sum(sizes)
     weights = sum(layer.weights for layer in report.layers)
     fitting = [b for b in BITS if 8 * sum(layer.bytes[b] for layer in report.layers) <= mean_bits * weights]
     equal = max(fitting, default=2)
@@ -85,11 +83,8 @@ def test_an_allocation_is_close_to_the_best_of_all():
     for i in range(5):
         weights = int(torch.randint(50, 400, (1,), generator=generator))
         start = float(torch.rand(1, generator=generator))
-        layers.append(
-            LayerSensitivity(
-                f"l{i}", weights, {b: start * 4.0**-b for b in BITS}, {b: weights * b // 8 + 4 for b in BITS}
-            )
-        )
+        errors, sizes = {b: start * 4.0**-b for b in BITS}, {b: weights * b // 8 + 4 for b in BITS}
+        layers.append(LayerSensitivity(f"l{i}", weights, errors, sizes))
     report = SensitivityReport(tuple(layers), {})
     budget = sum(layer.bytes[4] for layer in layers)
     chosen = report.allocate(target_bytes=budget)
@@ -129,19 +124,18 @@ def test_diffusion_models_are_measured_on_their_own_trajectories():
     assert sum(layer.errors[2] for layer in report.layers) > sum(layer.errors[8] for layer in report.layers)
 
 
-def test_a_wrong_metric_is_refused(model):
-    with pytest.raises(ValueError, match="allowed are 'mse' or a function"):
-        gz.sensitivity(model, metric="psnr")
-
-
-def test_weights_that_are_not_finite_and_counts_of_nothing_are_refused(report):
+def test_wrong_weights_counts_metrics_and_bits_are_refused(report):
     broken = tiny_generator()
     with torch.no_grad():
         broken.mapping.fc0.weight[0, 0] = torch.nan
     with pytest.raises(ValueError, match="sensitivity: weights with NaN or infinity: mapping.fc0"):
         gz.sensitivity(broken, (2,), num_samples=2, progress=False)
-    with pytest.raises(ValueError, match="num_samples is 0; allowed are 1 and more"):
-        gz.sensitivity(tiny_generator(), (2,), num_samples=0, progress=False)
+    for wrong, message in (
+        ({"num_samples": 0}, "num_samples is 0; allowed are 1"),
+        ({"metric": "psnr"}, "'mse' or a"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            gz.sensitivity(tiny_generator(), (2,), **wrong, progress=False)
     with pytest.raises(ValueError, match="6 bits were not measured; allowed are 2, 3, 4, 8"):
         report.exclude(6, 0.1)
 
@@ -159,8 +153,6 @@ def rounded(unet):
 
 class TestActivations:
     def test_the_error_is_what_rounding_the_inputs_of_only_this_layer_gives(self, unet, rounded):
-        from hf_ganzip.families import family_of
-
         layer = max(rounded.layers, key=lambda each: each.activation_error or 0)
         alone = copy.deepcopy(unet)
         gz.quantize_(alone, bits=8, activations="int8", compute="dequantized")

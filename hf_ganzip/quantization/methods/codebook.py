@@ -14,13 +14,8 @@ from ..grid import QuantizedRows, nearest_codes, stored_scale
 
 
 _ITERATIONS = 60
-_SAMPLED, _PER_LEVEL = (
-    2**16,
-    2**10,
-)  # weights that the levels are fitted to, evenly spaced, at least, of tensors with twice as many and more
-_OF_A_ROW = (
-    1024  # weights of a row that its scale is fitted to, evenly spaced, at least, of rows with twice as many and more
-)
+# Weights that levels, and those of a row that its scale, are fitted to: evenly spaced, at least, of twice as many and more.
+_SAMPLED, _PER_LEVEL, _OF_A_ROW = 2**16, 2**10, 2**10
 _TINY = torch.finfo(torch.float32).tiny
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ...core.modes import evaluating
+from ...core.modes import evaluating, only_gradients_of
 from ..calibration import CalibrationTask, channels_first
 from ..grid import QuantizedRows, nearest_codes
 from ..rotation import rotated_curvature
@@ -74,26 +74,18 @@ class GPTQ:
     def _curvatures(self, task: CalibrationTask, model: nn.Module) -> dict[str, Tensor]:
         """Damped curvature (C, C) float64 of every layer, C weights per output channel."""
         weights = {name: model.get_submodule(name).weight for name in task.own}
-        required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
         sums: dict[str, Any] = dict.fromkeys(task.own, 0.0)
         batches = islice(task.batches(self.inputs, self.batch_size, self.seed), self.batches)
         signs = torch.Generator().manual_seed(self.seed)
-        try:
-            model.requires_grad_(False)
-            for weight in weights.values():
-                weight.requires_grad_(True)
-            with evaluating(model):
-                for forward in tqdm(batches, "gptq: curvature", self.batches, unit="batch", disable=not self.progress):
-                    output = forward(model)
-                    sign = torch.randint(2, output.shape, generator=signs).to(output) * 2 - 1
-                    gradients = torch.autograd.grad(output, list(weights.values()), sign, allow_unused=True)
-                    for name, gradient in zip(weights, gradients):
-                        if gradient is not None:
-                            rows = channels_first(model.get_submodule(name), gradient).flatten(1).float()
-                            sums[name] = sums[name] + (rows.t() @ rows)
-        finally:
-            for name, parameter in model.named_parameters():
-                parameter.requires_grad_(required[name])
+        with only_gradients_of(weights.values(), model), evaluating(model):
+            for forward in tqdm(batches, "gptq: curvature", self.batches, unit="batch", disable=not self.progress):
+                output = forward(model)
+                sign = torch.randint(2, output.shape, generator=signs).to(output) * 2 - 1
+                gradients = torch.autograd.grad(output, list(weights.values()), sign, allow_unused=True)
+                for name, gradient in zip(weights, gradients):
+                    if gradient is not None:
+                        rows = channels_first(model.get_submodule(name), gradient).flatten(1).float()
+                        sums[name] = sums[name] + (rows.t() @ rows)
         return {name: self._damped(name, total) for name, total in sums.items()}
 
     def _damped(self, name: str, total: Any) -> Tensor | None:

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ...core.modes import evaluating
+from ...core.modes import evaluating, only_gradients_of, watching
 from ...families import family_of
-from ..calibration import CalibrationTask, LayerOutputs, expanded, substituted
+from ..calibration import CalibrationTask, expanded, substituted
 from ..grid import QuantizedRows
 from .base import base_method
 from .batch_moments import moment_error
@@ -120,14 +120,8 @@ class LatentDistill:
         student = _Student(task, model, self.tune)
         optimizer = torch.optim.Adam(student.parameter_groups(options), betas=(0.9, 0.999))
         run = _Run(options, task, model, student, optimizer)
-        required = {parameter: parameter.requires_grad for parameter in model.parameters()}
-        try:
-            model.requires_grad_(False)
-            with evaluating(model):
-                run.train()
-        finally:
-            for parameter, value in required.items():
-                parameter.requires_grad_(value)
+        with only_gradients_of((), model), evaluating(model):
+            run.train()
         return student.result()
 
 
@@ -183,9 +177,8 @@ class _Student:
 
     def result(self) -> tuple[dict[str, QuantizedRows], dict[str, Tensor]]:
         """Codes and scales, and tuned parameters."""
-        return {name: layer.quantized() for name, layer in self.layers.items()}, {
-            name: parameter.detach().clone() for name, parameter in self.tuned.items()
-        }
+        tuned = {name: parameter.detach().clone() for name, parameter in self.tuned.items()}
+        return {name: layer.quantized() for name, layer in self.layers.items()}, tuned
 
 
 class _Run:
@@ -196,6 +189,7 @@ class _Run:
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.best: tuple[float, dict[str, Tensor]] = (math.inf, student.state())
         self.start, self.first = 0, math.inf
+        self.outputs: list[Tensor] = []  # of the layers in the order of the forward pass
 
     def train(self) -> None:
         options = self.options
@@ -207,42 +201,42 @@ class _Run:
         if not self.start:
             self.first = self.measure(held_out)
             self.best = (self.first, self.student.state())
-        watch = LayerOutputs(self.model, self.student.layers)
-        try:
-            with tqdm(
-                total=options.steps, initial=self.start, desc="latent_distill", disable=not options.progress
-            ) as bar:
-                for step in range(self.start, options.steps):
-                    for group, rate in zip(self.optimizer.param_groups, self.rates):
-                        group["lr"] = (
-                            rate * min(1, (step + 1) / _WARM_UP) * (1 + math.cos(math.pi * step / options.steps)) / 2
+        layers = {name: self.model.get_submodule(name) for name in self.student.layers}
+        bar = tqdm(total=options.steps, initial=self.start, desc="latent_distill", disable=not options.progress)
+        with bar, watching(layers, lambda name, module, args, output: self.outputs.append(output)):
+            for step in range(self.start, options.steps):
+                share = min(1, (step + 1) / _WARM_UP)
+                for group, rate in zip(self.optimizer.param_groups, self.rates):
+                    group["lr"] = rate * share * (1 + math.cos(math.pi * step / options.steps)) / 2
+                loss = self.step(next(batches))
+                bar.update()
+                last = step + 1 == options.steps
+                if not math.isfinite(loss) or ((step + 1) % _CHECK_EVERY == 0 or last):
+                    error = self.measure(held_out) if math.isfinite(loss) else math.inf
+                    if error < self.best[0]:
+                        self.best = (error, self.student.state())
+                    bar.set_postfix(error=f"{error:.2e}", best=f"{self.best[0]:.2e}")
+                    if error > _DIVERGED * max(self.first, _SMALL):
+                        warnings.warn(
+                            f"latent_distill: diverged at step {step + 1} (error {error:.3g}, {self.first:.3g} before the first step); "
+                            "stopped, and the best state is kept. Lower learning_rate.",
+                            stacklevel=2,
                         )
-                    loss = self.step(next(batches), watch)
-                    bar.update()
-                    last = step + 1 == options.steps
-                    if not math.isfinite(loss) or ((step + 1) % _CHECK_EVERY == 0 or last):
-                        error = self.measure(held_out, watch) if math.isfinite(loss) else math.inf
-                        if error < self.best[0]:
-                            self.best = (error, self.student.state())
-                        bar.set_postfix(error=f"{error:.2e}", best=f"{self.best[0]:.2e}")
-                        if error > _DIVERGED * max(self.first, _SMALL):
-                            warnings.warn(
-                                f"latent_distill: diverged at step {step + 1} (error {error:.3g}, {self.first:.3g} before the first step); "
-                                "stopped, and the best state is kept. Lower learning_rate.",
-                                stacklevel=2,
-                            )
-                            break
-                        self._save(step + 1)
-        finally:
-            watch.close()
+                        break
+                    self._save(step + 1)
         self.student.load(self.best[1])
 
-    def step(self, forward: Callable[[nn.Module], Tensor], watch: LayerOutputs) -> float:
+    def _pass(self, forward: Callable[[nn.Module], Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Outputs of the model and of its layers."""
+        self.outputs.clear()
+        return forward(self.model), self.outputs.copy()
+
+    def step(self, forward: Callable[[nn.Module], Tensor]) -> float:
         """One optimizer step; returns the loss."""
         with torch.no_grad():
-            target, features = forward(self.model), watch.take()
+            target, features = self._pass(forward)
         with substituted(self.model, self.student.tensors()):
-            output, own = forward(self.model), watch.take()
+            output, own = self._pass(forward)
         loss = _relative_error(output, target)
         if own and self.options.feature_weight:
             layers = torch.stack([_relative_error(a, b) for a, b in zip(own, features)])
@@ -259,7 +253,7 @@ class _Run:
         return float(loss.detach())
 
     @torch.no_grad()
-    def measure(self, batches: list[Callable[[nn.Module], Tensor]], watch: LayerOutputs | None = None) -> float:
+    def measure(self, batches: list[Callable[[nn.Module], Tensor]]) -> float:
         """Relative squared error of the output on held-out inputs."""
         tensors = self.student.tensors()
         errors = []
@@ -267,8 +261,7 @@ class _Run:
             target = forward(self.model)
             with substituted(self.model, tensors):
                 errors.append(float(_relative_error(forward(self.model), target)))
-        if watch is not None:
-            watch.take()
+        self.outputs.clear()
         return sum(errors) / len(errors)
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
