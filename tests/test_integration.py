@@ -322,7 +322,8 @@ def test_device_map_keeps_the_output(packed):
     assert torch.equal(run(placed), run(gz.StyleGAN2Generator.from_pretrained(packed)))
 
 
-# -- bad input: one clear error -----------------------------------------------------------------------------------------
+# -- bad input: one clear error
+# -----------------------------------------------------------------------------------------
 
 
 def edit_config(folder: Path, change):

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text to image as users have it: whole pipelines, compressed, saved, loaded by plain diffusers, cast, offloaded, adapted."""
+"""Text to image as users have it: whole pipelines, compressed, saved, loaded by plain diffusers, cast, offloaded,
+adapted.
+"""
 
 import diffusers
 import pytest

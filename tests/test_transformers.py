@@ -159,7 +159,9 @@ def test_embeddings_that_encoder_and_decoder_share_are_restored(while_loading, t
 
 @pytest.mark.parametrize("scale_dtype", ["float16", "float32"])
 def test_layers_that_are_kept_in_float32_are_restored(scale_dtype, tmp_path):
-    """T5 in half precision, as pipelines take it: one layer of each block stays in float32, with its scales as they are."""
+    """T5 in half precision, as pipelines take it: one layer of each block stays in float32, with its scales as they
+    are.
+    """
     torch.manual_seed(0)
     model = T5EncoderModel(T5Config(vocab_size=16, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2))
     model.save_pretrained(tmp_path / "full")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers with activations of 8 bits in a graph: inputs, weights and outputs as pairs of QuantizeLinear and DequantizeLinear, which runtimes replace by integer kernels.
+"""Layers with activations of 8 bits in a graph: inputs, weights and outputs as pairs of QuantizeLinear and
+DequantizeLinear, which runtimes replace by integer kernels.
 
-A kernel of ONNX Runtime rounds what a convolution gives to 8 bits, too, which our layers do not: the ranges of these outputs are measured
-here, as those of inputs were when the model was quantized.
+A kernel of ONNX Runtime rounds what a convolution gives to 8 bits, too, which our layers do not: the ranges of these
+outputs are measured here, as those of inputs were when the model was quantized.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class _Watching(TorchFunctionMode):
 def measured_ranges(
     model: nn.Module, plain: nn.Module, inputs: Callable[..., Any] | None = None, *, kind: str = "mse"
 ) -> dict[str, LayerRanges]:
-    """Ranges of all layers of ``model`` with activations of 8 bits, by name; inputs as they are stored, unless they are dynamic.
+    """Ranges of all layers of ``model`` with activations of 8 bits, by name; inputs as they are stored, unless they
+    are dynamic.
 
     Args:
         model: Packed.
@@ -93,7 +95,8 @@ def round_activations_(
     packed: Mapping[str, nn.Module],
     ranges: Mapping[str, LayerRanges],
 ) -> list[str]:
-    """Give the products with these layers' weights rounded inputs, integer weights and rounded outputs; returns the names of the layers.
+    """Give the products with these layers' weights rounded inputs, integer weights and rounded outputs; returns the
+    names of the layers.
 
     Args:
         graph_model: Traced; tensors of the model are still inputs.
@@ -181,7 +184,9 @@ def _is_doubling(node, layout) -> bool:
 
 
 def _in_phases(nodes, node, weight: IntegerWeight, ranges: LayerRanges) -> None:
-    """A transposed convolution (I, H, W) to (O, 2H + 1, 2W + 1) as one ordinary convolution for each parity of rows and columns; ONNX Runtime has no integer kernel for the whole."""
+    """A transposed convolution (I, H, W) to (O, 2H + 1, 2W + 1) as one ordinary convolution for each parity of rows
+    and columns; ONNX Runtime has no integer kernel for the whole.
+    """
     builder, after = nodes.builder, nodes.after
     outer = builder.op("Transpose", weight.codes, perm=[1, 0, 2, 3]) if weight.axis == 1 else weight.codes
     given = nodes.pair(nodes.before, node.inputs[0], ranges.given)
@@ -201,7 +206,8 @@ def _in_phases(nodes, node, weight: IntegerWeight, ranges: LayerRanges) -> None:
             product = after.op("Conv", [given, part], {"pads": pads})
             rounded = after.op("QuantizeLinear", [product, *constants])
             row.append(after.op("Transpose", [rounded], {"perm": [0, 2, 3, 1]}))
-        # With channels last, as integer kernels compute, neighbours are woven by copying whole pixels and rows: DepthToSpace moves single bytes.
+        # With channels last, as integer kernels compute, neighbours are woven by copying whole pixels and rows:
+        # DepthToSpace moves single bytes.
         woven = after.op("Concat", row, {"axis": 3})
         row_shape = builder.shared(shape([0, height // 2 + 1, 1, (width + 1) * channels]))
         parts.append(after.op("Reshape", [woven, row_shape]))

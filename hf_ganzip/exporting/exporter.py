@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models as ONNX files: traced by torch's exporter, with weights as they are stored, compared with torch before they are left behind."""
+"""Models as ONNX files: traced by torch's exporter, with weights as they are stored, compared with torch before they
+are left behind.
+"""
 
 from __future__ import annotations
 
@@ -51,24 +53,30 @@ def export(
 ) -> ExportReport:
     """Write a model as ``model.onnx`` and ``config.json``, which :class:`.OnnxGenerator` and others open.
 
-    The batch may have any size. Packed weights are stored as their integers with their scales: 4 and 8 bits in ONNX's types, as is 2 in operator set 25, others in the bytes of our
-    packed form, which bit operators cut apart; all other weights in the dtype that they have. It computes in float32. The file is run in ONNX Runtime and compared with torch first: a difference above 1e-4 is an error, and nothing is left.
+    The batch may have any size. Packed weights are stored as their integers with their scales: 4 and 8 bits
+    in ONNX's types, as is 2 in operator set 25, others in the bytes of our packed form, which bit operators
+    cut apart; all other weights in the dtype that they have. It computes in float32. The file is run in
+    ONNX Runtime and compared with torch first: a difference above 1e-4 is an error, and nothing is left.
 
     Args:
-        model: Generator of this library, or a diffusion model of diffusers that has a family; compressed or not; of a pipeline its denoiser. It stays as it is.
+        model: Generator of this library, or a diffusion model of diffusers that has a family; compressed or not; of a
+            pipeline its denoiser. It stays as it is.
         folder: New folder.
         format: "onnx".
         opset: Operator set, 21 to 25.
-        truncation_psi: StyleGANs and BigGAN-deep: fixed; None: an input of StyleGANs (one number for each style), 1 for BigGAN-deep.
+        truncation_psi: StyleGANs and BigGAN-deep: fixed; None: an input of StyleGANs (one number for each style), 1
+            for BigGAN-deep.
         class_label: Fixed; None: an input (B, num_classes) of generators with classes, rows that sum to 1.
-        noise: StyleGAN 1 and 2: "input" (an input (B, all pixels) that may be left out, which means the stored noise), "const" or "none"; None: "input".
+        noise: StyleGAN 1 and 2: "input" (an input (B, all pixels) that may be left out, which means the stored noise),
+            "const" or "none"; None: "input".
         checks: Inputs that are compared.
-        activation_inputs: What the ranges of outputs are measured with where products are computed with integers, as for ``QuantizeConfig``; None: the family's own inputs.
+        activation_inputs: What the ranges of outputs are measured with where products are computed with integers, as
+            for ``QuantizeConfig``; None: the family's own inputs.
 
     Raises:
         ImportError: The extra ``export`` is missing.
-        ValueError: An operator that has no counterpart (named, with its layer), an option that does not fit the model, an operator set that is too old, a folder that is
-            not empty, or a file that differs from torch.
+        ValueError: An operator that has no counterpart (named, with its layer), an option that does not fit the model,
+            an operator set that is too old, a folder that is not empty, or a file that differs from torch.
         TypeError: No model.
     """
     refuse_name(model)
@@ -96,7 +104,8 @@ def export(
 def export_parts(
     pipeline: Any, folder: str | Path, components: Sequence[str] | None = None, **options: Any
 ) -> dict[str, ExportReport]:
-    """:func:`.export` of networks of a pipeline, each into a folder of its own called as optimum calls it: ``unet``, ``vae_decoder``, ``vae_encoder``.
+    """:func:`.export` of networks of a pipeline, each into a folder of its own called as optimum calls it: ``unet``,
+    ``vae_decoder``, ``vae_encoder``.
 
     Args:
         pipeline: Of diffusers.

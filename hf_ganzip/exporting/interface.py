@@ -45,7 +45,9 @@ class Interface:
     unused: tuple[str, ...] = ()
 
     def draw(self, batch: int, seed: int) -> dict[str, Tensor]:
-        """Other inputs of these shapes for ``batch`` samples: N(0, 1) for floats, the values of the example in turn for the rest."""
+        """Other inputs of these shapes for ``batch`` samples: N(0, 1) for floats, the values of the example in turn
+        for the rest.
+        """
         generator = torch.Generator().manual_seed(seed)
         found = {}
         for name, example in self.example.items():
@@ -122,7 +124,8 @@ def interface_of(
         model: With ordinary float32 weights.
         truncation_psi: Baked; None: an input of StyleGANs, one number for each style, and 1 for BigGAN-deep.
         class_label: Baked; None: an input (B, num_classes) of rows.
-        noise: Of StyleGAN 1 and 2: "input" (an input, the stored noise where it is not given), "const" or "none"; None: "input" where there is noise.
+        noise: Of StyleGAN 1 and 2: "input" (an input, the stored noise where it is not given), "const" or
+            "none"; None: "input" where there is noise.
 
     Raises:
         ValueError: An option that the model has no use for, or a class of no family.

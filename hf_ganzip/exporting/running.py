@@ -120,7 +120,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 class OnnxGenerator(OnnxModel):
-    """An exported generator of images from latents, for :class:`.GANPipeline` and to be called like the generators of this library.
+    """An exported generator of images from latents, for :class:`.GANPipeline` and to be called like the generators of
+    this library.
 
     Args:
         folder: As for :class:`OnnxModel`, as are the others.
@@ -189,7 +190,9 @@ class OnnxGenerator(OnnxModel):
 
 
 class OnnxStyleGenerator(OnnxGenerator):
-    """An exported StyleGAN: its mapping and synthesis can be run by themselves, too; the two parts of the file are opened when they are needed."""
+    """An exported StyleGAN: its mapping and synthesis can be run by themselves, too; the two parts of the file are
+    opened when they are needed.
+    """
 
     def __init__(self, folder: str | Path, **options: Any):
         super().__init__(folder, **options)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A graph of a network by torch's exporter, in which every tensor of the model is an input.
 
-Inputs are never folded: whatever the exporter does with constants, each tensor of the model reaches the graph under its name
-and in its shape, and can be put there in the form in which it is stored.
+Inputs are never folded: whatever the exporter does with constants, each tensor of the model reaches the graph under
+its name and in its shape, and can be put there in the form in which it is stored.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def trace(interface: Interface, opset: int) -> Any:
 
 
 def _simplify_(program: Any) -> None:
-    """Leave out what the exporter cannot handle: checks of the shapes of inputs, which it cannot evaluate for some models, and ``squeeze`` of a dimension that is not 1,
-    which does nothing in torch and is an error in ONNX.
+    """Leave out what the exporter cannot handle: checks of the shapes of inputs, which it cannot evaluate for some
+    models, and ``squeeze`` of a dimension that is not 1, which does nothing in torch and is an error in ONNX.
     """
     if hasattr(program, "_guards_code"):  # there is no public way to leave them out
         program._guards_code = []

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An export as a web page: beside the file a page, a script and onnxruntime-web, so that the folder is a static Space as it stands."""
+"""An export as a web page: beside the file a page, a script and onnxruntime-web, so that the folder is a static Space
+as it stands.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,8 @@ def export_web(
     """:func:`.export` into a folder that is a web page, too, and a static Space.
 
     Args:
-        model: Generator of images from latents, or a ``UNet2DModel`` that predicts noise on the usual schedule of 1,000 linear steps.
+        model: Generator of images from latents, or a ``UNet2DModel`` that predicts noise on the usual schedule of
+            1,000 linear steps.
         folder: New folder.
         title: Of the page; None: the class.
         class_names: One for every class.
@@ -57,7 +60,8 @@ def export_web(
         **options: Of :func:`.export`.
 
     Raises:
-        ValueError: A model that the page cannot draw, names that are not one per class, another archive, or what :func:`.export` raises.
+        ValueError: A model that the page cannot draw, names that are not one per class, another archive, or what
+            :func:`.export` raises.
         FileNotFoundError: npm is not installed, and no archive is given.
         ConnectionError: npm could not get the package.
     """
@@ -88,7 +92,8 @@ def export_web(
 
 
 def runtime_archive(folder: Path, given: str | Path | None = None) -> Path:
-    """The npm package of onnxruntime-web, checked against its SHA-256: the one that is given, or from npm into ``folder``.
+    """The npm package of onnxruntime-web, checked against its SHA-256: the one that is given, or from npm into
+    ``folder``.
 
     Raises:
         FileNotFoundError: npm, or the archive that was given, is missing.

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights of a graph in the form in which they are stored: packed integers, their scales, and operators that make floats of them.
+"""Weights of a graph in the form in which they are stored: packed integers, their scales, and operators that make
+floats of them.
 
 The operators depend on nothing but stored tensors, so that a runtime can compute them once, when it opens the file.
 """
@@ -32,8 +33,8 @@ class StoredWeight:
     Args:
         name: Tensor name.
         bits: Of its codes.
-        stored_as: Type of the codes in the file, such as "int4"; indices into a codebook are unsigned. "packed bytes": as our files have them, where no type is
-            that narrow.
+        stored_as: Type of the codes in the file, such as "int4"; indices into a codebook are unsigned. "packed bytes":
+            as our files have them, where no type is that narrow.
         bytes: Of codes, scales and what else the weight needs.
         packed_bytes: Of the same in our packed form.
     """
@@ -48,7 +49,8 @@ class StoredWeight:
 def store_weights_(
     graph_model: Any, builder: Builder, tensors: Mapping[str, Tensor], packed: Mapping[str, nn.Module]
 ) -> list[StoredWeight]:
-    """Turn the inputs of a traced graph that are tensors of the model into what is stored; inputs that nothing uses are dropped.
+    """Turn the inputs of a traced graph that are tensors of the model into what is stored; inputs that nothing uses
+    are dropped.
 
     Args:
         graph_model: Of :func:`.trace`.
@@ -199,7 +201,9 @@ class Builder:
         return self._scales[name]
 
     def codes(self, name: str, layout: PackedLayout, packed: Tensor) -> tuple[Any, str]:
-        """Codes as :func:`placement` says and their type: of ONNX, signed (indices into codebooks: unsigned), or else uint8 0 to 2**bits - 1 from packed bytes."""
+        """Codes as :func:`placement` says and their type: of ONNX, signed (indices into codebooks: unsigned), or else
+        uint8 0 to 2**bits - 1 from packed bytes.
+        """
         if name not in self._codes:
             self._codes[name] = self._new_codes(name, layout, packed, placement(layout)[0])
         return self._codes[name]
@@ -237,7 +241,9 @@ class Builder:
     def _original(
         self, name: str, layout: PackedLayout, buffers: Mapping[str, Tensor], values: Any, shape: Any
     ) -> Any:
-        """Values in the shape of the weight: split channels folded, rows rotated back, with the low rank, the axis of output channels where it was."""
+        """Values in the shape of the weight: split channels folded, rows rotated back, with the low rank, the axis of
+        output channels where it was.
+        """
         if shape == layout.shape and not (layout.rotation or layout.rank):
             return values
         outputs, inputs, *kernel = layout.moved_shape
@@ -266,7 +272,9 @@ class Builder:
 
 
 def placement(layout: PackedLayout) -> tuple[tuple[int, ...], int]:
-    """Shape of the codes and the axis of their scales: that of the weight where scales belong to output channels and nothing is added, else rows (R, N)."""
+    """Shape of the codes and the axis of their scales: that of the weight where scales belong to output channels and
+    nothing is added, else rows (R, N).
+    """
     if layout.splits or layout.rotation or layout.rank or layout.rows not in (1, layout.moved_shape[0]):
         return (layout.rows, layout.num_codes // layout.rows), 0
     return layout.shape, layout.axis

@@ -36,6 +36,8 @@ _WORDS = re.compile(
     r"|(x|t|y|pos|img|txt|image|text|time|timestep|class|label|guidance|caption|context|condition|patch|time_text)_?(embed|embedder|embedding)s?"
     r"|(caption|text|time)_proj(ection)?|add_embedding|encoder_hid_proj"
 )
+_UNET_ENDS = ("conv_in", "conv_out")
+_UNET_EMBEDDINGS = ("time_embedding.*", "class_embedding*", "add_embedding.*", "encoder_hid_proj*")
 _OUTER = re.compile(r"proj_in|proj_out\w*|final_layer|head|(post_)?quant_conv")  # of the model itself, not of a block
 
 
@@ -74,7 +76,7 @@ def unet_sensitive(model: ModelMixin) -> tuple[str, ...]:
     The layers that project the time embedding into other residual blocks are not among them.
     """
     levels = ("down_blocks.0.resnets.*", f"up_blocks.{len(model.up_blocks) - 1}.resnets.*")
-    return (*unet_float_activations(model), *levels)
+    return (*_UNET_ENDS, *levels, *_UNET_EMBEDDINGS)
 
 
 def unet_float_activations(model: ModelMixin) -> tuple[str, ...]:
@@ -83,7 +85,7 @@ def unet_float_activations(model: ModelMixin) -> tuple[str, ...]:
 
     The first and the last level are not among them: they would gain 2 dB more, and are much of what is computed.
     """
-    return ("conv_in", "conv_out", "time_embedding.*", "class_embedding*", "add_embedding.*", "encoder_hid_proj*")
+    return (*_UNET_ENDS, *_UNET_EMBEDDINGS)
 
 
 def sensitive_by_name(model: nn.Module) -> tuple[str, ...]:

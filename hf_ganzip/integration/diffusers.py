@@ -3,7 +3,8 @@
 knows diffusers' private hooks.
 
 diffusers has no public way to register a quantizer: :func:`register` writes the two dicts of
-``diffusers.quantizers.auto``. ``tests/test_integration_contract.py`` fails when a new diffusers moves what is used here.
+``diffusers.quantizers.auto``. ``tests/test_integration_contract.py`` fails when a new diffusers moves what is used
+here.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class GanzipQuantizer(RestoringQuantizer):
         if self.pre_quantized:
             return super()._prepare(model)
         self._plan = plan_quantization(model, self.quantization_config.quantize_config)
-        # Calibrated methods, ranges, biases and folded weights need the whole model; all others are quantized tensor by tensor.
+        # Calibrated methods, ranges, biases and folded weights need the whole model; all others are quantized tensor
+        # by tensor.
         self._in_memory = self.quantization_config.quantize_config.bias_correction or any(
             hasattr(settings.method, "calibrate")
             or settings.activations == "static"
@@ -123,7 +125,8 @@ def detach(model: nn.Module) -> None:
 
 
 def attach_structure(model: nn.Module) -> None:
-    """Make a pruned model of a diffusers class savable: how it differs from what its config builds goes into its config.
+    """Make a pruned model of a diffusers class savable: how it differs from what its config builds goes into its
+    config.
 
     Raises:
         ValueError: It differs in more than widths.

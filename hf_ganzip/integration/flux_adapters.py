@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adapters of Flux on packed layers: diffusers' loader looks up the shapes of weights in the state dict, where packed layers have codes."""
+"""Adapters of Flux on packed layers: diffusers' loader looks up the shapes of weights in the state dict, where packed
+layers have codes.
+"""
 
 from __future__ import annotations
 

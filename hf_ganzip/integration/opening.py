@@ -20,14 +20,17 @@ def load_model(model_or_id: str | Path, **kwargs: Any) -> ModelMixin:
     """Load a model of hf_ganzip or diffusers by the class named in its ``config.json``.
 
     Args:
-        model_or_id: Folder with ``config.json`` and safetensors, bundled name or Hub id; of a pipeline its denoiser, or only network.
-        **kwargs: ``revision``, ``cache_dir``, ``token``, ``force_download``, ``local_files_only``, ``subfolder``, which say where the files are; all others are for
-            the class's ``from_pretrained`` (``torch_dtype``, ``quantization_config``, ...).
+        model_or_id: Folder with ``config.json`` and safetensors, bundled name or Hub id; of a pipeline its denoiser,
+            or only network.
+        **kwargs: ``revision``, ``cache_dir``, ``token``, ``force_download``, ``local_files_only``, ``subfolder``,
+            which say where the files are; all others are for the class's ``from_pretrained`` (``torch_dtype``,
+            ``quantization_config``, ...).
 
     Raises:
         FileNotFoundError: No such folder, or one without ``config.json``.
         ConnectionError: As :func:`.model_folder`.
-        ValueError: An unknown name, ``config.json`` is damaged or names a class that neither library has, or a pipeline has several networks of which none, or more than one, is a denoiser.
+        ValueError: An unknown name, ``config.json`` is damaged or names a class that neither library has, or a
+            pipeline has several networks of which none, or more than one, is a denoiser.
     """
     where = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
     config_file = network_folder(model_or_id, **where) / "config.json"

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Repositories with a module of ours beside the weights: where hf_ganzip is imported its own classes are taken, and nothing has to be trusted."""
+"""Repositories with a module of ours beside the weights: where hf_ganzip is imported its own classes are taken, and
+nothing has to be trusted.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from ..saved.folder import library_of
 
 
 def take_own_classes_(module: ModuleType) -> None:
-    """Let a module of diffusers, which executes modules of repositories, take the classes of ours from here; harmless when repeated."""
+    """Let a module of diffusers, which executes modules of repositories, take the classes of ours from here; harmless
+    when repeated.
+    """
     load = module.get_class_from_dynamic_module
     if hasattr(load, "of_hf_ganzip"):
         return

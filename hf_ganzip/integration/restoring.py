@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opening packed and pruned models of diffusers, without quantizing any: also what a standalone file has of our quantizer."""
+"""Opening packed and pruned models of diffusers, without quantizing any: also what a standalone file has of our
+quantizer.
+"""
 
 from __future__ import annotations
 
@@ -173,7 +175,9 @@ class RestoredConfig(QuantizationConfigMixin):
 
 
 def drop_auto_map_() -> None:
-    """Let diffusers read configs without the ``auto_map`` that we publish, of which it warns, and which it would save where no module is; harmless when repeated."""
+    """Let diffusers read configs without the ``auto_map`` that we publish, of which it warns, and which it would save
+    where no module is; harmless when repeated.
+    """
     from diffusers.configuration_utils import ConfigMixin
 
     read = ConfigMixin.extract_init_dict.__func__

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a pruned model differs from what its own config builds: shapes of tensors and plain attributes of modules.
 
-Classes of diffusers cannot express the widths of a pruned network in their configs. The difference is stored in ``config.json`` and applied to the
-model that the config builds before weights load.
+Classes of diffusers cannot express the widths of a pruned network in their configs. The difference is stored in
+``config.json`` and applied to the model that the config builds before weights load.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def structure_of(model: nn.Module, reference: nn.Module) -> Structure:
 
 
 def apply_structure_(model: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> None:
-    """Give a model that its config has built the widths of a pruned one; tensors that change are fresh (and uninitialized).
+    """Give a model that its config has built the widths of a pruned one; tensors that change are fresh (and
+    uninitialized).
 
     Raises:
         ValueError: The structure is damaged, or names modules or tensors that the model does not have.

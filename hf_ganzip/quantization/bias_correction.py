@@ -24,9 +24,11 @@ _ADDS_BIAS_LAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 def corrected_biases(
     model: nn.Module, original: nn.Module, config: QuantizeConfig, tuned: Collection[str] = ()
 ) -> dict[str, Tensor]:
-    """Biases that also take the mean, over inputs and places, of what packed linear and convolution layers are away from the original's.
+    """Biases that also take the mean, over inputs and places, of what packed linear and convolution layers are away
+    from the original's.
 
-    Both are given what the quantized model computes, so that a layer takes over no error of those before it; all layers are measured in one pass.
+    Both are given what the quantized model computes, so that a layer takes over no error of those before it; all
+    layers are measured in one pass.
 
     Args:
         model: The quantized model; not changed.
@@ -41,7 +43,8 @@ def corrected_biases(
         ValueError: A model that has no inputs of its own, and none given.
 
     Source:
-        Nagel et al., "Data-free quantization through weight equalization and bias correction", 2019, section 4.2, with measured means.
+        Nagel et al., "Data-free quantization through weight equalization and bias correction", 2019, section 4.2, with
+        measured means.
     """
     means: dict[str, list[Tensor]] = {}
 

@@ -47,8 +47,8 @@ def unpack_rows(
 ) -> Tensor:
     """Weight of ``layout.shape``, computed in float32, from the buffers of a packed layer.
 
-    On CPUs a few output channels at a time, so that intermediate values stay in the cache and next to no memory is needed besides the result, which
-    is in memory :func:`lent <lend>` to short-lived weights if asked.
+    On CPUs a few output channels at a time, so that intermediate values stay in the cache and next to no memory is
+    needed besides the result, which is in memory :func:`lent <lend>` to short-lived weights if asked.
     """
     outputs = layout.moved_shape[0]
     if not buffers["weight_codes"].is_cpu or torch.compiler.is_compiling():
@@ -78,9 +78,11 @@ _memory = _Memory()
 
 
 def lend(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Tensor with arbitrary values: in the memory of the last one if nothing of that is left, as memory that is new to the process costs more than unpacking into it.
+    """Tensor with arbitrary values: in the memory of the last one if nothing of that is left, as memory that is new to
+    the process costs more than unpacking into it.
 
-    A thread keeps the memory of its largest tensor of up to ``_KEPT`` bytes; larger ones, and those that are wanted while another lives, get their own.
+    A thread keeps the memory of its largest tensor of up to ``_KEPT`` bytes; larger ones, and those that are wanted
+    while another lives, get their own.
     """
     size = math.prod(shape) * dtype.itemsize
     if size > _KEPT or _memory.user() is not None:
@@ -96,7 +98,9 @@ def lend(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def channel_parts(layout: PackedLayout, skipping: int = 1, chunk: int = _CHUNK) -> Iterator[slice]:
-    """Output channels, as many at a time as have about ``chunk`` codes, or one of ``skipping`` of these; all of them where scales belong to several channels, but not to all."""
+    """Output channels, as many at a time as have about ``chunk`` codes, or one of ``skipping`` of these; all of them
+    where scales belong to several channels, but not to all.
+    """
     outputs = layout.moved_shape[0]
     if layout.rows > 1 and layout.rows % outputs:
         yield slice(0, outputs)

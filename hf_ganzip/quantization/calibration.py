@@ -59,7 +59,8 @@ class CalibrationTask:
     def batches(
         self, inputs: Callable | None, batch_size: int, seed: int, *, mixed: bool = False
     ) -> Iterator[Callable[[nn.Module], Tensor]]:
-        """Endless forward passes ``model -> output`` (B, ...), each repeatable, of ``inputs`` or of the model's own inputs, ``mixed`` for training.
+        """Endless forward passes ``model -> output`` (B, ...), each repeatable, of ``inputs`` or of the model's own
+        inputs, ``mixed`` for training.
 
         Raises:
             ValueError: The model belongs to no family with such inputs.
@@ -86,7 +87,8 @@ def copy_of(model: nn.Module) -> nn.Module:
 
 
 def calibration_passes(model: nn.Module, inputs: Callable | None = None) -> Iterator[Callable[[nn.Module], Tensor]]:
-    """A fixed number of repeatable passes ``model -> output`` of ``inputs``, or of the family's own: one for every timestep of a trajectory.
+    """A fixed number of repeatable passes ``model -> output`` of ``inputs``, or of the family's own: one for every
+    timestep of a trajectory.
 
     Raises:
         ValueError: The model belongs to no family with such inputs.

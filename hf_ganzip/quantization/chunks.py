@@ -36,7 +36,9 @@ def as_float(tensor: Tensor) -> Tensor:
 
 
 def by_rows(function: Callable[..., Tensor], rows: Tensor, *others: Tensor) -> Tensor:
-    """``function`` of some of the rows (R, N), as floats, and of the same of ``others`` (R, ...) at a time, put together again."""
+    """``function`` of some of the rows (R, N), as floats, and of the same of ``others`` (R, ...) at a time, put
+    together again.
+    """
     count = max(1, CHUNK // max(1, rows.shape[1]))
     parts = zip(row_chunks(rows), *(each.split(count) for each in others))
     return torch.cat([function(*each) for each in parts])
@@ -48,7 +50,9 @@ def largest_of_rows(rows: Tensor) -> Tensor:
 
 
 def folded_peaks(rows: Tensor, times: int) -> Tensor:
-    """Magnitudes of the rows (R, N) folded in half so many times, of what comes together the larger: (R, M), the largest of up to ``2**times`` weights each."""
+    """Magnitudes of the rows (R, N) folded in half so many times, of what comes together the larger: (R, M), the
+    largest of up to ``2**times`` weights each.
+    """
     count, halves = max(1, CHUNK // max(1, rows.shape[1])), rows.dtype in (torch.float16, torch.bfloat16)
     found, memory = [], None
     for part in rows.split(count):
@@ -68,5 +72,7 @@ def folded_peaks(rows: Tensor, times: int) -> Tensor:
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Whether a tensor holds neither NaN nor infinity: its largest magnitude tells, several times as fast as a look at each."""
+    """Whether a tensor holds neither NaN nor infinity: its largest magnitude tells, several times as fast as a look at
+    each.
+    """
     return all(bool(torch.isfinite(part.abs().max())) for part in tensor.reshape(-1).split(CHUNK))

@@ -80,43 +80,50 @@ class QuantizeConfig:
     Args:
         method: Name in ``METHODS`` or a method object; None: that of the preset.
         bits: 2 to 8; some layers get more, see ``headroom``.
-        granularity: One scale per "tensor" (the paper's), per output "channel", or per "group" of ``group_size`` weights of one
-            output channel; None: that of the preset.
-        group_size: Weights per scale; only for "group". Where it does not divide the weights of an output channel, the largest
-            size of at least 16 below it that does is taken, or one scale per channel; the report says so.
+        granularity: One scale per "tensor" (the paper's), per output "channel", or per "group" of ``group_size``
+            weights of one output channel; None: that of the preset.
+        group_size: Weights per scale; only for "group". Where it does not divide the weights of an output channel, the
+            largest size of at least 16 below it that does is taken, or one scale per channel; the report says so.
         symmetric: False: every scale has an offset besides, so that rows far from zero lose less.
-        scale_dtype: "float32" or "float16" (float32 for a tensor with a scale out of float16's range, also the tiny one that
-            "codebook" and "mse_clip" give a row of zeros), of scales and offsets; None: that of the preset.
+        scale_dtype: "float32" or "float16" (float32 for a tensor with a scale out of float16's range, also the tiny
+            one that "codebook" and "mse_clip" give a row of zeros), of scales and offsets; None: that of the preset.
         method_options: Options of a method given by name, for example ``{"constants": "published"}``.
         skip: Glob patterns of module names to leave alone. A pattern between dots,
             ".attn.", stands for the modules of that name, wherever they are, and all below them.
-        skip_last_block: Leave the last residual block and the output layer alone (the paper's rule); None: that of the preset.
+        skip_last_block: Leave the last residual block and the output layer alone (the paper's rule); None: that of the
+            preset.
         embeddings: Also quantize ``nn.Embedding`` tables.
-        overrides: Glob pattern -> changed ``method``, ``method_options``, ``bits``, ``granularity``, ``group_size``, ``symmetric``,
-            ``scale_dtype``, ``svd_rank``, ``hadamard`` or ``activations``; the first match counts. A match also brings back a layer that ``skip_last_block``
-            would leave alone;
-            ``bits=None`` skips it.
-        compute: "packed" (unpack in every forward: no more memory than packed weights and one unpacked one) or "dequantized" (unpack
-            once, on first use, and keep both: faster), or "int8" (compute with the integers that are stored, of layers with ``activations``; others as
-            "packed"); None: "int8" with ``activations``, else "packed".
-        activations: "int8": layers also round what they are given to 8 bits, so that they can compute in integers (``compute="int8"``); "auto" is then
-            ``mse_clip`` at all bits, whose levels are integers. None: activations stay in floating point.
-        activation_range: How the range of a layer's inputs is found: "mse" (the least squared error), "percentile" (without the outermost
-            0.01 %) or "minmax" of the family's own latents or trajectories, or "dynamic" (of every batch anew: nothing is run).
-        activation_inputs: Function (model, batch_size, seed) -> iterator of functions model -> output, to run instead of the family's own.
-        bias_correction: Add to biases the mean of what rounding of weights and activations takes from the outputs of their layers, on the family's own
-            latents or trajectories, or on ``activation_inputs``: images nearer to the original's, not a better distribution.
+        overrides: Glob pattern -> changed ``method``, ``method_options``, ``bits``, ``granularity``, ``group_size``,
+            ``symmetric``, ``scale_dtype``, ``svd_rank``, ``hadamard`` or ``activations``; the first match counts. A
+            match also brings back a layer that ``skip_last_block`` would leave alone; ``bits=None`` skips it.
+        compute: "packed" (unpack in every forward: no more memory than packed weights and one unpacked one) or
+            "dequantized" (unpack once, on first use, and keep both: faster), or "int8" (compute with the integers that
+            are stored, of layers with ``activations``; others as "packed"); None: "int8" with ``activations``, else
+            "packed".
+        activations: "int8": layers also round what they are given to 8 bits, so that they can compute in integers
+            (``compute="int8"``); "auto" is then ``mse_clip`` at all bits, whose levels are integers. None: activations
+            stay in floating point.
+        activation_range: How the range of a layer's inputs is found: "mse" (the least squared error), "percentile"
+            (without the outermost 0.01 %) or "minmax" of the family's own latents or trajectories, or "dynamic"
+            (of every batch anew: nothing is run).
+        activation_inputs: Function (model, batch_size, seed) -> iterator of functions model -> output, to run instead
+            of the family's own.
+        bias_correction: Add to biases the mean of what rounding of weights and activations takes from the outputs of
+            their layers, on the family's own latents or trajectories, or on ``activation_inputs``: images nearer to
+            the original's, not a better distribution.
         requantize: Accept a model that is already quantized: its packed weights are unpacked and quantized again.
-        headroom: Share of bytes on top of ``bits``, 0 to 1, for layers that are small or known to be sensitive: they get up to 8 bits, or stay in full
-            precision where that costs next to nothing (:mod:`.spread`); None: that of the preset.
-        svd_rank: Rank of a part of every weight that is kept in 16 bits beside its codes, singular values first; 0: none. Layers that it would
-            cost more than a bit per weight have none, and the report says so.
-        hadamard: Rotate rows of weights by signs and Hadamard matrices of up to 32 before they are rounded, and back when they are unpacked. Takes no bytes.
-            None: where the method is "auto", ``bits`` 3 and the model a denoiser, whose images gain by it there; those of GANs do not always.
-        preset: What options that are None are: "best", the best that was found without calibration ("auto", a float16 scale per output
-            channel, a tenth of the bytes more for small and sensitive layers), or "paper" (C+Q with one float32 scale per tensor, the last block in full
-            precision, all layers in equal bits); None: "paper" for the paper's methods ("linear", "monte_carlo", "outlier_splitting",
-            "aciq"), "best" for all others.
+        headroom: Share of bytes on top of ``bits``, 0 to 1, for layers that are small or known to be sensitive: they
+            get up to 8 bits, or stay in full precision where that costs next to nothing (:mod:`.spread`); None: that
+            of the preset.
+        svd_rank: Rank of a part of every weight that is kept in 16 bits beside its codes, singular values first; 0:
+            none. Layers that it would cost more than a bit per weight have none, and the report says so.
+        hadamard: Rotate rows of weights by signs and Hadamard matrices of up to 32 before they are rounded, and back
+            when they are unpacked. Takes no bytes. None: where the method is "auto", ``bits`` 3 and the model a
+            denoiser, whose images gain by it there; those of GANs do not always.
+        preset: What options that are None are: "best", the best that was found without calibration ("auto", a float16
+            scale per output channel, a tenth of the bytes more for small and sensitive layers), or "paper" (C+Q with
+            one float32 scale per tensor, the last block in full precision, all layers in equal bits); None: "paper"
+            for the paper's methods ("linear", "monte_carlo", "outlier_splitting", "aciq"), "best" for all others.
         modules_to_not_convert: More of ``skip`` under the name and with the meaning that other backends have: names or
             parts of names of modules ("conv_in", "mid_block", "attn.to_q"), which ``skip`` has between dots.
 
@@ -256,9 +263,11 @@ class QuantizeConfig:
         return LayerSettings(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Options of the result as JSON types, without those of the process alone; a method object becomes its name and options.
+        """Options of the result as JSON types, without those of the process alone; a method object becomes its name
+        and options.
 
-        Those of activations and biases are left out where nothing is done to them, so that versions which do not know them read the folder.
+        Those of activations and biases are left out where nothing is done to them, so that versions which do not know
+        them read the folder.
         """
         base: Any = self.settings()  # a LayerSettings: nothing is overridden
         left_out = ASKED_ONCE if self.activations else (*ASKED_ONCE, "activations", "activation_range")
@@ -278,7 +287,9 @@ def _plain_override(config: QuantizeConfig, changes: Mapping[str, Any]) -> dict[
 
 
 def stored_method(method: Any, options: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
-    """Method and options as a saved model names them: unchanged, or a :class:`StoredMethod` if this library cannot build them."""
+    """Method and options as a saved model names them: unchanged, or a :class:`StoredMethod` if this library cannot
+    build them.
+    """
     try:
         _make_method(method, options)
     except (TypeError, ValueError):
@@ -291,7 +302,9 @@ def _is_integer(value: Any, least: int, most: float = math.inf) -> bool:
 
 
 def _not_integers(method: Any, grouped: bool, symmetric: bool) -> str | None:
-    """What keeps the weights of these settings from being integers times a scale per output channel, if it is known before they are quantized."""
+    """What keeps the weights of these settings from being integers times a scale per output channel, if it is known
+    before they are quantized.
+    """
     rows = row_method(method)
     uneven = next((name for name in ("codebook", "outlier_splitting") if isinstance(rows, METHODS[name])), None)
     if uneven:

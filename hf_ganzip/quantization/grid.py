@@ -26,10 +26,13 @@ class QuantizedRows:
         level_offset: ``level(code) = code + level_offset``: 0 (a level at zero) or 0.5 (levels on both sides of zero).
         codebook: (2**bits,) float16, as it is stored; if given, ``level(code) = codebook[code + 2**(bits-1)]``.
         offset: (R, 1) in the dtype of ``scale``; None means 0.
-        sources: (n,) int16, for methods that split input channels: the last n of N + n columns are added to the columns ``sources``.
-        up: (O, r) float16, with ``down`` (r, C) a low rank that is added to the weight (O, C), output channels first; None for none.
+        sources: (n,) int16, for methods that split input channels: the last n of N + n columns are added to the
+            columns ``sources``.
+        up: (O, r) float16, with ``down`` (r, C) a low rank that is added to the weight (O, C), output channels first;
+            None for none.
         down: See ``up``.
-        rotation: Size of the blocks in which the rows of the weight (O, C) were rotated before, see :mod:`.rotation`; 0 for none.
+        rotation: Size of the blocks in which the rows of the weight (O, C) were rotated before, see :mod:`.rotation`;
+            0 for none.
     """
 
     codes: Tensor
@@ -53,7 +56,9 @@ class QuantizedRows:
         return to_channels(self._index(), self.scale, shape, **parts).view(shape)
 
     def scaled_last(self, outputs: int) -> bool:
-        """Whether rows of a weight of ``outputs`` output channels can be rotated back before they are scaled, which is exact and one matrix product."""
+        """Whether rows of a weight of ``outputs`` output channels can be rotated back before they are scaled, which is
+        exact and one matrix product.
+        """
         even = self.codebook is None or torch.equal(on_grid(self.codebook), self.codebook)
         plain = self.offset is None and self.sources is None and len(self.scale) <= outputs
         return bool(self.rotation) and even and plain
@@ -62,7 +67,9 @@ class QuantizedRows:
         return self.codes.int() + (0 if self.codebook is None else len(self.codebook) // 2)
 
     def target(self, weight: Tensor) -> Tensor:
-        """What the codes are to stand for in ``weight`` (O, ...), output channels first: ``weight`` without the low rank, rotated."""
+        """What the codes are to stand for in ``weight`` (O, ...), output channels first: ``weight`` without the low
+        rank, rotated.
+        """
         left = weight.detach().flatten(1)
         if self.up is not None and self.down is not None:
             left = left.clone()
@@ -85,9 +92,11 @@ def to_channels(
     down: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Output channels (O, C) float32 of a weight of ``shape`` (O, I, ...) from what :class:`QuantizedRows` and :func:`to_values` describe.
+    """Output channels (O, C) float32 of a weight of ``shape`` (O, I, ...) from what :class:`QuantizedRows` and
+    :func:`to_values` describe.
 
-    Memory of ``out``, contiguous, is used if it is given, but where split channels are folded or rows are rotated back after they were scaled.
+    Memory of ``out``, contiguous, is used if it is given, but where split channels are folded or rows are rotated back
+    after they were scaled.
     """
     direct = None if scaled_last or rotation or sources is not None else out
     values = to_values(codes, None if scaled_last else scale, level_offset, codebook, offset, direct)
@@ -111,7 +120,8 @@ def to_values(
     offset: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Float32 values of ``codes`` (R, N): signed ones, or indices into ``codebook``; their levels where ``scale`` is None; written to ``out``, contiguous, if it
+    """Float32 values of ``codes`` (R, N): signed ones, or indices into ``codebook``; their levels where ``scale`` is
+    None; written to ``out``, contiguous, if it
     is given."""
     values = torch.empty(codes.shape, device=codes.device) if out is None else out.view(codes.shape)
     if codebook is None:
@@ -134,7 +144,9 @@ def _in_pairs(codes: Tensor, table: Tensor) -> bool:
 
 
 def _pairs(table: Tensor) -> Tensor:
-    """Pairs of levels as float64, at the numbers that two neighbouring codes are as one of 16 bits: half as many to look up."""
+    """Pairs of levels as float64, at the numbers that two neighbouring codes are as one of 16 bits: half as many to
+    look up.
+    """
     found = torch.zeros(len(table), 256, 2)
     found[:, : len(table), 0], found[:, : len(table), 1] = table, table[:, None]
     return found.view(torch.float64).view(-1)
@@ -149,14 +161,17 @@ def fold_channels(values: Tensor, sources: Tensor) -> Tensor:
 def add_low_rank_(weight: Tensor, up: Tensor, down: Tensor) -> None:
     """Add ``up`` (O, r) times ``down`` (r, C), float16, to ``weight`` (O, C), one rank after the other.
 
-    Products of two float16 are exact in float32: the same bits by any kernel and in any parts, unlike those of a matrix product.
+    Products of two float16 are exact in float32: the same bits by any kernel and in any parts, unlike those of a
+    matrix product.
     """
     for column, row in zip(up.to(weight.dtype).t(), down.to(weight.dtype)):
         weight.addcmul_(column[:, None], row)
 
 
 def stored_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """``scale`` rounded to ``dtype``; 0 becomes 1. All stay float32 if one of them would overflow in float16 or lose precision there."""
+    """``scale`` rounded to ``dtype``; 0 becomes 1. All stay float32 if one of them would overflow in float16 or lose
+    precision there.
+    """
     scale = scale.float()
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     if dtype == torch.float16 and bool(((scale < 2**-14) | (scale > 65504)).any()):
@@ -198,7 +213,8 @@ def nearest_codes(
 ) -> Tensor:
     """Codes int8 of the levels nearest to ``values``; all arguments as in :class:`QuantizedRows`, scales broadcastable.
 
-    Of a codebook and 2^14 values or more, of those nearest to the half precision of what is to be expressed, 5e-4 of it away.
+    Of a codebook and 2^14 values or more, of those nearest to the half precision of what is to be expressed, 5e-4 of
+    it away.
     """
     codes = torch.empty(values.shape, dtype=torch.int8, device=values.device)
     dtype = float_dtype(values)
@@ -239,7 +255,9 @@ def _table_of_places(edges: Tensor) -> Tensor:
 
 
 def _places(values: Tensor, edges: Tensor, table: Tensor | None) -> Tensor:
-    """How many of the ascending ``edges`` lie below each of ``values``, or below their half precision where there is a table of that."""
+    """How many of the ascending ``edges`` lie below each of ``values``, or below their half precision where there is a
+    table of that.
+    """
     if table is None:
         return torch.searchsorted(edges, values, out_int32=True)
     bits = values.half().view(torch.uint16).int()

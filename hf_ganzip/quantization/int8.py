@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Products of 8-bit integers: the only file that knows the operators which compute them.
 
-Inputs are uint8, ``x = (q - zero_point) * scale``, weights int8 with one scale per output channel, sums int32. On CPUs oneDNN's quantized
-operators compute them, on CUDA ``torch._int_mm``, elsewhere the same integers are computed in floating point. Inputs come with their
-padding, so that the zero point is a term of the bias: oneDNN is faster without one. ``tests/quantization/test_int8_contract.py`` fails when
-a new torch moves what is used here.
+Inputs are uint8, ``x = (q - zero_point) * scale``, weights int8 with one scale per output channel, sums int32. On CPUs
+oneDNN's quantized operators compute them, on CUDA ``torch._int_mm``, elsewhere the same integers are computed in
+floating point. Inputs come with their padding, so that the zero point is a term of the bias: oneDNN is faster without
+one. ``tests/quantization/test_int8_contract.py`` fails when a new torch moves what is used here.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ class Taps:
 
 
 def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, padding: tuple[int, int] | None = None) -> Tensor:
-    """``clamp(round(x / scale) + zero_point, 0, 255)`` as uint8, ties to even, by the reciprocal of ``scale`` in float32.
+    """``clamp(round(x / scale) + zero_point, 0, 255)`` as uint8, ties to even, by the reciprocal of ``scale`` in
+    float32.
 
     Args:
-        x: (..., I), or images (B, I, H, W) with ``padding`` = (rows, columns), which become (B, I, H + 2 rows, W + 2 columns) in channels_last.
+        x: (..., I), or images (B, I, H, W) with ``padding`` = (rows, columns), which become (B, I, H + 2 rows, W + 2
+            columns) in channels_last.
         scale: (1,) float32.
         zero_point: (1,) int32, 0 to 255.
     """
@@ -89,7 +91,9 @@ def dynamic_range(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def range_codes(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale (1,) float32 and zero point (1,) int32 that map ``low`` .. ``high``, which is made to hold zero, to 0 .. 255; scale 1 for the range 0 .. 0."""
+    """Scale (1,) float32 and zero point (1,) int32 that map ``low`` .. ``high``, which is made to hold zero, to 0 ..
+    255; scale 1 for the range 0 .. 0.
+    """
     low, high = low.float().clamp(max=0.0), high.float().clamp(min=0.0)
     scale = (high - low) / LEVELS
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
@@ -98,7 +102,8 @@ def range_codes(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Product:
-    """The product of uint8 inputs with int8 weights (O, I / groups, ...), prepared once: subclasses keep one copy of the weights.
+    """The product of uint8 inputs with int8 weights (O, I / groups, ...), prepared once: subclasses keep one copy of
+    the weights.
 
     Args:
         weight: int8.
@@ -202,7 +207,9 @@ class ReferenceProduct(Product):
 
 @functools.cache
 def onednn_is_exact() -> bool:
-    """Whether oneDNN's operators are there and sum exactly: processors without VNNI saturate pairs of products at 16 bits."""
+    """Whether oneDNN's operators are there and sum exactly: processors without VNNI saturate pairs of products at 16
+    bits.
+    """
     try:
         weight, scale = torch.full((16, 64, 1, 1), 127, dtype=torch.int8), torch.ones(16)
         codes = torch.full((2, 64, 4, 4), 255, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)

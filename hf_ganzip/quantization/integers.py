@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packed layers that compute with the integers they store (``compute="int8"``): which can, how, and with which gradients."""
+"""Packed layers that compute with the integers they store (``compute="int8"``): which can, how, and with which
+gradients.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def computes_plainly(cls: type[nn.Module]) -> bool:
 
 
 def geometry_of(module: nn.Module) -> Geometry | None:
-    """How ``module`` computes, if it can with integers: linear and two-dimensional convolution layers, and classes of ours with an ``integer_geometry``; else None."""
+    """How ``module`` computes, if it can with integers: linear and two-dimensional convolution layers, and classes of
+    ours with an ``integer_geometry``; else None.
+    """
     own = getattr(module, "integer_geometry", None)
     if own is not None:
         return Geometry(**own)
@@ -73,7 +77,8 @@ def geometry_of(module: nn.Module) -> Geometry | None:
 
 
 def integer_weight(layer: nn.Module) -> tuple[Tensor, Tensor]:
-    """The weight of a packed layer as int8 (its shape, but output channels first) times a scale per output channel (O,) float32: exactly what it unpacks to.
+    """The weight of a packed layer as int8 (its shape, but output channels first) times a scale per output channel
+    (O,) float32: exactly what it unpacks to.
 
     Raises:
         ValueError: Levels that are not evenly spaced, offsets, scales of groups, split channels.
@@ -181,7 +186,9 @@ class Integers:
         return (padded[0], outputs, *sizes)
 
     def _interleaved(self, codes, scale, zero_point, bias, dtype) -> Tensor:
-        """A transposed convolution as one ordinary convolution for every phase of the stride: output s m + r - p is the sum of x[m - t] w[r + s t]."""
+        """A transposed convolution as one ordinary convolution for every phase of the stride: output s m + r - p is
+        the sum of x[m - t] w[r + s t].
+        """
         geometry, pads = self.geometry, self.padding
         shape = self.output_shape(codes.shape)
         found = torch.empty(shape, dtype=dtype, device=codes.device, memory_format=torch.channels_last)
@@ -219,7 +226,9 @@ class Integers:
 
 
 def integer_forward(layer: nn.Module, x: Tensor, bias: Tensor | None) -> Tensor:
-    """Output of ``layer`` for ``x``, which is rounded to 8 bits; differentiable in ``x`` and ``bias`` as if it was not, within the range."""
+    """Output of ``layer`` for ``x``, which is rounded to 8 bits; differentiable in ``x`` and ``bias`` as if it was
+    not, within the range.
+    """
     integers = layer.packed_integers
     geometry = integers.geometry
     if geometry.edges and any(geometry.edges):

@@ -33,10 +33,11 @@ class PackedLayout:
         offset: Rows have an offset (asymmetric quantization).
         splits: Number of input channels that were split; their copies follow the others.
         rotation: Size of the blocks in which rows are rotated (:mod:`.rotation`); 0 for none.
-        scaled_last: Rows are rotated back before they are scaled, which is exact (:func:`.rotation.unrotated_levels`), not after it.
+        scaled_last: Rows are rotated back before they are scaled, which is exact (:func:`.rotation.unrotated_levels`),
+            not after it.
         rank: Of the low rank that is added to what the codes stand for; 0 for none.
-        activations: What the layer's inputs are rounded to where it computes in integers: "" (floating point), "static" (8 bits, with a stored range) or
-            "dynamic" (8 bits, with the range of every batch).
+        activations: What the layer's inputs are rounded to where it computes in integers: "" (floating point),
+            "static" (8 bits, with a stored range) or "dynamic" (8 bits, with the range of every batch).
 
     Attributes:
         moved_shape: Shape with the output channels first, without split channels.
@@ -95,7 +96,9 @@ class PackedLayout:
 
     @property
     def unpacks_in_place(self) -> bool:
-        """Whether output channels are unpacked into the memory of the weight: no channel is folded, and no row rotated back after it was scaled."""
+        """Whether output channels are unpacked into the memory of the weight: no channel is folded, and no row rotated
+        back after it was scaled.
+        """
         return not self.splits and (self.scaled_last or not self.rotation)
 
     def not_integers(self) -> str | None:

@@ -45,10 +45,11 @@ def with_low_rank(weight: Tensor, rank: int, quantize: Callable[[Tensor], Quanti
 
 
 def low_rank(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor] | None:
-    """The nearest matrix of ``rank`` to ``matrix`` (O, C): factors (O, rank) and (rank, C), float16, each with the square roots of the singular values.
+    """The nearest matrix of ``rank`` to ``matrix`` (O, C): factors (O, rank) and (rank, C), float16, each with the
+    square roots of the singular values.
 
-    Large ones by a random projection with a fixed seed. The largest weight of every column of the first factor is positive, so
-    that signs do not depend on the library. None if a factor is beyond float16.
+    Large ones by a random projection with a fixed seed. The largest weight of every column of the first factor is
+    positive, so that signs do not depend on the library. None if a factor is beyond float16.
 
     Source:
         Halko, Martinsson and Tropp, "Finding structure with randomness", algorithms 4.4 and 5.1.

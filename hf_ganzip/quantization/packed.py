@@ -2,9 +2,9 @@
 """Packed layers: a layer keeps its class and forward; its ``weight`` becomes a property over packed buffers.
 
 ``pack_module_`` swaps the class of a module for a dynamic subclass with the buffers ``weight_codes`` (uint8, see
-:mod:`.packing`), ``weight_scale`` and, where they are needed, ``weight_offset``, ``weight_codebook``, ``weight_sources``,
-``weight_up`` and ``weight_down``. Everything that reads ``self.weight`` (Conv, ConvTranspose, Linear, modulated convolutions) works
-unchanged, and ``isinstance`` stays true.
+:mod:`.packing`), ``weight_scale`` and, where they are needed, ``weight_offset``, ``weight_codebook``,
+``weight_sources``, ``weight_up`` and ``weight_down``. Everything that reads ``self.weight`` (Conv, ConvTranspose,
+Linear, modulated convolutions) works unchanged, and ``isinstance`` stays true.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class _ReadOnly(Tensor):
 
 
 class PackedWeight(Tensor):
-    """The unpacked weight of a packed layer: a tensor whose ``data`` can be read only, so that nothing writes into a copy."""
+    """The unpacked weight of a packed layer: a tensor whose ``data`` can be read only, so that nothing writes into a
+    copy.
+    """
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # as torch's Parameter does
 
@@ -108,7 +110,9 @@ class PackedWeightMixin(nn.Module):
         return self.packed_integers.energy()
 
     def dequantized_weight(self, lent: bool = False) -> Tensor:
-        """Weight of its original shape in ``packed_dtype``, with the adapters that are fused into it; ``lent``: for a short life (:func:`.buffers.lend`)."""
+        """Weight of its original shape in ``packed_dtype``, with the adapters that are fused into it; ``lent``: for a
+        short life (:func:`.buffers.lend`).
+        """
         if not self.packed_fused:
             return unpack_rows(self._buffers, self.packed_layout, self.packed_dtype, lent)
         return with_fused(self, unpack_rows(self.packed_buffers(), self.packed_layout)).to(self.packed_dtype)
@@ -208,7 +212,8 @@ def pack_module_(
         layout: Storage layout.
         buffers: Tensors of the shapes and dtypes of ``layout.buffers``; on the meta device they are filled later.
         dtype: Floating dtype of the unpacked weight.
-        compute: "packed" (unpack in every forward), "dequantized" (unpack once, on first use) or "int8" (compute with the codes).
+        compute: "packed" (unpack in every forward), "dequantized" (unpack once, on first use) or "int8" (compute with
+            the codes).
     """
     module.packed_requires_grad = module._parameters.pop("weight").requires_grad
     for name, tensor in buffers.items():
@@ -220,7 +225,9 @@ def pack_module_(
 
 
 def unpack_module_(module: Any) -> None:
-    """Turn a packed layer back into its original class with an ordinary parameter, trainable if the weight was before it was packed."""
+    """Turn a packed layer back into its original class with an ordinary parameter, trainable if the weight was before
+    it was packed.
+    """
     weight = nn.Parameter(module.dequantized_weight(), requires_grad=module.packed_requires_grad)
     for name in {*BUFFERS, *FUSED, "_dequantized"} & module._buffers.keys():
         delattr(module, name)
@@ -240,14 +247,18 @@ def packed_modules(model: nn.Module) -> dict[str, PackedWeightMixin]:
 
 
 def digests(model: nn.Module) -> dict[str, str]:
-    """:meth:`PackedWeightMixin.digest` of every packed layer by module name; several layers at once, as hashing leaves the interpreter free."""
+    """:meth:`PackedWeightMixin.digest` of every packed layer by module name; several layers at once, as hashing leaves
+    the interpreter free.
+    """
     modules = packed_modules(model)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         return dict(zip(modules, pool.map(lambda module: module.digest(), modules.values())))
 
 
 def packed_parameters(model: nn.Module, embeddings: bool = True) -> int:
-    """Number of parameters that the packed weights of a model unpack to; without those of ``nn.Embedding`` tables if asked."""
+    """Number of parameters that the packed weights of a model unpack to; without those of ``nn.Embedding`` tables if
+    asked.
+    """
     return sum(
         math.prod(module.packed_layout.shape)
         for module in packed_modules(model).values()
@@ -256,8 +267,8 @@ def packed_parameters(model: nn.Module, embeddings: bool = True) -> int:
 
 
 def set_compute_(model: nn.Module, compute: str) -> None:
-    """Choose how packed layers compute: "packed" keeps only packed weights in memory, "dequantized" unpacked ones too and is faster, "int8" computes with
-    integers where layers have ``activations`` (others as "packed").
+    """Choose how packed layers compute: "packed" keeps only packed weights in memory, "dequantized" unpacked ones too
+    and is faster, "int8" computes with integers where layers have ``activations`` (others as "packed").
 
     Raises:
         ValueError: Unknown mode, the model has no packed layer, or none with activations for "int8".
@@ -278,7 +289,8 @@ def set_compute_(model: nn.Module, compute: str) -> None:
 
 @contextlib.contextmanager
 def computing(model: nn.Module, compute: str | None) -> Iterator[None]:
-    """:func:`set_compute_` within the context; afterwards every packed layer computes as it did before. Without packed layers, or for None, nothing.
+    """:func:`set_compute_` within the context; afterwards every packed layer computes as it did before. Without packed
+    layers, or for None, nothing.
 
     Layers that compute with integers go on with it: the others would give other numbers.
     """

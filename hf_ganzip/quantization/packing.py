@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dense storage of 2- to 8-bit codes: b bits take b bits, also 3, 5, 6 and 7.
 
-A code is cut into bit planes of width 1, 2, 4 or 8 (low bits first: 3 = 2 + 1, 7 = 4 + 2 + 1), and the planes follow one
-another. Within a plane of width w, v = 8 / w codes share a byte, and the plane is laid out in blocks: with
-M = ceil(N / v) bytes, code j * M + i sits in byte i at bit w * j. Unpacking is therefore v shifted and masked copies.
+A code is cut into bit planes of width 1, 2, 4 or 8 (low bits first: 3 = 2 + 1, 7 = 4 + 2 + 1), and the planes follow
+one another. Within a plane of width w, v = 8 / w codes share a byte, and the plane is laid out in blocks: with M =
+ceil(N / v) bytes, code j * M + i sits in byte i at bit w * j. Unpacking is therefore v shifted and masked copies.
 """
 
 from __future__ import annotations

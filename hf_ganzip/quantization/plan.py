@@ -175,7 +175,9 @@ def _spread_headroom(
 
 
 def _fit_groups(weights: dict[str, nn.Module], settings: dict[str, LayerSettings], notes: dict[str, str]) -> list[str]:
-    """Give layers that groups do not divide smaller ones, or one scale per output channel; problems, if none can have groups."""
+    """Give layers that groups do not divide smaller ones, or one scale per output channel; problems, if none can have
+    groups.
+    """
     grouped = {name: chosen for name, chosen in settings.items() if chosen.granularity == "group"}
     fitted = 0
     for name, chosen in grouped.items():
@@ -203,7 +205,9 @@ def _fit_groups(weights: dict[str, nn.Module], settings: dict[str, LayerSettings
 def _fit_low_rank(
     config: QuantizeConfig, weights: dict[str, nn.Module], settings: dict[str, LayerSettings], notes: dict[str, str]
 ) -> list[str]:
-    """No low rank where it costs more than a bit per weight, which codes would use better; problems, if it is larger than all, or than asked for by name."""
+    """No low rank where it costs more than a bit per weight, which codes would use better; problems, if it is larger
+    than all, or than asked for by name.
+    """
     problems, pays = [], {}
     for name, chosen in settings.items():
         if not chosen.svd_rank:
@@ -235,7 +239,9 @@ def _note(notes: dict[str, str], name: str, note: str) -> None:
 def _fit_activations(
     config: QuantizeConfig, model: nn.Module, settings: dict[str, LayerSettings], notes: dict[str, str]
 ) -> list[str]:
-    """Leave activations in floating point where a layer cannot compute with integers; problems, if none can, or ranges have no inputs."""
+    """Leave activations in floating point where a layer cannot compute with integers; problems, if none can, or ranges
+    have no inputs.
+    """
     asked = [name for name, chosen in settings.items() if chosen.activations]
     family = family_of(model)
     patterns = (family.float_activations or family.sensitive)(model) if family else ()

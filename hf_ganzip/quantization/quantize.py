@@ -45,19 +45,23 @@ def quantize_(
     restored with a plain ``from_pretrained``.
 
     Args:
-        model: Any module, or a pipeline of diffusers. Packed weights cannot be trained; :func:`dequantize_` gives back parameters that are trainable if they were before.
-            All other parameters stay as they are, trainable or not.
-        config: A :class:`QuantizeConfig`, a :class:`~hf_ganzip.GanzipConfig`, or a method; default: "auto", 4 bits, preset "best".
-        components: Of a pipeline: names of the networks to quantize; None: its denoiser (``unet``, ``transformer``, ``generator``).
+        model: Any module, or a pipeline of diffusers. Packed weights cannot be trained; :func:`dequantize_` gives back
+            parameters that are trainable if they were before. All other parameters stay as they are, trainable or not.
+        config: A :class:`QuantizeConfig`, a :class:`~hf_ganzip.GanzipConfig`, or a method; default: "auto", 4 bits,
+            preset "best".
+        components: Of a pipeline: names of the networks to quantize; None: its denoiser (``unet``, ``transformer``,
+            ``generator``).
         **options: Options of :class:`QuantizeConfig`, instead of ``config`` or to change it.
 
     Returns:
-        Report with every weight: bits, error, bytes before and after, or why it was skipped. Of a pipeline: component -> report.
+        Report with every weight: bits, error, bytes before and after, or why it was skipped. Of a pipeline:
+        component -> report.
 
     Raises:
         TypeError: An unknown option, or the name of a model.
         ValueError: Nothing to quantize, a pattern that matches no layer, non-finite weights, or an already quantized
-            model. All problems are reported at once, and the model is unchanged. Components that a pipeline has not, or of a model.
+            model. All problems are reported at once, and the model is unchanged. Components that a pipeline has not,
+            or of a model.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
@@ -79,7 +83,8 @@ def quantize_(
 
 
 def _quantize_pipeline_(pipeline: Any, config: QuantizeConfig, components: Iterable[str] | None) -> PipelineReport:
-    """:func:`.quantize_` of networks of a pipeline, by default of its denoiser; all are planned before the first is changed.
+    """:func:`.quantize_` of networks of a pipeline, by default of its denoiser; all are planned before the first is
+    changed.
 
     Raises:
         ValueError: As :func:`.quantize_`, of any of them, or no such network; nothing is changed then.
@@ -95,7 +100,9 @@ def _quantize_pipeline_(pipeline: Any, config: QuantizeConfig, components: Itera
 
 
 def apply_plan_(model: nn.Module, plan: QuantizationPlan, config: QuantizeConfig) -> dict[str, float | None]:
-    """Quantize as planned, and put the packed weights into the model; returns the error of each in decibel, by module name."""
+    """Quantize as planned, and put the packed weights into the model; returns the error of each in decibel, by module
+    name.
+    """
     quantized, tuned = quantize_weights(model, plan)
     static = [name for name, weight in quantized.items() if weight.layout.activations == "static"]
     for name, buffers in input_ranges(model, static, config).items() if static else ():
@@ -125,9 +132,11 @@ def _put_(
 
 
 def dequantize_(model: nn.Module | Any) -> None:
-    """Turn packed layers of a model, or of all networks of a pipeline, back into ordinary ones, with the weights they computed with; saves as an ordinary folder.
+    """Turn packed layers of a model, or of all networks of a pipeline, back into ordinary ones, with the weights they
+    computed with; saves as an ordinary folder.
 
-    Parameters are trainable if they were before the model was quantized; those of a loaded model are, as after any ``from_pretrained``.
+    Parameters are trainable if they were before the model was quantized; those of a loaded model are, as after any
+    ``from_pretrained``.
 
     Raises:
         ValueError: The model has no packed layer.

@@ -25,8 +25,10 @@ class LayerReport:
         bytes_after: Bytes of packed codes and scales, or ``bytes_before`` if it was not quantized.
         bits: 2 to 8; None if it was not quantized.
         method: Name of the method; None if it was not quantized.
-        sqnr_db: Signal to quantization noise, 10 log10(sum w^2 / sum (w - q)^2), in decibel; of 2^20 weights and more by an eighth of their output channels; None without error or signal.
-        activations: "static" or "dynamic" where inputs of the layer are rounded to 8 bits; None where they stay in floating point.
+        sqnr_db: Signal to quantization noise, 10 log10(sum w^2 / sum (w - q)^2), in decibel; of 2^20 weights and more
+            by an eighth of their output channels; None without error or signal.
+        activations: "static" or "dynamic" where inputs of the layer are rounded to 8 bits; None where they stay in
+            floating point.
         input_range: Least and greatest input that is not clipped, of static ones.
         skipped: Why it was not quantized; None if it was.
         note: What differs from the options, such as more bits or smaller groups, and why; None if nothing does.
@@ -52,8 +54,8 @@ class QuantizeReport(Report):
 
     Args:
         layers: All weights in model order.
-        other_bytes: Bytes of parameters and buffers that are no weights (biases, noise, statistics), after the step: vectors of folded spectral
-            norms are gone.
+        other_bytes: Bytes of parameters and buffers that are no weights (biases, noise, statistics), after the step:
+            vectors of folded spectral norms are gone.
     """
 
     layers: tuple[LayerReport, ...]

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of weights rotated by random signs and Hadamard matrices before they are rounded, and back: errors are spread over all inputs."""
+"""Rows of weights rotated by random signs and Hadamard matrices before they are rounded, and back: errors are spread
+over all inputs.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def block_of(length: int) -> int:
 
 
 def rotated(weight: Tensor, block: int) -> Tensor:
-    """``weight`` (O, C) with every block of each row times signs and a Hadamard matrix; its size stays to a factor of 1.5."""
+    """``weight`` (O, C) with every block of each row times signs and a Hadamard matrix; its size stays to a factor
+    of 1.5.
+    """
     return _transformed(weight * _signs(weight.shape[1]).to(weight), block) * 2.0 ** -(block.bit_length() // 2)
 
 
@@ -36,7 +40,8 @@ def unrotated(weight: Tensor, block: int) -> Tensor:
 
 
 def unrotated_levels(levels: Tensor, block: int, out: Tensor | None = None) -> Tensor:
-    """:func:`unrotated` of ``levels`` (O, C) float32 for which it is exact, whatever the order of sums: multiples of a power of 2 of at most 8 bits.
+    """:func:`unrotated` of ``levels`` (O, C) float32 for which it is exact, whatever the order of sums: multiples of a
+    power of 2 of at most 8 bits.
 
     Written to ``out``, contiguous, if it is given.
     """
@@ -57,7 +62,9 @@ def on_grid(levels: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def unrotating(length: int, block: int) -> tuple[Tensor, Tensor]:
-    """A matrix of +-1 (block, block) and factors (length,): :func:`unrotated` is every block times the matrix, times the factors."""
+    """A matrix of +-1 (block, block) and factors (length,): :func:`unrotated` is every block times the matrix, times
+    the factors.
+    """
     return _transformed(torch.eye(block), block), _signs(length) * 2.0 ** -((block.bit_length() - 1) // 2)
 
 
@@ -71,7 +78,8 @@ def rotated_curvature(curvature: Tensor, block: int) -> Tensor:
 
 def _transformed(weight: Tensor, block: int) -> Tensor:
     """Every block of ``weight`` (O, C) times the Hadamard matrix of its size, not normalized."""
-    # One number of all blocks after the other: sums and differences of whole rows, several times as fast as of neighbours.
+    # One number of all blocks after the other: sums and differences of whole rows, several times as fast as of
+    # neighbours.
     values, width = weight.reshape(-1, block).t().contiguous(), 1
     while width < block:
         first, second = values.view(block // (2 * width), 2, width, -1).unbind(1)

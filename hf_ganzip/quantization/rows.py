@@ -35,7 +35,9 @@ class QuantizedWeight:
 
 
 def quantize_weight(module: nn.Module, settings: LayerSettings, weight: Tensor | None = None) -> QuantizedWeight:
-    """Quantize one weight; ``module`` is not changed. ``weight`` replaces ``module.weight`` where that is not loaded yet."""
+    """Quantize one weight; ``module`` is not changed. ``weight`` replaces ``module.weight`` where that is not loaded
+    yet.
+    """
     rows = weight_rows(module, settings, weight)
     shape = channels_first_shape(module)
     return pack_quantized(module, settings, quantize_rows(rows, shape, settings), weight)
@@ -55,7 +57,8 @@ def weight_rows(module: nn.Module, settings: LayerSettings, weight: Tensor | Non
 
 
 def quantize_rows(rows: Tensor, shape: tuple[int, ...], settings: LayerSettings) -> QuantizedRows:
-    """Quantize ``rows`` (R, N) of a weight of ``shape``, output channels first; beside a low rank, if it is to have one.
+    """Quantize ``rows`` (R, N) of a weight of ``shape``, output channels first; beside a low rank, if it is to have
+    one.
 
     Raises:
         ValueError: The method returned a scale that is not finite.

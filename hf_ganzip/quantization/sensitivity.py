@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which layers need their bits: the effect of each on the model's output, measured without data, and what follows from it."""
+"""Which layers need their bits: the effect of each on the model's output, measured without data, and what follows from
+it.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +39,8 @@ class LayerSensitivity:
         weights: Number of weights.
         errors: Bits -> error of the model's output when only this weight is quantized.
         bytes: Bits -> bytes of the packed weight.
-        activation_error: Error when, with all weights in 8 bits, only this layer's inputs are rounded to 8 bits, too; None where that was not
-            measured, or inputs stay in floating point anyway.
+        activation_error: Error when, with all weights in 8 bits, only this layer's inputs are rounded to 8 bits, too;
+            None where that was not measured, or inputs stay in floating point anyway.
     """
 
     name: str
@@ -94,10 +96,11 @@ class SensitivityReport(Report):
     def allocate(
         self, *, mean_bits: float | None = None, target_bytes: int | None = None
     ) -> dict[str, dict[str, int]]:
-        """Bits of every layer with the least sum of errors under a budget: ``overrides`` for :class:`~hf_ganzip.QuantizeConfig`.
+        """Bits of every layer with the least sum of errors under a budget: ``overrides`` for
+        :class:`~hf_ganzip.QuantizeConfig`.
 
-        Errors of single layers are taken to add up. Starting from the fewest bits, the upgrade with the largest gain per byte
-        is made, on the lower convex hull of each layer's errors, until the next one would exceed the budget.
+        Errors of single layers are taken to add up. Starting from the fewest bits, the upgrade with the largest gain
+        per byte is made, on the lower convex hull of each layer's errors, until the next one would exceed the budget.
 
         Args:
             mean_bits: Budget in stored bits per weight, scales included.
@@ -180,21 +183,25 @@ def sensitivity(
     """Quantize one weight at a time and measure how far the model's output moves; the model is not changed.
 
     Args:
-        model: A model of a family with inputs of its own (GAN generators: latents; diffusion models: their trajectories; autoencoders: smooth
-            random images), or a pipeline with one as its denoiser; with ``inputs``, any model.
+        model: A model of a family with inputs of its own (GAN generators: latents; diffusion models: their
+            trajectories; autoencoders: smooth random images), or a pipeline with one as its denoiser; with ``inputs``,
+            any model.
         bits: Bits to try, each 2 to 8.
-        metric: "mse", the squared error of the output relative to its mean square, or a function ``(output, target) -> number``,
-            smaller is better.
-        config: Method, granularity, skipped layers, as for :func:`~hf_ganzip.quantize_`; None means "codebook". Its headroom plays no part:
-            all layers are measured. Calibrated methods are measured by what they start from.
-        num_samples: Samples in the comparison, 1 or more; rounded up to whole batches of at most 16, or 4 of a diffusion model, each at a timestep of its own.
-        inputs: Function (model, batch_size, seed) -> iterator of functions model -> output, instead of the model's own inputs.
-            None: those of the config's method, if it has some.
+        metric: "mse", the squared error of the output relative to its mean square, or a function
+            ``(output, target) -> number``, smaller is better.
+        config: Method, granularity, skipped layers, as for :func:`~hf_ganzip.quantize_`; None means
+            "codebook". Its headroom plays no part: all layers are measured. Calibrated methods are measured by
+            what they start from.
+        num_samples: Samples in the comparison, 1 or more; rounded up to whole batches of at most 16, or 4 of a
+            diffusion model, each at a timestep of its own.
+        inputs: Function (model, batch_size, seed) -> iterator of functions model -> output, instead of the
+            model's own inputs. None: those of the config's method, if it has some.
         activations: Also round one layer's inputs at a time to 8 bits, as ``activations="int8"`` does.
         progress: Show a progress bar.
 
     Raises:
-        ValueError: As :func:`~hf_ganzip.quantize_`; unknown metric; no samples; a model without inputs of its own, and no ``inputs``.
+        ValueError: As :func:`~hf_ganzip.quantize_`; unknown metric; no samples; a model without inputs of its own, and
+            no ``inputs``.
     """
     model = network_of(model)
     measure = _relative_error if metric == "mse" else metric

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bits where they matter, without calibration: layers that are small or known to be sensitive get more, as many as a small share of all bytes pays for."""
+"""Bits where they matter, without calibration: layers that are small or known to be sensitive get more, as many as a
+small share of all bytes pays for.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,10 @@ def spread_bits(
     r"""Bits of every layer, none below what is asked; None: left in full precision.
 
     The error of an output, :math:`\sum_l s_l 4^{-b_l}`, is least under a budget of :math:`\sum_l n_l b_l` bits for
-    :math:`b_l = c + \tfrac{1}{2} \log_2 (s_l / n_l)` (reverse water-filling). Without calibration nothing is known of the
-    sensitivities :math:`s_l` of most layers; taken as equal, they leave half a bit for every halving of the size :math:`n_l`. Those of the
-    sensitive ones are taken as 16 times as large: two bits. :math:`c` is the largest that keeps within the budget, layers of one size
-    together. Layers that would get 10 bits and more are left alone.
+    :math:`b_l = c + \tfrac{1}{2} \log_2 (s_l / n_l)` (reverse water-filling). Without calibration nothing is known of
+    the sensitivities :math:`s_l` of most layers; taken as equal, they leave half a bit for every halving of the size
+    :math:`n_l`. Those of the sensitive ones are taken as 16 times as large: two bits. :math:`c` is the largest that
+    keeps within the budget, layers of one size together. Layers that would get 10 bits and more are left alone.
 
     Args:
         sizes: Number of weights of every layer.

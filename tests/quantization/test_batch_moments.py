@@ -23,7 +23,9 @@ def test_only_the_distribution_counts(shape):
 
 
 def test_pictures_that_vary_less_cost_though_their_squared_error_is_the_least():
-    """Half of what decides a picture is lost: the mean over it has the least squared error, another draw the right distribution."""
+    """Half of what decides a picture is lost: the mean over it has the least squared error, another draw the right
+    distribution.
+    """
     known, lost, other = normal(400, 8, seed=0), normal(400, 8, seed=1), normal(400, 8, seed=2)
     target, mean, draw = known + lost, known, known + other
     assert (mean - target).square().mean() < 0.6 * (draw - target).square().mean()

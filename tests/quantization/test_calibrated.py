@@ -259,7 +259,9 @@ class TestLatentDistill:
 
     @pytest.mark.parametrize("base", ["mse_clip", "codebook"])
     def test_it_begins_with_the_codes_of_gptq(self, base):
-        """With one step of no length, the result is the start; codebooks of small layers hold levels twice, under either code."""
+        """With one step of no length, the result is the start; codebooks of small layers hold levels twice, under
+        either code.
+        """
         start = GPTQ(base=base, **QUICK["gptq"])
         still = {"steps": 1, "learning_rate": 0.0, "scale_learning_rate": 0.0, "base": start}
         learned, plain = tiny_generator(), tiny_generator()

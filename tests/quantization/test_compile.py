@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torch.compile of packed models: called again and again, eager before and after, with and without gradients, other batch sizes."""
+"""torch.compile of packed models: called again and again, eager before and after, with and without gradients, other
+batch sizes.
+"""
 
 import pytest
 import torch

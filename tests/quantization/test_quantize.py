@@ -182,7 +182,9 @@ def test_compute_modes_give_equal_outputs():
 
 
 def test_unpacking_in_parts_is_unpacking_at_once(monkeypatch):
-    """Every layout: scales per tensor, channel, group and shared by channels; offsets, codebooks, split and transposed channels, bfloat16."""
+    """Every layout: scales per tensor, channel, group and shared by channels; offsets, codebooks, split and transposed
+    channels, bfloat16.
+    """
     base, base_t = torch.randn(6, 5, 3, 3), torch.randn(5, 6, 3, 3)
     layers = []
     for bits in range(2, 9):
@@ -216,7 +218,8 @@ def test_levels_of_a_codebook_are_looked_up_exactly(bits):
         assert torch.equal(found.view(torch.int32), codebook.float()[codes.int()].view(torch.int32))
 
 
-# -- bad input: one error, nothing changed ------------------------------------------------------------------------------
+# -- bad input: one error, nothing changed
+# ------------------------------------------------------------------------------
 
 
 def test_non_finite_weights_are_all_named():

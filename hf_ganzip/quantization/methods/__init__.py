@@ -2,15 +2,17 @@
 """Post-training quantization methods.
 
 A method is a frozen dataclass of its options. Calling it with ``rows`` (R, N) float32 or float64, every row to be
-quantized with a scale of its own, ``bits`` and the dtype of the stored scales returns :class:`~hf_ganzip.quantization.grid.QuantizedRows`.
-The codes are computed with the scale as it is stored; all-zero rows become zeros (below 1e-37).
+quantized with a scale of its own, ``bits`` and the dtype of the stored scales returns
+:class:`~hf_ganzip.quantization.grid.QuantizedRows`. The codes are computed with the scale as it is stored; all-zero
+rows become zeros (below 1e-37).
 
-Five attributes are optional: ``preset``, the one of ``PRESETS`` whose settings go with the method ("best"); ``casts_rows = True`` of a
-method that also takes rows in half precision and casts some at a time (:mod:`~hf_ganzip.quantization.chunks`), which saves a copy of every large
-weight; ``center(rows)`` (R, 1), what an asymmetric quantizer subtracts (default: the mean);
-``quantize_channels(weight, bits, rows, scale_dtype)`` for methods that need the input channels; and, for methods that need the
-whole model, ``calibrate(task)`` with a :class:`~hf_ganzip.quantization.calibration.CalibrationTask`, which returns better rows by
-module name and new values of other parameters by name.
+Five attributes are optional: ``preset``, the one of ``PRESETS`` whose settings go with the method ("best");
+``casts_rows = True`` of a method that also takes rows in half precision and casts some at a time
+(:mod:`~hf_ganzip.quantization.chunks`), which saves a copy of every large weight; ``center(rows)`` (R, 1), what an
+asymmetric quantizer subtracts (default: the mean); ``quantize_channels(weight, bits, rows, scale_dtype)`` for methods
+that need the input channels; and, for methods that need the whole model, ``calibrate(task)`` with a
+:class:`~hf_ganzip.quantization.calibration.CalibrationTask`, which returns better rows by module name and new values
+of other parameters by name.
 """
 
 from typing import Any

@@ -29,8 +29,9 @@ def clipping_constants(bits: int, family: str = "paper") -> tuple[float, float]:
 
     Args:
         bits: 2 to 8.
-        family: "published" (ACIQ, :math:`c = 1 / (3 \cdot 4^b)`), "paper" (the constants of the outlier channel splitting code that the
-            paper builds on, :math:`c = 8 (2^{b-1} - 1) / (3 \cdot 8^b)`), or "exact" (least true error of :math:`2^b - 1` levels).
+        family: "published" (ACIQ, :math:`c = 1 / (3 \cdot 4^b)`), "paper" (the constants of the outlier channel
+            splitting code that the paper builds on, :math:`c = 8 (2^{b-1} - 1) / (3 \cdot 8^b)`), or "exact" (least
+            true error of :math:`2^b - 1` levels).
 
     Example:
         >>> [round(c, 4) for c in clipping_constants(4, "published")]
@@ -53,7 +54,8 @@ class ACIQ:
     Args:
         constants: "paper", "published" or "exact"; see :func:`clipping_constants`.
         sigma: Estimate of the Gaussian's standard deviation: "range" (from max - min; heavy tails inflate it) or "std".
-        selection: How the density is chosen: "histogram" (estimated error on 101 bins) or "error" (true error on the weights).
+        selection: How the density is chosen: "histogram" (estimated error on 101 bins) or "error" (true error on the
+            weights).
         clamp: "asymmetric" also uses the code ``-2**(bits-1)``; "symmetric" does not.
 
     Example:
@@ -62,7 +64,8 @@ class ACIQ:
         [-2, -1, 0, 1]
 
     Source:
-        Banner et al., "Post training 4-bit quantization" (ACIQ); Zhao et al., "Outlier channel splitting"; used by Mordido et al.
+        Banner et al., "Post training 4-bit quantization" (ACIQ); Zhao et al., "Outlier channel splitting"; used by
+        Mordido et al.
     """
 
     preset: ClassVar[str] = "paper"

@@ -19,8 +19,9 @@ _FEW_BITS = 3
 
 @dataclass(frozen=True)
 class Auto:
-    """``codebook`` up to 3 bits, where the place of every level counts; ``mse_clip`` above: evenly spaced levels lose little there,
-    keep the outliers of layers with few weights, and are unpacked faster (docs/quantization.md has the figures).
+    """``codebook`` up to 3 bits, where the place of every level counts; ``mse_clip`` above: evenly spaced levels lose
+    little there, keep the outliers of layers with few weights, and are unpacked faster (docs/quantization.md has the
+    figures).
 
     Example:
         >>> rows = torch.randn(4, 100, generator=torch.Generator().manual_seed(0))

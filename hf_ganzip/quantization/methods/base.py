@@ -31,7 +31,9 @@ def base_method(base: Any, calibrated: bool = False) -> Any:
 
 
 def with_integer_levels(method: Any) -> Any:
-    """``method`` with levels that are int8 integers times a scale, where it is free to choose them: "auto", and "mse_clip" by itself or as a base."""
+    """``method`` with levels that are int8 integers times a scale, where it is free to choose them: "auto", and
+    "mse_clip" by itself or as a base.
+    """
     from . import METHODS
 
     if isinstance(method, METHODS["auto"]) or method == METHODS["mse_clip"]():

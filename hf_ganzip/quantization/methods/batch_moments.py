@@ -11,10 +11,11 @@ _SMALL = 1e-3  # of the mean square: what varies less than that hardly counts
 
 
 def moment_error(output: Tensor, target: Tensor) -> Tensor:
-    """Squared error of means and deviations over a batch, relative to the size of the batch and of the deviation; mean over the statistics.
+    """Squared error of means and deviations over a batch, relative to the size of the batch and of the deviation; mean
+    over the statistics.
 
-    Statistics of every element over the samples: mean and deviation; of the channels of images, too: deviation of their mean over
-    positions, and the mean deviation over positions.
+    Statistics of every element over the samples: mean and deviation; of the channels of images, too: deviation of
+    their mean over positions, and the mean deviation over positions.
 
     Args:
         output: (B, ...).

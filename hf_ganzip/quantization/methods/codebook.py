@@ -14,14 +14,16 @@ from ..grid import QuantizedRows, nearest_codes, stored_scale
 
 
 _ITERATIONS = 60
-# Weights that levels, and those of a row that its scale, are fitted to: evenly spaced, at least, of twice as many and more.
+# Weights that levels, and those of a row that its scale, are fitted to: evenly spaced, at least, of twice as many and
+# more.
 _SAMPLED, _PER_LEVEL, _OF_A_ROW = 2**16, 2**10, 2**10
 _TINY = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True)
 class Codebook:
-    r"""w = codebook[code] * scale: scale is the root mean square (or the largest magnitude) of a row, the levels are those of Lloyd-Max.
+    r"""w = codebook[code] * scale: scale is the root mean square (or the largest magnitude) of a row, the levels are
+    those of Lloyd-Max.
 
     Args:
         normalize: "rms", or "absmax", which is better for small groups of heavy-tailed weights.

@@ -23,11 +23,13 @@ from .base import base_method
 
 @dataclass(frozen=True)
 class GPTQ:
-    r"""Round one column of weights after the other; the error of each is compensated by the columns that are still to come.
+    r"""Round one column of weights after the other; the error of each is compensated by the columns that are still to
+    come.
 
-    The curvature of a layer is :math:`H = E[v v^T] + d\,\mathrm{mean}(\mathrm{diag}) I` over rows v of weight gradients of
-    :math:`\langle r, f(x) \rangle` with random signs r: the Gauss-Newton matrix of the model's output, shared by the layer's output
-    channels. It needs no access to the layer's inputs, so that modulated and transposed convolutions are layers like any other.
+    The curvature of a layer is :math:`H = E[v v^T] + d\,\mathrm{mean}(\mathrm{diag}) I` over rows v of weight
+    gradients of :math:`\langle r, f(x) \rangle` with random signs r: the Gauss-Newton matrix of the model's output,
+    shared by the layer's output channels. It needs no access to the layer's inputs, so that modulated and transposed
+    convolutions are layers like any other.
 
     Args:
         base: Name or object of the method that chooses scales and levels.
@@ -35,7 +37,8 @@ class GPTQ:
         batch_size: Latents (or noisy images) in each.
         damping: d.
         seed: Of inputs and signs.
-        inputs: Function (model, batch_size, seed) -> iterator of functions model -> output, instead of the model's own inputs.
+        inputs: Function (model, batch_size, seed) -> iterator of functions model -> output, instead of the model's own
+            inputs.
         progress: Show a progress bar.
 
     Raises:

@@ -44,17 +44,21 @@ _WARM_UP = 10  # steps: the first of Adam are as large as all others, however sm
 
 @dataclass(frozen=True)
 class LatentDistill:
-    r"""Train the rounding of all layers together against the full-precision model, on inputs that the model itself provides.
+    r"""Train the rounding of all layers together against the full-precision model, on inputs that the model itself
+    provides.
 
-    A weight is :math:`w = s\,(c[\mathrm{nearest}(v)] + v - \mathrm{sg}(v))`: v, in units of the scale, chooses the level (gradients pass
-    straight through), scales s and levels c are trained with it, and so are the parameters that are stored in full precision anyway (``tune``).
-    The loss is the squared error of the output and of every quantized layer's output, each relative to its size. Every 25 steps the error of
-    the output is measured on held-out inputs; the best state is what stays.
+    A weight is :math:`w = s\,(c[\mathrm{nearest}(v)] + v - \mathrm{sg}(v))`: v, in units of the scale, chooses the
+    level (gradients pass straight through), scales s and levels c are trained with it, and so are the parameters that
+    are stored in full precision anyway (``tune``). The loss is the squared error of the output and of every quantized
+    layer's output, each relative to its size. Every 25 steps the error of the output is measured on held-out inputs;
+    the best state is what stays.
 
-    The squared error alone prefers images that vary less: samples are closer to those of the full-precision model, one by one, than those of
-    :class:`.GPTQ`, while their distribution is further away and recall is lower. Means and deviations over the batch in the loss keep it.
+    The squared error alone prefers images that vary less: samples are closer to those of the full-precision model, one
+    by one, than those of :class:`.GPTQ`, while their distribution is further away and recall is lower. Means and
+    deviations over the batch in the loss keep it.
 
-    Inputs are latents z ~ N(0, I) for GANs and the model's own noisy trajectories for diffusion models: no image is needed.
+    Inputs are latents z ~ N(0, I) for GANs and the model's own noisy trajectories for diffusion models: no image is
+    needed.
 
     Args:
         base: Name or object of the method that gives the start: codes, levels and scales.
@@ -63,11 +67,13 @@ class LatentDistill:
         learning_rate: Of v, in units of the distance between levels (Adam, cosine decay); None: 0.01, or 0.004.
         scale_learning_rate: Of log s, of the levels and of the parameters in full precision; None: 0.002, or 0.0005.
         feature_weight: Weight of the layers' outputs against that of the model's output; None: 3, or 0.3.
-        moment_weight: Weight of means and deviations over the batch (:func:`.moment_error`), of the output and of the layers' outputs, so that images do
-            not vary less; None: 10, or 0 of diffusion models.
-        tune: Which parameters in full precision are trained, too: "all", "biases" or "none". None is stored larger for it.
+        moment_weight: Weight of means and deviations over the batch (:func:`.moment_error`), of the output and of the
+            layers' outputs, so that images do not vary less; None: 10, or 0 of diffusion models.
+        tune: Which parameters in full precision are trained, too: "all", "biases" or "none". None is stored larger for
+            it.
         seed: Of the inputs.
-        inputs: Function (model, batch_size, seed) -> iterator of functions model -> output, instead of the model's own inputs.
+        inputs: Function (model, batch_size, seed) -> iterator of functions model -> output, instead of the model's own
+            inputs.
         checkpoint_dir: Folder in which the state is kept every 25 steps; a run that finds one goes on from it.
         progress: Show a progress bar.
 
@@ -126,7 +132,9 @@ class LatentDistill:
 
 
 class _Student:
-    """What is trained: one learned weight per layer and tuned parameters; and the weights that stay as they are quantized."""
+    """What is trained: one learned weight per layer and tuned parameters; and the weights that stay as they are
+    quantized.
+    """
 
     def __init__(self, task: CalibrationTask, model: nn.Module, tune: str):
         self.layers = {
@@ -309,7 +317,8 @@ class _Run:
 
     @functools.cached_property
     def _identity(self) -> str:
-        """What must be the same for a checkpoint to fit: options, model and start, the latter without the codes of calibrated
+        """What must be the same for a checkpoint to fit: options, model and start, the latter without the codes of
+        calibrated
         layers, which follow and may differ by the rounding of a GPU."""
         layers = {name: (layer.bits, tuple(layer.position.shape)) for name, layer in self.student.layers.items()}
         digest = hashlib.sha256(repr((_described(self.options), layers)).encode())
@@ -325,7 +334,9 @@ class _Run:
 
 
 def _described(value: Any) -> str:
-    """An option or method by what it computes: dataclasses by their recorded fields, functions and other objects by their names."""
+    """An option or method by what it computes: dataclasses by their recorded fields, functions and other objects by
+    their names.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [f.name for f in dataclasses.fields(value) if f.metadata.get("recorded", True)]
         return repr((type(value).__qualname__, [(name, _described(getattr(value, name))) for name in fields]))

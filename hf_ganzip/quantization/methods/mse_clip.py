@@ -24,18 +24,21 @@ _TINY = torch.finfo(torch.float32).tiny
 
 @dataclass(frozen=True)
 class MSEClip:
-    r"""Clip each row at the threshold :math:`\alpha` in (0.15 .. 1) max|w| with the least squared error; all :math:`2^b` levels are used.
+    r"""Clip each row at the threshold :math:`\alpha` in (0.15 .. 1) max|w| with the least squared error; all
+    :math:`2^b` levels are used.
 
-    Of many rows, 32 or more are searched over the whole range; they choose the levels and the part of the range that all others are searched over, except
-    those that are best at its ends. In tensors of 2^18 weights and more with rows of 512 and more the search minimizes the expected error instead, which is
-    as near the least as the measured one is: a twelfth of the squared step for every weight (rounding, uniform within a step), and what is clipped of the
-    largest of every 16 weights. Not so at 2 bits, where that is a twentieth off for the 32 rows (heavy tails), and where a fourth of the weights repeat others of
-    their row (on a grid of their own, or many zeros): they do not round uniformly.
+    Of many rows, 32 or more are searched over the whole range; they choose the levels and the part of the range that
+    all others are searched over, except those that are best at its ends. In tensors of 2^18 weights and more with rows
+    of 512 and more the search minimizes the expected error instead, which is as near the least as the measured one is:
+    a twelfth of the squared step for every weight (rounding, uniform within a step), and what is clipped of the
+    largest of every 16 weights. Not so at 2 bits, where that is a twentieth off for the 32 rows (heavy tails), and
+    where a fourth of the weights repeat others of their row (on a grid of their own, or many zeros): they do not round
+    uniformly.
 
     Args:
         levels: "midrise": (k + 1/2) s, as many levels below as above zero, none at zero (1-2 dB better at 2 bits);
-            "midtread": k s, one level more below zero than above; "auto": the one with the smaller error, by tensor; "integers": "auto" up to 7 bits,
-            "midtread" at 8, where the odd integers of "midrise" are no int8.
+            "midtread": k s, one level more below zero than above; "auto": the one with the smaller error, by tensor;
+            "integers": "auto" up to 7 bits, "midtread" at 8, where the odd integers of "midrise" are no int8.
 
     Example:
         >>> sorted(MSEClip()(torch.randn(1, 1000, generator=torch.Generator().manual_seed(0)), bits=2).codes.unique().tolist())
@@ -97,7 +100,9 @@ class _Whole:
 
     @staticmethod
     def errors(levels: Tensor, codes: Tensor, half: int, offset: float) -> Tensor:
-        """Squared errors (S, R, 1) of the weights divided by the step ``levels`` (S, R, N), which are overwritten as ``codes`` are."""
+        """Squared errors (S, R, 1) of the weights divided by the step ``levels`` (S, R, N), which are overwritten as
+        ``codes`` are.
+        """
         if offset:
             levels.sub_(offset)
         torch.round(levels, out=codes)
@@ -116,7 +121,9 @@ class _Peaks:
         return _Peaks(self.values[which], self.length)
 
     def errors(self, levels: Tensor, codes: Tensor, half: int, offset: float) -> Tensor:
-        """Squared errors (S, R, 1) of the weights whose peaks are, divided by the step, ``levels`` (S, R, M), which are overwritten as ``codes`` are."""
+        """Squared errors (S, R, 1) of the weights whose peaks are, divided by the step, ``levels`` (S, R, M), which
+        are overwritten as ``codes`` are.
+        """
         beyond = levels.sub_(half - 0.5 + offset).clamp_min_(0.0)  # the edge of the last level, half a step above it
         clipped = torch.sign(beyond, out=codes).sum(dim=2, keepdim=True).mul_(1 / 4 - 1 / 12)
         return clipped.add_(beyond.add_(0.5).square_().sum(dim=2, keepdim=True)).add_(
@@ -141,7 +148,9 @@ class _Search:
         self._try(seen, self.best.new_tensor(shares).view(-1, 1, 1).expand(-1, *self.best.shape))
 
     def of_all_rows(self, largest: Tensor, seen: _Whole | _Peaks) -> _Search:
-        """The search of all rows of which this was one of some: over the shares that were best, and their neighbours; of rows that are best at an end, over all."""
+        """The search of all rows of which this was one of some: over the shares that were best, and their neighbours;
+        of rows that are best at an end, over all.
+        """
         found = _Search(largest, self.bits, self.level_offset, self.scale_dtype)
         spacing = _spacing(seen)
         low, high = float(self.best.min()) - 1.5 * spacing, float(self.best.max()) + 1.5 * spacing

@@ -16,14 +16,16 @@ from .linear import Linear
 
 @dataclass(frozen=True)
 class OutlierSplitting:
-    r"""S+Q: split the input channel with the largest :math:`|w|` in two halves, ceil(ratio * channels) times, then quantize.
+    r"""S+Q: split the input channel with the largest :math:`|w|` in two halves, ceil(ratio * channels) times, then
+    quantize.
 
-    The copies are stored as further input channels with the indices of their sources; dequantizing adds them back to the
-    sources, so that the layer keeps its shape and its computation.
+    The copies are stored as further input channels with the indices of their sources; dequantizing adds them back to
+    the sources, so that the layer keeps its shape and its computation.
 
     Args:
         expand_ratio: Splits per input channel.
-        grid_aware: Halves are w/2 - s/4 and w/2 + s/4, which round to sums that are as exact as w itself, instead of w/2 twice.
+        grid_aware: Halves are w/2 - s/4 and w/2 + s/4, which round to sums that are as exact as w itself, instead of
+            w/2 twice.
 
     Example:
         >>> quantized = OutlierSplitting()(torch.tensor([[4.0, 0.9]]), bits=3)  # the scale is 2/3 instead of 4/3
@@ -31,7 +33,8 @@ class OutlierSplitting:
         ([[3, 1, 3]], [0])
 
     Source:
-        Zhao et al., "Improving neural network quantization without retraining using outlier channel splitting"; used by Mordido et al.
+        Zhao et al., "Improving neural network quantization without retraining using outlier channel splitting"; used
+        by Mordido et al.
     """
 
     preset: ClassVar[str] = "paper"
@@ -68,7 +71,8 @@ def split_channels(
     Args:
         weight: (O, I, K).
         expand_ratio: Splits per input channel.
-        quarter_step: A quarter of the quantizer's step, (O, 1, 1) or a number: the halves of non-zero weights are shifted by it.
+        quarter_step: A quarter of the quantizer's step, (O, 1, 1) or a number: the halves of non-zero weights are
+            shifted by it.
 
     Returns:
         Split weights (O, I + n, K), copies last, and the original channel of every copy (n,) int64.
