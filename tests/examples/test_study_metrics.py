@@ -20,10 +20,10 @@ def section(tmp_path):
 
     def run(script):
         page, begin, end = tmp_path / "page.md", "<!-- study: begin -->", "<!-- study: end -->"
-        page.write_text(f"before\n{begin}\nreplaced\n{end}\nafter\n")
+        page.write_text(f"before\n{begin}\n(of before)\n{end}\nafter\n")
         run_script(script, "--smoke", "--docs", page, "--output_dir", tmp_path)
         text = page.read_text()
-        assert text.startswith(f"before\n{begin}") and text.endswith(f"{end}\nafter\n") and "replaced" not in text
+        assert text.startswith(f"before\n{begin}") and text.endswith(f"{end}\nafter\n") and "(of before)" not in text
         return text, sorted(path.name for path in tmp_path.glob("*.png"))
 
     return run
