@@ -418,6 +418,16 @@ def test_fixed_seed_repeats_images(call, folder, tmp_path):
     assert torch.initial_seed() == 0, "the global seed was changed"
 
 
+def test_compress_with_activations(call, folder, tmp_path):
+    options = ("--bits", "8", "--activations", "int8", "--activation-range", "minmax", "--bias-correction")
+    code, _, error = call("compress", folder, tmp_path / "small", *options)
+    assert code == 0, error
+    config = gz.load_model(tmp_path / "small").config.quantization_config.to_dict()
+    assert (config["activations"], config["activation_range"], config["bias_correction"]) == ("int8", "minmax", True)
+    code, _, error = call("compress", folder, tmp_path / "other", "--activations", "int4")
+    assert code == 1 and "--activations is 'int4'; allowed are None and 'int8'" in error
+
+
 def test_compress_with_a_budget_and_options_of_the_method(call, folder, tmp_path):
     options = ["--option", "steps=2", "--option", "batch_size=2"]
     options += ["--option", "base=mse_clip", "--option", "progress=false"]
@@ -427,6 +437,7 @@ def test_compress_with_a_budget_and_options_of_the_method(call, folder, tmp_path
     assert code == 0 and report["bits_per_weight"] <= 5 and len({layer["bits"] for layer in report["layers"]}) > 2
     config = gz.load_model(tmp_path / "small").config.quantization_config.to_dict()
     assert config["method_options"]["steps"] == 2 and config["method_options"]["base"] == "mse_clip"
+    assert config["bits"] == 5, "on which defaults depend"
     code, _, error = call("compress", folder, tmp_path / "other", "--option", "steps")
     assert code == 1 and "is not NAME=VALUE" in error
 

@@ -40,7 +40,7 @@ def corrected_biases(
         New biases (C_out,), by parameter name.
 
     Raises:
-        ValueError: A model that has no inputs of its own, and none given.
+        ValueError: A model that has no inputs of its own, and none given, or a layer whose outputs are NaN or infinite.
 
     Source:
         Nagel et al., "Data-free quantization through weight equalization and bias correction", 2019, section 4.2, with
@@ -60,5 +60,12 @@ def corrected_biases(
                 hooks.enter_context(module.register_forward_hook(hook, with_kwargs=True))
         for forward in calibration_passes(model, config.activation_inputs):
             forward(model)
-    biases = {name: model.get_parameter(f"{name}.bias") for name in means}
-    return {f"{name}.bias": bias + torch.stack(means[name]).mean(0).to(bias) for name, bias in biases.items()}
+    shifts = {name: torch.stack(found).mean(0) for name, found in means.items()}
+    broken = [name for name, shift in shifts.items() if not torch.isfinite(shift).all()]
+    if broken:
+        raise ValueError(
+            f"quantize_: outputs are NaN or infinite while biases are corrected: {', '.join(broken[:8])}; nothing was "
+            "changed. Look at the model's inputs."
+        )
+    biases = {name: model.get_parameter(f"{name}.bias") for name in shifts}
+    return {f"{name}.bias": bias + shifts[name].to(bias) for name, bias in biases.items()}

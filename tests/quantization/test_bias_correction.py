@@ -61,7 +61,12 @@ def test_errors_leave_the_model_as_it_was():
     no_inputs = (
         "biases are corrected by running the model, and a Sequential has no inputs of its own; give activation_inputs"
     )
-    for options, message in (({}, no_inputs), ({"activation_inputs": breaking}, "no more inputs")):
+    infinite = "outputs are NaN or infinite while biases are corrected: 0, 2, 4; nothing was changed"
+    for options, message in (
+        ({}, no_inputs),
+        ({"activation_inputs": breaking}, "no more inputs"),
+        ({"activation_inputs": given(torch.full((1, 3, 4, 4), torch.inf))}, infinite),
+    ):
         model = convolutions()
         with pytest.raises((ValueError, RuntimeError), match=message):
             gz.quantize_(model, bits=4, bias_correction=True, **options)
