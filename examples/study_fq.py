@@ -50,7 +50,7 @@ VARIANTS: dict[str, dict[str, Any] | None] = {  # name -> options of FQConfig at
     "FQ, quantized": SHARED,
 }
 SMOKE = {"settle_steps": 2, "warmup_steps": 4, "anneal_steps": 2}
-CONDITIONS = ("train_batch_size", "validation_steps", "num_samples", "mixed_precision", "reference")
+CONDITIONS = ("width", "train_batch_size", "validation_steps", "num_samples", "mixed_precision", "reference")
 CONDITIONS += ("smoke", "training_images")  # a run under others is another run
 METRICS = ("frechet_distance", "knn_precision_recall", "lsh_precision_recall")
 FIGURES = ("frechet_distance", "precision", "recall", "lsh_precision", "lsh_recall")
@@ -84,6 +84,7 @@ def parse_args(input_args=None) -> argparse.Namespace:
     add("--seeds", type=int, default=5, help="runs of each variant")
     add("--first_seed", type=int, default=0, help="number of the first run")
     add("--max_train_steps", type=int, default=6000, help="of the generator, each with two of the discriminator")
+    add("--width", type=float, default=1.0, help="channels of both networks, relative to the bundled BigGAN's")
     add("--train_batch_size", type=int, default=32, help="images per step of a network")
     add("--validation_steps", type=int, default=500, help="steps between figures")
     add("--num_samples", type=int, default=2500, help="generated images that are measured")
@@ -174,9 +175,10 @@ class Figures:
 
 
 def networks(args: argparse.Namespace, channels: int, classes: int, seed: int):
-    """Generator and discriminator of the bundled BigGAN's size."""
+    """Generator and discriminator of the bundled BigGAN's shape."""
     set_seed(seed)
-    widths = ((8, 8, 8, 4), (4, 8, 8, 8)) if args.smoke else ((128, 128, 64, 32), (32, 64, 128, 128))
+    width = args.width / 16 if args.smoke else args.width
+    widths = [tuple(int(width * c) for c in each) for each in ((128, 128, 64, 32), (32, 64, 128, 128))]
     shared = {"image_channels": channels, "num_classes": classes, "resolution": 32, "init": "N02", "sn_eps": 1e-8}
     generator = gz.BigGANGenerator(z_dim=128, channels=widths[0], **shared)
     return generator, gz.BigGANDiscriminator(channels=widths[1], **shared)
