@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
+from torch.utils.data import TensorDataset
 
 import hf_ganzip as gz
 from hf_ganzip.assets import ASSETS, asset_path
@@ -129,7 +130,7 @@ def parse_args(input_args=None) -> argparse.Namespace:
     return args
 
 
-def compressed(args: argparse.Namespace, variant: str, seed: int, images: torch.Tensor):
+def compressed(args: argparse.Namespace, variant: str, seed: int, dataset: TensorDataset):
     """The pruned and refined network before fine-tuning."""
     changes, refining = VARIANTS[variant]
     changes = dict(changes)
@@ -145,7 +146,7 @@ def compressed(args: argparse.Namespace, variant: str, seed: int, images: torch.
         gz.prune_(model, gz.PruneConfig("random", args.ratio, seed=seed, **changes))
     else:
         name = args.criterion or "diff_prune"
-        options = scoring(args, name, seed, images)
+        options = scoring(args, name, seed, dataset, labelled(model))
         gz.prune_(model, gz.PruneConfig(name, args.ratio, criterion_options=options, seed=seed))
     if fresh and not hasattr(model, "mapping"):
         set_seed(seed)
@@ -155,12 +156,20 @@ def compressed(args: argparse.Namespace, variant: str, seed: int, images: torch.
     return model
 
 
-def scoring(args: argparse.Namespace, criterion: str, seed: int, images: torch.Tensor | None = None) -> dict:
+def labelled(model) -> bool:
+    """Whether a diffusion model takes classes."""
+    return bool(model.config.get("num_class_embeds"))
+
+
+def scoring(
+    args: argparse.Namespace, criterion: str, seed: int, dataset: TensorDataset | None = None, labels: bool = False
+) -> dict:
     """Those of the study's options that a criterion has."""
     options = {"samples": 8 if args.smoke else 200, "strength": 10.0, "seed": seed, "progress": False}
-    if images is not None:
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[: args.score_images]
-        options |= {"images": to_model_range(images[order])}
+    if dataset is not None:
+        order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[: args.score_images]
+        images, classes = dataset[order]
+        options |= {"images": to_model_range(images), "model_inputs": {"class_labels": classes} if labels else {}}
         options |= {"timesteps": 3} if args.smoke else {"checkpoint_dir": str(Path(args.output_dir, f"scores-{seed}"))}
     known = {field.name for field in dataclasses.fields(CRITERIA[criterion])}
     return {name: value for name, value in options.items() if name in known}
@@ -187,34 +196,35 @@ def spectrum(model) -> dict[str, float]:
 
 
 @torch.no_grad()
-def noise_error(unet, images: torch.Tensor) -> float:
-    """Mean squared error of the predicted noise, per value, over uint8 images at random timesteps, the same for every
-    network.
+def noise_error(unet, images: torch.Tensor, labels: torch.Tensor | None) -> float:
+    """Mean squared error of the predicted noise, per value, over uint8 images (N, C, H, W) of classes (N,) at random
+    timesteps, the same for every network.
     """
     random = torch.Generator().manual_seed(0)
     signal = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0).float()
     total = 0.0
-    for part in images.split(100):
+    for start in range(0, len(images), 100):
+        part = images[start : start + 100]
         timesteps = antithetic_timesteps(len(part), 1000, random)
         noise = torch.randn(part.shape, generator=random)
         kept = signal[timesteps][:, None, None, None]
-        predicted = unet(kept.sqrt() * to_model_range(part) + (1 - kept).sqrt() * noise, timesteps, return_dict=False)[
-            0
-        ]
+        noisy = kept.sqrt() * to_model_range(part) + (1 - kept).sqrt() * noise
+        kwargs = {"class_labels": labels[start : start + 100]} if labelled(unet) else {}
+        predicted = unet(noisy, timesteps, **kwargs, return_dict=False)[0]
         total += (predicted - noise).square().mean(dim=(1, 2, 3)).sum().item()
     return total / len(images)
 
 
-def figures_of(network, validator: Validator, images: torch.Tensor) -> dict[str, float]:
+def figures_of(network, validator: Validator, held_out: tuple[torch.Tensor, torch.Tensor | None]) -> dict[str, float]:
     """Everything that is measured of a network."""
     found = validator(network) | spectrum(network)
-    return found if hasattr(network, "mapping") else found | {"noise_error": noise_error(network, images)}
+    return found if hasattr(network, "mapping") else found | {"noise_error": noise_error(network, *held_out)}
 
 
 def train(args: argparse.Namespace, variant: str, seed: int, dataset, held_out, validator, folder: Path) -> list[dict]:
     """Curve of one run: the figures before fine-tuning and every ``validation_steps``."""
     set_seed(seed)
-    model = compressed(args, variant, seed, dataset.tensors[0])
+    model = compressed(args, variant, seed, dataset)
     resume = any(folder.glob("checkpoint-*"))
 
     def figures(network) -> dict[str, float]:
@@ -282,7 +292,8 @@ def main(args: argparse.Namespace) -> None:
     size = model.config.get("resolution") or model.config.sample_size
     dataset = load_images(args.images, resolution=size)
     sampling = {"steps": args.sampling_steps, "clip_sample": args.clip_sample}
-    held_out = load_reference(args.reference, resolution=size)[0][: args.noise_images]
+    images, labels = load_reference(args.reference, resolution=size)
+    held_out = images[: args.noise_images], labels
     validator = Validator(args.reference, num_samples=args.num_samples, dense=model, **sampling)
     conditions = {
         key: value

@@ -6,6 +6,8 @@ import runpy
 
 import pytest
 import torch
+from diffusers import UNet2DModel
+from torch.utils.data import TensorDataset
 
 from hf_ganzip.core.record import recorded_steps
 from hf_ganzip.scripts.svs_report import write_report
@@ -62,7 +64,7 @@ def start(study, variant: str, *flags: str):
     given = ("--smoke", "--output_dir", "-", "--images", "-", "--model", "ddpm-fashion-mnist")
     args = study["parse_args"]([*given, *flags])
     images = torch.arange(12 * 32 * 32, dtype=torch.uint8).view(12, 1, 32, 32)
-    return study["compressed"](args, variant, 0, images)
+    return study["compressed"](args, variant, 0, TensorDataset(images, torch.arange(12) % 3))
 
 
 def test_options_of_refining_change_what_they_name(study):
@@ -76,6 +78,19 @@ def test_options_of_refining_change_what_they_name(study):
     assert torch.equal(kept_norms[norm], plain[norm]) and not torch.equal(plain[norm], sqrt[norm])
     assert torch.equal(reset[norm], sqrt[norm]) and torch.equal(reset[bias], plain[bias])
     torch.testing.assert_close(reset[weight], plain[weight], rtol=0, atol=1e-6)
+
+
+def test_class_conditional_diffusion_models_get_their_classes(study, tmp_path):
+    torch.manual_seed(0)
+    options = {"block_out_channels": (32, 64), "down_block_types": ("DownBlock2D", "AttnDownBlock2D")}
+    options |= {"up_block_types": ("AttnUpBlock2D", "UpBlock2D"), "in_channels": 1, "out_channels": 1}
+    unet = UNet2DModel(32, **options, layers_per_block=1, num_class_embeds=3)
+    unet.save_pretrained(tmp_path)
+    pruned = start(study, "SVS sqrt", "--model", str(tmp_path))
+    assert sum(p.numel() for p in pruned.parameters()) < sum(p.numel() for p in unet.parameters())
+    images = torch.randint(256, (3, 1, 32, 32), dtype=torch.uint8)
+    errors = {study["noise_error"](pruned, images, torch.full((3,), label)) for label in range(3)}
+    assert len(errors) == 3
 
 
 def test_criteria_get_the_options_that_they_have(study):
