@@ -60,6 +60,7 @@ def gan_parser(description: str) -> argparse.ArgumentParser:
     add("--fq_weight", type=float, help="of its loss; default: the preset's")
     add("--fq_decay", type=float, help="of its averages; default: the preset's")
     add("--fq_feed", choices=["quantized", "continuous"], help="what the next layer gets; default: the preset's")
+    add("--fq_share", type=float, default=1.0, help="of the positions, drawn in every pass, that codebooks look at")
     parser.set_defaults(max_train_steps=22_000, class_group_size=8, r1_gamma=0.3)
     return parser
 
@@ -99,6 +100,7 @@ def train(
             weight=args.fq_weight,
             decay=args.fq_decay,
             feed=args.fq_feed,
+            share=args.fq_share,
             accumulate="step",  # real and generated images of a step see the same codes
         )
         add_feature_quantizers(discriminator, dict.fromkeys(args.fq, chosen))

@@ -50,6 +50,7 @@ class FQConfig:
     revive_below: float | None = None
     follow: bool | None = None
     accumulate: str = "forward"
+    share: float = 1.0
 
 
 def _official(paths: Iterable[str], num_codes: int, decay: float, weight: float) -> dict[str, FQConfig]:

@@ -7,6 +7,7 @@ moving averages, identical on every process. A commitment loss pulls features to
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +66,7 @@ class FeatureQuantizerOutput:
 
     Args:
         output: What the next layer gets, in shape and dtype of the input.
-        indices: Code of every position, int64: (B, H, W), (B, L) or (N,).
+        indices: Code of every position, int64: (B, H, W), (B, L) or (N,); -1 where ``share`` left it out.
         loss: Weighted commitment loss of every sample (B,), float32; (1,) for an input of rows.
         perplexity: exp of the entropy of the codes in this call, float32 scalar; 1 to min(K, positions).
         codes_used: Number of codes in this call, int64 scalar.
@@ -107,6 +108,9 @@ class FeatureQuantizer(MovingCodebook):
             channel have moved since the first ones of the update before; with ``accumulate="step"`` alone: single
             forward passes may be of real or of generated images.
         accumulate: "forward": every forward updates; "step": statistics are collected until :func:`update_codebooks_`.
+        share: Of the positions of every sample, in (0, 1], drawn anew in every pass in training mode: only these are
+            matched, move the codes, have a loss (the mean over them) and, where quantized features go on, are
+            quantized. The time falls with it.
 
     Raises:
         ValueError: An option is not allowed.
@@ -123,6 +127,7 @@ class FeatureQuantizer(MovingCodebook):
     warmup_steps: int
     anneal_steps: int
     update_on: str
+    share: float
     chunk = 2**20  # entries of the distance matrix that are in memory at a time
 
     def __init__(
@@ -143,12 +148,13 @@ class FeatureQuantizer(MovingCodebook):
         revive_below: float | None = None,
         follow: bool | None = None,
         accumulate: str = "forward",
+        share: float = 1.0,
     ):
         given = {"decay": decay, "weight": weight, "feed": feed, "warmup_steps": warmup_steps}
         given |= {"anneal_steps": anneal_steps, "update_on": update_on, "init": init, "init_state": init_state}
         given |= {"settle_steps": settle_steps, "revive_below": revive_below, "follow": follow}
         options = lookup(PRESETS, preset, "preset") | {k: v for k, v in given.items() if v is not None}
-        options |= {"accumulate": accumulate}
+        options |= {"accumulate": accumulate, "share": share}
         problems = [
             f"{name} is {options[name]!r}; allowed are {', '.join(allowed)}"
             for name, allowed in _CHOICES.items()
@@ -158,6 +164,8 @@ class FeatureQuantizer(MovingCodebook):
             problems.append(f"dim is {dim}, num_codes {num_codes}; allowed are 1 and more")
         if not 0 <= options["decay"] <= 1:
             problems.append(f"decay is {options['decay']}; allowed is 0 to 1")
+        if not 0 < share <= 1:
+            problems.append(f"share is {share}; allowed is above 0, to 1")
         if problems:
             raise ValueError(f"FeatureQuantizer: {'; '.join(problems)}.")
         super().__init__(dim, num_codes, **options)
@@ -183,7 +191,11 @@ class FeatureQuantizer(MovingCodebook):
             )
         with torch.autocast(h.device.type, enabled=False):
             rows = (h.movedim(1, -1) if h.ndim == 4 else h).float()
-            flat = rows.reshape(-1, self.dim)
+            shape, samples = rows.shape, 1 if h.ndim == 2 else len(h)
+            every = flat = rows.reshape(-1, self.dim)
+            drawn = self._draw(samples, len(flat)) if self.training and self.share < 1 else None
+            if drawn is not None:
+                flat = flat[drawn]
             # A finite sum has finite terms, and costs a tenth of a look at each of them.
             whole = bool(flat.detach().sum().isfinite()) or bool(flat.detach().isfinite().all())
             finite = None if whole else flat.detach().isfinite().all(dim=1)
@@ -196,12 +208,11 @@ class FeatureQuantizer(MovingCodebook):
             codes = self.embed[indices]
             waiting = int(self.num_updates) < max(self.warmup_steps, self.settle_steps)
             continuous = self.feed == "continuous" or waiting
-            loss = self._loss(codes, clean, finite, 1 if h.ndim == 2 else len(h))
-            shape = rows.shape
+            loss = self._loss(codes, clean, finite, samples)
             if continuous:
                 output = h
             else:
-                values = codes.view(shape)
+                values = (codes if drawn is None else every.detach().index_copy(0, drawn, codes)).view(shape)
                 values = (values.movedim(-1, 1) if h.ndim == 4 else values).to(h.dtype)
                 output = values + (h - h.detach())  # exactly the code, with the gradient of h
             chosen = indices if whole else indices[finite]
@@ -209,6 +220,8 @@ class FeatureQuantizer(MovingCodebook):
             if self.updating:
                 sums = torch.zeros_like(self.embed).index_add_(0, chosen, seen)
                 self._collect(torch.cat([counts[:, None], sums], dim=1), seen)
+            if drawn is not None:
+                indices = indices.new_full((len(every),), -1).index_copy(0, drawn, indices)
         share = counts / counts.sum().clamp_min(1)
         perplexity = (-(share * (share + 1e-10).log()).sum()).exp()
         return FeatureQuantizerOutput(
@@ -236,6 +249,13 @@ class FeatureQuantizer(MovingCodebook):
         return f"{self.dim}, {self.num_codes}, feed={self.feed}, decay={self.decay}, weight={self.weight}"
 
     # -- parts --------------------------------------------------------------------------------------------------------
+
+    def _draw(self, samples: int, rows: int) -> Tensor:
+        """Rows of the random positions that are matched, as many of every sample."""
+        positions = rows // samples if samples else 0
+        keys = torch.rand(samples, positions, device=self.embed.device)
+        chosen = keys.topk(min(positions, math.ceil(self.share * positions))).indices
+        return (chosen + positions * torch.arange(samples, device=chosen.device)[:, None]).flatten()
 
     @torch.no_grad()
     def _nearest(self, flat: Tensor) -> Tensor:

@@ -27,10 +27,13 @@ def test_smoke_run(tmp_path, flags, head):
 
 def test_smoke_run_with_feature_quantization_resumes(tmp_path):
     flags = ("--smoke", "--output_dir", tmp_path, "--fq", "blocks.1.0", "blocks.2.0", "--fq_codes", 8)
+    flags += ("--fq_share", 0.5)
     flags += ("--diffaugment", "color,translation,cutout", "--standing_statistics", 2)
     launch(SCRIPT, *flags)
     discriminator = BigGANDiscriminator.from_pretrained(tmp_path / "discriminator")
-    assert int(discriminator.codebooks["blocks/1/0"].num_updates) == 4 * 2  # steps, with two of the discriminator each
+    codebook = discriminator.codebooks["blocks/1/0"]
+    assert int(codebook.num_updates) == 4 * 2  # steps, with two of the discriminator each
+    assert codebook.share == 0.5
     assert "codebooks" not in "".join(BigGANGenerator.from_pretrained(tmp_path / "generator").state_dict())
     assert '"quantization"' in (tmp_path / "log.jsonl").read_text()
     launch(SCRIPT, *flags, "--resume_from_checkpoint", "latest")
