@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does feature quantization help? Train class-conditional BigGANs with and without codebooks in the discriminator,
-several seeds, equal steps and equal time.
+"""Does feature quantization help? Train class-conditional BigGANs, or StyleGAN2s, with and without codebooks in the
+discriminator, several seeds, equal steps and equal time.
 
     python examples/study_fq.py --output_dir fq --images fashion-mnist-folder
+    python examples/study_fq.py --output_dir fq --images FOLDER --architecture stylegan2 --places 1 2 --seeds 3
+    # ablation, every combination, then one option at a time
     python examples/study_fq.py --output_dir grid --images FOLDER --seeds 1 --grid num_codes=2,16,64,256 decay=0.5,0.9
-    # ablation: every combination python examples/study_fq.py --output_dir grid --images FOLDER --seeds 1 --grid
-    num_codes=16,256 --grid decay=0.5,0.99  # one option at a time
+    python examples/study_fq.py --output_dir grid --images FOLDER --seeds 1 --grid num_codes=16,256 --grid decay=0.5
 
 Runs go seed by seed; an interrupted study goes on where it stopped, and one with more --max_train_steps or --seeds
-goes on from what is there. Options are chosen on a seed that is compared nowhere: --first_seed 9 --seeds 1 --grid
+goes on from what is there; of finished runs the report.json alone is enough for more --seeds. Options are chosen on a seed that is compared nowhere: --first_seed 9 --seeds 1 --grid
 weight=0.25,1,4. Writes report.json (every figure of every run), report.md, curves.png, codes_in_use.png,
 per_class.png, samples.png, and pictures of the codes.
 """
@@ -45,12 +46,28 @@ from hf_ganzip.training.logs import figures_of, read_log
 
 SHARED = {"num_codes": 64, "preset": "paper", "weight": 1.0, "accumulate": "step"}
 VARIANTS: dict[str, dict[str, Any] | None] = {  # name -> options of FQConfig at every place, None: no codebooks
-    "BigGAN": None,
+    "plain": None,
     "FQ, continuous": {**SHARED, "feed": "continuous"},
     "FQ, quantized": SHARED,
 }
+ARCHITECTURES: dict[str, tuple[Callable[[int], str], dict[str, Any]]] = {  # path of a block, options of the training
+    "biggan": (
+        "blocks.{}.0".format,
+        {"learning_rate": 4e-4, "discr_learning_rate": 4e-4, "adam_beta2": 0.999, "loss": "hinge"}
+        | {"discriminator_steps": 2, "r1_every": 0, "ema_buffers": True},
+    ),
+    "stylegan2": (lambda i: f"b{32 >> i}", {"r1_gamma": 0.3, "class_group_size": 8}),
+}
 SMOKE = {"settle_steps": 2, "warmup_steps": 4, "anneal_steps": 2}
-CONDITIONS = ("width", "train_batch_size", "validation_steps", "num_samples", "mixed_precision", "reference")
+CONDITIONS = (
+    "architecture",
+    "width",
+    "train_batch_size",
+    "validation_steps",
+    "num_samples",
+    "mixed_precision",
+    "reference",
+)
 CONDITIONS += ("smoke", "training_images")  # a run under others is another run
 METRICS = ("frechet_distance", "knn_precision_recall", "lsh_precision_recall")
 FIGURES = ("frechet_distance", "precision", "recall", "lsh_precision", "lsh_recall")
@@ -68,7 +85,7 @@ def parse_args(input_args=None) -> argparse.Namespace:
         nargs="+",
         action="append",
         metavar="OPTION=A,B",
-        help="ablation: variants are the combinations of these options of FQConfig, and `places`=0+1,3 (blocks), beside the plain BigGAN and "
+        help="ablation: variants are the combinations of these options of FQConfig, and `places`=0+1,3 (blocks), beside the plain network and "
         "--grid_base; may be repeated, each time with its own combinations",
     )
     add(
@@ -77,14 +94,21 @@ def parse_args(input_args=None) -> argparse.Namespace:
         default="FQ, continuous",
         help="variant whose options --grid changes",
     )
-    add("--places", nargs="+", type=int, default=[0, 1, 2, 3], help="discriminator blocks whose outputs are quantized")
+    add(
+        "--places",
+        nargs="+",
+        type=int,
+        default=[0, 1, 2, 3],
+        help="discriminator blocks whose outputs are quantized; the first halves the images' 32 pixels",
+    )
     add(
         "--options", nargs="+", metavar="OPTION=VALUE", default=[], help="of FQConfig, for all variants with codebooks"
     )
     add("--seeds", type=int, default=5, help="runs of each variant")
     add("--first_seed", type=int, default=0, help="number of the first run")
-    add("--max_train_steps", type=int, default=6000, help="of the generator, each with two of the discriminator")
-    add("--width", type=float, default=1.0, help="channels of both networks, relative to the bundled BigGAN's")
+    add("--max_train_steps", type=int, default=6000, help="of the generator; a BigGAN's discriminator has two in each")
+    add("--architecture", choices=list(ARCHITECTURES), default="biggan", help="of both networks")
+    add("--width", type=float, default=1.0, help="channels of both networks, relative to the bundled ones")
     add("--train_batch_size", type=int, default=32, help="images per step of a network")
     add("--validation_steps", type=int, default=500, help="steps between figures")
     add("--num_samples", type=int, default=2500, help="generated images that are measured")
@@ -112,7 +136,7 @@ def variants(args: argparse.Namespace) -> dict[str, tuple[list[int], dict[str, A
     if not args.grid:
         return {name: (args.places, every[name]) for name in args.variants}
     base = every[args.grid_base]
-    found: dict[str, tuple[list[int], dict[str, Any] | None]] = {"BigGAN": (args.places, None)}
+    found: dict[str, tuple[list[int], dict[str, Any] | None]] = {"plain": (args.places, None)}
     found[args.grid_base] = args.places, base
     for grid in args.grid:
         options = dict(part.partition("=")[::2] for part in grid)
@@ -175,32 +199,33 @@ class Figures:
 
 
 def networks(args: argparse.Namespace, channels: int, classes: int, seed: int):
-    """Generator and discriminator of the bundled BigGAN's shape."""
+    """Generator and discriminator of the bundled ones' shape."""
     set_seed(seed)
     width = args.width / 16 if args.smoke else args.width
-    widths = [tuple(int(width * c) for c in each) for each in ((128, 128, 64, 32), (32, 64, 128, 128))]
-    shared = {"image_channels": channels, "num_classes": classes, "resolution": 32, "init": "N02", "sn_eps": 1e-8}
-    generator = gz.BigGANGenerator(z_dim=128, channels=widths[0], **shared)
-    return generator, gz.BigGANDiscriminator(channels=widths[1], **shared)
+    widths = tuple(int(width * c) for c in (128, 128, 64, 32))
+    shared = {"image_channels": channels, "num_classes": classes, "resolution": 32}
+    if args.architecture == "stylegan2":
+        shared |= {"mapping_layers": 2, "channels": widths}
+        generator = gz.StyleGAN2Generator(z_dim=128, w_dim=128, **shared)
+        return generator, gz.StyleGAN2Discriminator(mbstd_group_size=4 if args.smoke else 8, **shared)
+    shared |= {"init": "N02", "sn_eps": 1e-8}
+    generator = gz.BigGANGenerator(z_dim=128, channels=widths, **shared)
+    return generator, gz.BigGANDiscriminator(channels=widths[::-1], **shared)
 
 
 def train(args: argparse.Namespace, places, options, seed: int, dataset, figures: Callable, folder: Path) -> dict:
     """Curve, per-class distances, usage of the codes and seconds of one run, which goes on where it stopped."""
     images, labels = dataset.tensors
     generator, discriminator = networks(args, images.shape[1], int(labels.max()) + 1, seed)
+    block, training = ARCHITECTURES[args.architecture]
+    paths = [block(i) for i in places] if options is not None else []
     if options is not None:
-        gz.add_feature_quantizers(discriminator, {f"blocks.{i}.0": gz.FQConfig(**options) for i in places})
+        gz.add_feature_quantizers(discriminator, dict.fromkeys(paths, gz.FQConfig(**options)))
     config = GANTrainingConfig(
         output_dir=str(folder),
         max_train_steps=args.max_train_steps,
         train_batch_size=args.train_batch_size,
-        learning_rate=4e-4,
-        discr_learning_rate=4e-4,
-        adam_beta2=0.999,
-        loss="hinge",
-        discriminator_steps=2,
-        r1_every=0,
-        ema_buffers=True,
+        **training,
         mixed_precision=args.mixed_precision,
         seed=seed,
         checkpointing_steps=args.validation_steps,
@@ -235,9 +260,8 @@ def train(args: argparse.Namespace, places, options, seed: int, dataset, figures
         "steps": args.max_train_steps,
         "seconds": parts,
         "codes_in_use": {
-            f"blocks.{i}.0": [[row["step"], row[name]] for row in rows if name in row]
-            for i in (places if options is not None else ())
-            for name in (f"codes_in_use/blocks.{i}.0",)
+            path: [[row["step"], row[f"codes_in_use/{path}"]] for row in rows if f"codes_in_use/{path}" in row]
+            for path in paths
         },
     }
     if options is not None:
@@ -247,7 +271,7 @@ def train(args: argparse.Namespace, places, options, seed: int, dataset, figures
         same = torch.cat([(generated_labels == label).nonzero()[:2, 0] for label in labels[kept][::2]])
         save_code_maps(
             discriminator,
-            f"blocks.{places[0]}.0",
+            paths[0],
             images[kept],
             generated[same],
             folder / "codes.png",
@@ -274,6 +298,22 @@ def unfinished(done: Path, steps: int) -> bool:
     return made < steps
 
 
+def finished(path: Path, conditions: dict[str, Any]) -> dict[tuple[str, int], dict]:
+    """Runs of a report under the same conditions, whose folders may be gone: (variant, seed) -> run."""
+    if not path.is_file():
+        return {}
+    report = json.loads(path.read_text())
+    before, now = report["conditions"], json.loads(json.dumps(conditions))
+    if any(before.get(key) != now[key] for key in (*CONDITIONS, "places")):
+        return {}
+    same = {name for name, options in now["options"].items() if before["options"].get(name, ()) == options}
+    return {
+        (run["variant"], run["seed"]): run
+        for run in report["runs"]
+        if run["variant"] in same and run["steps"] == conditions["max_train_steps"]
+    }
+
+
 def main(args: argparse.Namespace) -> None:
     output = Path(args.output_dir)
     output.mkdir(parents=True, exist_ok=True)
@@ -285,17 +325,19 @@ def main(args: argparse.Namespace) -> None:
     kept |= {"threads": torch.get_num_threads(), "versions": versions(), "training_images": len(dataset)}
     kept["options"] = {name: options for name, (_, options) in chosen.items()}
     report = {"conditions": kept, "runs": []}
+    known = finished(output / "report.json", kept)
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         for name, (places, options) in chosen.items():
             folder = output / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
             done = folder / "run.json"
             own = {key: kept[key] for key in CONDITIONS} | {"places": places, "options": options}
-            check_conditions(folder, own)
-            if unfinished(done, args.max_train_steps):
-                done.write_text(json.dumps(train(args, places, options, seed, dataset, figures, folder)))
-            report["runs"].append(
-                {"variant": name, "seed": seed, **json.loads(done.read_text()), "folder": folder.name}
-            )
+            found = known.get((name, seed)) if not folder.is_dir() else None
+            if found is None:
+                check_conditions(folder, own)
+                if unfinished(done, args.max_train_steps):
+                    done.write_text(json.dumps(train(args, places, options, seed, dataset, figures, folder)))
+                found = {"variant": name, "seed": seed, **json.loads(done.read_text()), "folder": folder.name}
+            report["runs"].append(found)
             (output / "report.json").write_text(json.dumps(report, indent=1))
             write_report(report, output)
 

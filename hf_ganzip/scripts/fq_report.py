@@ -15,10 +15,11 @@ import torch
 from ..evaluation.plotting import new_figure, save_run_curves
 from ..evaluation.sampling import sample_images
 from ..images.grids import save_image_grid
-from ..models import BigGANGenerator
+from ..integration.opening import load_model
 from ..studies.runs import differences_table, runs_table, spread, variants_of
 
 
+_TITLES = {"biggan": "BigGAN", "stylegan2": "StyleGAN2"}
 ALIVE = 0.4  # share of the codes that a living codebook uses at least
 _COLUMNS = {
     "FD": ("frechet_distance", -1, 2),
@@ -40,9 +41,9 @@ def write_report(report: dict[str, Any], output: Path) -> None:
     """
     conditions, runs = report["conditions"], report["runs"]
     lines = [
-        "# Feature quantization in a BigGAN's discriminator",
+        f"# Feature quantization in the discriminator of a {_TITLES[conditions['architecture']]}",
         "",
-        f"Mean and standard deviation over seeds after {conditions['max_train_steps']} steps of the generator and twice as many of the discriminator, "
+        f"Mean and standard deviation over seeds after {conditions['max_train_steps']} steps of the generator, "
         f"{conditions['train_batch_size']} images each; {conditions['num_samples']} generated against the images of {conditions['reference']}, KNN with "
         "k = 3, FD and inception score by the bundled classifier.",
         "",
@@ -176,11 +177,12 @@ def _save_classes(runs: list[dict], path: Path) -> None:
 
 
 def _save_samples(runs: list[dict], output: Path) -> None:
-    """Ten images of every variant's first seed, one of each class, from the same latents."""
+    """Ten images of every variant's first seed, one of each class, from the same latents; if they are there."""
     images, names = [], []
     for run in runs:
-        if run["seed"] == runs[0]["seed"]:
-            generator = BigGANGenerator.from_pretrained(str(output / run["folder"] / "generator"))
-            images.append(sample_images(generator, 10, progress=False)[0])
+        folder = output / run["folder"] / "generator"
+        if run["seed"] == runs[0]["seed"] and folder.is_dir():
+            images.append(sample_images(load_model(folder), 10, progress=False)[0])
             names.append(run["variant"])
-    save_image_grid(torch.cat(images), output / "samples.png", columns=10, row_labels=names)
+    if images:
+        save_image_grid(torch.cat(images), output / "samples.png", columns=10, row_labels=names)

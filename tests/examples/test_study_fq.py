@@ -3,6 +3,7 @@
 
 import json
 import runpy
+import shutil
 
 import pytest
 
@@ -19,10 +20,10 @@ SCRIPT = ROOT / "examples" / "study_fq.py"
 
 def test_smoke_run_a_longer_one_and_one_that_finds_everything_done(tmp_path, folder):
     out = tmp_path / "out"
-    flags = ("--smoke", "--output_dir", out, "--images", folder, "--variants", "BigGAN", "FQ, quantized")
+    flags = ("--smoke", "--output_dir", out, "--images", folder, "--variants", "plain", "FQ, quantized")
     launch(SCRIPT, *flags, "--max_train_steps", 4)
     report = json.loads((out / "report.json").read_text())
-    assert [(run["variant"], run["seed"]) for run in report["runs"]] == [("BigGAN", 0), ("FQ, quantized", 0)]
+    assert [(run["variant"], run["seed"]) for run in report["runs"]] == [("plain", 0), ("FQ, quantized", 0)]
     plain, quantized = report["runs"]
     for run in report["runs"]:
         ((steps, seconds),) = run["seconds"]
@@ -46,6 +47,28 @@ def test_smoke_run_a_longer_one_and_one_that_finds_everything_done(tmp_path, fol
     assert result.returncode and "mixed_precision 'bf16', now 'no'" in result.stderr
 
 
+def test_stylegan2_and_more_seeds_where_only_the_report_is_left(tmp_path, folder):
+    out = tmp_path / "out"
+    flags = ("--smoke", "--output_dir", out, "--images", folder, "--architecture", "stylegan2", "--places", 1, 2)
+    flags += ("--variants", "plain", "FQ, quantized", "--max_train_steps", 2)
+    launch(SCRIPT, *flags)
+    report = json.loads((out / "report.json").read_text())
+    assert set(report["runs"][1]["usage"]) == {"b16", "b8"}
+    assert "of a StyleGAN2" in (out / "report.md").read_text()
+    for run in report["runs"]:
+        shutil.rmtree(out / run["folder"])
+    result = launch(SCRIPT, *flags)
+    assert json.loads((out / "report.json").read_text())["runs"] == report["runs"] and "train:" not in result.stderr
+    finished = runpy.run_path(str(SCRIPT))["finished"]
+    conditions = report["conditions"]
+    assert set(finished(out / "report.json", conditions)) == {("plain", 0), ("FQ, quantized", 0)}
+    assert not finished(out / "report.json", conditions | {"width": 0.5})
+    assert not finished(out / "report.json", conditions | {"max_train_steps": 4})
+    other = conditions["options"] | {"FQ, quantized": {"num_codes": 2}}
+    assert set(finished(out / "report.json", conditions | {"options": other})) == {("plain", 0)}
+    assert not finished(out / "none.json", conditions)
+
+
 def test_a_run_with_more_steps_is_not_taken_for_a_shorter_one(tmp_path):
     unfinished, done = runpy.run_path(str(SCRIPT))["unfinished"], tmp_path / "run.json"
     assert unfinished(done, 4)
@@ -60,7 +83,7 @@ def test_ablation_grid(tmp_path, folder):
     flags += ("--grid", "num_codes=2", "places=0,1+2", "--grid", "decay=0.5")
     launch(SCRIPT, *flags)
     runs = json.loads((tmp_path / "out" / "report.json").read_text())["runs"]
-    names = ["BigGAN", "FQ, continuous", "num_codes 2, places 0", "num_codes 2, places 1+2", "decay 0.5"]
+    names = ["plain", "FQ, continuous", "num_codes 2, places 0", "num_codes 2, places 1+2", "decay 0.5"]
     assert [run["variant"] for run in runs] == names
     assert {place: use["codes"] for place, use in runs[3]["usage"].items()} == {"blocks.1.0": 2, "blocks.2.0": 2}
 
