@@ -138,10 +138,10 @@ def decibels(signal: float, noise: float) -> float | None:
 
 
 class Ours:
-    """Candidates of this library; one measurement of sensitivity for all mixed ones."""
+    """Candidates of this library; one measurement of sensitivity for each mixed method."""
 
     def __init__(self, model, quick: bool):
-        self.model, self.quick, self.report = model, quick, None
+        self.model, self.quick, self.reports = model, quick, {}
 
     def __call__(self, method: str, bits: int):
         """A quantized copy."""
@@ -152,7 +152,7 @@ class Ours:
             config |= {"hadamard": True} if kind else {}
             gz.quantize_(found, name, bits=bits, **config)
             return found
-        report = self._sensitivity()
+        report = self._sensitivity(name)
         sizes = {
             layer.name: layer.bytes_after
             for layer in gz.quantize_(copy.deepcopy(self.model), "auto", bits=bits).layers
@@ -161,12 +161,12 @@ class Ours:
         gz.quantize_(found, name, bits=bits, headroom=0, overrides=overrides, **config)
         return found
 
-    def _sensitivity(self):
-        if self.report is None:
-            config = gz.QuantizeConfig("auto", headroom=0)
+    def _sensitivity(self, name: str):
+        if name not in self.reports:
+            config = gz.QuantizeConfig(name, headroom=0, method_options=self._options(name))
             samples, bits = (2, (2, 4)) if self.quick else (32, _MEASURED)
-            self.report = gz.sensitivity(self.model, bits, config=config, num_samples=samples, progress=False)
-        return self.report
+            self.reports[name] = gz.sensitivity(self.model, bits, config=config, num_samples=samples, progress=False)
+        return self.reports[name]
 
     def _options(self, name: str) -> dict[str, Any]:
         if name == "gptq":

@@ -56,7 +56,7 @@ def psnr(images: torch.Tensor, reference: torch.Tensor) -> float:
 
 
 def quality_section(arguments) -> list[dict]:
-    generator = gz.load_model(asset_path("stylegan2-fashion-mnist")).eval()
+    generator = gz.load_model(asset_path(arguments.generator)).eval()
     bits = (4, 2) if arguments.quick else arguments.bits
     count = 100 if arguments.quick else 2500
     options = {"latent_distill": {"progress": False}, "gptq": {"progress": False}}
@@ -201,6 +201,9 @@ def main() -> None:
     )
     arguments_parser.add_argument(
         "--bits", nargs="+", type=int, default=[2, 3, 4, 5, 6], help="of the section quality"
+    )
+    arguments_parser.add_argument(
+        "--generator", default="stylegan2-fashion-mnist", help="bundled one, of the section quality"
     )
     arguments_parser.add_argument("--methods", nargs="+", help="of the section quality; default: all, and the peers")
     _diffusion.add_options(arguments_parser)

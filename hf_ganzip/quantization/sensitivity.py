@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -23,6 +23,7 @@ from ..core.reports import Report, conditions_table
 from ..families import family_of
 from .calibration import CalibrationTask, expanded, substituted
 from .config import QuantizeConfig
+from .grid import QuantizedRows
 from .methods.base import row_method
 from .packed import packed_modules
 from .plan import plan_quantization, require_finite
@@ -190,8 +191,8 @@ def sensitivity(
         metric: "mse", the squared error of the output relative to its mean square, or a function
             ``(output, target) -> number``, smaller is better.
         config: Method, granularity, skipped layers, as for :func:`~hf_ganzip.quantize_`; None means
-            "codebook". Its headroom plays no part: all layers are measured. Calibrated methods are measured by
-            what they start from.
+            "codebook". Its headroom plays no part: all layers are measured. "gptq", and "latent_distill", which starts
+            from it, are measured with errors compensated; what is trained is not.
         num_samples: Samples in the comparison, 1 or more; rounded up to whole batches of at most 16, or 4 of a
             diffusion model, each at a timestep of its own.
         inputs: Function (model, batch_size, seed) -> iterator of functions model -> output, instead of the
@@ -216,6 +217,7 @@ def sensitivity(
     working = task.working_model()
     family = family_of(model)
     batch = min(num_samples, family.samples_together if family else 16)
+    rounders = _rounders(model, plan.settings)
     settings = {name: dataclasses.replace(s, method=row_method(s.method)) for name, s in plan.settings.items()}
     found = []
     with torch.no_grad(), evaluating(working):
@@ -229,6 +231,8 @@ def sensitivity(
                 for b in bits:
                     chosen = dataclasses.replace(own, bits=b)
                     quantized = quantize_rows(weight_rows(module, chosen), channels_first_shape(module), chosen)
+                    if name in rounders:
+                        quantized = rounders[name](name, quantized, b)
                     sizes[b] = pack_quantized(module, chosen, quantized).layout.packed_bytes
                     with substituted(working, {f"{name}.weight": expanded(module, quantized)}):
                         errors[b] = _mean_error(working, forwards, targets, measure)
@@ -239,11 +243,22 @@ def sensitivity(
             found = [dataclasses.replace(layer, activation_error=rounded.get(layer.name)) for layer in found]
     conditions = {
         "metric": metric if isinstance(metric, str) else getattr(metric, "__qualname__", repr(metric)),
-        "method": next(iter(settings.values())).method_name,
+        "method": next(iter(plan.settings.values())).method_name,
         "granularity": config.granularity,
         "num_samples": batch * len(forwards),
     }
     return SensitivityReport(tuple(found), conditions)
+
+
+def _rounders(model: nn.Module, settings: Mapping[str, Any]) -> dict[str, Callable[..., QuantizedRows]]:
+    """Layer name -> function (name, start, bits) -> codes, of layers whose method compensates errors."""
+    found: dict[str, Callable[..., QuantizedRows]] = {}
+    for method in {id(s.method): s.method for s in settings.values()}.values():
+        own = [name for name, s in settings.items() if s.method is method]
+        rounder = getattr(method, "rounder", None)
+        rounded = rounder and rounder(CalibrationTask(model, settings, {}, own))
+        found |= dict.fromkeys(own, rounded) if rounded else {}
+    return found
 
 
 def _activation_errors(

@@ -101,7 +101,7 @@ class Compressor:
 
     def __init__(self, generator: ModelMixin, config: StudyConfig, progress: bool = True):
         self.generator, self.config, self.progress = generator, config, progress
-        self._sensitivity: dict[str, SensitivityReport] = {}
+        self._sensitivity: dict[tuple[str, str], SensitivityReport] = {}
 
     def __call__(self, name: str, bits: int) -> tuple[ModelMixin, dict[str, Any]]:
         """The compressed generator, its bytes and bits per weight, and the seconds that compressing took."""
@@ -119,14 +119,13 @@ class Compressor:
 
     def _mixed_bits(self, preset: str, config: QuantizeConfig) -> dict[str, dict[str, int]]:
         """Bits of every layer in the bytes that ``config`` gives all of them: its bits, and its headroom on top."""
-        if preset not in self._sensitivity:
-            first = dataclasses.replace(config, headroom=0.0)
-            if preset == "best":  # whichever method is first
-                first = dataclasses.replace(first, method="auto", method_options={})
-            self._sensitivity[preset] = sensitivity(self.generator, range(2, 9), config=first, progress=self.progress)
-        layers = self._sensitivity[preset].layers
-        budget = (1 + config.headroom) * sum(layer.bytes[config.bits] for layer in layers)
-        return self._sensitivity[preset].allocate(target_bytes=int(budget))
+        key = preset, config.settings().method_name
+        if key not in self._sensitivity:
+            same = dataclasses.replace(config, headroom=0.0)
+            self._sensitivity[key] = sensitivity(self.generator, range(2, 9), config=same, progress=self.progress)
+        report = self._sensitivity[key]
+        budget = (1 + config.headroom) * sum(layer.bytes[config.bits] for layer in report.layers)
+        return report.allocate(target_bytes=int(budget))
 
 
 class _Study:

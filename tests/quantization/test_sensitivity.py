@@ -8,6 +8,8 @@ import torch
 import hf_ganzip as gz
 from hf_ganzip.evaluation.plotting import save_sensitivity_plot
 from hf_ganzip.families import family_of
+from hf_ganzip.quantization.methods.gptq import GPTQ
+from hf_ganzip.quantization.methods.latent_distill import LatentDistill
 from hf_ganzip.quantization.sensitivity import LayerSensitivity, SensitivityReport
 
 from ..conftest import run, tiny_generator, tiny_unet
@@ -42,21 +44,35 @@ def test_fewer_bits_move_the_output_further(report):
     assert sum(layer.errors[2] for layer in report.layers) > 4 * sum(layer.errors[4] for layer in report.layers)
 
 
-def test_the_error_is_what_quantizing_only_this_layer_gives(model):
+@pytest.mark.parametrize("method", ["codebook", GPTQ(batches=3, progress=False)])
+def test_the_error_is_what_quantizing_only_this_layer_gives(model, method):
     def largest(output, target):
         return (output - target).abs().max()
 
-    report = gz.sensitivity(model, (3,), largest, num_samples=2, progress=False)
+    options = {"preset": "best", "granularity": "channel", "headroom": 0.0}
+    config = gz.QuantizeConfig(method, **options)
+    report = gz.sensitivity(model, (3,), largest, config=config, num_samples=2, progress=False)
+    assert report.conditions["method"] == (method if method == "codebook" else "gptq")
     (forward,) = itertools.islice(family_of(model).calibration(model, 2, 0), 1)
     name = "synthesis.b8.conv0"
     other = tiny_generator()
     other.load_state_dict(model.state_dict())
     overrides = {name: {"bits": 3}, "*": {"bits": None}}
-    gz.quantize_(other, gz.QuantizeConfig("codebook", granularity="channel", overrides=overrides))
+    gz.quantize_(other, gz.QuantizeConfig(method, overrides=overrides, **options))
     with torch.no_grad():
         expected = float((forward(other) - forward(model)).abs().max())
     found = {layer.name: layer.errors[3] for layer in report.layers}
     assert found[name] == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_starts_from_a_method_that_compensates_errors_is_measured_by_it(model):
+    def errors(method):
+        report = gz.sensitivity(model, (3,), config=gz.QuantizeConfig(method), num_samples=4, progress=False)
+        return [layer.errors for layer in report.layers]
+
+    compensated = GPTQ(batches=3, progress=False)
+    assert errors(LatentDistill(base=compensated)) == errors(compensated) != errors("mse_clip")
+    assert errors(LatentDistill(base="mse_clip")) == errors("mse_clip")
 
 
 @pytest.mark.parametrize("mean_bits", [2.9, 4.0, 6.5])

@@ -62,17 +62,23 @@ class GPTQ:
 
     def calibrate(self, task: CalibrationTask) -> tuple[dict[str, QuantizedRows], dict[str, Tensor]]:
         """Codes of every layer of the task, by name; no other parameter changes."""
+        rounded = self.rounder(task)
+        names = tqdm(task.own, desc="gptq: round", unit="layer", disable=not self.progress)
+        return {name: rounded(name, task.start[name], task.settings[name].bits) for name in names}, {}
+
+    def rounder(self, task: CalibrationTask) -> Callable[[str, QuantizedRows, int], QuantizedRows]:
+        """Function (name, start, bits) -> codes of a layer of the task on the levels of ``start``."""
         model = task.working_model()
         curvatures = self._curvatures(task, model)
-        found = {}
-        for name in tqdm(task.own, desc="gptq: round", unit="layer", disable=not self.progress):
-            module, start = model.get_submodule(name), task.start[name]
+
+        def rounded(name: str, start: QuantizedRows, bits: int) -> QuantizedRows:
+            module, curvature = model.get_submodule(name), curvatures[name]
             weight = start.target(channels_first(module, module.weight.detach()))
-            curvature = curvatures.pop(name)
             if start.rotation and curvature is not None:
                 curvature = rotated_curvature(curvature, start.rotation)
-            found[name] = compensated(weight.flatten(1), start, task.settings[name].bits, curvature)
-        return found, {}
+            return compensated(weight.flatten(1), start, bits, curvature)
+
+        return rounded
 
     def _curvatures(self, task: CalibrationTask, model: nn.Module) -> dict[str, Tensor]:
         """Damped curvature (C, C) float64 of every layer, C weights per output channel."""

@@ -113,6 +113,11 @@ class LatentDistill:
             return GPTQ(seed=self.seed, inputs=self.inputs, progress=self.progress)
         return base_method(self.base, calibrated=True)
 
+    def rounder(self, task: CalibrationTask) -> Callable[[str, QuantizedRows, int], QuantizedRows] | None:
+        """That of the method which gives the start, if it has one."""
+        found = getattr(self._base(), "rounder", None)
+        return found and found(task)
+
     def calibrate(self, task: CalibrationTask) -> tuple[dict[str, QuantizedRows], dict[str, Tensor]]:
         """Trained codes and scales of every layer of the task, and the tuned parameters, both by name."""
         family = family_of(task.model)
