@@ -8,13 +8,14 @@ Variants are those of study_fq.py and, with --grid, combinations of its options,
 --grid places=0,3. --shuffled is a control: features get errors of the same size, those of quantization shuffled among
 positions, and so independent of the features. Figures are of images that were not trained on: the share of (real, generated) pairs of which the
 real one has the larger logit (area under the ROC curve: 0.5 is blind, 1 perfect), and the squared error of the
-quantized features relative to their variance at every place. Writes report.json, report.md and curves.png; a run of
+quantized features relative to their variance at every place. Writes report.json, report.md and auc.png; a run of
 the report under the same conditions is not repeated.
 """
 
 import argparse
 import dataclasses
 import json
+import statistics
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ from hf_ganzip.assets import ASSETS, asset_path
 from hf_ganzip.core.modes import evaluating
 from hf_ganzip.core.record import versions
 from hf_ganzip.core.reports import markdown_table
-from hf_ganzip.evaluation.plotting import save_run_curves
+from hf_ganzip.evaluation.plotting import new_figure
 from hf_ganzip.evaluation.reference import load_reference
 from hf_ganzip.evaluation.sampling import sample_images
 from hf_ganzip.images import load_images, to_model_range
@@ -51,7 +52,7 @@ CONDITIONS = (
 def parse_args(input_args=None) -> argparse.Namespace:
     parser = make_parser(__doc__)
     add = parser.add_argument
-    add("--output_dir", required=True, help="report and curves")
+    add("--output_dir", required=True, help="report and picture")
     add("--images", required=True, help="labelled images: `datasets` id, parquet, folder of classes or idx files")
     add("--reference", default="fashion-mnist-test-5000", help="real images of the figures")
     add(
@@ -153,7 +154,7 @@ def train(args: argparse.Namespace, places, options, seed: int, generator, datas
 
 
 def write_report(report: dict, output: Path) -> None:
-    """report.md and curves.png."""
+    """report.md and auc.png."""
     conditions, runs = report["conditions"], report["runs"]
     curves = variants_of(runs)
     steps = [point["step"] for point in runs[0]["curve"]]
@@ -172,13 +173,22 @@ def write_report(report: dict, output: Path) -> None:
         "",
         markdown_table(rows),
         "",
-        "![Curves](curves.png)",
+        "![Area under the ROC curve at the end, every seed and the mean](auc.png)",
         "",
         f"Conditions: {json.dumps(conditions)}",
         "",
     ]
     (output / "report.md").write_text("\n".join(lines))
-    save_run_curves(curves, output / "curves.png", {"auc": "real against generated, AUC"})
+    figure = new_figure(8, 1 + 0.3 * len(curves))
+    axis = figure.subplots()
+    for row, own in enumerate(curves.values()):
+        values = [curve[-1]["auc"] for curve in own]
+        axis.plot(values, [row] * len(own), "o", color="C0", alpha=0.5)
+        axis.plot(statistics.mean(values), row, "|", color="C3", markersize=16, markeredgewidth=2)
+    axis.axvline(0.5, color="grey", linestyle=":")
+    axis.set(yticks=range(len(curves)), yticklabels=list(curves), xlabel=f"AUC after {steps[-1]} steps; dotted: blind")
+    axis.invert_yaxis()
+    figure.savefig(output / "auc.png", dpi=110)
 
 
 def compared(args: argparse.Namespace, generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

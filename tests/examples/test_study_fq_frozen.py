@@ -28,7 +28,7 @@ def test_smoke_run_and_one_that_finds_a_run_done(tmp_path, folder, monkeypatch):
         assert [point["step"] for point in run["curve"]] == [2, 4]
         assert all(0 <= point["auc"] <= 1 and len(point) == 3 + errors for point in run["curve"])
     assert 0 < report["runs"][2]["curve"][1]["blocks.3.0"] < 1
-    assert "| places 3 | 1 |" in (tmp_path / "report.md").read_text() and (tmp_path / "curves.png").is_file()
+    assert "| places 3 | 1 |" in (tmp_path / "report.md").read_text() and (tmp_path / "auc.png").is_file()
     monkeypatch.syspath_prepend(ROOT / "examples")
     same = runpy.run_path(str(SCRIPT))["shuffle_errors"]
     quantizer = FeatureQuantizer(4, 3, settle_steps=0, init="normal", decay=1.0, revive_below=0.0).train()
