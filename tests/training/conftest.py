@@ -10,6 +10,8 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
 from torch.utils.data import TensorDataset
 
+from hf_ganzip.training.feature_quantizer import FeatureQuantizer
+
 
 @pytest.fixture(autouse=True)
 def fresh_accelerate():
@@ -58,3 +60,21 @@ def same(left, right):
 def close(left, right, rtol, atol=None):
     for name, value in left.items():
         torch.testing.assert_close(value, right[name], rtol=rtol, atol=rtol if atol is None else atol, msg=name)
+
+
+PLAIN = {"warmup_steps": 0, "anneal_steps": 0, "settle_steps": 0}
+PLAIN |= {"init": "normal", "revive_below": 0.0, "follow": False}
+
+
+def quantizer(dim=2, codes=2, embed=None, **options):
+    """A feature quantizer of the equations alone."""
+    made = FeatureQuantizer(dim, codes, **PLAIN | options)
+    if embed is not None:
+        made.embed.copy_(torch.tensor(embed))
+        if made.init_state != "zero":
+            made.embed_avg.copy_(made.embed)
+    return made
+
+
+def near(actual, expected, tolerance=1e-6):
+    torch.testing.assert_close(torch.as_tensor(actual), torch.as_tensor(expected), rtol=0, atol=tolerance)
