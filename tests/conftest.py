@@ -60,6 +60,25 @@ def call(monkeypatch, capsys):
     return invoke
 
 
+@pytest.fixture
+def done(call):
+    """Run hf-ganzip with arguments that must do: standard output."""
+
+    def invoke(*arguments):
+        code, out, err = call(*arguments)
+        assert code == 0, err
+        return out
+
+    return invoke
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A saved generator of grey images; other files have a folder of their own."""
+    tiny_generator(resolution=16, image_channels=1).save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
 def tiny_generator(**changes):
     from hf_ganzip.models import StyleGAN2Generator
 

@@ -19,11 +19,7 @@ QUICK = {
     "magnitude": {"samples": 8},
     "gan_slimming": {"samples": 8},
 }
-
-
 STYLES = ("dcp", "gan_slimming")
-
-
 DIFFUSION = ("diff_prune", "taylor")
 
 

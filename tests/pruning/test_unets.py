@@ -31,16 +31,12 @@ DDPM = {
     "norm_num_groups": 32,
     "attention_head_dim": None,
 }
-
-
 CIFAR = {
     "sample_size": 32,
     "block_out_channels": (128, 256, 256, 256),
     "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
 }
-
-
 CELEBA = {
     "sample_size": 64,
     "block_out_channels": (128, 256, 256, 256, 512),

@@ -14,8 +14,6 @@ from ..conftest import changed, run, state_of, tiny_generator
 
 
 NORM_VECTORS = ("u0", "sv0", "parametrizations.weight.0._u", "parametrizations.weight.0._v")
-
-
 NORM_TENSORS = (*NORM_VECTORS, "parametrizations.weight.original")
 
 
