@@ -251,7 +251,7 @@ def test_folders_of_other_libraries_are_not_quantized_again(folder):
         gz.StyleGAN2Generator.from_pretrained(folder, quantization_config=gz.GanzipConfig(bits=8))
 
 
-@pytest.mark.parametrize("method", ["linear", "gptq"])  # tensor by tensor, and in memory after loading
+@pytest.mark.parametrize("method", ["linear", "auto", "gptq"])  # tensor by tensor, and in memory after loading
 def test_a_pruned_folder_is_quantized_while_loading(tmp_path, method):
     in_memory = tiny_unet()
     gz.prune_(in_memory, gz.PruneConfig("random", 0.5))
@@ -264,9 +264,12 @@ def test_a_pruned_folder_is_quantized_while_loading(tmp_path, method):
     loaded.save_pretrained(tmp_path / "both")
     restored = UNet2DModel.from_pretrained(tmp_path / "both")
     assert torch.equal(run(restored), run(loaded))
+    assert loaded.hf_quantizer.report.quantized
     for each in (loaded, restored):
         assert [step["name"] for step in recorded_steps(each)] == ["prune", "quantize"]
     assert recorded_steps(restored)[1]["base_model"] == "pruned" and not config.record and config.structure is None
+    with pytest.raises(ValueError, match="quantized already .*; load it without quantization_config="):
+        UNet2DModel.from_pretrained(tmp_path / "both", quantization_config=gz.GanzipConfig(bits=2))
 
 
 def test_a_pruned_folder_is_not_left_to_another_library(tmp_path):
