@@ -74,9 +74,19 @@ def done(call):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A saved generator of grey images; other files have a folder of their own."""
-    tiny_generator(resolution=16, image_channels=1).save_pretrained(tmp_path / "model")
-    return str(tmp_path / "model")
+    """A saved generator of grey images; some files have a folder of their own."""
+    tiny_generator(image_channels=1).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def packed(folder, tmp_path):
+    """The same generator quantized while loading, saved."""
+    import hf_ganzip as gz
+
+    config = gz.GanzipConfig(bits=4)
+    gz.StyleGAN2Generator.from_pretrained(folder, quantization_config=config).save_pretrained(tmp_path / "packed")
+    return tmp_path / "packed"
 
 
 def tiny_generator(**changes):
