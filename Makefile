@@ -41,8 +41,8 @@ docs-serve: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 # The lowest versions that pyproject.toml allows, and the newest that there are: what touches the libraries, not the whole suite.
-VERSIONS_TESTED := tests/test_package.py tests/test_integration.py tests/test_integration_contract.py tests/test_transformers.py \
-	tests/test_images.py tests/quantization tests/pruning tests/refine tests/pipelines tests/publishing tests/metrics_hub \
+VERSIONS_TESTED := tests/test_package.py tests/test_integration.py tests/test_integration_refusals.py tests/test_integration_contract.py \
+	tests/test_transformers.py tests/test_images.py tests/quantization tests/pruning tests/refine tests/pipelines tests/publishing tests/metrics_hub \
 	tests/evaluation tests/training tests/models/test_contracts.py
 TEST_TOOLS := pytest pytest-timeout pytest-xdist hypothesis scikit-learn peft torchmetrics ruff
 LIBRARIES := torch diffusers transformers accelerate huggingface_hub datasets evaluate numpy

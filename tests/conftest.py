@@ -60,6 +60,35 @@ def call(monkeypatch, capsys):
     return invoke
 
 
+@pytest.fixture
+def done(call):
+    """Run hf-ganzip with arguments that must do: standard output."""
+
+    def invoke(*arguments):
+        code, out, err = call(*arguments)
+        assert code == 0, err
+        return out
+
+    return invoke
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A saved generator of grey images; some files have a folder of their own."""
+    tiny_generator(image_channels=1).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def packed(folder, tmp_path):
+    """The same generator quantized while loading, saved."""
+    import hf_ganzip as gz
+
+    config = gz.GanzipConfig(bits=4)
+    gz.StyleGAN2Generator.from_pretrained(folder, quantization_config=config).save_pretrained(tmp_path / "packed")
+    return tmp_path / "packed"
+
+
 def tiny_generator(**changes):
     from hf_ganzip.models import StyleGAN2Generator
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -70,3 +71,16 @@ def _script(script: str, arguments: tuple[str, ...], environment: Mapping[str, s
     sys.argv = [script, *arguments]
     sys.path.insert(0, str(Path(script).parent))
     runpy.run_path(script, run_name="__main__")
+
+
+def hf_ganzip(*arguments: Any, environment: Mapping[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
+    """The command in a fresh interpreter."""
+    code = "import sys; from hf_ganzip.cli import main; sys.argv[0] = 'hf-ganzip'; main()"
+    return subprocess.Popen(
+        [sys.executable, *options.pop("python", ()), "-c", code, *map(str, arguments)],
+        env={**os.environ, **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )

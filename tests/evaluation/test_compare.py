@@ -1,55 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
+"""A compressed model against its original: pairs, noise predictions, distributions, pipelines, refusals."""
+
 import copy
 import json
 import math
-import re
-import sys
 
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DiTPipeline, EulerDiscreteScheduler
 
 import hf_ganzip as gz
-from hf_ganzip.evaluation.comparing import compare as module
-from hf_ganzip.evaluation.comparing.measured_pairs import distribution, psnr, squared_errors
-from hf_ganzip.evaluation.comparing.sides import open_side, weights_of
-from hf_ganzip.evaluation.evaluate import measure
-from hf_ganzip.evaluation.held_bytes import held_bytes
-from hf_ganzip.metrics import frechet_distance, kernel_distance
-from hf_ganzip.metrics.frechet import frechet_to
-from hf_ganzip.metrics.resampling import halves, interval_by_halves, interval_of_mean, resamples
 from hf_ganzip.quantization.packed import packed_modules
 
-from ..conftest import perturbed, tiny_generator, tiny_ugatit, tiny_unet
-from ..test_reports import Checker
+from ..conftest import perturbed, tiny_ugatit, tiny_unet
 from ..test_transformers import tiny_pipeline
+from ..tiny_diffusion import transformer
+from ..tiny_pipelines import vae
+from .conftest import DRAWN, QUICK, figures, grey_generator, grey_pipeline, grey_unet, quantized
 
 
 pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
-QUICK = {"bootstrap": 40, "progress": False, "batch_size": 4, "num_images": 8}
-DRAWN = QUICK | {"steps": 3}
-
-
-def grey_unet(**changes):
-    return perturbed(tiny_unet(sample_size=16, in_channels=1, out_channels=1, **changes))
-
-
-def grey_pipeline(unet=None):
-    return DDIMPipeline(grey_unet() if unet is None else unet, DDIMScheduler())
-
-
-def grey_generator(**changes):
-    return perturbed(tiny_generator(image_channels=1, **changes))
-
-
-def quantized(model, bits=4, **options):
-    model = copy.deepcopy(model)
-    gz.quantize_(model, gz.QuantizeConfig(bits=bits, **options))
-    return model
-
-
-def figures(report):
-    return {each.name: each for each in report.figures if each.group != "cost"}
 
 
 @pytest.mark.parametrize("build", [grey_generator, grey_unet])
@@ -132,99 +102,6 @@ def test_the_same_seed_repeats_and_batches_do_not_matter():
 
 
 @pytest.mark.process
-def test_intervals_hold_the_figure_and_shrink_with_more_images():
-    original = gz.load_model("stylegan2-fashion-mnist")
-    candidate = quantized(original, 3)
-    few, many = (
-        gz.compare(original, candidate, **QUICK | {"num_images": count, "batch_size": 40, "bootstrap": 60})
-        for count in (20, 120)
-    )
-    for name in figures(many):
-        for report in (few, many):
-            found = report[name].candidate
-            assert found.low <= found.value <= found.high, name
-    for name in ("psnr", "ssim", "feature_distance", "frechet_distance", "lsh_precision", "lsh_knn_precision"):
-        widths = [report[name].candidate.high - report[name].candidate.low for report in (few, many)]
-        assert 0 < widths[1] < widths[0], name
-    bare = gz.compare(original, candidate, **QUICK | {"bootstrap": 0})
-    assert all(each.candidate.low is None for each in bare.figures)
-
-
-class TestIntervals:
-    def test_of_a_mean_is_what_the_normal_distribution_says(self):
-        values = torch.randn(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        found = interval_of_mean(values, resamples(400, 2000))
-        expected = 2 * 1.96 * float(values.std()) / 20
-        assert found.high - found.low == pytest.approx(expected, rel=0.1)
-
-    @pytest.mark.parametrize("metric", ["knn_precision_recall", "frechet_distance"])
-    def test_of_distributions_have_the_spread_of_repeated_draws(self, metric):
-        """Recall too, of which most uncertainty lies in the generated samples."""
-        generator = torch.Generator().manual_seed(0)
-        real = torch.randn(400, 8, generator=generator)
-        sets = [0.8 * torch.randn(80, 8, generator=generator) + 0.3 for _ in range(40)]
-        options = {"seed": 0, "progress": False}
-        repeated = [distribution(metric, real, each, each, drawn=halves(80, 0), **options) for each in sets]
-        measured = [distribution(metric, real, each, each, drawn=halves(80, 60), **options) for each in sets[:4]]
-        for name in repeated[0]:
-            spread = torch.tensor([each[name]["candidate"].value for each in repeated]).std()
-            found = [each[name]["candidate"] for each in measured]
-            estimate = sum(each.high - each.low for each in found) / len(found) / (2 * 1.96)
-            assert 0.6 < estimate / spread < 1.6, name
-
-    @pytest.mark.parametrize(
-        "metric", ["knn_precision_recall", "frechet_distance", "lsh_precision_recall", "density_coverage"]
-    )
-    def test_values_are_those_of_evaluate(self, metric):
-        generator = torch.Generator().manual_seed(0)
-        real, generated = torch.randn(300, 8, generator=generator), torch.randn(200, 8, generator=generator)
-        (expected,) = measure(real=real, generated=generated, metrics=[metric], seed=3).values()
-        found = distribution(metric, None, real, generated, drawn=halves(200, 0), seed=3, progress=False)
-        values = {name: each["candidate"].value for name, each in found.items()}
-        assert values and values == pytest.approx({name: expected[name] for name in values}, rel=1e-6)
-
-    def test_kernel_distance_takes_all_images(self):
-        real, generated = torch.randn(40, 8), torch.randn(20, 8)
-        expected = kernel_distance(real=real, generated=generated, subset_size=None)["kernel_distance"]
-        found = distribution("kernel_distance", None, real, generated, drawn=halves(20, 20), seed=0, progress=False)
-        assert found["kernel_distance"]["candidate"].value == pytest.approx(expected)
-        assert found["kernel_distance"]["candidate"].low < expected
-
-    def test_differences_are_paired(self):
-        """Both sides on the same seeds: what they share cancels."""
-        generator = torch.Generator().manual_seed(0)
-        real, original = (torch.randn(count, 8, generator=generator) for count in (300, 100))
-        candidate = original + 0.05 * torch.randn(100, 8, generator=generator)
-        options = {"drawn": halves(100, 60), "seed": 0, "progress": False}
-        found = distribution("frechet_distance", real, original, candidate, **options)["frechet_distance"]
-        assert found["difference"].value == found["candidate"].value - found["original"].value
-        assert found["difference"].low < found["difference"].value < found["difference"].high
-        width = {side: each.high - each.low for side, each in found.items()}
-        assert width["difference"] < width["candidate"] / 2
-
-    def test_end_at_the_bounds(self):
-        found = interval_by_halves(0.95, torch.linspace(0.5, 0.9, 41), 0.0, 1.0)
-        assert found.high == 1.0 and found.low == pytest.approx(0.95 - 0.19, abs=1e-4)
-
-    def test_halves_have_no_sample_twice(self):
-        found = halves(9, 50, seed=3)
-        assert found.shape == (50, 4) and all(len(set(row)) == 4 for row in found.tolist())
-        assert not torch.equal(found, halves(9, 50, seed=4))
-
-    @pytest.mark.parametrize("count", [5, 30])
-    def test_distances_to_one_set_are_those_of_both(self, count):
-        """With fewer and with more samples than dimensions."""
-        real, generated = torch.randn(50, 12, dtype=torch.float64), torch.randn(count, 12, dtype=torch.float64)
-        expected = frechet_distance(real=real, generated=generated, allow_singular=True)["frechet_distance"]
-        assert frechet_to(real)(generated) == pytest.approx(expected, rel=1e-6)
-
-    def test_psnr_by_hand(self):
-        black, grey = (torch.full((2, 1, 4, 4), value, dtype=torch.uint8) for value in (0, 51))
-        found = psnr(squared_errors(black, grey), resamples(2, 10))
-        assert found.value == pytest.approx(20 * math.log10(5)) and found.low == found.high == found.value
-
-
-@pytest.mark.process
 def test_with_real_images_both_sides_and_their_difference_are_given():
     original = gz.load_model("stylegan2-fashion-mnist")
     options = QUICK | {"metrics": ["fid", "prc"], "num_images": 40, "reference": "fashion-mnist-test-5000"}
@@ -290,7 +167,7 @@ class TestPipelines:
     def test_with_text_and_guidance(self, tmp_path):
         original, candidate = tiny_pipeline(tmp_path / "first"), tiny_pipeline(tmp_path / "second")
         candidate.unet.load_state_dict(original.unet.state_dict())
-        gz.quantize_(candidate, gz.QuantizeConfig(bits=4))
+        gz.quantize_(candidate, bits=4)
         drawn = {"steps": 2, "batch_size": 2, "bootstrap": 20, "progress": False, "options": {"guidance_scale": 3.0}}
         drawn["extractor"] = lambda images: images.flatten(1).float()[:, :16]
         prompts = ["a b", "b", "a a b"]
@@ -307,21 +184,8 @@ class TestPipelines:
             gz.compare(original, candidate, prompts=prompts, **drawn | {"options": {"guidance": 3}})
 
     def test_with_classes(self):
-        from diffusers import AutoencoderKL, DiTTransformer2DModel
-
-        sizes = {
-            "num_attention_heads": 2,
-            "attention_head_dim": 4,
-            "in_channels": 4,
-            "out_channels": 8,
-            "num_layers": 1,
-        }
-        sizes |= {"sample_size": 8, "num_embeds_ada_norm": 10, "norm_num_groups": 4}
-        transformer = perturbed(DiTTransformer2DModel(**sizes))
-        blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
-        vae = AutoencoderKL(**blocks, block_out_channels=[4, 4], norm_num_groups=2)
-        networks = transformer, quantized(transformer)
-        original, candidate = (DiTPipeline(network, vae, DDIMScheduler()) for network in networks)
+        network = perturbed(transformer(out_channels=8, num_embeds_ada_norm=10))
+        original, candidate = (DiTPipeline(side, vae(), DDIMScheduler()) for side in (network, quantized(network)))
         report = gz.compare(original, candidate, options={"guidance_scale": 1}, **DRAWN | {"num_images": 4})
         assert {row["component"] for row in report.timesteps} == {"transformer"} and report["psnr"].candidate.value > 5
 
@@ -361,19 +225,20 @@ class TestRefusals:
         with pytest.raises(ValueError, match="scheduler DDIMScheduler against EulerDiscreteScheduler"):
             gz.compare(first, second, **DRAWN)
 
-    @pytest.mark.parametrize("role", ["original", "candidate"])
-    def test_nan_is_named(self, role):
-        sides = {"original": grey_unet(), "candidate": grey_unet()}
+    @pytest.mark.parametrize(
+        "build, role, value, said",
+        [
+            (grey_unet, "original", torch.nan, "UNet2DModel gave NaN or infinity at timestep 999 for 4 of 4"),
+            (grey_unet, "candidate", torch.nan, "UNet2DModel gave NaN or infinity at timestep 999 for 4 of 4"),
+            (grey_generator, "candidate", torch.inf, "StyleGAN2Generator gave NaN"),
+        ],
+    )
+    def test_nan_is_named(self, build, role, value, said):
+        sides = {"original": build(), "candidate": build()}
         with torch.no_grad():
-            sides[role].conv_out.bias.fill_(torch.nan)
-        with pytest.raises(ValueError, match=f"{role}: UNet2DModel gave NaN or infinity at timestep 999 for 4 of 4"):
-            gz.compare(**sides, **DRAWN)
-        generator = grey_generator()
-        broken = copy.deepcopy(generator)
-        with torch.no_grad():
-            next(broken.parameters()).fill_(torch.inf)
-        with pytest.raises(ValueError, match="candidate: StyleGAN2Generator gave NaN"):
-            gz.compare(generator, broken, **QUICK)
+            list(sides[role].parameters())[-1].fill_(value)
+        with pytest.raises(ValueError, match=f"{role}: {said}"):
+            gz.compare(**sides, **(DRAWN if build is grey_unet else QUICK))
 
     @pytest.mark.parametrize(
         "options, said",
@@ -392,210 +257,3 @@ class TestRefusals:
     def test_options(self, options, said):
         with pytest.raises(ValueError, match=said):
             gz.compare(grey_generator(), grey_generator(), **QUICK | options)
-
-
-class TestHeldBytes:
-    def test_packed_buffers_and_what_is_kept_unpacked(self):
-        model = grey_unet()
-        full = held_bytes(model)
-        assert full == sum(each.nbytes for each in (*model.parameters(), *model.buffers()))
-        packed = quantized(model)
-        assert held_bytes(packed) == sum(each.nbytes for each in (*packed.parameters(), *packed.buffers())) < full / 2
-        gz.set_compute_(packed, "dequantized")
-        gz.compare(model, packed, **DRAWN)
-        assert held_bytes(packed) > full
-
-    def test_state_elsewhere_counts_once(self):
-        layer = torch.nn.Linear(4, 4, bias=False)
-        layer.weight.quant_state = type("State", (), {})()
-        layer.weight.quant_state.absmax = torch.zeros(3)
-        layer.scale = [torch.zeros(2), layer.weight]
-        layer.tied = layer.weight
-        assert held_bytes(layer) == 64 + 12 + 8 and held_bytes(layer, layer) == 84
-
-    def test_meta_and_expanded_tensors_hold_what_they_hold(self):
-        layer = torch.nn.Linear(4, 4, bias=False)
-        layer.register_buffer("wide", torch.zeros(1).expand(1000))
-        layer.register_buffer("nothing", torch.empty(1000, device="meta"))
-        assert held_bytes(layer) == 64 + 4
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("report")
-    torch.manual_seed(0)
-    model = grey_unet()
-    return gz.compare(model, quantized(model), folder=folder, **DRAWN), folder
-
-
-class TestReport:
-    def test_files(self, written):
-        report, folder = written
-        files = {"report.md", "report.html", "report.json", "samples.png", "farthest.png", "sqnr.png"}
-        assert {file.name for file in folder.iterdir()} == files
-        text = (folder / "report.md").read_text()
-        for name in re.findall(r"\]\(([^)]+)\)", text):
-            assert (folder / name).is_file()
-        headings = ["Pairs", "Noise predictions", "Distributions", "Cost", "Timesteps", "Conditions"]
-        assert re.findall("^## (.*)$", text, re.MULTILINE) == headings and "| psnr | " in text
-        assert json.loads((folder / "report.json").read_text()) == json.loads(json.dumps(report.to_dict()))
-
-    def test_one_html_file_holds_everything(self, written):
-        page = (written[1] / "report.html").read_text()
-        assert set(re.findall(r'src="([^",]+)', page)) == {"data:image/png;base64"} and page.count("<img") == 3
-        assert "href=" not in page and "<script" not in page
-        text = re.sub(r"<(!DOCTYPE|meta|img)[^>]*>", "", page)
-        assert not Checker(text).open
-
-    def test_conditions_say_what_was_drawn(self, written):
-        found = written[0].conditions
-        assert found["compression"] == {"candidate": {"network": found["compression"]["candidate"]["network"]}}
-        said = found["compression"]["candidate"]["network"]
-        assert (said["quant_method"], said["bits"], said["method"]) == ("hf_ganzip", 4, "auto")
-        assert found["n_images"] == 8 and found["seed"] == 0 and found["sampler"].startswith("DDIM, eta 0")
-        assert "objects in memory; give folders" in found["peak_memory"] and found["timed_batches"] == 1
-        assert found["candidate"] == "UNet2DModel (hf_ganzip, in memory)"
-
-    def test_figures_by_name(self, written):
-        assert written[0]["psnr"].unit == "dB"
-        with pytest.raises(KeyError, match="the report has psnr, "):
-            written[0]["sharpness"]
-
-    def test_weights_as_far_as_known(self):
-        trained = [{"name": "train", "options": {"ema_images": 500.0}}]
-        for config, said in (
-            ({}, "unknown"),
-            ({"_ganzip_source": {"network": "G_ema"}}, "average (network G_ema"),
-            ({"_ganzip_source": {"network": "G"}}, "raw"),
-            ({"_ganzip_record": trained}, "average (recorded by its training)"),
-        ):
-            model = tiny_generator()
-            model.register_to_config(**config)
-            assert weights_of(open_side("candidate", model)).startswith(said)
-
-
-def test_folders_tell_their_bytes(tmp_path):
-    model = grey_generator()
-    model.save_pretrained(tmp_path / "full")
-    quantized(model).save_pretrained(tmp_path / "small")
-    report = gz.compare(tmp_path / "full", str(tmp_path / "small"), memory=False, **QUICK)
-    size = (tmp_path / "full" / "diffusion_pytorch_model.safetensors").stat().st_size
-    assert report["bytes_on_disk"].candidate.value < report["bytes_on_disk"].original.value == size
-    assert report["psnr"] == gz.compare(model, quantized(model), **QUICK)["psnr"]
-    assert "memory is off" in report.conditions["peak_memory"]
-    with pytest.raises(FileNotFoundError, match="there is no folder"):
-        gz.compare(tmp_path / "full", tmp_path / "nowhere", **QUICK)
-
-
-@pytest.mark.process
-def test_peak_memory_of_folders(tmp_path):
-    pipeline = grey_pipeline()
-    pipeline.save_pretrained(tmp_path / "full")
-    grey_pipeline(quantized(pipeline.unet)).save_pretrained(tmp_path / "small")
-    report = gz.compare(tmp_path / "full", tmp_path / "small", **DRAWN)
-    for side in (report["peak_bytes"].candidate, report["peak_bytes"].original):
-        assert 10_000 < side.value < 500e6
-    assert report.conditions["peak_memory"] == "of a fresh process that opens the folder and draws one image"
-
-
-def test_memory_is_measured_in_the_dtype_of_the_comparison(tmp_path, monkeypatch):
-    grey_generator().save_pretrained(tmp_path)
-    asked = []
-    monkeypatch.setattr(module, "printed_by", lambda *arguments: asked.append(arguments[4]) or 1)
-    for dtype in (None, torch.bfloat16):
-        gz.compare(tmp_path, tmp_path, dtype=dtype, **QUICK)
-    assert asked == ["None", "None", "bfloat16", "bfloat16"]
-
-
-def test_a_failing_process_leaves_the_rest(tmp_path, monkeypatch):
-    grey_generator().save_pretrained(tmp_path / "full")
-    monkeypatch.setattr(sys.modules["hf_ganzip.evaluation.cost"].sys, "executable", "/bin/false")
-    report = gz.compare(tmp_path / "full", tmp_path / "full", **QUICK)
-    assert "the process that measures the memory failed" in report.failures["peak_bytes"]
-    assert module.compare is gz.compare
-
-
-def test_the_command(call, tmp_path):
-    model = grey_generator()
-    model.save_pretrained(tmp_path / "full")
-    quantized(model).save_pretrained(tmp_path / "small")
-    command = ["compare", tmp_path / "full", tmp_path / "small", "--num-images", 8, "--batch-size", 4]
-    command += ["--bootstrap", 20, "--no-memory", "-q"]
-    code, out, err = call(*command, "--out", tmp_path / "report", "--json")
-    assert code == 0, err
-    assert json.loads(out) == json.loads((tmp_path / "report" / "report.json").read_text())
-    code, _, err = call(*command, "--out", tmp_path / "report", "--steps", 3)
-    assert code == 1 and "--steps is 3" in err
-    (tmp_path / "prompts.txt").write_text("\n \n")
-    code, _, err = call(*command, "--prompts-file", tmp_path / "prompts.txt")
-    assert code == 1 and "has no prompts; write one a line" in err
-
-
-@pytest.mark.process
-def test_the_command_on_a_text_pipeline(call, tmp_path):
-    pipeline = tiny_pipeline(tmp_path / "tokenizer")
-    pipeline.save_pretrained(tmp_path / "full")
-    assert call("compress", tmp_path / "full", tmp_path / "small", "--bits", 4)[0] == 0
-    (tmp_path / "prompts.txt").write_text("a b\n\nb a\n")
-    flags = ["--prompts-file", tmp_path / "prompts.txt", "--steps", 2, "--num-images", 4]
-    flags += ["--option", "guidance_scale=2", "--bootstrap", 0]
-    code, out, err = call("compare", tmp_path / "full", tmp_path / "small", "--out", tmp_path / "report", *flags)
-    assert code == 0, err
-    assert "sqnr" in out and "peak_bytes" in out and out.splitlines()[-1] == str(tmp_path / "report" / "report.html")
-    assert "0: a b; 1: b a; 2: a b" in (tmp_path / "report" / "report.md").read_text()
-
-
-class TestOthersCandidates:
-    """Whoever compressed it: as the libraries give it, in a pipeline, saved and opened again."""
-
-    def check(self, unet, tmp_path, smaller):
-        original = grey_pipeline(gz.load_model("ddpm-fashion-mnist"))
-        candidate = grey_pipeline(unet)
-        drawn = DRAWN | {"num_images": 4, "memory": False}
-        report = gz.compare(original, candidate, **drawn)
-        assert report["sqnr"].candidate.value > 15 and report["psnr"].candidate.value > 15
-        assert report["bytes_held"].original.value / report["bytes_held"].candidate.value > smaller
-        candidate.save_pretrained(tmp_path / "small")
-        again = gz.compare(original, tmp_path / "small", **drawn)
-        assert again["psnr"].candidate.value == pytest.approx(report["psnr"].candidate.value, rel=1e-3)
-        assert again["bytes_held"].candidate == report["bytes_held"].candidate
-        return report.conditions
-
-    @pytest.mark.filterwarnings("ignore")
-    def test_sdnq(self, tmp_path):
-        sdnq = pytest.importorskip("sdnq", reason="sdnq is not installed")
-        found = self.check(self.load(sdnq.SDNQConfig(weights_dtype="uint4", quant_conv=True)), tmp_path, 2.5)
-        assert found["compression"]["candidate"]["unet"]["weights_dtype"] == "uint4" and "sdnq" in found["versions"]
-
-    @pytest.mark.filterwarnings("ignore")
-    def test_torchao(self, tmp_path):
-        quantization = pytest.importorskip("torchao.quantization", reason="torchao is not installed")
-        from diffusers import TorchAoConfig
-
-        found = self.check(self.load(TorchAoConfig(quantization.Int8WeightOnlyConfig())), tmp_path, 1.1)
-        assert "Int8WeightOnlyConfig" in str(found["compression"]) and "torchao" in found["versions"]
-
-    @pytest.mark.filterwarnings("ignore")
-    def test_bitsandbytes(self):
-        """Layers in memory: diffusers loads them on GPUs only."""
-        nf4 = pytest.importorskip("bitsandbytes.nn", reason="bitsandbytes is not installed")
-        original = gz.load_model("ddpm-fashion-mnist")
-        candidate = copy.deepcopy(original)
-        for name, layer in original.named_modules():
-            if isinstance(layer, torch.nn.Linear) and layer.in_features % 64 == 0:
-                packed = nf4.Linear4bit(layer.in_features, layer.out_features, compute_dtype=torch.float32)
-                packed.weight = nf4.Params4bit(layer.weight.data.clone(), requires_grad=False, quant_type="nf4")
-                packed.bias = copy.deepcopy(layer.bias)
-                candidate.set_submodule(name, packed.to("cpu"))
-        before = sum(weight.nbytes for weight in original.parameters())
-        report = gz.compare(original, candidate, **DRAWN | {"num_images": 4, "memory": False})
-        assert 20 < report["sqnr"].candidate.value < 80 and report["psnr"].candidate.value > 15
-        assert report["bytes_held"].candidate.value < before
-
-    def load(self, config):
-        from diffusers import UNet2DModel
-
-        from hf_ganzip.assets import asset_path
-
-        options = {"quantization_config": config, "torch_dtype": torch.float32}
-        return UNet2DModel.from_pretrained(asset_path("ddpm-fashion-mnist"), **options)

@@ -1,17 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `evaluate` modules, loaded from their folders without a network."""
 
-import gc
 import json
-import os
-import subprocess
-import sys
-import threading
-import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,10 +10,8 @@ import torch
 from PIL import Image
 
 from hf_ganzip import metrics
-from hf_ganzip.core.shipped import metric_folders
-from hf_ganzip.evaluate_modules.install import install_metrics
 
-from ..processes import run_processes
+from .conftest import FOLDERS, NAMES, pixels
 
 
 with warnings.catch_warnings():
@@ -31,31 +20,11 @@ with warnings.catch_warnings():
 
     import datasets
 
-FOLDERS = metric_folders()
-NAMES = sorted(FOLDERS)
-
 
 @pytest.fixture
 def load(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # by absolute path, from anywhere
     return lambda name, **options: evaluate.load(str(FOLDERS[name]), cache_dir=str(tmp_path / "cache"), **options)
-
-
-@pytest.fixture
-def features():
-    random = np.random.default_rng(0)
-    return random.normal(size=(60, 5)).astype("float32"), random.normal(size=(43, 5)).astype("float32")
-
-
-@pytest.fixture
-def images():
-    """Two sides of 40 grey images, uint8 (2, 40, 1, 6, 6)."""
-    return np.random.default_rng(0).integers(0, 256, (2, 40, 1, 6, 6), dtype=np.uint8)
-
-
-def pixels(batch):
-    """An extractor."""
-    return batch.flatten(1).float()[:, :9]
 
 
 def test_there_is_one_module_for_each():
@@ -151,6 +120,8 @@ class TestModule:
 
 
 GREY, COLOURS = [Image.new("L", (8, 8))] * 3, [Image.new("RGB", (8, 8))] * 3
+
+
 ROWS = np.random.default_rng(0).normal(size=(9, 5)).astype("float32")
 
 
@@ -164,17 +135,14 @@ ROWS = np.random.default_rng(0).normal(size=(9, 5)).astype("float32")
         (np.zeros((3, 1, 8, 8), "uint8"), GREY, {}, r"images of shape \(3, 1, 8, 8\), and no feature_extractor= was"),
         (GREY, GREY, {}, "predictions are 3 PIL images, and no feature_extractor= was given"),
         (GREY, [*GREY, Image.new("L", (8, 9))], {"feature_extractor": pixels}, "references are images of 2 different"),
-        (
-            COLOURS,
-            [*COLOURS, Image.new("RGBA", (8, 8))],
-            {"feature_extractor": pixels},
-            "image 3 has mode RGBA; allowed",
-        ),
-        (
-            COLOURS,
-            [*COLOURS, Image.new("I;16", (8, 8))],
-            {"feature_extractor": pixels},
-            "image 3 has mode I;16; allowed",
+        *(
+            (
+                COLOURS,
+                [*COLOURS, Image.new(mode, (8, 8))],
+                {"feature_extractor": pixels},
+                f"image 3 has mode {mode}; allowed",
+            )
+            for mode in ("RGBA", "I;16")
         ),
     ],
 )
@@ -207,200 +175,3 @@ def test_combine_and_save(load, features, tmp_path):
     assert combined.compute(draws=2, k=2) == pytest.approx(result)
     evaluate.save(tmp_path / "result.json", **result)
     assert json.loads((tmp_path / "result.json").read_text())["draws"] == 2
-
-
-BARE = """m = evaluate.load("knn_precision_recall")
-print(m.compute(predictions=[[0., 0], [1, 1]], references=[[0., 0], [1, 1]]))"""
-
-
-class TestBareNames:
-    """``hf_ganzip`` is imported in this process."""
-
-    def test_of_another_folder_and_kind(self, tmp_path, monkeypatch, features):
-        monkeypatch.chdir(tmp_path)
-        assert type(evaluate.load("frechet_distance")).__module__.startswith("hf_ganzip.metrics_hub")
-        for elsewhere in ({"module_type": "comparison"}, {"revision": "main"}):
-            with pytest.raises((FileNotFoundError, ConnectionError)):
-                evaluate.load("frechet_distance", **elsewhere)
-        with pytest.raises((FileNotFoundError, ConnectionError)):
-            evaluate.load("evaluate-metric/frechet_distance")
-
-    def test_a_folder_of_the_user_comes_first(self, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        (tmp_path / "frechet_distance").mkdir()
-        text = (FOLDERS["frechet_distance"] / "frechet_distance.py").read_text()
-        (tmp_path / "frechet_distance/frechet_distance.py").write_text(text.replace("class Frechet", "class Own"))
-        assert type(evaluate.load("frechet_distance")).__name__ == "OwnDistance"
-
-    def test_modules_that_were_published_before_their_base_moved(self, tmp_path, features):
-        text = (FOLDERS["frechet_distance"] / "frechet_distance.py").read_text()
-        text = text.replace("hf_ganzip.evaluate_modules", "hf_ganzip.evaluation")
-        (tmp_path / "earlier.py").write_text(text.replace("feature_metric", "evaluate_module"))
-        metric, (real, generated) = evaluate.load(str(tmp_path / "earlier.py")), features
-        expected = metrics.frechet_distance(real=real, generated=generated)
-        assert metric.compute(predictions=generated, references=real) == expected
-
-    def test_a_foreign_module_of_the_name_is_not_overwritten(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("evaluate.loading.init_dynamic_modules", lambda: str(tmp_path))
-        foreign = tmp_path / f"metrics/evaluate-metric--frechet_distance/{'0' * 64}/frechet_distance.py"
-        foreign.parent.mkdir(parents=True)
-        foreign.write_text("import evaluate")
-        with pytest.raises(ValueError, match="cached a metric frechet_distance that is not of hf_ganzip"):
-            install_metrics()
-        assert [path.name for path in tmp_path.rglob("*.py")] == ["frechet_distance.py"]
-
-    @pytest.mark.process
-    @pytest.mark.parametrize("imports", ["hf_ganzip, evaluate", "evaluate, hf_ganzip"])
-    def test_offline_and_nothing_is_written(self, tmp_path, imports):
-        home = tmp_path / "home"
-        command = [sys.executable, "-c", f"import {imports}\n{BARE}"]
-        environment = os.environ | {"HF_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2])}
-        found = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
-        assert "'precision': 1.0" in found.stdout, found.stderr
-        assert list(tmp_path.iterdir()) == []
-
-    @pytest.mark.process
-    def test_without_evaluate(self, tmp_path):
-        code = "import sys; sys.modules['evaluate'] = None; import hf_ganzip as gz; print(gz.__version__)"
-        assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
-
-
-class TestSeveralProcesses:
-    @staticmethod
-    def load(tmp_path, rank, count=3, **options):
-        options = {"experiment_id": "x/y", "timeout": 20} | options
-        folder, cache = str(FOLDERS[options.pop("name", "knn_precision_recall")]), str(tmp_path / "cache")
-        return evaluate.load(folder, cache_dir=cache, num_process=count, process_id=rank, **options)
-
-    @pytest.mark.parametrize("name", NAMES)
-    def test_threads_that_meet_through_files(self, tmp_path, features, name):
-        real, generated = features
-        expected = metrics.METRICS[name](real=real, generated=generated)
-
-        def part(rank):
-            metric = self.load(tmp_path, rank, name=name)
-            for _ in range(2):  # again from the start
-                if rank < 2:  # the last one has nothing of one side
-                    metric.add_batch(predictions=generated[rank::2])
-                found = metric.compute(references=real[rank::3])
-            return found
-
-        with ThreadPoolExecutor(3) as threads:
-            found = list(threads.map(part, range(3)))
-        assert found[0] == pytest.approx(expected, rel=1e-9) and found[1:] == [None, None]
-        assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {".lock"}
-
-    def test_images(self, tmp_path, images):
-        rows = images.reshape(2, 40, 36)[..., :9].astype("float32")
-
-        def part(rank):
-            metric = self.load(tmp_path, rank, 2)
-            metric.add_batch(predictions=images[0, rank::2], references=images[1, rank::2])
-            return metric.compute(feature_extractor=pixels)
-
-        with ThreadPoolExecutor(2) as threads:
-            assert next(threads.map(part, range(2))) == metrics.knn_precision_recall(real=rows[1], generated=rows[0])
-
-    def test_one_that_never_comes(self, tmp_path, features):
-        for rank, missing in ((0, "1, 2"), (1, "0")):
-            with pytest.raises(ValueError, match=f"experiment_id x/y: process {missing} of 3 did not come"):
-                self.load(tmp_path, rank, timeout=0.2).add_batch(references=features[0])
-
-    def test_one_that_died_half_way_and_what_it_left(self, tmp_path, features):
-        real, generated = features
-
-        def first(rank):
-            metric = self.load(tmp_path, rank, timeout=1)
-            metric.add_batch(predictions=generated + 5, references=real)
-            if rank != 1:  # it added, and died
-                return metric.compute()
-
-        with ThreadPoolExecutor(3) as threads:
-            running = [threads.submit(first, rank) for rank in range(3)]
-            with pytest.raises(ValueError, match="process 1 of 3 gave nothing: it died"):
-                running[0].result()
-        gc.collect()  # what a process held is free when it dies
-        (folder,) = tmp_path.rglob("x%2Fy-3")
-        (left,) = folder.glob("2-*.safetensors")  # of the third
-        (folder / "token").write_text(left.name[2:].partition(".")[0])  # process 0 was killed, too
-
-        def again(rank):
-            time.sleep(0.3 * (rank == 0))
-            return self.load(tmp_path, rank).compute(predictions=generated[rank::3], references=real[rank::3])
-
-        with ThreadPoolExecutor(3) as threads:
-            found = next(threads.map(again, range(3)))
-        assert found == metrics.knn_precision_recall(real=real, generated=generated)
-
-    def test_two_evaluations_at_the_same_place(self, tmp_path, features):
-        def part(rank):
-            metric = self.load(tmp_path, rank, 2)
-            metric.add_batch(references=features[0])
-            if rank:
-                with pytest.raises(ValueError, match="another evaluation is process 1 of 2 of it"):
-                    self.load(tmp_path, rank, 2).add_batch(references=features[0])
-            return metric.compute(predictions=features[1])
-
-        with ThreadPoolExecutor(2) as threads:
-            assert [found is None for found in threads.map(part, range(2))] == [False, True]
-
-    @pytest.mark.process
-    @pytest.mark.parametrize("name", NAMES)
-    def test_torch_distributed(self, tmp_path, features, name):
-        found = run_processes(_distributed, 2, tmp_path, name, *features, str(tmp_path / "cache"))
-        expected = metrics.METRICS[name](real=features[0], generated=features[1])
-        assert found[0] == pytest.approx(expected, rel=1e-9) and found[1] is None
-        assert not (tmp_path / "cache").exists()
-
-
-def _distributed(rank, count, name, real, generated, cache):
-    metric = evaluate.load(str(FOLDERS[name]), num_process=count, process_id=rank, cache_dir=cache)
-    metric.add_batch(references=real[rank::count])
-    return metric.compute(predictions=generated if rank else None)
-
-
-class NotThere(BaseHTTPRequestHandler):
-    """A Hub that has nothing."""
-
-    def do_GET(self):
-        self.server.asked.append(self.path)
-        self.send_error(404)
-
-    do_HEAD = do_GET
-
-    def log_message(self, *_):
-        """Silent."""
-
-
-@pytest.fixture
-def empty_hub():
-    with ThreadingHTTPServer(("127.0.0.1", 0), NotThere) as server:
-        server.asked = []
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-
-
-@pytest.mark.process
-def test_bare_names_work_after_installing(tmp_path, empty_hub):
-    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[2])}
-    environment.pop("HF_MODULES_CACHE", None)
-
-    def run(*command, **changes):
-        options = {"capture_output": True, "text": True, "env": environment | changes, "cwd": tmp_path}
-        result = subprocess.run([sys.executable, *command], **options)
-        assert result.returncode == 0, result.stderr
-        return result.stdout
-
-    for _ in range(2):  # again changes nothing
-        found = json.loads(run("-m", "hf_ganzip", "metrics", "install", "--json"))
-        assert sorted(found) == NAMES and all(Path(folder).is_relative_to(tmp_path) for folder in found.values())
-    assert len(list(tmp_path.rglob("lsh_precision_recall.py"))) == 1
-    code = f"import evaluate\n{BARE}"
-    assert "'precision': 1.0" in run("-c", code)  # offline
-    online = {"HF_EVALUATE_OFFLINE": "0", "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
-    endpoint = f"http://127.0.0.1:{empty_hub.server_port}"
-    assert "'precision': 1.0" in run("-c", code, HF_ENDPOINT=endpoint, HF_UPDATE_DOWNLOAD_COUNTS="0", **online)
-    assert any("evaluate-metric/knn_precision_recall" in path for path in empty_hub.asked)

@@ -3,32 +3,21 @@
 
 import json
 
-import huggingface_hub
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, LDMPipeline, UNet2DModel, VQModel
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, LDMPipeline, VQModel
 from huggingface_hub import ModelCard, snapshot_download
 
 import hf_ganzip as gz
 from hf_ganzip.assets import asset_path
 from hf_ganzip.publishing import check
 
-from ..conftest import TINY_UNET, run, tiny_generator
-from ..hub import CUT, HALF
+from ..conftest import run, tiny_generator, tiny_unet
+from ..test_transformers import encode, text_encoder
+from .conftest import commits, pruned_unet, push, quantized
 
 
 pytestmark = pytest.mark.filterwarnings("default:Use 'content=:DeprecationWarning")  # huggingface_hub's call of httpx
-OLD_HUB = int(huggingface_hub.__version__.partition(".")[0]) < 2
-
-
-def small(bits=4):
-    model = tiny_generator()
-    report = gz.quantize_(model, gz.QuantizeConfig(bits=bits))
-    return model, report
-
-
-def push(model, name="me/small", **options):
-    return gz.push_to_hub(model, name, **{"samples": 0} | options)
 
 
 def in_dtype(dtype, folder):
@@ -36,14 +25,11 @@ def in_dtype(dtype, folder):
     return gz.StyleGAN2Generator.from_pretrained(folder / "full", torch_dtype=dtype)
 
 
-def commits(hub, name="me/small"):
-    return len(hub.repositories[name].commits) - 1 if name in hub.repositories else 0
-
-
 class TestWhole:
     @pytest.mark.process
     def test_a_packed_generator_there_and_back(self, hub, tmp_path):
-        model, report = small()
+        model = tiny_generator()
+        report = gz.quantize_(model, bits=4)
         before = run(model)
         found = gz.push_to_hub(model, "me/small", report=report, license="apache-2.0", samples=4)
         assert found.url.startswith(f"{hub.url}/me/small/commit/") and commits(hub) == 1
@@ -72,16 +58,14 @@ class TestWhole:
         monkeypatch.setattr(
             "hf_ganzip.publishing.push.run_snippet", lambda text: executed.append(text) or original(text)
         )
-        found = push(small()[0])
+        found = push(quantized())
         (text,) = executed
         place = text.split('from_pretrained("')[1].split('"')[0]
         assert text.replace(place, "me/small") in found.card
 
     @pytest.mark.process
     def test_a_pipeline(self, hub, tmp_path):
-        unet = UNet2DModel(**TINY_UNET).eval()
-        gz.prune_(unet, gz.PruneConfig("random", 0.5))
-        gz.quantize_(unet, gz.QuantizeConfig(bits=4))
+        unet = pruned_unet()
         found = push(DDPMPipeline(unet, DDPMScheduler()), "me/pipeline")
         assert set(found.compared) == {"unet"} and "unet/config.json" in found.files
         assert "DDPMPipeline.from_pretrained" in found.card and "pruned" in found.card
@@ -92,18 +76,18 @@ class TestWhole:
         other = {"model": {"tensors": "0", "output": "0"}}
         monkeypatch.setattr("hf_ganzip.publishing.push.run_remote_snippet", lambda *args, **options: other)
         with pytest.raises(ValueError, match=r"tensors of model \(with trust_remote_code=True\)"):
-            push(small()[0])
+            push(quantized())
         assert hub.requests == []
 
     def test_what_is_measured(self, hub, equal):
-        model, full = small()[0], tiny_generator()
+        model, full = quantized(), tiny_generator()
         assert "Size and speed" not in push(model, dry_run=True, measure=False).card
         text = push(model, reference=full, dry_run=True, standalone=True).card
         assert "full model | this model" in text and "time of one pass" in text
         assert "(Apache-2.0): all that the model needs but torch and diffusers" in text
 
     def test_shards(self, hub, equal, tmp_path):
-        model = small()[0]
+        model = quantized()
         found = push(model, max_shard_size="2KB")
         assert sum(name.endswith(".safetensors") for name in found.files) > 2
         assert "diffusion_pytorch_model.safetensors.index.json" in found.files
@@ -111,7 +95,7 @@ class TestWhole:
         assert torch.equal(run(gz.load_model(folder)), run(model))
 
     def test_the_repository_holds_the_last_model_and_no_other(self, hub, equal, tmp_path):
-        push(small()[0], max_shard_size="2KB")
+        push(quantized(), max_shard_size="2KB")
         hub.repositories["me/small"].files["notes.txt"] = b"of the owner"
         torch.manual_seed(1)
         other = tiny_generator()
@@ -122,9 +106,9 @@ class TestWhole:
         assert torch.equal(run(gz.load_model(folder)), run(other))
 
     def test_shards_of_a_pipeline_are_replaced(self, hub, equal, tmp_path):
-        push(DDPMPipeline(UNet2DModel(**TINY_UNET).eval(), DDPMScheduler()), max_shard_size="20KB")
+        push(DDPMPipeline(tiny_unet(), DDPMScheduler()), max_shard_size="20KB")
         assert "unet/diffusion_pytorch_model.safetensors.index.json" in hub.repositories["me/small"].files
-        unet = UNet2DModel(**TINY_UNET).eval()
+        unet = tiny_unet()
         found = push(DDPMPipeline(unet, DDPMScheduler()))
         assert set(hub.repositories["me/small"].files) == set(found.files)
         folder = snapshot_download("me/small", cache_dir=tmp_path / "cache")
@@ -135,7 +119,7 @@ class TestWhole:
     def test_no_path_of_this_machine_leaves_it(self, hub, equal, tmp_path):
         tiny_generator().save_pretrained(tmp_path / "private-folder")
         model = gz.StyleGAN2Generator.from_pretrained(tmp_path / "private-folder")
-        gz.quantize_(model, gz.QuantizeConfig(bits=4))
+        gz.quantize_(model, bits=4)
         push(model)
         everything = b"".join(hub.repositories["me/small"].files.values())
         assert str(tmp_path).encode() not in everything
@@ -147,7 +131,7 @@ class TestWhole:
             "import hf_ganzip as gz, diffusers\n"
             "from tests.conftest import tiny_generator\n"
             "model = tiny_generator()\n"
-            "gz.quantize_(model, gz.QuantizeConfig(bits=4))\n"
+            "gz.quantize_(model, bits=4)\n"
             "print(gz.push_to_hub(model, 'me/small', samples=0).card)\n"
             "model.push_to_hub('me/small')"
         )
@@ -171,7 +155,7 @@ class TestDtypes:
     @pytest.mark.process
     def test_half_and_quantized(self, hub, tmp_path):
         model = in_dtype(torch.float16, tmp_path)
-        gz.quantize_(model, gz.QuantizeConfig(bits=4))
+        gz.quantize_(model, bits=4)
         assert "torch_dtype=torch.float16" in push(model, dry_run=True).card
 
     @pytest.mark.process
@@ -181,12 +165,12 @@ class TestDtypes:
 
     @pytest.mark.process
     def test_a_pipeline(self, hub):
-        found = push(DDPMPipeline(UNet2DModel(**TINY_UNET).half(), DDPMScheduler()), dry_run=True)
+        found = push(DDPMPipeline(tiny_unet().half(), DDPMScheduler()), dry_run=True)
         assert "torch_dtype=torch.float16)" in found.card
 
     @pytest.mark.process
     def test_parts_of_a_pipeline_in_two_dtypes(self, hub):
-        unet = UNet2DModel(**TINY_UNET | {"in_channels": 2, "out_channels": 2}).half()
+        unet = tiny_unet(in_channels=2, out_channels=2).half()
         vqvae = VQModel(block_out_channels=(8,), latent_channels=2, num_vq_embeddings=4, norm_num_groups=4)
         found = push(LDMPipeline(vqvae, unet, DDIMScheduler()), dry_run=True)  # loaded in a fresh process and compared
         assert set(found.compared) == {"unet", "vqvae"}
@@ -194,7 +178,7 @@ class TestDtypes:
         assert f'LDMPipeline.from_pretrained("me/small", {option})' in found.card
 
     def test_float32_needs_no_word(self, hub, equal):
-        assert "torch_dtype" not in push(small()[0], dry_run=True).card
+        assert "torch_dtype" not in push(quantized(), dry_run=True).card
 
 
 class TestPicture:
@@ -204,7 +188,7 @@ class TestPicture:
             "hf_ganzip.images.grids.save_image_grid",
             lambda images, path, **options: drawn.update(options, images=images),
         )
-        push(small()[0], reference=tiny_generator(), samples=12, dry_run=True)
+        push(quantized(), reference=tiny_generator(), samples=12, dry_run=True)
         assert drawn["row_labels"] == ("full",) * 2 + ("this model",) * 2
         assert drawn["columns"] == 10 and len(drawn["images"]) == 40  # whole rows
 
@@ -220,7 +204,7 @@ class TestLicence:
         model = gz.StyleGAN2Generator.from_pretrained(
             snapshot_download("me/full", cache_dir=tmp_path / "cache", allow_patterns=["*.json", "*.safetensors"])
         )
-        gz.quantize_(model, gz.QuantizeConfig(bits=4))
+        gz.quantize_(model, bits=4)
         found = ModelCard(push(model).card)
         assert found.data.license == "cc-by-4.0" and found.data.base_model == "me/full"
         assert "The licence is that of me/full." in found.text
@@ -231,10 +215,8 @@ class TestLicence:
 @pytest.mark.process
 class TestTransformers:
     def test_a_text_encoder(self, hub, tmp_path):
-        from ..test_transformers import encode, text_encoder
-
         model = text_encoder()
-        gz.quantize_(model, gz.QuantizeConfig(bits=4))
+        gz.quantize_(model, bits=4)
         found = push(model)
         assert "from transformers import CLIPTextModel" in found.card
         assert {"transformers", "CLIPTextModel"} <= set(ModelCard(found.card).data.tags)
@@ -242,117 +224,11 @@ class TestTransformers:
         assert torch.equal(encode(type(model).from_pretrained(folder)), encode(model))
 
     def test_half(self, hub):
-        from ..test_transformers import text_encoder
-
         push(text_encoder().half(), dry_run=True)
 
 
 class TestWhereItGoes:
     def test_dry_run_sends_nothing(self, hub, equal):
-        found = push(small()[0], dry_run=True)
+        found = push(quantized(), dry_run=True)
         assert hub.requests == [] and found.url == "" and "# small" in found.card
         assert "nothing was uploaded" in str(found)
-
-
-class TestNothingHalf:
-    @pytest.mark.process
-    def test_a_model_that_loads_with_other_bits_stays_here(self, hub, monkeypatch):
-        original = check.run_snippet
-
-        def damaged(snippet):
-            found = original(snippet)
-            found["model"]["output"] = "0" * 64
-            return found
-
-        monkeypatch.setattr("hf_ganzip.publishing.push.run_snippet", damaged)
-        with pytest.raises(ValueError, match="other bits: output of model. Nothing was uploaded"):
-            push(small()[0])
-        assert hub.requests == []
-
-    @pytest.mark.process
-    def test_a_weight_that_is_not_saved_is_found(self, hub):
-        model, _ = small()
-        model.synthesis.b8.conv0.register_buffer("forgotten", torch.ones(2))  # the class has no such buffer
-        with pytest.raises((ValueError, RuntimeError)):
-            push(model)
-        assert hub.requests == []
-
-    @pytest.mark.parametrize(
-        "fault, status, message",
-        [
-            ("POST /api/repos/create", 401, "log in"),
-            ("POST /api/repos/create", 403, "no write permission"),
-            ("POST /api/models/me/small/preupload", 404, "no such repository"),
-            ("POST /api/models/me/small/commit", 409, "somebody else"),
-            ("POST /api/models/me/small/commit", 412, "has moved"),
-            ("POST /api/repos/create", 500, "no commit was made"),
-            ("POST /api/repos/create", 429, "too many requests"),
-            ("POST /api/models/me/small/commit", 500, "is not known: look at the repository"),
-            ("POST /api/models/me/small/commit", CUT, "is not known: look at the repository"),
-            ("PUT /lfs/", 403, "the answer was 403; the store of large files"),
-        ],
-    )
-    def test_faults_leave_no_commit_and_the_next_try_succeeds(self, hub, equal, fault, status, message):
-        hub.faults[fault] = [status]
-        model, _ = small()
-        with pytest.raises(ConnectionError, match=message):
-            push(model)
-        assert commits(hub) == 0
-        sent = sum(request.startswith("PUT /lfs/") for request in hub.requests)
-        push(model)
-        assert commits(hub) == 1
-        again = sum(request.startswith("PUT /lfs/") for request in hub.requests) - sent
-        arrived = 0 if "/lfs/" in fault else sent
-        assert (arrived, again) in ((1, 0), (0, 1)), hub.requests  # what has arrived is not sent twice
-
-    @pytest.mark.parametrize("kind", [CUT, HALF], ids=["cut", "half"])
-    def test_a_cut_in_the_middle_of_the_files(self, hub, equal, kind):
-        hub.faults["PUT /lfs/"] = [kind]
-        model = small()[0]
-        try:
-            push(model)  # huggingface_hub 2 tries the file again by itself
-        except ConnectionError as error:  # huggingface_hub 1 leaves that to the caller
-            assert OLD_HUB and "no commit was made" in str(error)
-            assert commits(hub) == 0
-            push(model)
-        assert commits(hub) == 1
-        assert sum(request.startswith("PUT /lfs/") for request in hub.requests) == 2
-
-    def test_a_cut_in_the_middle_of_a_download(self, hub, equal, tmp_path):
-        model = small()[0]
-        push(model)
-        hub.faults["GET /me/small/resolve/.*safetensors"] = [HALF]
-        try:
-            folder = snapshot_download("me/small", cache_dir=tmp_path / "cache")
-        except Exception as error:  # huggingface_hub 1 does not go on by itself
-            assert OLD_HUB, error
-            folder = snapshot_download("me/small", cache_dir=tmp_path / "cache")
-        assert hub.faults["GET /me/small/resolve/.*safetensors"] == []
-        assert torch.equal(run(gz.load_model(folder)), run(model))
-
-    def test_no_hub_at_all(self, hub, equal, monkeypatch):
-        from huggingface_hub import constants
-
-        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-        with pytest.raises(ConnectionError, match="me/small"):
-            push(small()[0])
-
-    @pytest.mark.parametrize("name", ["small", "a/b/c", "/small", "me/", "me/x y", "me/a--b"])
-    def test_bad_names(self, hub, name):
-        with pytest.raises(ValueError, match="namespace/name"):
-            push(small()[0], name, dry_run=True)
-
-    def test_a_pull_request_to_a_branch_is_refused_before_anything_is_made(self, hub):
-        for dry_run in (True, False):
-            with pytest.raises(ValueError, match="a pull request goes to main"):
-                push(small()[0], create_pr=True, revision="dev", dry_run=dry_run)
-        assert hub.requests == []
-
-    def test_a_dict_that_is_no_report(self, hub):
-        with pytest.raises(TypeError, match="no report that a card shows"):
-            push(small()[0], report={"foo": 1})
-        assert hub.requests == []
-
-    def test_no_model(self, hub):
-        with pytest.raises(TypeError, match="a dict is no model"):
-            push({})

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Feature quantizers at places in discriminators."""
+
+import copy
+
+import pytest
+import torch
+
+from hf_ganzip.models import BigGANDiscriminator, StyleGAN2Discriminator, UGATITDiscriminator
+from hf_ganzip.training.feature_quantization import (
+    FQ_PRESETS,
+    FQConfig,
+    add_feature_quantizers,
+    remove_feature_quantizers,
+)
+
+from ..conftest import tiny_biggan_discriminator, tiny_discriminator, tiny_ugatit_discriminator
+from .conftest import near
+
+
+class TestPlaces:
+    CASES = [
+        (tiny_biggan_discriminator, ("blocks.0.0", "blocks.1.0"), (2, 3, 16, 16)),
+        (tiny_discriminator, ("b16", "b8"), (4, 3, 16, 16)),
+        (tiny_ugatit_discriminator, ("model.5", "model.8"), (2, 3, 64, 64)),
+    ]
+
+    def inputs(self, model, shape):
+        labels = torch.arange(shape[0]) % 3 if model.config.get("num_classes") else None
+        return (torch.randn(shape), labels) if labels is not None else (torch.randn(shape),)
+
+    @pytest.mark.parametrize("make, paths, shape", CASES)
+    def test_continuous_feed_changes_no_logit_and_removal_leaves_no_trace(self, make, paths, shape):
+        model = make()
+        inputs = self.inputs(model, shape)
+        plain, state, config = model(*inputs).logits, set(model.state_dict()), dict(model.config)
+        add_feature_quantizers(model, {path: FQConfig(4, preset="official") for path in paths})
+        output = model(*inputs)
+        assert torch.equal(output.logits, plain)
+        assert output.quantization_loss.shape == (shape[0],) and output.quantization_loss.min() > 0
+        assert len(model.codebooks) == 2 and set(model.state_dict()) > state
+        remove_feature_quantizers(model)
+        again = model(*inputs)
+        assert torch.equal(again.logits, plain) and again.quantization_loss is None
+        assert set(model.state_dict()) == state and {**config, "feature_quantizers": None} == dict(model.config)
+        with pytest.raises(ValueError, match="no feature quantizers"):
+            remove_feature_quantizers(model)
+
+    @pytest.mark.parametrize("make, paths, shape", CASES)
+    def test_quantized_feed_saves_and_restores(self, make, paths, shape, tmp_path):
+        model = make()
+        options = {"num_codes": 4, "warmup_steps": 0, "anneal_steps": 0, "settle_steps": 0}
+        add_feature_quantizers(model, dict.fromkeys(paths, options))
+        inputs = self.inputs(model, shape)
+        model.train()(*inputs)
+        model.eval()
+        expected = model(*inputs)
+        model.save_pretrained(tmp_path)
+        found = type(model).from_pretrained(tmp_path)(*inputs)
+        assert torch.equal(found.logits, expected.logits)
+        assert torch.equal(found.quantization_loss, expected.quantization_loss)
+
+    def test_a_copy_has_quantizers_of_its_own(self):
+        model = tiny_biggan_discriminator()
+        add_feature_quantizers(model, {"blocks.0.0": FQConfig(4, preset="official")})
+        other = copy.deepcopy(model).train()
+        before = model.codebooks["blocks/0/0"].embed.clone()
+        other(*self.inputs(other, (4, 3, 16, 16)))
+        assert torch.equal(model.codebooks["blocks/0/0"].embed, before)
+        assert not torch.equal(other.codebooks["blocks/0/0"].embed, before)
+
+    def test_losses_of_places_add_up_and_gradients_reach_the_trunk(self):
+        model = tiny_biggan_discriminator()
+        inputs = self.inputs(model, (2, 3, 16, 16))
+        single = []
+        for path in ("blocks.0.0", "blocks.2.0"):
+            torch.manual_seed(1)
+            add_feature_quantizers(model, {path: FQConfig(4, preset="official", init="kaiming")})
+            model.codebooks[path.replace(".", "/")].embed.zero_()
+            single.append(model(*inputs).quantization_loss)
+            remove_feature_quantizers(model)
+        add_feature_quantizers(model, {p: FQConfig(4, preset="official") for p in ("blocks.0.0", "blocks.2.0")})
+        for layer in model.codebooks.values():
+            layer.embed.zero_()
+        loss = model(*inputs).quantization_loss
+        near(loss.detach(), (single[0] + single[1]).detach(), 1e-5)
+        loss.sum().backward()
+        assert model.blocks[0][0].conv1.weight.grad.abs().sum() > 0
+
+    OFFICIAL = {  # preset -> class and name of the discriminator, its options, channels at the places
+        "biggan-cifar10": (BigGANDiscriminator, "cifar10", {}, [256] * 4),
+        "biggan-cifar100": (BigGANDiscriminator, "cifar100", {}, [256] * 4),
+        "tac-gan-cifar100": (BigGANDiscriminator, "cifar100-tac", {}, [256] * 4),
+        "biggan-imagenet-64": (BigGANDiscriminator, "imagenet-64", {}, [256]),
+        "biggan-imagenet-128": (BigGANDiscriminator, "imagenet-128", {"channel_base": 64}, [64, 128, 256, 512]),
+        "stylegan2-ffhq": (StyleGAN2Discriminator, "ffhq-256-small", {}, [512, 512]),
+        "ugatit-global": (UGATITDiscriminator, "global", {}, [128, 256, 512]),
+    }
+
+    @pytest.mark.parametrize("preset", sorted(FQ_PRESETS))
+    def test_official_places_fit_the_official_discriminators(self, preset):
+        cls, name, options, dims = self.OFFICIAL[preset]
+        with torch.device("meta"):
+            model = cls.from_preset(name, **options)
+            add_feature_quantizers(model, preset)
+        assert [layer.dim for layer in model.codebooks.values()] == dims
+
+    def test_wrong_places(self):
+        model = tiny_biggan_discriminator()
+        with pytest.raises(ValueError, match="no modules 'blocks.9', 'x'"):
+            add_feature_quantizers(model, {"blocks.9": FQConfig(4), "x": FQConfig(4)})
+        with pytest.raises(ValueError, match="no preset 'y'"):
+            add_feature_quantizers(model, "y")
+        add_feature_quantizers(model, {"blocks.0.0": FQConfig(4)})
+        with pytest.raises(ValueError, match="already"):
+            add_feature_quantizers(model, {"blocks.0.0": FQConfig(4)})
