@@ -5,7 +5,18 @@ from __future__ import annotations
 
 import sys
 
-from . import comparison, compression, cost, environment, exporting, metrics, models, publishing, scripts, study  # noqa: F401  (they register their commands)
+from . import (  # noqa: F401  (they register their commands)
+    comparison,
+    compression,
+    cost,
+    environment,
+    exporting,
+    metrics,
+    models,
+    publishing,
+    scripts,
+    study,
+)
 from .shared import app, describe_error, settings
 
 

@@ -54,17 +54,19 @@ def demo(
     print(format_table(result["rows"]))
     print(
         f"\n{conditions['n_generated']} generated against {conditions['n_real']} real images; features "
-        f"{conditions['extractor']} {conditions['extractor_digest'][:12]}; {conditions['num_hyperplanes']} hyperplanes, "
-        f"mean of {conditions['draws']} draws, k = {conditions['k']}, seed {conditions['seed']}; FD: Frechet distance of "
-        f"the features; KiB: all tensors of the model."
+        f"{conditions['extractor']} {conditions['extractor_digest'][:12]}; {conditions['num_hyperplanes']} "
+        f"hyperplanes, mean of {conditions['draws']} draws, k = {conditions['k']}, seed {conditions['seed']}; FD: "
+        "Frechet distance of the features; KiB: all tensors of the model."
     )
     print(
-        f"{saved['folder']}: {saved['method']} at {saved['bits']} bits, {saved['file_bytes']:,} bytes, reloaded bit-exactly."
+        f"{saved['folder']}: {saved['method']} at {saved['bits']} bits, {saved['file_bytes']:,} bytes, reloaded "
+        "bit-exactly."
     )
     speed = result["speed"]
     print(
-        f"{speed['folder']}: 8 bits, activations too, {speed['file_bytes']:,} bytes, in ONNX Runtime {speed['int8_ms']:.2f} ms an image; "
-        f"full precision in torch {speed['full_ms']:.2f} ms: {speed['times']:.1f} times as fast."
+        f"{speed['folder']}: 8 bits, activations too, {speed['file_bytes']:,} bytes, in ONNX Runtime "
+        f"{speed['int8_ms']:.2f} ms an image; full precision in torch {speed['full_ms']:.2f} ms: {speed['times']:.1f} "
+        "times as fast."
         if speed
         else "Speed: not measured; pip install 'hf_ganzip[export]' brings ONNX Runtime."
     )
@@ -192,7 +194,7 @@ def _read_image(file: Path) -> Any:
 
 @app.command()
 def info(model: Model, subfolder: Subfolder = None, revision: Revision = None, as_json: Json = False) -> None:
-    """Show the config of a model, or of each in a pipeline, what was done to it, and the bytes of every packed layer."""
+    """Show the config of a model, or of each in a pipeline, what was done to it, and the bytes of packed layers."""
     from ..saved.inspection import describe, format_description
 
     description = describe(model, **Place(subfolder, revision).hub_options(model))

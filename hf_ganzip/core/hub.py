@@ -129,8 +129,8 @@ def network_folder(
             (network,) = choose_components(networks, None, str(name))
         except ValueError as error:
             raise ValueError(
-                f"{name} is a pipeline with {len(networks)} networks ({', '.join(networks) or 'none'}); one is needed. Give the "
-                "folder of one of them, or subfolder=."
+                f"{name} is a pipeline with {len(networks)} networks ({', '.join(networks) or 'none'}); one is "
+                "needed. Give the folder of one of them, or subfolder=."
             ) from error
         options["subfolder"] = "/".join(filter(None, (subfolder, network)))
     elif not (folder / "config.json").is_file():

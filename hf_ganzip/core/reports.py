@@ -43,7 +43,8 @@ class Report:
         lines = textwrap.TextWrapper(
             119, subsequent_indent="  ", break_on_hyphens=False, max_lines=2, placeholder=" ..."
         )
-        return f"{lines.fill(f'{type(self).__name__}: {facts}')}\n  print() shows all of it, .to_pandas() and .to_dict() give it"
+        head = lines.fill(f"{type(self).__name__}: {facts}")
+        return f"{head}\n  print() shows all of it, .to_pandas() and .to_dict() give it"
 
     def _repr_html_(self) -> str:
         folded = (

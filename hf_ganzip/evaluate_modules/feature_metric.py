@@ -172,8 +172,8 @@ def _features(sides: dict[str, Any], extractor: Any) -> dict[str, Any]:
         if isinstance(x, list) or x.ndim == 4:
             what = f"{len(x)} PIL images" if isinstance(x, list) else f"images of shape {tuple(x.shape)}"
             raise ValueError(
-                f'{side} are {what}, and no feature_extractor= was given; pass feature_extractor="fashion_mnist", another extractor of hf_ganzip '
-                "or a callable, or features (n, d)."
+                f'{side} are {what}, and no feature_extractor= was given; pass feature_extractor="fashion_mnist", '
+                "another extractor of hf_ganzip or a callable, or features (n, d)."
             )
     return sides
 
@@ -185,13 +185,14 @@ def _as_images(side: str, values: Any) -> torch.Tensor:
         sizes = sorted({image.shape[:2] for image in images})
         if len(sizes) > 1:
             raise ValueError(
-                f"{side} are images of {len(sizes)} different sizes, {sizes[0]} and {sizes[1]} (height, width) among them; resize them to one."
+                f"{side} are images of {len(sizes)} different sizes, {sizes[0]} and {sizes[1]} (height, width) among "
+                "them; resize them to one."
             )
         return stack_images(images)
     images = torch.as_tensor(values)
     if images.ndim != 4 or images.dtype != torch.uint8 or images.shape[1] not in (1, 3):
         raise ValueError(
-            f"{side} has shape {tuple(images.shape)} and dtype {images.dtype}; with feature_extractor= allowed are images uint8 "
-            "(n, C, H, W), C 1 or 3, and lists or columns of PIL images of one size."
+            f"{side} has shape {tuple(images.shape)} and dtype {images.dtype}; with feature_extractor= allowed are "
+            "images uint8 (n, C, H, W), C 1 or 3, and lists or columns of PIL images of one size."
         )
     return images

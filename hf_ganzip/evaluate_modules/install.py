@@ -34,8 +34,9 @@ def install_metrics() -> dict[str, Path]:
         for file in target.glob(f"*/{name}.py"):
             if "hf_ganzip" not in file.read_text(encoding="utf-8"):
                 raise ValueError(
-                    f"evaluate has cached a metric {name} that is not of hf_ganzip: {file.parent}. Remove that folder, or leave "
-                    f'it: after `import hf_ganzip`, evaluate.load("{name}") is ours without being installed. Nothing was installed.'
+                    f"evaluate has cached a metric {name} that is not of hf_ganzip: {file.parent}. Remove that "
+                    f'folder, or leave it: after `import hf_ganzip`, evaluate.load("{name}") is ours without being '
+                    "installed. Nothing was installed."
                 )
     return {name: _install(name, folder, targets[name]) for name, folder in metric_folders().items()}
 

@@ -29,7 +29,8 @@ def eval_results(reports: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     Figures that are not finite are left out.
 
     Example:
-        >>> conditions = {"reference": "org/images", "reference_dataset": "org/images", "n_generated": 50, "n_real": 60, "seed": 0}
+        >>> conditions = {"reference": "org/images", "reference_dataset": "org/images", "seed": 0}
+        >>> conditions |= {"n_generated": 50, "n_real": 60}
         >>> report = {"metrics": {"fid": {"frechet_distance": 3.0}}, "conditions": conditions}
         >>> print(eval_results([report])[".eval_results/hf-ganzip-org-images.yaml"], end="")
         - dataset:

@@ -330,8 +330,8 @@ def common_digest(sides: Mapping[str, Source], digest: str | None) -> str | None
     for side in sides.values():
         if digest and side.extractor_digest not in (None, digest):
             raise ValueError(
-                f"{side.name} holds features of another extractor (digest {side.extractor_digest[:12]}, here {digest[:12]}); "
-                "extract both sides with one."
+                f"{side.name} holds features of another extractor (digest {side.extractor_digest[:12]}, here "
+                f"{digest[:12]}); extract both sides with one."
             )
     digests = sorted({side.extractor_digest for side in sides.values() if side.extractor_digest is not None})
     if len(digests) > 1:

@@ -64,8 +64,8 @@ def sample_images(
         return sample_diffusion(model, num_samples, seed=seed, steps=steps, clip_sample=clip_sample, **options)
     if "z_dim" not in model.config:
         raise ValueError(
-            f"sample_images: {type(model).__name__} is no GAN generator (its config has no z_dim) and no UNet2DModel. Networks that "
-            "are told what to draw need their pipeline: `hf-ganzip sample FOLDER OUTPUT --prompt TEXT`."
+            f"sample_images: {type(model).__name__} is no GAN generator (its config has no z_dim) and no UNet2DModel. "
+            "Networks that are told what to draw need their pipeline: `hf-ganzip sample FOLDER OUTPUT --prompt TEXT`."
         )
     pipeline = GANPipeline(model)
     pipeline.set_progress_bar_config(disable=True)

@@ -89,7 +89,8 @@ def export(
         raise ValueError(f"{folder} is not empty; choose a new folder.")
     if not FIRST_OPSET <= opset <= LAST_OPSET:
         raise ValueError(
-            f"opset is {opset}; allowed are {FIRST_OPSET}, which brought 4-bit integers, to {LAST_OPSET}, which brought 2-bit ones."
+            f"opset is {opset}; allowed are {FIRST_OPSET}, which brought 4-bit integers, to {LAST_OPSET}, which "
+            "brought 2-bit ones."
         )
     for name in ("onnx", "onnxscript", "onnxruntime"):
         library(name)

@@ -177,7 +177,7 @@ class Builder:
         return self._original(name, layout, buffers, values, shape)
 
     def integers(self, name: str, layer: nn.Module) -> IntegerWeight:
-        """The weight of a packed layer as int8 and scales; see :func:`hf_ganzip.quantization.integers.integer_weight`."""
+        """Weight of a packed layer as int8 and scales; see :func:`hf_ganzip.quantization.integers.integer_weight`."""
         layout, buffers = layer.packed_layout, layer.packed_buffers()
         codes, stored_as = self.codes(name, layout, buffers["weight_codes"])
         scale = self.scale(name, layout, buffers["weight_scale"])

@@ -30,8 +30,8 @@ class Family:
         counts_vectors: Biases and norms count as operations in the papers' tables.
         calibration: (model, batch size, seed) -> endless repeatable forward passes ``model -> output`` on inputs that
             need no data.
-        sensitive: Model -> glob patterns, as in ``QuantizeConfig.skip``, of modules that need more bits than the others: few weights
-            that all others depend on. A pattern may match nothing, where a model has no such part.
+        sensitive: Model -> glob patterns, as in ``QuantizeConfig.skip``, of modules that need more bits than the
+            others: few weights that all others depend on. A pattern may match nothing, where a model has no such part.
         samples_together: Samples of a batch of ``calibration`` when sensitivities are measured: few where a batch
             shares a timestep, so that many timesteps are seen.
         mixed: As ``calibration``, with a timestep of its own for every sample of a batch, for training; None:

@@ -22,7 +22,8 @@ def recorded_inputs(
         run: Runs it; its result is ignored.
 
     Returns:
-        Function (model, batch size, seed) -> endless forward passes in random order, each with the whole batch of the recorded one: the batch size is that of ``run``.
+        Function (model, batch size, seed) -> endless forward passes in random order, each with the whole batch
+        of the recorded one: the batch size is that of ``run``.
 
     Raises:
         ValueError: ``run()`` did not run the model.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calibration inputs of diffusion models, without data: the states of a model's own trajectories from noise to image."""
+"""Calibration inputs of diffusion models, without data: states of a model's own trajectories from noise to image."""
 
 from __future__ import annotations
 

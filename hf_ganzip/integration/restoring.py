@@ -101,7 +101,8 @@ class RestoringQuantizer(DiffusersQuantizer):
 
     def check_quantized_param_shape(self, param_name: str, current: Tensor, loaded: Tensor) -> bool:
         raise ValueError(
-            f"{param_name} has shape {tuple(loaded.shape)} in the checkpoint; config.json asks for {tuple(current.shape)}."
+            f"{param_name} has shape {tuple(loaded.shape)} in the checkpoint; config.json asks for "
+            f"{tuple(current.shape)}."
         )
 
     def create_quantized_param(

@@ -24,7 +24,7 @@ _SPARE = 4  # neighbours beyond the k-th that are remembered, in case rounding c
 
 
 def rounding_of(dtype: torch.dtype, dim: int) -> float:
-    """Error of a squared distance from a matrix product, relative to the sum of the squared norms of the two vectors."""
+    """Error of a squared distance from a matrix product, relative to the sum of the two squared norms."""
     return (32 + dim**0.5) * torch.finfo(dtype).eps
 
 

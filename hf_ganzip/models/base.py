@@ -217,8 +217,8 @@ def check_sources(generator: RandomSource, count: int) -> None:
         raise TypeError(f"generator is {generator}; allowed is a source: torch.Generator().manual_seed({generator}).")
     if isinstance(generator, list) and len(generator) != count:
         raise ValueError(
-            f"generator is a list of {len(generator)} for {count} samples; allowed are one per sample, or one generator "
-            "that is no list."
+            f"generator is a list of {len(generator)} for {count} samples; allowed are one per sample, or one "
+            "generator that is no list."
         )
 
 

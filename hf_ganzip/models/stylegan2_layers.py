@@ -93,7 +93,7 @@ class EqualizedConv2d(nn.Module):
 def resampled_conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None, resample: str | None, kernel: Tensor, padding: int
 ) -> Tensor:
-    """Convolve ``x`` (B, I, H, W) with ``weight`` (O, I, k, k), k in {1, 3}, and double or halve its size on the way."""
+    """Convolve ``x`` (B, I, H, W) with ``weight`` (O, I, k, k), k in {1, 3}, and double or halve its size."""
     size = kernel.shape[0]
     if resample is None:
         return F.conv2d(x, weight, bias, padding=padding)

@@ -136,7 +136,10 @@ def find_licence(
     if (found := _stated(_head(folder / "README.md"))) and found.get("license_name") != name:
         return Licence(found)
     if name and not name.startswith("unknown"):
-        note = f"The licence {name} was inferred from the file's format, not stated: find out whether it holds before you use the weights."
+        note = (
+            f"The licence {name} was inferred from the file's format, not stated: find out whether it holds before "
+            "you use the weights."
+        )
         return Licence({"license": "other", "license_name": name}, note)
     of_base: Mapping[str, Any] = {}
     if base.name in ASSETS:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of a card: costs, figures with their conditions, the source of converted weights, and what each step did."""
+"""Tables of a card: costs, figures with their conditions, the source of converted weights, what each step did."""
 
 from __future__ import annotations
 
@@ -98,7 +98,8 @@ def changes(reports: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         lines.append(f"- prune by {report['criterion']}: {text}")
     for report in reports["refine"]:
         weights = [tensor for tensor in report["tensors"] if tensor["singular_values_before"] is not None]
-        text = f"{len(weights)} weights and {len(report['tensors']) - len(weights)} biases scaled, {len(report['norms'])} norms reset"
+        biases = len(report["tensors"]) - len(weights)
+        text = f"{len(weights)} weights and {biases} biases scaled, {len(report['norms'])} norms reset"
         lines.append(f"- refine by {report['scaling']}: {text}")
     for report in reports["quantize"]:
         done = [layer for layer in report["layers"] if layer["skipped"] is None]

@@ -91,7 +91,8 @@ def input_ranges(model: nn.Module, names: Iterable[str], config: QuantizeConfig)
     broken = [name for name, pair in ends.items() if not all(torch.isfinite(end) for end in pair)]
     if broken:
         raise ValueError(
-            f"quantize_: layers are given NaN or infinity while the ranges of activations are found: {', '.join(broken[:8])}; nothing was "
-            "changed. Skip them (overrides={'NAME': {'activations': None}}), or look at the model's inputs."
+            "quantize_: layers are given NaN or infinity while the ranges of activations are found: "
+            f"{', '.join(broken[:8])}; nothing was changed. "
+            "Skip them (overrides={'NAME': {'activations': None}}), or look at the model's inputs."
         )
     return {name: dict(zip(("input_scale", "input_zero_point"), range_codes(*pair))) for name, pair in ends.items()}

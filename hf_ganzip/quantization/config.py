@@ -251,14 +251,16 @@ class QuantizeConfig:
             why = why or ("svd_rank" if values["svd_rank"] else "hadamard=True" if values["hadamard"] else None)
             if why:
                 raise ValueError(
-                    f"activations is 'int8' with {why}, which are no integers times a scale per output channel; give method 'mse_clip', 'linear', 'aciq' "
-                    "or 'gptq', granularity 'channel' or 'tensor' and symmetric=True, or activations=None (in overrides, for some layers)."
+                    f"activations is 'int8' with {why}, which are no integers times a scale per output channel; give "
+                    "method 'mse_clip', 'linear', 'aciq' or 'gptq', granularity 'channel' or 'tensor' and "
+                    "symmetric=True, or activations=None (in overrides, for some layers)."
                 )
             values["hadamard"] = False
             values["activations"] = "dynamic" if self.activation_range == "dynamic" else "static"
         if hasattr(method, "quantize_channels") and (grouped or not values["symmetric"]):
             raise ValueError(
-                "outlier_splitting takes granularity 'tensor' or 'channel' and symmetric=True: it has no groups and no offsets."
+                "outlier_splitting takes granularity 'tensor' or 'channel' and symmetric=True: it has no groups and "
+                "no offsets."
             )
         return LayerSettings(**values)
 

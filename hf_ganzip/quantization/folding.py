@@ -13,7 +13,7 @@ from ..core.modes import evaluating
 
 
 def is_parametrized(module: nn.Module) -> bool:
-    """Whether the weight is computed from other tensors, by parametrizations, a forward pre-hook or the module itself."""
+    """Whether the weight is computed from other tensors: by parametrizations, a forward pre-hook or the module."""
     return parametrize.is_parametrized(module, "weight") or _hook(module) is not None or _is_normalized(module)
 
 

@@ -31,8 +31,8 @@ from .layout import PackedLayout
 COMPUTE_MODES = ("packed", "dequantized", "int8")
 
 _READ_ONLY = (
-    "the weight of a packed layer is read-only: writing to it, for example by merging a LoRA by hand, or a DoRA, would be lost. "
-    "Call hf_ganzip.dequantize_(model) first, or keep the adapter unmerged."
+    "the weight of a packed layer is read-only: writing to it, for example by merging a LoRA by hand, or a DoRA, "
+    "would be lost. Call hf_ganzip.dequantize_(model) first, or keep the adapter unmerged."
 )
 _WRITES = re.compile(
     r"__set\w*__|__i(add|sub|mul|div|truediv|floordiv|mod|pow|and|or|xor|lshift|rshift)__|[a-z]\w*[^_]_"
@@ -280,7 +280,8 @@ def set_compute_(model: nn.Module, compute: str) -> None:
         raise ValueError("set_compute_: the model has no packed layer; quantize it first.")
     if compute == "int8" and not any(module.packed_layout.activations for module in modules.values()):
         raise ValueError(
-            "set_compute_: compute is 'int8', and no layer rounds its activations; quantize the model with activations='int8'."
+            "set_compute_: compute is 'int8', and no layer rounds its activations; quantize the model with "
+            "activations='int8'."
         )
     for module in modules.values():
         module.packed_compute = compute

@@ -196,8 +196,8 @@ def _fit_groups(weights: dict[str, nn.Module], settings: dict[str, LayerSettings
     if grouped and not fitted:
         asked = " and ".join(map(str, sorted({chosen.group_size for chosen in grouped.values()})))
         return [
-            f"no layer has output channels that group_size {asked} or a smaller size of at least {_SMALLEST_GROUP} divides; "
-            "set granularity 'channel'"
+            f"no layer has output channels that group_size {asked} or a smaller size of at least {_SMALLEST_GROUP} "
+            "divides; set granularity 'channel'"
         ]
     return []
 
@@ -226,8 +226,9 @@ def _fit_low_rank(
         name = max(pays, key=pays.__getitem__)
         outputs, *inputs = channels_first_shape(weights[name])
         problems.append(
-            f"svd_rank is {config.svd_rank}, which is larger than any layer has use for; {name}, {outputs} x {math.prod(inputs)} as a matrix, "
-            f"has for {pays[name]} (more costs over a bit per weight); choose more bits, or set svd_rank of a layer in overrides"
+            f"svd_rank is {config.svd_rank}, which is larger than any layer has use for; {name}, {outputs} x "
+            f"{math.prod(inputs)} as a matrix, has for {pays[name]} (more costs over a bit per weight); choose more "
+            "bits, or set svd_rank of a layer in overrides"
         )
     return problems
 

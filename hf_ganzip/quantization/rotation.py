@@ -34,7 +34,7 @@ def rotated(weight: Tensor, block: int) -> Tensor:
 
 
 def unrotated(weight: Tensor, block: int) -> Tensor:
-    """Inverse of :func:`rotated`: sums and differences in a fixed order, the same bits by any kernel and in any parts."""
+    """Inverse of :func:`rotated`: sums and differences in a fixed order, the same bits by any kernel, in any parts."""
     values = _transformed(weight, block) * 2.0 ** -((block.bit_length() - 1) // 2)
     return values * _signs(weight.shape[1]).to(weight)
 

@@ -124,7 +124,8 @@ def pack_quantized(
 def weight_shape(module: nn.Module) -> tuple[int, ...]:
     if isinstance(module, PackedWeightMixin):
         return module.packed_layout.shape
-    return tuple(folded_weight(module).shape) if is_parametrized(module) else tuple(module.weight.shape)  # type: ignore[arg-type]
+    weight = folded_weight(module) if is_parametrized(module) else module.weight
+    return tuple(weight.shape)  # type: ignore[arg-type]
 
 
 def channels_first_shape(module: nn.Module) -> tuple[int, ...]:

@@ -74,8 +74,9 @@ class SensitivityReport(Report):
         return [layer.name for layer in self.layers if layer.errors[bits] > max_error]
 
     def float_activations(self, share: float = 0.5) -> dict[str, dict[str, None]]:
-        """The fewest layers that together cause ``share`` of the errors of activations, which stay in floating point then: ``overrides`` for
-        :class:`~hf_ganzip.QuantizeConfig` with ``activations="int8"``.
+        """The fewest layers that together cause ``share`` of the errors of activations, to stay in floating point.
+
+        As ``overrides`` for :class:`~hf_ganzip.QuantizeConfig` with ``activations="int8"``.
 
         Raises:
             ValueError: Activations were not measured, or a share outside 0..1.
@@ -112,14 +113,14 @@ class SensitivityReport(Report):
         if (mean_bits is None) == (target_bytes is None):
             raise ValueError("allocate takes one budget: mean_bits or target_bytes.")
         weights = sum(layer.weights for layer in self.layers)
-        budget = target_bytes if target_bytes is not None else int(mean_bits * weights / 8)  # type: ignore[operator]  # one is given
+        budget = target_bytes if target_bytes is not None else int(mean_bits * weights / 8)  # type: ignore[operator]
         hulls = {layer.name: _hull(layer) for layer in self.layers}
         level = dict.fromkeys(hulls, 0)
         spent = sum(hull[0][1] for hull in hulls.values())
         if spent > budget:
             raise ValueError(
-                f"allocate: the fewest bits take {spent} bytes ({8 * spent / weights:.3f} bits per weight), more than the budget of "
-                f"{budget}. Measure fewer bits, or raise the budget."
+                f"allocate: the fewest bits take {spent} bytes ({8 * spent / weights:.3f} bits per weight), more than "
+                f"the budget of {budget}. Measure fewer bits, or raise the budget."
             )
         steps = []
         for name, hull in hulls.items():

@@ -121,8 +121,8 @@ class Finetuning:
             processes, micro = self.accelerator.num_processes, self.args.gradient_accumulation_steps
             if preset["train_batch_size"] % (processes * micro):
                 raise ValueError(
-                    f"the preset's batch of {preset['train_batch_size']} cannot be shared out over {processes} processes and "
-                    f"--gradient_accumulation_steps {micro}; give --train_batch_size."
+                    f"the preset's batch of {preset['train_batch_size']} cannot be shared out over {processes} "
+                    f"processes and --gradient_accumulation_steps {micro}; give --train_batch_size."
                 )
             options["train_batch_size"] //= processes * micro
         return kind(**options | flags)
@@ -178,8 +178,8 @@ class Finetuning:
         ]
         if not (found or base in ASSETS or "/" in base):
             raise ValueError(
-                f"--teacher: the record of {named} says that it was pruned from {base or 'a model without a name'!r}, which is no other folder "
-                "here or beside it, no bundled name and no Hub id; give --teacher."
+                f"--teacher: the record of {named} says that it was pruned from {base or 'a model without a name'!r}, "
+                "which is no other folder here or beside it, no bundled name and no Hub id; give --teacher."
             )
         return load_model(found[0]) if found else load_model(base, revision=revision or None)
 

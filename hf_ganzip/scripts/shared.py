@@ -95,7 +95,8 @@ def load_data(args: argparse.Namespace, resolution: int) -> TensorDataset:
         return smoke_images(resolution)
     if args.train_data_dir and not Path(resolve(args.train_data_dir)).exists():
         raise FileNotFoundError(
-            f"--train_data_dir is {args.train_data_dir}; there is no such folder. A `datasets` id goes to --dataset_name."
+            f"--train_data_dir is {args.train_data_dir}; there is no such folder. A `datasets` id goes to "
+            "--dataset_name."
         )
     return load_images(
         args.dataset_name or args.train_data_dir,

@@ -54,11 +54,12 @@ def write_report(report: dict[str, Any], output: Path) -> None:
     followed = [name for name in _DIGITS if name in measured]
     compared = len(variants_of(runs)) > 1
     lines = [
-        f"# Singular Value Scaling: {Path(str(conditions['model'])).name}, {conditions['ratio']:.0%} of the channels removed",
+        f"# Singular Value Scaling: {Path(str(conditions['model'])).name}, {conditions['ratio']:.0%} of the channels "
+        "removed",
         "",
-        f"Mean and standard deviation over seeds after {conditions['max_train_steps']} steps of {conditions['train_batch_size']} images; "
-        f"{conditions['num_samples']} generated against the images of {conditions['reference']}, KNN with k = 3. "
-        + _of_dense(dense),
+        f"Mean and standard deviation over seeds after {conditions['max_train_steps']} steps of "
+        f"{conditions['train_batch_size']} images; {conditions['num_samples']} generated against the images of "
+        f"{conditions['reference']}, KNN with k = 3. " + _of_dense(dense),
         "",
         *runs_table(runs, columns, "start"),
         "",
@@ -81,7 +82,10 @@ def write_report(report: dict[str, Any], output: Path) -> None:
 
 
 def _of_dense(dense: Mapping[str, float]) -> str:
-    said = f"The dense network: FD {dense['frechet_distance']:.2f}, KNN P {dense['precision']:.3f}, R {dense['recall']:.3f}"
+    said = (
+        f"The dense network: FD {dense['frechet_distance']:.2f}, KNN P {dense['precision']:.3f}, "
+        f"R {dense['recall']:.3f}"
+    )
     if "noise_error" in dense:
         said += f", noise error {dense['noise_error']:.5f} (mean square, held-out images)"
     return said + (
@@ -92,7 +96,8 @@ def _of_dense(dense: Mapping[str, float]) -> str:
 def _differences(runs: list[dict], followed: Sequence[str]) -> list[str]:
     """Tables of the differences to the first variant over the training."""
     lines = [
-        f"Differences to {next(iter(variants_of(runs)))}, seed by seed, after so many steps: mean and 95 % interval (Student's t).",
+        f"Differences to {next(iter(variants_of(runs)))}, seed by seed, after so many steps: mean and 95 % interval "
+        "(Student's t).",
         "",
     ]
     steps = [point["step"] for point in runs[0]["curve"]]

@@ -100,7 +100,7 @@ class Drawing:
         return options | {"sampler": "DDIM, eta 0", "steps": len(self._timesteps()), **self._schedule}
 
     def images(self, model: Any, seed: int, drawn: Callable[[int], Any]) -> tuple[Tensor, Tensor | None]:
-        """Images (N, C, H, W) uint8 of one draw and their classes (N,), None without; ``drawn`` is told of every few."""
+        """Images (N, C, H, W) uint8 of one draw and their classes (N,), or None; ``drawn`` is told of every few."""
         images: list[Tensor] = []
         labels: list[Any] = []
         for first in range(0, self.config.num_samples, _AT_ONCE):

@@ -54,7 +54,8 @@ def correlation(x: Sequence[float], y: Sequence[float], *, method: str = "pearso
     shapes = [column.shape for column in columns.values()]
     if shapes[0] != shapes[1] or len(shapes[0]) != 1 or len(columns["x"]) < 3:
         raise ValueError(
-            f"correlation: x has shape {shapes[0]} and y {shapes[1]}; allowed are two lists of the same length, 3 or more."
+            f"correlation: x has shape {shapes[0]} and y {shapes[1]}; allowed are two lists of the same length, 3 or "
+            "more."
         )
     for name, column in columns.items():
         if not np.isfinite(column).all():
@@ -106,8 +107,8 @@ def correlation_table(
         missing = [index for index, row in enumerate(rows) if name not in row]
         if missing and len(missing) < len(rows):
             raise ValueError(
-                f"correlation_table: {name} is missing in rows {', '.join(map(str, missing))}; every row or none must have it. "
-                f"Evaluate those models with the same metrics."
+                f"correlation_table: {name} is missing in rows {', '.join(map(str, missing))}; every row or none must "
+                "have it. Evaluate those models with the same metrics."
             )
         if not missing:
             columns[name] = [float(row[name]) for row in rows]

@@ -61,8 +61,9 @@ class WeightAverage:
         share = self.share_of_start(steps)
         if share > _MUCH_OF_START:
             logger.warning(
-                "the average of the weights, which is what is saved, will be %.0f %% starting point after the %d images of this run: its "
-                "half-life is %.0f images; train longer, set ema_rampup to %s, or shorten the half-life",
+                "the average of the weights, which is what is saved, will be %.0f %% starting point after the %d "
+                "images of this run: its half-life is %.0f images; train longer, set ema_rampup to %s, or shorten the "
+                "half-life",
                 100 * share,
                 steps * self.images_per_step,
                 self.half_life,

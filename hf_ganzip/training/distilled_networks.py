@@ -22,8 +22,8 @@ def published_layers(generator: nn.Module) -> tuple[tuple[str, ...], tuple[tuple
     """Layers whose outputs L_LD compares, and groups of layers whose styles give its directions, as in the published
     scripts.
 
-    StyleGAN2: outputs at 16 to 128 pixels, styles of the blocks of 8 to 128; networks of at most 64 pixels: from 8 on. StyleGAN3: every
-    second of the layers before the last four, as L2, L4, L6 and L9 of 256 pixels.
+    StyleGAN2: outputs at 16 to 128 pixels, styles of the blocks of 8 to 128; networks of at most 64 pixels: from 8 on.
+    StyleGAN3: every second of the layers before the last four, as L2, L4, L6 and L9 of 256 pixels.
     """
     if hasattr(generator.synthesis, "block_resolutions"):
         sizes = [size for size in generator.synthesis.block_resolutions if 8 <= size <= 128]

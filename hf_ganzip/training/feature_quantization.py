@@ -112,7 +112,8 @@ def add_feature_quantizers(model: nn.Module, places: str | Mapping[str, FQConfig
     model.register_forward_pre_hook(_Begin(losses))
     model.register_forward_hook(_AddLoss(losses))
     if hasattr(model, "register_to_config"):
-        model.register_to_config(feature_quantizers={path: asdict(config) for path, config in configs.items()})  # type: ignore[operator]  # ConfigMixin's
+        options = {path: asdict(config) for path, config in configs.items()}
+        model.register_to_config(feature_quantizers=options)  # type: ignore[operator]  # ConfigMixin's
 
 
 def remove_feature_quantizers(model: nn.Module) -> None:

@@ -46,7 +46,8 @@ class TranslationConfig(RunConfig):
         super().__post_init__()
         if self.dataloader_num_workers:
             raise ValueError(
-                f"dataloader_num_workers is {self.dataloader_num_workers}; allowed is 0: the images are in memory and cut there."
+                f"dataloader_num_workers is {self.dataloader_num_workers}; allowed is 0: the images are in memory and "
+                "cut there."
             )
 
 
@@ -205,7 +206,8 @@ class _Training(TrainingRun):
         for name, images in (("a", images_a), ("b", images_b)):
             if tuple(images.shape[1:]) != (channels, side, side) or not len(images):
                 raise ValueError(
-                    f"train_translation: images_{name} are {tuple(images.shape)}; allowed are (N, {channels}, {side}, {side}), N >= 1."
+                    f"train_translation: images_{name} are {tuple(images.shape)}; allowed are (N, {channels}, {side}, "
+                    f"{side}), N >= 1."
                 )
         self.images = {"a": images_a, "b": images_b}
         images_per_step = config.train_batch_size * accelerator.num_processes

@@ -198,7 +198,8 @@ def _draw_both(
             shapes = [tuple(images[side.role][-1].shape[1:]) for side in (first, second)]
             if shapes[0] != shapes[1]:
                 raise ValueError(
-                    f"compare: images of the original are {shapes[0]}, of the candidate {shapes[1]} (C, H, W); they must be equal."
+                    f"compare: images of the original are {shapes[0]}, of the candidate {shapes[1]} (C, H, W); they "
+                    "must be equal."
                 )
     return {role: torch.cat(each) for role, each in images.items()}, seconds, replay
 

@@ -117,7 +117,8 @@ def _pixels(side: Side, output: Any, count: int, first: int) -> Tensor:
     values = torch.as_tensor(np.asarray(images)).permute(0, 3, 1, 2)
     if bad := [first + i for i in range(count) if not bool(torch.isfinite(values[i]).all())]:
         raise ValueError(
-            f"compare: {side.role}: images {', '.join(map(str, bad[:5]))} are NaN or infinite though the denoiser's outputs are not; see its decoder."
+            f"compare: {side.role}: images {', '.join(map(str, bad[:5]))} are NaN or infinite though the denoiser's "
+            "outputs are not; see its decoder."
         )
     return (values.float() * 255).round().clamp(0, 255).to(torch.uint8).contiguous()
 

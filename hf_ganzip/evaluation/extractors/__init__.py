@@ -149,8 +149,8 @@ def extract_features(
                 rows = torch.empty(len(images), features.shape[1])
             if features.shape[1] != rows.shape[1]:
                 raise ValueError(
-                    f"extract_features: the extractor returned {features.shape[1]} features of images of size {tuple(batch.shape[2:])}, "
-                    f"and {rows.shape[1]} of others; set resolution."
+                    f"extract_features: the extractor returned {features.shape[1]} features of images of size "
+                    f"{tuple(batch.shape[2:])}, and {rows.shape[1]} of others; set resolution."
                 )
             rows[places] = features.detach().float().cpu()
             bar.update(len(batch))

@@ -95,8 +95,8 @@ class GPTQ:
         trace = float(total.diagonal().sum()) if isinstance(total, Tensor) else 0.0
         if not math.isfinite(trace):
             raise ValueError(
-                f"gptq: the curvature of {name} is not finite: the model's output or its gradients are NaN or infinite; "
-                "nothing was changed. Look at the model's outputs, and at `inputs`."
+                f"gptq: the curvature of {name} is not finite: the model's output or its gradients are NaN or "
+                "infinite; nothing was changed. Look at the model's outputs, and at `inputs`."
             )
         if not trace > 0:
             return None  # the layer does not move the output

@@ -226,8 +226,8 @@ class _Run:
                     bar.set_postfix(error=f"{error:.2e}", best=f"{self.best[0]:.2e}")
                     if error > _DIVERGED * max(self.first, _SMALL):
                         warnings.warn(
-                            f"latent_distill: diverged at step {step + 1} (error {error:.3g}, {self.first:.3g} before the first step); "
-                            "stopped, and the best state is kept. Lower learning_rate.",
+                            f"latent_distill: diverged at step {step + 1} (error {error:.3g}, {self.first:.3g} before "
+                            "the first step); stopped, and the best state is kept. Lower learning_rate.",
                             stacklevel=2,
                         )
                         break

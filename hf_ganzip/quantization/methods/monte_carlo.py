@@ -28,11 +28,13 @@ class MonteCarlo:
         samples_per_weight: N / number of weights instead of the largest N; hits beyond the largest code are clipped.
 
     Example:
-        >>> MonteCarlo(samples_per_weight=1)(torch.tensor([[0.5, -0.25, 0.125, 0.125]]), bits=3).codes.abs().sum().item()
+        >>> rows = torch.tensor([[0.5, -0.25, 0.125, 0.125]])
+        >>> MonteCarlo(samples_per_weight=1)(rows, bits=3).codes.abs().sum().item()
         4
 
     Source:
-        Mordido et al., "Monte Carlo Gradient Quantization" and section 4.1 of the compression paper, as read in their text: no code was published.
+        Mordido et al., "Monte Carlo Gradient Quantization" and section 4.1 of the compression paper, as read in their
+        text: no code was published.
     """
 
     preset: ClassVar[str] = "paper"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Outlier channel splitting (S+Q): input channels with the largest weights are halved and duplicated before rounding."""
+"""Outlier channel splitting (S+Q): input channels with the largest weights are halved and doubled before rounding."""
 
 from __future__ import annotations
 
