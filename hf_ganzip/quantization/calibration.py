@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..families import family_of
+from ..families.passes import Calibration, Pass
 from .folding import fold_rest_, is_parametrized, remove_parametrization_
 from .grid import QuantizedRows
 from .packed import packed_modules, unpack_module_
@@ -57,8 +58,8 @@ class CalibrationTask:
         return model
 
     def batches(
-        self, inputs: Callable | None, batch_size: int, seed: int, *, mixed: bool = False
-    ) -> Iterator[Callable[[nn.Module], Tensor]]:
+        self, inputs: Calibration | None, batch_size: int, seed: int, *, mixed: bool = False
+    ) -> Iterator[Pass]:
         """Endless forward passes ``model -> output`` (B, ...), each repeatable, of ``inputs`` or of the model's own
         inputs, ``mixed`` for training.
 
@@ -86,7 +87,7 @@ def copy_of(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model)
 
 
-def calibration_passes(model: nn.Module, inputs: Callable | None = None) -> Iterator[Callable[[nn.Module], Tensor]]:
+def calibration_passes(model: nn.Module, inputs: Calibration | None = None) -> Iterator[Pass]:
     """A fixed number of repeatable passes ``model -> output`` of ``inputs``, or of the family's own: one for every
     timestep of a trajectory.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -21,6 +21,7 @@ from ..core.modes import evaluating
 from ..core.record import table
 from ..core.reports import Report, conditions_table
 from ..families import family_of
+from ..families.passes import Calibration
 from .calibration import CalibrationTask, expanded, substituted
 from .config import QuantizeConfig
 from .methods.base import row_method
@@ -177,7 +178,7 @@ def sensitivity(
     *,
     config: Any = None,
     num_samples: int = 32,
-    inputs: Callable[[nn.Module, int, int], Iterator[Callable[[nn.Module], Tensor]]] | None = None,
+    inputs: Calibration | None = None,
     activations: bool = False,
     progress: bool = True,
 ) -> SensitivityReport:

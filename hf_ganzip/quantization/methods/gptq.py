@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ...core.modes import evaluating, only_gradients_of
+from ...families.passes import Calibration
 from ..calibration import CalibrationTask, channels_first
 from ..grid import QuantizedRows, nearest_codes
 from ..rotation import rotated_curvature
@@ -53,7 +53,7 @@ class GPTQ:
     batch_size: int = 4
     damping: float = 0.03
     seed: int = 0
-    inputs: Callable[[nn.Module, int, int], Iterator[Callable[[nn.Module], Tensor]]] | None = None
+    inputs: Calibration | None = None
     progress: bool = field(default=True, metadata={"recorded": False})
 
     def __call__(self, rows: Tensor, bits: int, scale_dtype: torch.dtype = torch.float32) -> QuantizedRows:

@@ -8,7 +8,7 @@ import functools
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from ...core.modes import evaluating, only_gradients_of, watching
 from ...families import family_of
+from ...families.passes import Calibration, Pass
 from ..calibration import CalibrationTask, expanded, substituted
 from ..grid import QuantizedRows
 from .base import base_method
@@ -90,7 +91,7 @@ class LatentDistill:
     moment_weight: float | None = None
     tune: str = "all"
     seed: int = 0
-    inputs: Callable[[nn.Module, int, int], Iterator[Callable[[nn.Module], Tensor]]] | None = None
+    inputs: Calibration | None = None
     checkpoint_dir: str | None = field(default=None, metadata={"recorded": False})
     progress: bool = field(default=True, metadata={"recorded": False})
 
@@ -234,12 +235,12 @@ class _Run:
                     self._save(step + 1)
         self.student.load(self.best[1])
 
-    def _pass(self, forward: Callable[[nn.Module], Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def _pass(self, forward: Pass) -> tuple[Tensor, list[Tensor]]:
         """Outputs of the model and of its layers."""
         self.outputs.clear()
         return forward(self.model), self.outputs.copy()
 
-    def step(self, forward: Callable[[nn.Module], Tensor]) -> float:
+    def step(self, forward: Pass) -> float:
         """One optimizer step; returns the loss."""
         with torch.no_grad():
             target, features = self._pass(forward)
@@ -261,7 +262,7 @@ class _Run:
         return float(loss.detach())
 
     @torch.no_grad()
-    def measure(self, batches: list[Callable[[nn.Module], Tensor]]) -> float:
+    def measure(self, batches: list[Pass]) -> float:
         """Relative squared error of the output on held-out inputs."""
         tensors = self.student.tensors()
         errors = []
