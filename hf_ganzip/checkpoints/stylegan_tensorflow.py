@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TensorFlow-era pickles of StyleGAN, StyleGAN2 and StyleGAN2-ADA: (G, D, Gs) with named variables and source text
-(ignored).
+"""TensorFlow-era pickles of StyleGAN, StyleGAN2 and StyleGAN2-ADA: (G, D, Gs), named variables, source text (ignored).
 
 Also the comparison models of the ADA paper (zCR-, SN-, PA-, SS-GAN), which have the same generator. Variables are
 stored as (height, width, in, out); kernels of transposed convolutions point the other way.

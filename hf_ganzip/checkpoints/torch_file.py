@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading of files that ``torch.save`` wrote, zip and legacy, with :class:`.PickleReader`; stricter than
-``weights_only``.
+"""Reads what ``torch.save`` wrote, zip and legacy, with :class:`.PickleReader`; stricter than ``weights_only``.
 
 Sizes are checked against the bytes that are there before anything is allocated; compressed zip members (zip bombs) and
 members outside the archive's folder are refused.

@@ -21,9 +21,7 @@ from .shared import app, describe_error, settings
 
 
 def main() -> None:
-    """Entry point: an error is one line on standard error, exit code 1 (2 for wrong usage); ``--debug`` shows where it
-    came from.
-    """
+    """Entry point: an error is one line on stderr, exit code 1 (2 for wrong usage); ``--debug`` shows its origin."""
     try:
         app()
     except Exception as error:

@@ -85,8 +85,7 @@ def describe_error(error: Exception) -> str:
 
 
 def in_options(message: str, flags: Mapping[str, str]) -> str:
-    """A message of the library in the words of the command: its arguments by the options that set them, its functions
-    not at all.
+    """A message of the library in the words of the command: arguments by their options, functions not at all.
 
     Example:
         >>> flags = {"group_size": "--group-size", "requantize": "--requantize"}

@@ -74,9 +74,7 @@ class FeatureMetric(evaluate.Metric):
                 self._held[side].append(batch)
 
     def add(self, *, prediction=None, reference=None, **kwargs):
-        """Add one feature vector (d,) or one image of one side or of both; `evaluate.combine` says ``predictions`` and
-        ``references``.
-        """
+        """Add a feature vector (d,) or image; `evaluate.combine` says ``predictions`` and ``references``."""
         given = {"predictions": prediction, "references": reference}
         self._refuse("add", kwargs.keys() - given, "prediction and reference")
         one = {
@@ -93,9 +91,7 @@ class FeatureMetric(evaluate.Metric):
             )
 
     def compute(self, *, predictions=None, references=None, **kwargs):
-        """Compute over everything that was added, by all processes, and start anew; None on processes other than the
-        first.
-        """
+        """Compute over what all processes added, and start anew; None on processes other than the first."""
         self.add_batch(predictions=predictions, references=references)
         held, self._held = self._held, {side: [] for side in _SIDES}
         sides = {side: _joined(batches) for side, batches in held.items() if batches}
@@ -112,9 +108,7 @@ class FeatureMetric(evaluate.Metric):
         return self._compute(**sides, **kwargs)
 
     def _compute(self, predictions, references, feature_extractor=None, **options):
-        """Values for features, or for images with an extractor; options of other metrics in an `evaluate.combine` are
-        ignored.
-        """
+        """Values for features, or images and an extractor; options for other metrics of a combination are ignored."""
         accepted = _options_of(type(self).function)
         known = accepted.union(*map(_options_of, METRICS.values()))
         if unknown := ", ".join(sorted(set(options) - known)):

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put our `evaluate` modules where ``evaluate.load("NAME")`` finds them without the Hub, in processes that do not
-import hf_ganzip.
-"""
+"""Puts our `evaluate` modules where ``evaluate.load("NAME")`` finds them without the Hub and without hf_ganzip."""
 
 from __future__ import annotations
 

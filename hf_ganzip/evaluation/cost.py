@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model costs on this machine: parameters, MACs, bytes, peak memory, latency, next to the model it was made
-from.
-"""
+"""What a model costs on this machine, beside the one it was made from: parameters, MACs, bytes, memory, latency."""
 
 from __future__ import annotations
 
@@ -231,9 +229,7 @@ def printed_by(module: str, function: str, *arguments: str) -> int:
 
 
 def peak_of_folder(folder: str, dtype: str) -> None:
-    """Print the bytes by which loading the model in ``folder`` in ``dtype`` and one forward pass raise the memory of
-    this process.
-    """
+    """Print the bytes by which loading the model in ``folder`` and a forward pass raise the memory of this process."""
     from ..integration.opening import load_model
 
     torch.zeros(1) @ torch.zeros(1)

@@ -52,9 +52,7 @@ def eval_results(reports: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def write_eval_results(reports: Sequence[Mapping[str, Any]], folder: str | Path) -> list[Path]:
-    """Write the files of :func:`eval_results` into a model's folder, in place of those of an earlier call; their
-    paths.
-    """
+    """Write the files of :func:`eval_results` into a model's folder, in place of earlier ones; returns their paths."""
     for old in Path(folder, FOLDER).glob(f"{PREFIX}*.yaml"):
         old.unlink()
     written = []

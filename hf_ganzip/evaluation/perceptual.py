@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Likeness of paired images, by torchmetrics: SSIM and LPIPS. For translation and for a compressed model against its
-original.
-"""
+"""Likeness of paired images by torchmetrics, SSIM and LPIPS: for translation, and for compressed models."""
 
 from __future__ import annotations
 
@@ -129,8 +127,7 @@ def perceptual_distances(
 
 
 def load_network(net: str = "alex") -> torch.nn.Module:
-    """The LPIPS network with its calibrated layers, in evaluation mode, on the CPU; torchvision caches the backbone's
-    weights.
+    """LPIPS network with its calibrated layers, in eval mode, on the CPU; torchvision caches the backbone's weights.
 
     Raises:
         ImportError: torchmetrics or torchvision is missing.

@@ -58,8 +58,7 @@ class _Watching(TorchFunctionMode):
 def measured_ranges(
     model: nn.Module, plain: nn.Module, inputs: Callable[..., Any] | None = None, *, kind: str = "mse"
 ) -> dict[str, LayerRanges]:
-    """Ranges of all layers of ``model`` with activations of 8 bits, by name; inputs as they are stored, unless they
-    are dynamic.
+    """Ranges of all layers with activations of 8 bits, by name; inputs as they are stored, unless they are dynamic.
 
     Args:
         model: Packed.

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models as ONNX files: traced by torch's exporter, with weights as they are stored, compared with torch before they
-are left behind.
-"""
+"""Models as ONNX files: traced by torch's exporter, weights as they are stored, compared with torch."""
 
 from __future__ import annotations
 

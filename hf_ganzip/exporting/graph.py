@@ -17,9 +17,7 @@ EXTERNAL = 1_900_000_000  # bytes of tensors from which on they are a file of th
 
 
 def trim_(model: Any) -> None:
-    """Drop what nothing computes with: unused nodes and initializers, names of nodes, traces of the exporter; values
-    get short names.
-    """
+    """Drop what nothing computes with (nodes, initializers) and traces of the exporter; values get short names."""
     graph, passes = model.graph, library("onnx_ir.passes.common")
     for name in ("DeduplicateInitializers", "CommonSubexpressionElimination", "RemoveUnusedNodes"):
         getattr(passes, f"{name}Pass")()(model)

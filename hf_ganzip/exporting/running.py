@@ -121,8 +121,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 class OnnxGenerator(OnnxModel):
-    """An exported generator of images from latents, for :class:`.GANPipeline` and to be called like the generators of
-    this library.
+    """An exported generator of images from latents, for :class:`.GANPipeline` and to be called like our generators.
 
     Args:
         folder: As for :class:`OnnxModel`, as are the others.

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An export as a web page: beside the file a page, a script and onnxruntime-web, so that the folder is a static Space
-as it stands.
-"""
+"""An export as a web page: page, script and onnxruntime-web beside the file, a static Space as it stands."""
 
 from __future__ import annotations
 
@@ -92,8 +90,7 @@ def export_web(
 
 
 def runtime_archive(folder: Path, given: str | Path | None = None) -> Path:
-    """The npm package of onnxruntime-web, checked against its SHA-256: the one that is given, or from npm into
-    ``folder``.
+    """The npm package of onnxruntime-web, checked against its SHA-256: the given one, or from npm into ``folder``.
 
     Raises:
         FileNotFoundError: npm, or the archive that was given, is missing.

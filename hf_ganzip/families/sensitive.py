@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which modules of a model need more bits than the others: by kind of model, and by names and places for those of no
-family.
+"""Which modules of a model need more bits than others: by kind of model; without a family, by names and places.
 
 Measured, one kind of layer at a time in 4 bits ("codebook", float16 scales per channel), all others in full precision:
 squared error of the output relative to its square, per KiB saved, in units of that of the convolutions, or of the

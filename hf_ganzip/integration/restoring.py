@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opening packed and pruned models of diffusers, without quantizing any: also what a standalone file has of our
-quantizer.
-"""
+"""Opens packed and pruned models of diffusers, quantizing none: also what standalone files have of our quantizer."""
 
 from __future__ import annotations
 

@@ -50,8 +50,7 @@ def frechet_distance(*, real: Any, generated: Any, allow_singular: bool = False)
 
 
 def frechet_to(real: Any) -> Callable[[Any], float]:
-    """:func:`frechet_distance` to one set, as a function of the other, which may be singular: for many sets against
-    one.
+    """:func:`frechet_distance` to one set as a function of the other, which may be singular: for many sets.
 
     Of fewer samples than dimensions it takes the eigenvalues of their Gram matrix, which are the same and fewer.
     """

@@ -59,9 +59,7 @@ class Points:
 
 
 def pair_distances(a: Points, b: Points, rows: Tensor, columns: Tensor) -> Tensor:
-    """Squared distances (P,) float64 of the pairs (point ``rows[p]`` of a, point ``columns[p]`` of b), from
-    differences.
-    """
+    """Squared distances (P,) float64 of points ``rows[p]`` of a and ``columns[p]`` of b, from differences."""
     step = max(1, _PAIR_BUDGET // a.features.shape[1])
     pieces = [
         (a.rows(i).double() - b.rows(j).double()).square_().sum(dim=1)
@@ -245,9 +243,7 @@ def knn_precision_recall(*, real: Any, generated: Any, k: int = 3) -> dict[str, 
 
 
 def knn_to(real: Any, k: int = 3) -> Callable[[Any], dict[str, float]]:
-    """:func:`knn_precision_recall` with one real set, whose balls are measured once, as a function of the generated
-    one.
-    """
+    """:func:`knn_precision_recall` with one real set, whose balls are measured once, as a function of ``generated``."""
     check_integer("k", k, 1)
     balls: dict[torch.dtype, Balls] = {}
 

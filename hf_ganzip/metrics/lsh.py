@@ -243,8 +243,7 @@ def lsh_precision_recall(
 
 
 def warn_if_unpaired(results: Iterable[Mapping[str, Any]]) -> None:
-    """Warn where results of :func:`lsh_precision_recall` for several models were not computed under one set of
-    conditions.
+    """Warn where results of :func:`lsh_precision_recall` for several models have different conditions.
 
     Two models are comparable if they saw the same hyperplanes and the same numbers of samples.
     """

@@ -16,8 +16,7 @@ _BLOCK = 2**22  # projected values held at a time
 
 
 def monge_distance(*, real: Any, generated: Any, num_projections: int = 1000, seed: int = 2020) -> dict[str, Any]:
-    r"""Squared Wasserstein distance of projections onto random directions, times 3 d; MIND when the features are
-    Inception's.
+    r"""Squared Wasserstein distance of random projections, times 3 d; MIND when the features are Inception's.
 
     :math:`\frac{3 d}{L} \sum_{l=1}^{L} W_2^2(\theta_l^\top r, \theta_l^\top g)` in float64, with directions
     :math:`\theta_l` uniform on the sphere; on a line :math:`W_2` pairs the sorted values. No covariance is estimated:

@@ -92,9 +92,7 @@ class TruncationNorm(nn.Module):
 
 
 class BottleneckBlock(nn.Module):
-    """(B, in, H, W) and a condition to (B, out, H', W'), H' = 2H if ``upsample``; the shortcut keeps the first
-    channels.
-    """
+    """(B, in, H, W) and a condition to (B, out, H', W'), H' = 2H if ``upsample``; shortcuts keep the first channels."""
 
     def __init__(
         self,

@@ -28,8 +28,7 @@ def networks_of(model_or_pipeline: Any) -> dict[str, nn.Module]:
 
 
 def fingerprint(model_or_pipeline: Any) -> Fingerprint:
-    """SHA-256 of all tensors of every network, and of its output on the example inputs of its family (None without a
-    family).
+    """SHA-256 of all tensors of every network, and of its output on its family's example inputs (None without one).
 
     Args:
         model_or_pipeline: Not changed; outputs come from a copy on the CPU with gradients off and contiguous tensors,

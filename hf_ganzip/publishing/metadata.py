@@ -116,8 +116,7 @@ def base_of(steps: Sequence[Mapping[str, Any]], given: str | None = None) -> Bas
 def find_licence(
     saved: Saved, folder: Path, base: Base, ask_hub: Callable[[Base], Mapping[str, Any]] | None = None
 ) -> Licence:
-    """The licence that was stated for a model: for the converted checkpoint, in README.md beside the model, or for its
-    base.
+    """The licence that was stated for a model: of the converted checkpoint, in README.md beside it, or for its base.
 
     Args:
         saved: The files.

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What diffusers needs to open a saved folder with ``trust_remote_code=True``: a small module, or all of the code in
-one file.
+"""What lets diffusers open a saved folder with ``trust_remote_code=True``: a small module, or all code in one file.
 
 The module lies beside the weights of a model, in the folder of each part of a pipeline that needs it, and beside
 ``model_index.json`` where the pipeline is a class of ours. ``auto_map`` of ``config.json`` and ``model_index.json``

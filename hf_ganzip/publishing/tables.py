@@ -23,9 +23,7 @@ Details = list[tuple[str, str]]  # title and table of what is collapsed
 
 
 def subject(report: Mapping[str, Any]) -> str:
-    """Last part of the name of what an evaluation measured: "small" of "models/small", "model:org/small" or
-    "org/small".
-    """
+    """Last part of the name of what was measured: "small" of "models/small", "model:org/small" or "org/small"."""
     return Path(str(report["conditions"]["generated"])).name
 
 

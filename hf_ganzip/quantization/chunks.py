@@ -72,7 +72,5 @@ def folded_peaks(rows: Tensor, times: int) -> Tensor:
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Whether a tensor holds neither NaN nor infinity: its largest magnitude tells, several times as fast as a look at
-    each.
-    """
+    """Whether a tensor is free of NaN and infinity: its largest magnitude tells, much faster than a look at each."""
     return all(bool(torch.isfinite(part.abs().max())) for part in tensor.reshape(-1).split(CHUNK))

@@ -265,8 +265,7 @@ class QuantizeConfig:
         return LayerSettings(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Options of the result as JSON types, without those of the process alone; a method object becomes its name
-        and options.
+        """Options of the result as JSON types, not of the process; a method object becomes its name and options.
 
         Those of activations and biases are left out where nothing is done to them, so that versions which do not know
         them read the folder.
@@ -289,9 +288,7 @@ def _plain_override(config: QuantizeConfig, changes: Mapping[str, Any]) -> dict[
 
 
 def stored_method(method: Any, options: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
-    """Method and options as a saved model names them: unchanged, or a :class:`StoredMethod` if this library cannot
-    build them.
-    """
+    """Method and options as a saved model names them; a :class:`StoredMethod` if this library cannot build them."""
     try:
         _make_method(method, options)
     except (TypeError, ValueError):

@@ -67,9 +67,7 @@ class QuantizedRows:
         return self.codes.int() + (0 if self.codebook is None else len(self.codebook) // 2)
 
     def target(self, weight: Tensor) -> Tensor:
-        """What the codes are to stand for in ``weight`` (O, ...), output channels first: ``weight`` without the low
-        rank, rotated.
-        """
+        """What the codes are to stand for in ``weight`` (O, ...), output channels first: no low rank, rotated."""
         left = weight.detach().flatten(1)
         if self.up is not None and self.down is not None:
             left = left.clone()
@@ -144,9 +142,7 @@ def _in_pairs(codes: Tensor, table: Tensor) -> bool:
 
 
 def _pairs(table: Tensor) -> Tensor:
-    """Pairs of levels as float64, at the numbers that two neighbouring codes are as one of 16 bits: half as many to
-    look up.
-    """
+    """Pairs of levels as float64, at the numbers that two codes are as one of 16 bits: half as many to look up."""
     found = torch.zeros(len(table), 256, 2)
     found[:, : len(table), 0], found[:, : len(table), 1] = table, table[:, None]
     return found.view(torch.float64).view(-1)

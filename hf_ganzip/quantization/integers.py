@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packed layers that compute with the integers they store (``compute="int8"``): which can, how, and with which
-gradients.
-"""
+"""Packed layers that compute with integers as stored (``compute="int8"``): which can, how, with which gradients."""
 
 from __future__ import annotations
 

@@ -175,9 +175,7 @@ def _spread_headroom(
 
 
 def _fit_groups(weights: dict[str, nn.Module], settings: dict[str, LayerSettings], notes: dict[str, str]) -> list[str]:
-    """Give layers that groups do not divide smaller ones, or one scale per output channel; problems, if none can have
-    groups.
-    """
+    """Give layers that groups do not divide smaller ones, or a scale per channel; problems, if none can have groups."""
     grouped = {name: chosen for name, chosen in settings.items() if chosen.granularity == "group"}
     fitted = 0
     for name, chosen in grouped.items():

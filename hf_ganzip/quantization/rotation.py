@@ -27,9 +27,7 @@ def block_of(length: int) -> int:
 
 
 def rotated(weight: Tensor, block: int) -> Tensor:
-    """``weight`` (O, C) with every block of each row times signs and a Hadamard matrix; its size stays to a factor
-    of 1.5.
-    """
+    """``weight`` (O, C), each block of a row times signs and a Hadamard matrix; sizes stay to a factor of 1.5."""
     return _transformed(weight * _signs(weight.shape[1]).to(weight), block) * 2.0 ** -(block.bit_length() // 2)
 
 

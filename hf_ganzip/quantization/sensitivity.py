@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which layers need their bits: the effect of each on the model's output, measured without data, and what follows from
-it.
-"""
+"""Which layers need their bits: their effects on the model's output, measured without data, and what follows."""
 
 from __future__ import annotations
 
@@ -98,8 +96,7 @@ class SensitivityReport(Report):
     def allocate(
         self, *, mean_bits: float | None = None, target_bytes: int | None = None
     ) -> dict[str, dict[str, int]]:
-        """Bits of every layer with the least sum of errors under a budget: ``overrides`` for
-        :class:`~hf_ganzip.QuantizeConfig`.
+        """Bits of layers with the least sum of errors within a budget, as ``overrides`` for ``QuantizeConfig``.
 
         Errors of single layers are taken to add up. Starting from the fewest bits, the upgrade with the largest gain
         per byte is made, on the lower convex hull of each layer's errors, until the next one would exceed the budget.

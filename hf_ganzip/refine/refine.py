@@ -187,9 +187,7 @@ def refine_(model: nn.Module, config: RefineConfig | None = None) -> RefineRepor
 
 
 def scale_weights_(model: nn.Module, config: RefineConfig) -> RefineReport:
-    """:func:`refine_` without a look at the record and without an entry in it: for training that refines again and
-    again.
-    """
+    """:func:`refine_` that neither reads nor writes the record: for training that refines again and again."""
     scaling: Scaling = lookup(SCALINGS, config.scaling, "scaling")
     names, norms = selection(model, config)
     tensors, values = [], {}

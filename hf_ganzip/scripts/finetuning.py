@@ -42,9 +42,7 @@ _START = "start"  # folder of the compressed model before training
 def finetune_parser(
     description: str, config: type[RunConfig], presets: Iterable[Mapping[str, Any]] = ()
 ) -> argparse.ArgumentParser:
-    """Parser with the flags that all fine-tuning scripts have; their defaults are those of the presets or of the
-    config.
-    """
+    """Parser with the flags that all fine-tuning scripts have; defaults are those of the presets or the config."""
     parser, presets = make_parser(description), list(presets)
     data_flags(parser)
     run_flags(parser, config, presets)
@@ -194,9 +192,7 @@ class Finetuning:
         return dataset
 
     def validator(self, dense: ModelMixin | None = None) -> Validator | None:
-        """Figures during training, if ``--validation_data`` is given; with the ``dense`` model also the likeness to
-        its images.
-        """
+        """Figures during training, with ``--validation_data``; with the ``dense`` model also likeness to its images."""
         return make_validator(self.args, self.accelerator, dense)
 
     def publish(self, model: ModelMixin) -> None:

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Report of the study of Singular Value Scaling: tables with intervals, curves, differences over the training,
-spectra.
-"""
+"""Report of the study of Singular Value Scaling: tables with intervals, curves, paired differences, spectra."""
 
 from __future__ import annotations
 
@@ -108,9 +106,7 @@ def _differences(runs: list[dict], followed: Sequence[str]) -> list[str]:
 
 
 def _save_differences(runs: list[dict], followed: Sequence[str], path: Path) -> None:
-    """Means of the differences to the first variant after the start, with 95 % intervals where there are two seeds and
-    more.
-    """
+    """Means of the differences to the first variant after the start, with 95 % intervals from two seeds on."""
     figure = new_figure(5 * len(followed), 4)
     steps = [point["step"] for point in runs[0]["curve"]]
     for axis, name in zip(figure.subplots(1, len(followed), squeeze=False)[0], followed):

@@ -62,8 +62,7 @@ def import_gradio() -> ModuleType:
 
 
 def new_page(title: str) -> gradio.Blocks:
-    """An empty page, to be filled within ``with`` and then given to :func:`queued`; what visitors leave is deleted
-    within minutes.
+    """An empty page, filled within ``with`` and then given to :func:`queued`; what visitors leave is soon deleted.
 
     Raises:
         ImportError: gradio is missing.

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the codebooks of a discriminator hold: usage, distances of real and generated images per class, pictures of
-code maps.
-"""
+"""What the codebooks of a discriminator hold: usage, distances of real and generated images, pictures of codes."""
 
 from __future__ import annotations
 

@@ -38,8 +38,7 @@ _COLUMNS = [  # title, figure, factor, digits
 
 
 def write_report(result: dict[str, Any], output_dir: str | Path, title: str = "") -> Path:
-    """Write ``report.md``, ``report.json`` and the figures of a result of :func:`.run_study`; returns the Markdown
-    file.
+    """Write ``report.md``, ``report.json`` and the figures of a :func:`.run_study`; returns the Markdown file.
 
     Raises:
         ImportError: matplotlib or scipy is missing.

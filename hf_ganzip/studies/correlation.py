@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Studies over many reports: how distances and precision/recall scores move together, and which models are
-Pareto-optimal.
-"""
+"""Studies over many reports: how distances and precision/recall scores move together; Pareto-optimal models."""
 
 from __future__ import annotations
 
@@ -25,8 +23,7 @@ SCORES = (
 
 
 def correlation(x: Sequence[float], y: Sequence[float], *, method: str = "pearson") -> dict[str, Any]:
-    """Correlation of two lists of numbers: Pearson's of the values, or Spearman's of their ranks (ties share a mean
-    rank).
+    """Correlation of two lists of numbers: Pearson's of the values, or Spearman's of their ranks (ties share one).
 
     Args:
         x: n finite numbers, n >= 3, not all equal.
@@ -70,8 +67,7 @@ def correlation(x: Sequence[float], y: Sequence[float], *, method: str = "pearso
 def correlation_table(
     rows: Sequence[Mapping[str, float]], *, distances: Sequence[str] = DISTANCES, scores: Sequence[str] = SCORES
 ) -> list[dict[str, Any]]:
-    """Pearson and Spearman correlation of every distance with every precision/recall score over the reports of many
-    models.
+    """Pearson and Spearman correlation of every distance with every precision/recall score over many reports.
 
     A good score falls where the distance rises, so that -1 is ideal.
 
@@ -137,8 +133,7 @@ def _both(columns: Mapping[str, list[float]], distance: str, score: str) -> dict
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the (precision, recall) points that no other point dominates: is at least as high in both, and higher
-    in one.
+    """Indices of (precision, recall) points that none dominates: is at least as high in both, and higher in one.
 
     Equal points dominate each other not: all of them are kept. Takes O(n log n).
 

@@ -68,9 +68,7 @@ def geometry_of(reference: Pool, balls: Balls, distances: Mapping[str, Tensor], 
 
 
 def is_judged(side: str, place: str) -> bool:
-    """Whether the outliers are among the samples that this value judges: real ones for recall, generated ones for
-    precision.
-    """
+    """Whether outliers are among the samples that this value judges: real ones for recall, else generated ones."""
     return place == "both" or (place == "generated") == (side == "precision")
 
 

@@ -18,8 +18,7 @@ _MUCH_OF_START = 0.1  # of the average, at the end
 
 
 class WeightAverage:
-    """Exponential moving average: after step n, a <- d_n a + (1 - d_n) w_n with d_n = 0.5^(images per step /
-    half-life).
+    """Exponential moving average: at step n, a <- d_n a + (1 - d_n) w_n with d_n = 0.5^(images per step / half-life).
 
     The half-life is at most ``rampup`` times the images seen, so that the average of a short run is not its starting
     point.

@@ -10,9 +10,7 @@ from typing import Any
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Rows of a log, in the order of steps; of those that a resumed run wrote twice, the later. None where there is no
-    file.
-    """
+    """Rows of a log in the order of steps; of two for a step, as resumed runs leave, the later. None without a file."""
     if not path.is_file():
         return []
     rows = map(json.loads, path.read_text().splitlines())

@@ -98,9 +98,7 @@ class Discriminators(nn.Module):
         )
 
     def forward(self, images: dict[str, tuple[Tensor, ...]]) -> dict[str, list[list[tuple]]]:
-        """For every domain and each of its image batches: (logits, CAM logits, quantization loss or None) of both
-        discriminators.
-        """
+        """For every domain and batch: (logits, CAM logits, quantization loss or None) of both discriminators."""
         found: dict[str, list[list[tuple]]] = {}
         for domain, batches in images.items():
             found[domain] = []
@@ -286,9 +284,7 @@ class _Training(TrainingRun):
         return self.trained
 
     def save_grid(self, models: Generators, path: Path) -> None:
-        """Four images of each domain: original, translation, the way back, identity; the first and later images of
-        each set.
-        """
+        """Four images of each domain: original, translation, way back, identity; first and later images of each set."""
         rows = []
         for domain, there, back in (("a", models.a_to_b, models.b_to_a), ("b", models.b_to_a, models.a_to_b)):
             images, size = self.images[domain], self.size

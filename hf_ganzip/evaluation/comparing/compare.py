@@ -167,9 +167,7 @@ def compare(
 def _draw_both(
     first: Side, second: Side, plan: Plan, sizes: tuple[int, int, int], progress: bool
 ) -> tuple[dict[str, Tensor], dict[str, list[float]], Replay]:
-    """Images and seconds an image of every full batch by role, batches in turn; predictions are compared in the first
-    batches.
-    """
+    """Images and seconds an image of every full batch by role, in turn; predictions are compared in the first ones."""
     count, batch_size, sqnr_images = sizes
     images: dict[str, list[Tensor]] = {first.role: [], second.role: []}
     seconds: dict[str, list[float]] = {first.role: [], second.role: []}
@@ -312,9 +310,7 @@ def _peak(side: Side, plan: Plan) -> int:
 
 
 def peak_of_drawing(folder: str, device: str, dtype: str, plan: str) -> None:
-    """Print the bytes by which opening a side and drawing one image raise the memory of this process, or of its
-    accelerator.
-    """
+    """Print the bytes by which opening a side and drawing an image raise the memory of the process or accelerator."""
     given = json.loads(plan)
     _import_quantizers(Path(folder))
     torch.zeros(1) @ torch.zeros(1)

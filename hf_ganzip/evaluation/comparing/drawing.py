@@ -71,9 +71,7 @@ def check_plan(side: Side, plan: Plan) -> None:
 
 
 def draw(side: Side, first: int, count: int, plan: Plan) -> Tensor:
-    """Images ``first`` to ``first + count - 1``, uint8 (count, C, H, W) on the CPU. Packed layers compute as they are
-    set to.
-    """
+    """Images ``first`` to ``first + count - 1``, uint8 (count, C, H, W) on the CPU; packed layers compute as set."""
     if not is_pipeline(side.whole):
         drawn = {"seed": plan.seed, "first": first, "batch_size": count, "class_label": plan.class_label}
         return sample_images(side.whole, count, progress=False, compute=None, **drawn, **plan.of_network())[0]

@@ -151,8 +151,7 @@ class CompareReport(Report):
         return "\n".join([*lines, "conditions:", *(f"  {name} {value}" for name, value in short.items())])
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``report.md``, ``report.html``, which holds its pictures, ``report.json`` and the pictures; returns
-        the Markdown file.
+        """Write ``report.md``, ``report.json``, pictures and ``report.html``, which holds them; returns the Markdown.
 
         Raises:
             ImportError: matplotlib is missing.

@@ -29,8 +29,7 @@ _TOLERANCE = 1e-3  # of [-1, 1]: resizing rounds
 
 @dataclass(frozen=True)
 class DiffPrune:
-    """First-order Taylor importance of the noise prediction's loss, summed over timesteps 0, 1, ... until the loss is
-    small.
+    """First-order Taylor importance of the noise prediction's loss, summed over timesteps until the loss is small.
 
     L_t = mean over images of the sum of (e - model(x_t, t))^2, with the same noise e at every t. The sum stops at the
     first t with L_t < threshold * (largest loss so far).

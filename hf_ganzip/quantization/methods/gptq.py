@@ -23,8 +23,7 @@ from .base import base_method
 
 @dataclass(frozen=True)
 class GPTQ:
-    r"""Round one column of weights after the other; the error of each is compensated by the columns that are still to
-    come.
+    r"""Round one column of weights after the other; columns that are still to come compensate the error of each.
 
     The curvature of a layer is :math:`H = E[v v^T] + d\,\mathrm{mean}(\mathrm{diag}) I` over rows v of weight
     gradients of :math:`\langle r, f(x) \rangle` with random signs r: the Gauss-Newton matrix of the model's output,

@@ -45,8 +45,7 @@ _WARM_UP = 10  # steps: the first of Adam are as large as all others, however sm
 
 @dataclass(frozen=True)
 class LatentDistill:
-    r"""Train the rounding of all layers together against the full-precision model, on inputs that the model itself
-    provides.
+    r"""Train the rounding of all layers together against the full-precision model, on inputs that the model provides.
 
     A weight is :math:`w = s\,(c[\mathrm{nearest}(v)] + v - \mathrm{sg}(v))`: v, in units of the scale, chooses the
     level (gradients pass straight through), scales s and levels c are trained with it, and so are the parameters that
@@ -133,9 +132,7 @@ class LatentDistill:
 
 
 class _Student:
-    """What is trained: one learned weight per layer and tuned parameters; and the weights that stay as they are
-    quantized.
-    """
+    """What is trained, a learned weight per layer and tuned parameters; and the weights that stay as quantized."""
 
     def __init__(self, task: CalibrationTask, model: nn.Module, tune: str):
         self.layers = {

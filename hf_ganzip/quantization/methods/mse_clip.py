@@ -101,9 +101,7 @@ class _Whole:
 
     @staticmethod
     def errors(levels: Tensor, codes: Tensor, half: int, offset: float) -> Tensor:
-        """Squared errors (S, R, 1) of the weights divided by the step ``levels`` (S, R, N), which are overwritten as
-        ``codes`` are.
-        """
+        """Squared errors (S, R, 1) of weights divided by the step; overwrites ``levels`` (S, R, N) and ``codes``."""
         if offset:
             levels.sub_(offset)
         torch.round(levels, out=codes)
