@@ -41,8 +41,10 @@ class Report:
 
     def __repr__(self) -> str:
         facts = "; ".join(f"{name} {text}" for name, text in self.facts().items())
-        layout = {"subsequent_indent": "  ", "break_on_hyphens": False, "max_lines": 2, "placeholder": " ..."}
-        head = textwrap.fill(f"{type(self).__name__}: {facts}", 119, **layout)
+        said = f"{type(self).__name__}: {facts}"
+        head = textwrap.fill(
+            said, 119, subsequent_indent="  ", break_on_hyphens=False, max_lines=2, placeholder=" ..."
+        )
         return f"{head}\n  print() shows all of it, .to_pandas() and .to_dict() give it"
 
     def _repr_html_(self) -> str:

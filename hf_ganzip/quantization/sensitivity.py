@@ -21,7 +21,7 @@ from ..core.reports import Report, conditions_table
 from ..families import family_of
 from ..families.passes import Calibration
 from .calibration import CalibrationTask, expanded, substituted
-from .config import QuantizeConfig
+from .config import LayerSettings, QuantizeConfig
 from .methods.base import row_method
 from .packed import packed_modules
 from .plan import plan_quantization, require_finite
@@ -226,10 +226,8 @@ def sensitivity(
                 module: Any = working.get_submodule(name)
                 errors, sizes = {}, {}
                 for b in bits:
-                    chosen = dataclasses.replace(own, bits=b)
-                    quantized = quantize_rows(weight_rows(module, chosen), channels_first_shape(module), chosen)
-                    sizes[b] = pack_quantized(module, chosen, quantized).layout.packed_bytes
-                    with substituted(working, {f"{name}.weight": expanded(module, quantized)}):
+                    weight, sizes[b] = _quantized(module, dataclasses.replace(own, bits=b))
+                    with substituted(working, {f"{name}.weight": weight}):
                         errors[b] = _mean_error(working, forwards, targets, measure)
                     bar.update()
                 found.append(LayerSensitivity(name, module.weight.numel(), errors, sizes))
@@ -243,6 +241,12 @@ def sensitivity(
         "num_samples": batch * len(forwards),
     }
     return SensitivityReport(tuple(found), conditions)
+
+
+def _quantized(module: nn.Module, settings: LayerSettings) -> tuple[Tensor, int]:
+    """The weight of ``module`` after quantization, and the bytes that it takes packed."""
+    quantized = quantize_rows(weight_rows(module, settings), channels_first_shape(module), settings)
+    return expanded(module, quantized), pack_quantized(module, settings, quantized).layout.packed_bytes
 
 
 def _activation_errors(

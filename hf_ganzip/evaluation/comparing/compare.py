@@ -121,9 +121,7 @@ def compare(
     check_integer("num_images", count, 2)
     draws = resamples(count, bootstrap, seed)
     extract = None if extractor is None else load_extractor(extractor, device or "cpu")
-    real = None if reference is None else open_source(reference, streamed=True, progress=progress)
-    if real is not None and real.model is not None:
-        raise ValueError(f"compare: reference {real.name} is a model; allowed are images and features of real images.")
+    real = None if reference is None else _open_reference(reference, progress)
     first, second = sides = open_sides(original, candidate, device, dtype)
     for side in sides:
         check_plan(side, plan)
@@ -139,16 +137,7 @@ def compare(
     figures += of_features
     costs, said = _costs(sides, plan, seconds, memory, failures)
     conditions = {
-        "original": first.name,
-        "candidate": second.name,
-        "n_images": count,
-        "seed": seed,
-        "prompts": None if plan.prompts is None else list(plan.prompts),
-        "class_label": class_label,
-        **conditions_of(second, plan),
-        "weights": {side.role: weights_of(side) for side in sides},
-        "compression": {side.role: compression_said(side) for side in sides if compression_said(side)},
-        "dtype": {side.role: str(next(iter(side.networks.values())).dtype) for side in sides},
+        **_what_was_drawn(sides, plan, count),
         **conditions,
         "bootstrap": bootstrap,
         "n_sqnr": len(replay.sums()[0]) if replay.signal else 0,
@@ -162,6 +151,30 @@ def compare(
     if folder is not None:
         report.save(folder)
     return report
+
+
+def _open_reference(reference: Any, progress: bool) -> Source:
+    real = open_source(reference, streamed=True, progress=progress)
+    if real.model is not None:
+        raise ValueError(f"compare: reference {real.name} is a model; allowed are images and features of real images.")
+    return real
+
+
+def _what_was_drawn(sides: Sequence[Side], plan: Plan, count: int) -> dict[str, Any]:
+    """The conditions of the images: of what models, in what form, and how they were drawn."""
+    original, candidate = sides
+    return {
+        "original": original.name,
+        "candidate": candidate.name,
+        "n_images": count,
+        "seed": plan.seed,
+        "prompts": None if plan.prompts is None else list(plan.prompts),
+        "class_label": plan.class_label,
+        **conditions_of(candidate, plan),
+        "weights": {side.role: weights_of(side) for side in sides},
+        "compression": {side.role: compression_said(side) for side in sides if compression_said(side)},
+        "dtype": {side.role: str(next(iter(side.networks.values())).dtype) for side in sides},
+    }
 
 
 def _draw_both(
