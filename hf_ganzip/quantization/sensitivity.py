@@ -7,6 +7,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -221,16 +222,11 @@ def sensitivity(
         batches = task.batches(inputs or getattr(config.settings().method, "inputs", None), batch, 0)
         forwards = list(islice(batches, -(-num_samples // batch)))
         targets = [forward(working) for forward in forwards]
+        error = partial(_mean_error, working, forwards, targets, measure)
         with tqdm(total=len(settings) * len(bits), desc="sensitivity", disable=not progress) as bar:
             for name, own in settings.items():
-                module: Any = working.get_submodule(name)
-                errors, sizes = {}, {}
-                for b in bits:
-                    weight, sizes[b] = _quantized(module, dataclasses.replace(own, bits=b))
-                    with substituted(working, {f"{name}.weight": weight}):
-                        errors[b] = _mean_error(working, forwards, targets, measure)
-                    bar.update()
-                found.append(LayerSensitivity(name, module.weight.numel(), errors, sizes))
+                found.append(_of_layer(working, name, own, bits, error))
+                bar.update(len(bits))
         if activations:
             rounded = _activation_errors(model, forwards, measure, inputs, progress)
             found = [dataclasses.replace(layer, activation_error=rounded.get(layer.name)) for layer in found]
@@ -243,10 +239,19 @@ def sensitivity(
     return SensitivityReport(tuple(found), conditions)
 
 
-def _quantized(module: nn.Module, settings: LayerSettings) -> tuple[Tensor, int]:
-    """The weight of ``module`` after quantization, and the bytes that it takes packed."""
-    quantized = quantize_rows(weight_rows(module, settings), channels_first_shape(module), settings)
-    return expanded(module, quantized), pack_quantized(module, settings, quantized).layout.packed_bytes
+def _of_layer(
+    model: nn.Module, name: str, settings: LayerSettings, bits: Sequence[int], error: Callable[[], float]
+) -> LayerSensitivity:
+    """Errors of the output, and bytes, with this layer alone quantized."""
+    module: Any = model.get_submodule(name)
+    errors, sizes = {}, {}
+    for b in bits:
+        chosen = dataclasses.replace(settings, bits=b)
+        quantized = quantize_rows(weight_rows(module, chosen), channels_first_shape(module), chosen)
+        sizes[b] = pack_quantized(module, chosen, quantized).layout.packed_bytes
+        with substituted(model, {f"{name}.weight": expanded(module, quantized)}):
+            errors[b] = error()
+    return LayerSensitivity(name, module.weight.numel(), errors, sizes)
 
 
 def _activation_errors(

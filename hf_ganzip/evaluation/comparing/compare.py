@@ -193,15 +193,7 @@ def _draw_both(
             number = min(batch_size, count - start)
             for side in (first, second):
                 recorded = side is first and first.denoises and start < sqnr_images
-                with contextlib.ExitStack() as hooks:
-                    hooks.enter_context(refusing_nonfinite(side.role, side.networks, start))
-                    if recorded:
-                        hooks.enter_context(replay.recording(number))
-                    wait_for(side.device)
-                    began, elsewhere = time.perf_counter(), replay.seconds
-                    drawn = draw(side, start, number, plan)
-                    wait_for(side.device)
-                    taken = time.perf_counter() - began - (replay.seconds - elsewhere)
+                drawn, taken = _timed(side, start, number, plan, replay, recorded)
                 images[side.role].append(drawn)
                 if number == min(batch_size, count):
                     seconds[side.role].append(taken / number)
@@ -213,6 +205,17 @@ def _draw_both(
                     "must be equal."
                 )
     return {role: torch.cat(each) for role, each in images.items()}, seconds, replay
+
+
+def _timed(side: Side, start: int, number: int, plan: Plan, replay: Replay, recorded: bool) -> tuple[Tensor, float]:
+    """One batch, and the seconds that it took without what ``replay`` did meanwhile."""
+    recording = replay.recording(number) if recorded else contextlib.nullcontext()
+    with refusing_nonfinite(side.role, side.networks, start), recording:
+        wait_for(side.device)
+        began, elsewhere = time.perf_counter(), replay.seconds
+        drawn = draw(side, start, number, plan)
+        wait_for(side.device)
+        return drawn, time.perf_counter() - began - (replay.seconds - elsewhere)
 
 
 def _pairs(
