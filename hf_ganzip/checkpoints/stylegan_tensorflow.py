@@ -245,7 +245,7 @@ def _discriminator(variables: Mapping[str, np.ndarray], options: Mapping[str, An
 
 
 def _stylegan(variables: Mapping[str, np.ndarray], options: Mapping[str, Any]) -> Any:
-    """StyleGAN's dense layers scale by the gain before the bias: lrelu(g x + b) = g lrelu(x + b / g)."""
+    """StyleGAN's fully connected layers scale by the gain before the bias: lrelu(g x + b) = g lrelu(x + b / g)."""
     reader = _Reader(variables)
     tensors = _mapping(reader, bias_gain=1 / math.sqrt(2))
     sizes = reader.sizes(r"synthesis/(\d+)x\1/Conv")

@@ -244,7 +244,6 @@ def sample(
     refuse_unwritable(output.parent) if output.suffix.lower() in _IMAGES else refuse_full(output)
     place = Place(subfolder, revision, device, dtype)
     prompts = [*(prompt or ()), *(read_prompts(prompts_file) or ())]
-    common: dict[str, Any] = {"seed": seed, "progress": not quiet}
     name = prompted_pipeline(model, place)
     if name:
         others = {"truncation_psi": truncation_psi != 1, "class_label": class_label is not None}
@@ -254,9 +253,17 @@ def sample(
         from ..evaluation.prompt_sampling import sample_prompts
 
         whole, _ = open_whole(model, None, place)
-        common |= {"steps": steps, "guidance_scale": guidance_scale, "batch_size": batch_size or 1}
         num_samples = num_samples or len(prompts)
-        images, labels = sample_prompts(whole.to(device or "cpu"), prompts, num_samples, **common)
+        images, labels = sample_prompts(
+            whole.to(device or "cpu"),
+            prompts,
+            num_samples,
+            seed=seed,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            batch_size=batch_size or 1,
+            progress=not quiet,
+        )
         names = prompts
     else:
         others = {"prompt": bool(prompts), "guidance_scale": guidance_scale is not None}
@@ -264,9 +271,17 @@ def sample(
         from ..evaluation.sampling import sample_images
 
         num_samples = num_samples or 64
-        common |= {"truncation_psi": truncation_psi, "class_label": class_label, "clip_sample": clip_sample}
-        common |= {"steps": steps or 50, "batch_size": batch_size or 100}
-        images, labels = sample_images(open_model(model, place), num_samples, **common)
+        images, labels = sample_images(
+            open_model(model, place),
+            num_samples,
+            seed=seed,
+            batch_size=batch_size or 100,
+            truncation_psi=truncation_psi,
+            class_label=class_label,
+            steps=steps or 50,
+            clip_sample=clip_sample,
+            progress=not quiet,
+        )
         names = class_names(model)
     _save_images(images, labels, names, output)
     if as_json:
