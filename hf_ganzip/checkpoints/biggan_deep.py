@@ -73,7 +73,7 @@ def _is_layer(layer: Any) -> bool:
 
 def _folded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors without spectral norms; of the output layer, the rows that are used."""
-    found: dict[str, Tensor] = {}
+    folded: dict[str, Tensor] = {}
     for key, value in tensors.items():
         if not isinstance(value, Tensor):
             raise DamagedCheckpointError(f"{key} is no tensor.")
@@ -84,8 +84,8 @@ def _folded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             value = _normalized(value, key, tensors)
         if key.startswith("generator.conv_to_rgb."):
             value = value[:_IMAGE_CHANNELS]
-        found[key] = value
-    return found
+        folded[key] = value
+    return folded
 
 
 def _normalized(weight: Tensor, name: str, tensors: Mapping[str, Tensor]) -> Tensor:

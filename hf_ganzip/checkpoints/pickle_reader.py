@@ -226,6 +226,11 @@ def _dict(r: PickleReader) -> None:
     r._pairs(values)
 
 
+def _set_item(r: PickleReader) -> None:
+    value, key = r._stack.pop(), r._stack.pop()
+    r._pairs([key, value])
+
+
 def _set_add(r: PickleReader) -> None:
     values = r._marked()
     if not isinstance(r._stack[-1], set):
@@ -309,12 +314,12 @@ _HANDLERS: dict[int, Callable[[PickleReader], Any]] = {
     ord("d"): _dict,
     ord("a"): lambda r: r._extend([r._stack.pop()]),
     ord("e"): lambda r: r._extend(r._marked()),
-    ord("s"): lambda r: (lambda value, key: r._pairs([key, value]))(r._stack.pop(), r._stack.pop()),
+    ord("s"): _set_item,
     ord("u"): lambda r: r._pairs(r._marked()),
     0x90: _set_add,
     0x91: lambda r: r._push(frozenset(_checked_key(value) for value in r._marked())),
     # names and objects
-    ord("c"): lambda r: (lambda module: r._push(r._name(module, r._line())))(r._line()),
+    ord("c"): lambda r: r._push(r._name(r._line(), r._line())),
     0x93: _stack_global,
     ord("R"): _reduce,
     0x81: lambda r: _new_object(r, False),

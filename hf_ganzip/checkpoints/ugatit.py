@@ -59,10 +59,10 @@ def _discriminator(state: Mapping[str, Tensor]) -> UGATITDiscriminator:
 def renamed_spectral_norms(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Keys of ``torch.nn.utils.spectral_norm`` as its parametrization has them; the classifiers keep theirs."""
     endings = {"weight_orig": "original", "weight_u": "0._u", "weight_v": "0._v"}
-    found = {}
+    renamed = {}
     for key, value in state.items():
         module, _, leaf = key.rpartition(".")
         if leaf in endings and module not in ("gap_fc", "gmp_fc"):
             key = f"{module}.parametrizations.weight.{endings[leaf]}"
-        found[key] = value
-    return found
+        renamed[key] = value
+    return renamed
