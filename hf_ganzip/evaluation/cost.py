@@ -119,8 +119,7 @@ def smaller_and_faster(size: float, speed: float, where: str) -> str:
 def measure_cost(
     model: ModelMixin, reference: ModelMixin | None = None, *, repeats: int = 7, memory: bool = True
 ) -> CostReport:
-    """Measure what a model costs here and now, in evaluation mode, on the example inputs of its family; the models
-    stay as they are.
+    """Measure what a model costs here and now, in eval mode, on the example inputs of its family; models stay as is.
 
     Args:
         model: A model of a known family, on any device, or a pipeline, whose denoiser is measured.

@@ -126,8 +126,7 @@ def _ddim_step(state: Tensor, noise: Tensor, signal: float, signal_after: float,
 
 
 def labels_of(classes: int | None, count: int, first: int = 0, class_label: int | None = None) -> Tensor | None:
-    """Class ids (count,) int64 of the images from number ``first`` on: one class, or all in turn; None for models
-    without classes.
+    """Class ids (count,) int64 of images from ``first`` on: one class, or all in turn; None without classes.
 
     Raises:
         ValueError: There is no such class.

@@ -23,8 +23,7 @@ FOLDER, PREFIX = ".eval_results", "hf-ganzip-"
 
 
 def eval_results(reports: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Path in the repository -> text, one file a dataset, of evaluations as dicts; {} if none was made against a
-    dataset of the Hub.
+    """Path in the repository -> text, one file a dataset, of evaluations as dicts; {} without a dataset of the Hub.
 
     Figures that are not finite are left out.
 

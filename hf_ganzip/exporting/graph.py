@@ -40,9 +40,7 @@ def trim_(model: Any) -> None:
 
 
 def spell_out_norms_(model: Any) -> None:
-    """Group norms as instance norms of groups: ONNX Runtime has a kernel for these on CPUs, and takes the others apart
-    into a dozen passes.
-    """
+    """Group norms as instance norms of groups: ONNX Runtime computes others by a dozen passes on CPUs."""
     ir = library("onnx_ir")
     for node in [node for node in model.graph if node.op_type == "GroupNormalization"]:
         x, weight, bias = node.inputs

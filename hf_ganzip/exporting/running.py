@@ -190,9 +190,7 @@ class OnnxGenerator(OnnxModel):
 
 
 class OnnxStyleGenerator(OnnxGenerator):
-    """An exported StyleGAN: its mapping and synthesis can be run by themselves, too; the two parts of the file are
-    opened when they are needed.
-    """
+    """An exported StyleGAN: its mapping and synthesis run by themselves, too; each part opens when it is needed."""
 
     def __init__(self, folder: str | Path, **options: Any):
         super().__init__(folder, **options)

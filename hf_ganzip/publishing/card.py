@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model cards from what is on record: the steps in ``config.json``, the files, and reports. What was not measured is
-not mentioned.
-"""
+"""Model cards from the record in ``config.json``, files and reports: what was not measured is not mentioned."""
 
 from __future__ import annotations
 

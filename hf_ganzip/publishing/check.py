@@ -51,8 +51,7 @@ def run_snippet(snippet: str) -> Fingerprint:
 
 
 def run_remote_snippet(snippet: str, model_or_pipeline: Any, *, without_us: bool) -> Fingerprint:
-    """Execute a snippet that loads with remote code in a fresh process that has not imported hf_ganzip; fingerprint of
-    what it loads.
+    """Fingerprint of what a snippet loads with remote code, in a fresh process that has not imported hf_ganzip.
 
     Args:
         snippet: Defines ``model`` or ``pipe``.

@@ -107,9 +107,7 @@ def changes(reports: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 
 def details(saved: Saved, reports: Mapping[str, Sequence[Mapping[str, Any]]]) -> Details:
-    """Titles and tables of single layers: of every report of a step, and of the packed layers of the files where no
-    report covers them.
-    """
+    """Titles and tables of single layers: of reports of steps, and of packed layers that no report covers."""
     found: Details = [("Channels before and after pruning", _pruned(report)) for report in reports["prune"]]
     found += [("Singular values before and after refining", _refined(report)) for report in reports["refine"]]
     found += [("Weights before and after quantization", _quantized(report)) for report in reports["quantize"]]

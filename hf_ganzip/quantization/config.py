@@ -301,9 +301,7 @@ def _is_integer(value: Any, least: int, most: float = math.inf) -> bool:
 
 
 def _not_integers(method: Any, grouped: bool, symmetric: bool) -> str | None:
-    """What keeps the weights of these settings from being integers times a scale per output channel, if it is known
-    before they are quantized.
-    """
+    """Why weights of these settings are no integers times a scale per output channel, if it is known beforehand."""
     rows = row_method(method)
     uneven = next((name for name in ("codebook", "outlier_splitting") if isinstance(rows, METHODS[name])), None)
     if uneven:

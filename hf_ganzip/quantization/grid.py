@@ -165,9 +165,7 @@ def add_low_rank_(weight: Tensor, up: Tensor, down: Tensor) -> None:
 
 
 def stored_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """``scale`` rounded to ``dtype``; 0 becomes 1. All stay float32 if one of them would overflow in float16 or lose
-    precision there.
-    """
+    """``scale`` in ``dtype``, 0 as 1; all in float32 if one overflowed in float16 or lost precision there."""
     scale = scale.float()
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     if dtype == torch.float16 and bool(((scale < 2**-14) | (scale > 65504)).any()):
@@ -251,9 +249,7 @@ def _table_of_places(edges: Tensor) -> Tensor:
 
 
 def _places(values: Tensor, edges: Tensor, table: Tensor | None) -> Tensor:
-    """How many of the ascending ``edges`` lie below each of ``values``, or below their half precision where there is a
-    table of that.
-    """
+    """How many of the ascending ``edges`` lie below each of ``values``, by a table of half precision, if given."""
     if table is None:
         return torch.searchsorted(edges, values, out_int32=True)
     bits = values.half().view(torch.uint16).int()

@@ -101,8 +101,7 @@ def range_codes(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Product:
-    """The product of uint8 inputs with int8 weights (O, I / groups, ...), prepared once: subclasses keep one copy of
-    the weights.
+    """Product of uint8 inputs with int8 weights (O, I / groups, ...), prepared once: subclasses keep one copy.
 
     Args:
         weight: int8.

@@ -238,9 +238,7 @@ def _note(notes: dict[str, str], name: str, note: str) -> None:
 def _fit_activations(
     config: QuantizeConfig, model: nn.Module, settings: dict[str, LayerSettings], notes: dict[str, str]
 ) -> list[str]:
-    """Leave activations in floating point where a layer cannot compute with integers; problems, if none can, or ranges
-    have no inputs.
-    """
+    """Leave activations in floats where a layer has no integers; problems, if none has, or ranges have no inputs."""
     asked = [name for name, chosen in settings.items() if chosen.activations]
     family = family_of(model)
     patterns = (family.float_activations or family.sensitive)(model) if family else ()

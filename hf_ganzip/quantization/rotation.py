@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of weights rotated by random signs and Hadamard matrices before they are rounded, and back: errors are spread
-over all inputs.
-"""
+"""Rows of weights rotated by random signs and Hadamard matrices, so that errors of rounding spread; and back."""
 
 from __future__ import annotations
 
@@ -60,9 +58,7 @@ def on_grid(levels: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def unrotating(length: int, block: int) -> tuple[Tensor, Tensor]:
-    """A matrix of +-1 (block, block) and factors (length,): :func:`unrotated` is every block times the matrix, times
-    the factors.
-    """
+    """Matrix of +-1 (block, block), factors (length,): :func:`unrotated` is blocks times it, times the factors."""
     return _transformed(torch.eye(block), block), _signs(length) * 2.0 ** -((block.bit_length() - 1) // 2)
 
 

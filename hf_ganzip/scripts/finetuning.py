@@ -68,9 +68,7 @@ def finetune_parser(
 def parse_finetune_args(
     parser: argparse.ArgumentParser, input_args: Any = None, from_scratch: bool = False
 ) -> argparse.Namespace:
-    """Parse, check what belongs together and apply ``--smoke``; a script that trains ``from_scratch`` takes neither
-    model nor recipe.
-    """
+    """Parse, check what belongs together and apply ``--smoke``; ``from_scratch`` takes neither model nor recipe."""
     args = parser.parse_args(input_args)
     if from_scratch and (args.pretrained_model_name_or_path or args.recipe):
         parser.error("this script starts from nothing; a finetune script takes a model and a recipe")

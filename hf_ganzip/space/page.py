@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the pages of all our Spaces share: gradio and its settings, style, checks of numbers, cells of tables, features
-of images.
-"""
+"""What the pages of our Spaces share: gradio and its settings, style, checks of numbers, cells, pixel features."""
 
 from __future__ import annotations
 
@@ -111,9 +109,7 @@ def refused(reason: object) -> str:
 
 
 def cell(name: str, text: str, share: float | None = None, *, side: str | None = None, note: str = "") -> str:
-    """HTML of a table's cell, marked ``data-metric`` and ``data-side``, with a bar of length ``share`` in [0, 1] and
-    HTML behind it.
-    """
+    """HTML of a cell, marked ``data-metric`` and ``data-side``, with a bar of length ``share`` and HTML behind it."""
     bar = (
         ""
         if share is None

@@ -279,9 +279,7 @@ class _Training(TrainingRun):
 
 
 def _nothing(output: Tensor) -> Tensor:
-    """Zero that depends on every parameter: processes wait for the gradients of all, also of biases that a penalty
-    does not move.
-    """
+    """Zero that depends on every parameter: processes wait for all gradients, also of biases no penalty moves."""
     return 0 * output.float().sum()
 
 

@@ -162,8 +162,7 @@ def update_codebooks_(model: nn.Module) -> None:
 
 @torch.no_grad()
 def codes_in_use(model: nn.Module) -> dict[str, Tensor]:
-    """Perplexity of the codes (:func:`.running_perplexity`) in the last update of every codebook that has started, for
-    the log.
+    """Perplexity of the codes (:func:`.running_perplexity`) in the last update of every started codebook.
 
     Returns:
         ``codes_in_use``, the mean, and ``codes_in_use/PLACE`` of every codebook, float64 scalars; nothing before the

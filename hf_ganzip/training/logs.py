@@ -19,9 +19,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def figures_of(row: Mapping[str, Any], weights: str = "average") -> dict[str, Any]:
-    """Step, images and the figures of these weights, "average" or "trained", by their plain names, of a row of
-    ``figures.jsonl``.
-    """
+    """Step, images and the figures of "average" or "trained" weights, by plain names, of a row of a log."""
     start = f"{weights}_"
     named = {name.removeprefix(start): value for name, value in row.items() if name.startswith(start)}
     return {"step": row["step"], "images": row["images"], **named}

@@ -126,8 +126,7 @@ def discriminator_loss(real: list[tuple], generated: list[tuple]) -> Tensor:
 def generator_terms(
     a: Tensor, b: Tensor, made: dict[str, tuple[Tensor, Tensor]], judged: dict[str, list[list[tuple]]]
 ) -> dict[str, Tensor]:
-    """Terms of the generators' loss, both directions together: adversarial, cycle, identity, cam; and quantization, if
-    there is one.
+    """Loss terms of both directions together: adversarial, cycle, identity, cam; quantization, if there is one.
 
     Source:
         As :func:`discriminator_loss`.

@@ -88,8 +88,7 @@ def default_extractor(images: Iterable[Tensor | ImageStream | None]) -> str:
 
 
 def load_logits(extractor: str | Callable[[Tensor], Tensor], device: str | torch.device = "cpu") -> InceptionExtractor:
-    """The extractor of the logits of the inception score, with the weights that "inception_v3:SOURCE" names, if that
-    is ``extractor``.
+    """The extractor of the inception score's logits, with the weights that an "inception_v3:SOURCE" names.
 
     Raises:
         ImportError: torch-fidelity is missing.

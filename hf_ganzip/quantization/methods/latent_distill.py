@@ -332,9 +332,7 @@ class _Run:
 
 
 def _described(value: Any) -> str:
-    """An option or method by what it computes: dataclasses by their recorded fields, functions and other objects by
-    their names.
-    """
+    """An option or method by what it computes: dataclasses by recorded fields, other objects by their names."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [f.name for f in dataclasses.fields(value) if f.metadata.get("recorded", True)]
         return repr((type(value).__qualname__, [(name, _described(getattr(value, name))) for name in fields]))
