@@ -8,7 +8,8 @@ from pathlib import Path
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 
-REPOSITORY = "HF_GANZIP_REPOSITORY"  # the variable with the address of the repository, as GitHub forms addresses; the release workflow sets it
+# The variable with the address of the repository, as GitHub forms addresses; the release workflow sets it.
+REPOSITORY = "HF_GANZIP_REPOSITORY"
 _RELATIVE = re.compile(r"(!?)\[([^\]]*)\]\((?![a-z]+:|#)([^)\s]+)\)")
 
 

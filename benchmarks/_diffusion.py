@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rate and distortion of quantized diffusion UNets: bytes of the whole model against its noise predictions and images."""
+"""Rate and distortion of quantized diffusion UNets: bytes of the model against its noise predictions and images."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ def add_options(parser) -> None:
         "--fd",
         type=int,
         metavar="N",
-        help="also Frechet distance, KNN precision and recall of N images to N real ones; N = 2500 takes half an hour a row",
+        help="also Frechet distance, KNN precision and recall of N images to N real ones; N = 2500 takes half an hour "
+        "a row",
     )
     group.add_argument("--plot", metavar="FILE", help="rate-distortion plot, PNG")
 

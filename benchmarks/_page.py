@@ -15,8 +15,11 @@ RESULTS = HERE.parent / "docs" / "benchmarks"
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 
-Ratios within one run: ours and the other side take turns, so that drifts of the machine hit both. `ratio` is the median of the pairs, `least` and `greatest` its range, `target` what the
-project asks of itself. Written by `make benchmark` from the JSON files in `docs/benchmarks`; packages that a script compares with, and that are not among its versions below, were not installed and are left out. `--help` of a script tells its options, `--quick` shows in seconds that it runs.
+Ratios within one run: ours and the other side take turns, so that drifts of the machine hit both. `ratio` is the median
+of the pairs, `least` and `greatest` its range, `target` what the project asks of itself. Written by `make benchmark`
+from the JSON files in `docs/benchmarks`; packages that a script compares with, and that are not among its versions
+below, were not installed and are left out. `--help` of a script tells its options, `--quick` shows in seconds that it
+runs.
 """
 
 

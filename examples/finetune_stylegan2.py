@@ -55,7 +55,8 @@ def distillation_parser(description: str, preset: str) -> argparse.ArgumentParse
         "--preset",
         choices=sorted(DISTILLATION_PRESETS),
         default=preset,
-        help="values of a published run, which flags change; stylegan2: svs-stylegan2-base, but that the average ramps up",
+        help="values of a published run, which flags change; stylegan2: svs-stylegan2-base, but that the average "
+        "ramps up",
     )
     add(
         "--teacher",
@@ -66,8 +67,8 @@ def distillation_parser(description: str, preset: str) -> argparse.ArgumentParse
         "--perceptual",
         choices=["lpips", "features", "none"],
         default="lpips",
-        help="features: the bundled network, for grey images of 32 pixels; an lpips that is not installed or cannot be downloaded falls "
-        "back to features for these and to none for others",
+        help="features: the bundled network, for grey images of 32 pixels; an lpips that is not installed or cannot "
+        "be downloaded falls back to features for these and to none for others",
     )
     add("--lpips_weights", help="file with the state dict of lpips.LPIPS(net='vgg'); default: downloaded")
     add("--mask", help="Hub id of a face parser: compare student and teacher on content only")

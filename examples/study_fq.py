@@ -9,9 +9,9 @@ discriminator, several seeds, equal steps and equal time.
     python examples/study_fq.py --output_dir grid --images FOLDER --seeds 1 --grid num_codes=16,256 --grid decay=0.5
 
 Runs go seed by seed; an interrupted study goes on where it stopped, and one with more --max_train_steps or --seeds
-goes on from what is there; of finished runs the report.json alone is enough for more --seeds. Options are chosen on a seed that is compared nowhere: --first_seed 9 --seeds 1 --grid
-weight=0.25,1,4. Writes report.json (every figure of every run), report.md, curves.png, codes_in_use.png,
-per_class.png, samples.png, and pictures of the codes.
+goes on from what is there; of finished runs the report.json alone is enough for more --seeds. Options are chosen on
+a seed that is compared nowhere: --first_seed 9 --seeds 1 --grid weight=0.25,1,4. Writes report.json (every figure of
+every run), report.md, curves.png, codes_in_use.png, per_class.png, samples.png, and pictures of the codes.
 """
 
 import argparse
@@ -85,8 +85,8 @@ def parse_args(input_args=None) -> argparse.Namespace:
         nargs="+",
         action="append",
         metavar="OPTION=A,B",
-        help="ablation: variants are the combinations of these options of FQConfig, and `places`=0+1,3 (blocks), beside the plain network and "
-        "--grid_base; may be repeated, each time with its own combinations",
+        help="ablation: variants are the combinations of these options of FQConfig, and `places`=0+1,3 (blocks), "
+        "beside the plain network and --grid_base; may be repeated, each time with its own combinations",
     )
     add(
         "--grid_base",

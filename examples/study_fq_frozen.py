@@ -2,14 +2,14 @@
 """What does a discriminator see through its codebooks? Train fresh discriminators, with and without feature
 quantization, against a generator that stands still, and measure how well each tells its images from real ones.
 
-    python examples/study_fq_frozen.py --output_dir fq-frozen --images fashion-mnist-folder --generator fq/plain-0/generator
+    python examples/study_fq_frozen.py --output_dir frozen --images images-folder --generator fq/plain-0/generator
 
 Variants are those of study_fq.py and, with --grid, combinations of its options, for example --grid num_codes=16,1024
 --grid places=0,3. --shuffled is a control: features get errors of the same size, those of quantization shuffled among
-positions, and so independent of the features. Figures are of images that were not trained on: the share of (real, generated) pairs of which the
-real one has the larger logit (area under the ROC curve: 0.5 is blind, 1 perfect), and the squared error of the
-quantized features relative to their variance at every place. Writes report.json, report.md and auc.png; a run of
-the report under the same conditions is not repeated.
+positions, and so independent of the features. Figures are of images that were not trained on: the share of (real,
+generated) pairs of which the real one has the larger logit (area under the ROC curve: 0.5 is blind, 1 perfect), and
+the squared error of the quantized features relative to their variance at every place. Writes report.json, report.md
+and auc.png; a run of the report under the same conditions is not repeated.
 """
 
 import argparse
@@ -167,9 +167,12 @@ def write_report(report: dict, output: Path) -> None:
     lines = [
         "# What a discriminator sees through its codebooks",
         "",
-        f"Fresh discriminators against {Path(conditions['generator']).name}, which stands still; mean and standard deviation over seeds. "
-        f"AUC: share of {conditions['num_samples']} x {conditions['num_samples']} pairs of a real and a generated image in which the real one has the "
-        "larger logit. Error: squared error of quantized features of real images, relative to their variance, at the end.",
+        f"Fresh discriminators against {Path(conditions['generator']).name}, which stands still; mean and standard "
+        "deviation over seeds. "
+        f"AUC: share of {conditions['num_samples']} x {conditions['num_samples']} pairs of a real and a generated "
+        "image in which the real one has the "
+        "larger logit. Error: squared error of quantized features of real images, relative to their variance, at the "
+        "end.",
         "",
         markdown_table(rows),
         "",

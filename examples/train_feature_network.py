@@ -64,7 +64,8 @@ def check_splits(source: Path) -> None:
     folders = all((source / split).is_dir() for split in ("train", "test"))
     if source.suffix == ".parquet" or (source.is_dir() and not folders and not list(source.glob("t10k-images-idx3*"))):
         raise ValueError(
-            f"{source} has no test images; allowed are a `datasets` id, a folder with `train` and `test`, and one with idx files of both."
+            f"{source} has no test images; allowed are a `datasets` id, a folder with `train` and `test`, and one "
+            "with idx files of both."
         )
 
 

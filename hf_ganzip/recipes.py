@@ -133,7 +133,8 @@ def with_images(config: PruneConfig, model: ModelMixin) -> PruneConfig:
 
     if "sample_size" not in model.config or "in_channels" not in model.config:
         raise ValueError(
-            f"prune: images are for criteria of diffusion UNets; a {type(model).__name__} has no sample_size and in_channels in its config."
+            f"prune: images are for criteria of diffusion UNets; a {type(model).__name__} has no sample_size and "
+            "in_channels in its config."
         )
     found = open_source(name, split="train").images
     if found is None:

@@ -157,7 +157,8 @@ def test_demo_prints_its_table_and_files(done, tmp_path, monkeypatch):
     assert out.splitlines()[0].split()[:2] == ["method", "bits"]
     assert "200 generated against 200 real images" in out and "reloaded bit-exactly" in out
     assert re.search(
-        r"int8: 8 bits, activations too, [\d,]+ bytes, in ONNX Runtime [\d.]+ ms an image; full precision in torch .* times as fast",
+        r"int8: 8 bits, activations too, [\d,]+ bytes, in ONNX Runtime [\d.]+ ms an image; full precision in torch .* "
+        r"times as fast",
         out,
     )
     assert (tmp_path / "demo" / "samples.png").is_file() and (tmp_path / "demo" / "model" / "config.json").is_file()

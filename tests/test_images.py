@@ -163,7 +163,8 @@ def test_datasets_of_the_hub(tmp_path, column):
         pq.write_table(table, tmp_path / "repository" / "data" / f"{split}-00000-of-00001.parquet")
     code = (
         "from hf_ganzip.images import read_images\n"
-        "images, labels = read_images('org/images', split='test')\nprint(sum(int(i.sum()) for i in images), labels.tolist())"
+        "images, labels = read_images('org/images', split='test')\n"
+        "print(sum(int(i.sum()) for i in images), labels.tolist())"
     )
     with LocalHub({"datasets/org/images": tmp_path / "repository"}) as hub:
         found = hub.run(code, tmp_path / "cache")

@@ -132,7 +132,8 @@ def test_codes_of_transformers_have_the_name_of_the_weight_in_another_shape(pack
 @pytest.mark.process
 def test_a_fresh_process_restores_it(packed, tmp_path):
     code = (
-        "import sys, torch, hf_ganzip; from transformers import AutoModel; m = AutoModel.from_pretrained(sys.argv[1]).eval()\n"
+        "import sys, torch, hf_ganzip; from transformers import AutoModel; "
+        "m = AutoModel.from_pretrained(sys.argv[1]).eval()\n"
         "with torch.no_grad(): torch.save(m(torch.arange(12).view(2, 6)).last_hidden_state, sys.argv[2])"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path / "packed", tmp_path / "out.pt"], check=True, timeout=200)

@@ -20,12 +20,14 @@ _TITLE = "Make a generator small, and see what it costs"
 _INTRO = f"""
 # {_TITLE}
 
-The weights of a generator are quantized to a few bits. Left of the handle are images of the full generator, right of it **the same latents** after compression; below, what it saves and what
-it does to **precision** (quality) and **recall** (diversity). Made with hf_ganzip.
+The weights of a generator are quantized to a few bits. Left of the handle are images of the full generator, right
+of it **the same latents** after compression; below, what it saves and what it does to **precision** (quality) and
+**recall** (diversity). Made with hf_ganzip.
 """
 _HELP = f"""
-A public model that hf_ganzip or diffusers saved (`config.json` and safetensors): a GAN generator or a `UNet2DModel`, at most {LIMITS.download_bytes // 2**20} MiB,
-{LIMITS.parameters // 10**6} million parameters and {LIMITS.side} pixels. Nothing in it is executed.
+A public model that hf_ganzip or diffusers saved (`config.json` and safetensors): a GAN generator or a `UNet2DModel`,
+at most {LIMITS.download_bytes // 2**20} MiB, {LIMITS.parameters // 10**6} million parameters and {LIMITS.side}
+pixels. Nothing in it is executed.
 """
 _EMPTY = '<div class="note">Choose a generator and press <b>Compress</b>.</div>'
 

@@ -244,11 +244,13 @@ def table(found: Comparison) -> str:
             rows.append((f"{label} {kind}", cells))
     body = "".join(f'<tr><th scope="row">{label}</th>{"".join(cells)}</tr>' for label, cells in rows)
     metrics, smaller = found.full.metrics, found.full.num_bytes / found.compressed.num_bytes
+    bundled = found.request.model in BUNDLED.values()
+    features = "bundled Fashion-MNIST classifier" if bundled else "pixels at 32 x 32"
     conditions = (
-        f"{found.bits_per_weight:.2f} bits per quantized weight, {smaller:.2f} times smaller. Precision is quality, recall is diversity: "
-        f"{metrics['n_generated']:,} images against {metrics['n_real']:,} {found.reference}, k = {metrics['k']}, "
-        f"H = {metrics['num_hyperplanes']}, {metrics['draws']} draws, seed {found.request.seed}, features: "
-        f"{'bundled Fashion-MNIST classifier' if found.request.model in BUNDLED.values() else 'pixels at 32 x 32'}."
+        f"{found.bits_per_weight:.2f} bits per quantized weight, {smaller:.2f} times smaller. Precision is quality, "
+        f"recall is diversity: {metrics['n_generated']:,} images against {metrics['n_real']:,} {found.reference}, "
+        f"k = {metrics['k']}, H = {metrics['num_hyperplanes']}, {metrics['draws']} draws, seed {found.request.seed}, "
+        f"features: {features}."
     )
     if found.steps:
         conditions += f" {found.steps} steps of DDIM."

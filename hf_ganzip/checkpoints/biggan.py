@@ -45,8 +45,8 @@ def convert(data: Mapping[str, Any], network: str, notes: list[str]) -> Any:
     is_generator = "output_layer.2.weight" in tensors
     if is_generator != (network != "D"):
         raise CheckpointError(
-            f"the file holds a {'generator' if is_generator else 'discriminator'}; network={network!r} asks for the other: "
-            "BigGAN-PyTorch has one file per network (G_ema.pth, G.pth, D.pth)."
+            f"the file holds a {'generator' if is_generator else 'discriminator'}; network={network!r} asks for the "
+            "other: BigGAN-PyTorch has one file per network (G_ema.pth, G.pth, D.pth)."
         )
     return _generator(tensors) if is_generator else _discriminator(tensors, notes)
 

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BigGAN-deep in the layout of pytorch-pretrained-biggan: a folder or Hub repository with config.json and
-pytorch_model.bin.
-"""
+"""BigGAN-deep as pytorch-pretrained-biggan saves it: a folder with config.json and pytorch_model.bin."""
 
 from __future__ import annotations
 
@@ -21,22 +19,27 @@ _IMAGE_CHANNELS = 3  # the published output layer has more and drops the rest
 
 
 def convert_biggan_deep(options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BigGANDeepGenerator:
-    """Model from ``config.json`` and its state dict; spectral norms are folded into the weights.
+    """The generator that ``config.json`` describes; spectral norms are folded into its weights.
+
+    Args:
+        options: Contents of ``config.json``. Numbers are held to limits, so that a damaged file allocates little.
+        tensors: State dict.
 
     Raises:
-        DamagedCheckpointError: They contradict each other.
+        DamagedCheckpointError: An option is missing or beyond its limits, or the tensors do not fit the options.
     """
     layers = options.get("layers")
     if not isinstance(layers, list) or not 0 < len(layers) <= 64 or not all(_is_layer(layer) for layer in layers):
         raise DamagedCheckpointError("config.json has no list `layers` of [upsample, in, out].")
+    upsample, inputs, outputs = zip(*layers)
     width = int(number(options.get("channel_width"), "channel_width", 1, 4096))
     position = options.get("attention_layer_position", -1)
     config = {
         "image_channels": _IMAGE_CHANNELS,
         "z_dim": int(number(options.get("z_dim"), "z_dim", 1, 1 << 16)),
         "num_classes": int(number(options.get("num_classes"), "num_classes", 1, 1 << 20)),
-        "channels": (layers[0][1] * width, *(layer[2] * width for layer in layers)),
-        "upsample": tuple(bool(layer[0]) for layer in layers),
+        "channels": tuple(count * width for count in (inputs[0], *outputs)),
+        "upsample": tuple(map(bool, upsample)),
         "attention_before": int(number(position, "attention_layer_position", -1, 64)),
         "n_stats": int(number(options.get("n_stats", 51), "n_stats", 2, 1 << 12)),
         "eps": number(options.get("eps", 1e-4), "eps", 1e-12, 1.0),
@@ -60,6 +63,7 @@ def convert(data: Mapping[str, Any], network: str, notes: list[str]) -> Any:
 
 
 def _is_layer(layer: Any) -> bool:
+    """Whether an entry is [upsample, in, out], with channels in units of ``channel_width``."""
     return (
         isinstance(layer, list)
         and len(layer) == 3
@@ -68,22 +72,26 @@ def _is_layer(layer: Any) -> bool:
 
 
 def _folded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights divided by sigma = u^T W v with the stored vectors; of the output layer, the rows that are used."""
-    found: dict[str, Tensor] = {}
+    """Tensors without spectral norms; of the output layer, the rows that are used."""
+    folded: dict[str, Tensor] = {}
     for key, value in tensors.items():
         if not isinstance(value, Tensor):
             raise DamagedCheckpointError(f"{key} is no tensor.")
         if key.endswith(("_u", "_v", "num_batches_tracked")):
             continue
         if key.endswith("weight_orig"):
-            name = key.removesuffix("_orig")
-            u = tensors.get(f"{name}_u")
-            v = tensors.get(f"{name}_v")
-            matrix = value.flatten(1) if value.ndim > 1 else value[:, None]
-            if u is None or v is None or u.shape != matrix.shape[:1] or v.shape != matrix.shape[1:]:
-                raise DamagedCheckpointError(f"{name} lacks the vectors of its spectral norm.")
-            key, value = name, value / torch.dot(u, matrix @ v)
+            key = key.removesuffix("_orig")
+            value = _normalized(value, key, tensors)
         if key.startswith("generator.conv_to_rgb."):
             value = value[:_IMAGE_CHANNELS]
-        found[key] = value
-    return found
+        folded[key] = value
+    return folded
+
+
+def _normalized(weight: Tensor, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
+    """``weight`` over its spectral norm u^T W v, as the stored vectors u and v give it."""
+    u, v = tensors.get(f"{name}_u"), tensors.get(f"{name}_v")
+    matrix = weight.flatten(1) if weight.ndim > 1 else weight[:, None]
+    if u is None or v is None or u.shape != matrix.shape[:1] or v.shape != matrix.shape[1:]:
+        raise DamagedCheckpointError(f"{name} lacks the vectors of its spectral norm.")
+    return weight / torch.dot(u, matrix @ v)

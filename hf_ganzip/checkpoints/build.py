@@ -23,8 +23,7 @@ def build_model(
     tensors: Mapping[str, Tensor],
     fill: Callable[[str], Tensor | None] | None = None,
 ) -> Any:
-    """Instance of ``cls`` in eval mode that holds copies of exactly ``tensors`` (as float32); nothing else is
-    allocated.
+    """Instance of ``cls`` in eval mode that holds copies of exactly ``tensors`` (float32); nothing else is allocated.
 
     Args:
         cls: Model class.

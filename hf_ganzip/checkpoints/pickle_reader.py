@@ -187,7 +187,7 @@ class PickleReader:
 
 
 def _checked_key(key: Any) -> Any:
-    """Dict keys and set members: plain values or flat tuples of them (hashing nested tuples recurses without a limit)."""
+    """Dict keys and set members: plain values or flat tuples of them (hashing nested ones recurses without a limit)."""
     members = key if type(key) is tuple else (key,)
     if not all(isinstance(member, _PLAIN) for member in members):
         raise DamagedCheckpointError(f"the pickle has a key of type {type(key).__name__}; allowed are plain values.")
@@ -218,6 +218,17 @@ def _pop_tuple(r: PickleReader, count: int) -> None:
     values = tuple(r._stack[len(r._stack) - count :])
     del r._stack[len(r._stack) - count :]
     r._push(values)
+
+
+def _dict(r: PickleReader) -> None:
+    values = r._marked()
+    r._push({})
+    r._pairs(values)
+
+
+def _set_item(r: PickleReader) -> None:
+    value, key = r._stack.pop(), r._stack.pop()
+    r._pairs([key, value])
 
 
 def _set_add(r: PickleReader) -> None:
@@ -300,15 +311,15 @@ _HANDLERS: dict[int, Callable[[PickleReader], Any]] = {
     0x85: lambda r: _pop_tuple(r, 1),
     0x86: lambda r: _pop_tuple(r, 2),
     0x87: lambda r: _pop_tuple(r, 3),
-    ord("d"): lambda r: (lambda values: (r._push({}), r._pairs(values)))(r._marked()),  # type: ignore[func-returns-value]
+    ord("d"): _dict,
     ord("a"): lambda r: r._extend([r._stack.pop()]),
     ord("e"): lambda r: r._extend(r._marked()),
-    ord("s"): lambda r: (lambda value, key: r._pairs([key, value]))(r._stack.pop(), r._stack.pop()),
+    ord("s"): _set_item,
     ord("u"): lambda r: r._pairs(r._marked()),
     0x90: _set_add,
     0x91: lambda r: r._push(frozenset(_checked_key(value) for value in r._marked())),
     # names and objects
-    ord("c"): lambda r: (lambda module: r._push(r._name(module, r._line())))(r._line()),
+    ord("c"): lambda r: r._push(r._name(r._line(), r._line())),
     0x93: _stack_global,
     ord("R"): _reduce,
     0x81: lambda r: _new_object(r, False),

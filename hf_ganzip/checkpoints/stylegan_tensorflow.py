@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TensorFlow-era pickles of StyleGAN, StyleGAN2 and StyleGAN2-ADA: (G, D, Gs) with named variables and source text
-(ignored).
+"""TensorFlow-era pickles of StyleGAN, StyleGAN2 and StyleGAN2-ADA: (G, D, Gs), named variables, source text (ignored).
 
 Also the comparison models of the ADA paper (zCR-, SN-, PA-, SS-GAN), which have the same generator. Variables are
 stored as (height, width, in, out); kernels of transposed convolutions point the other way.
@@ -246,7 +245,7 @@ def _discriminator(variables: Mapping[str, np.ndarray], options: Mapping[str, An
 
 
 def _stylegan(variables: Mapping[str, np.ndarray], options: Mapping[str, Any]) -> Any:
-    """StyleGAN's dense layers scale by the gain before the bias: lrelu(g x + b) = g lrelu(x + b / g)."""
+    """StyleGAN's fully connected layers scale by the gain before the bias: lrelu(g x + b) = g lrelu(x + b / g)."""
     reader = _Reader(variables)
     tensors = _mapping(reader, bias_gain=1 / math.sqrt(2))
     sizes = reader.sizes(r"synthesis/(\d+)x\1/Conv")

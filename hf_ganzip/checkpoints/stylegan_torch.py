@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Official torch pickles of StyleGAN2-ADA and StyleGAN3: a dict with G, D and G_ema, each with its source text
-(ignored).
-"""
+"""Official torch pickles of StyleGAN2-ADA and StyleGAN3: a dict of G, D and G_ema, with their source text (ignored)."""
 
 from __future__ import annotations
 

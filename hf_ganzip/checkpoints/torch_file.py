@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading of files that ``torch.save`` wrote, zip and legacy, with :class:`.PickleReader`; stricter than
-``weights_only``.
+"""Reads what ``torch.save`` wrote, zip and legacy, with :class:`.PickleReader`; stricter than ``weights_only``.
 
 Sizes are checked against the bytes that are there before anything is allocated; compressed zip members (zip bombs) and
 members outside the archive's folder are refused.
@@ -11,7 +10,7 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -58,15 +57,7 @@ def _read_zip(data: memoryview | bytes) -> Any:
     try:
         with zipfile.ZipFile(_File(data)) as archive:
             members = {info.filename: info for info in archive.infolist()}
-            for name, info in members.items():
-                if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-                    raise UnsafeCheckpointError(
-                        f"the zip member {name!r} is compressed; torch stores members as they are."
-                    )
-                if name.startswith("/") or ".." in name.split("/") or "\\" in name:
-                    raise UnsafeCheckpointError(f"the zip member {name!r} leaves the archive's folder.")
-            if sum(info.file_size for info in members.values()) > len(data):
-                raise UnsafeCheckpointError("the zip members overlap: together they are larger than the file.")
+            _check_members(members, len(data))
             roots = [name.removesuffix("data.pkl") for name in members if name.rpartition("/")[2] == "data.pkl"]
             if len(roots) != 1:
                 raise DamagedCheckpointError("the zip archive has no data.pkl, or several; torch writes one.")
@@ -89,6 +80,16 @@ def _read_zip(data: memoryview | bytes) -> Any:
             return read_pickle(archive.read(root + "data.pkl"), persistent=persistent)[0]
     except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError, UnicodeError) as error:
         raise DamagedCheckpointError(f"the zip archive is damaged: {error}.") from error
+
+
+def _check_members(members: Mapping[str, zipfile.ZipInfo], file_size: int) -> None:
+    for name, info in members.items():
+        if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+            raise UnsafeCheckpointError(f"the zip member {name!r} is compressed; torch stores members as they are.")
+        if name.startswith("/") or ".." in name.split("/") or "\\" in name:
+            raise UnsafeCheckpointError(f"the zip member {name!r} leaves the archive's folder.")
+    if sum(info.file_size for info in members.values()) > file_size:
+        raise UnsafeCheckpointError("the zip members overlap: together they are larger than the file.")
 
 
 def _member(data: memoryview | bytes, info: zipfile.ZipInfo) -> memoryview:

@@ -16,7 +16,7 @@ from .build import build_model, count_blocks, network_state, shape_of
 
 NETWORKS = ("genA2B", "genB2A", "disGA", "disGB", "disLA", "disLB")
 LICENSE = "unknown (code MIT)"
-_MEANINGS = {"G_ema": "genA2B", "G": "genA2B", "D": "disGB"}
+_ALIASES = {"G_ema": "genA2B", "G": "genA2B", "D": "disGB"}
 
 
 def matches(data: Any) -> bool:
@@ -25,8 +25,8 @@ def matches(data: Any) -> bool:
 
 
 def convert(data: Mapping[str, Any], network: str, notes: list[str]) -> Any:
-    """The chosen network; "G_ema" and "G" mean genA2B, "D" the global discriminator of domain B."""
-    name = _MEANINGS.get(network, network)
+    """The chosen network; "G_ema" and "G" mean genA2B, "D" its global discriminator disGB."""
+    name = _ALIASES.get(network, network)
     state = network_state(data, {each: each for each in NETWORKS}, name)
     return _generator(state, notes) if name.startswith("gen") else _discriminator(state)
 
@@ -34,7 +34,7 @@ def convert(data: Mapping[str, Any], network: str, notes: list[str]) -> Any:
 def _generator(state: Mapping[str, Tensor], notes: list[str]) -> UGATITGenerator:
     base, channels = shape_of(state, "DownBlock.1.weight", 4)[:2]
     outputs, inputs = shape_of(state, "FC.0.weight", 2)
-    light = inputs == outputs
+    light = inputs == outputs  # its first layer is given pooled features, that of the full network every pixel's
     if light:
         notes.append(
             "the light network takes any size and does not say which it was trained for: resolution is set to 256"
@@ -59,10 +59,10 @@ def _discriminator(state: Mapping[str, Tensor]) -> UGATITDiscriminator:
 def renamed_spectral_norms(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Keys of ``torch.nn.utils.spectral_norm`` as its parametrization has them; the classifiers keep theirs."""
     endings = {"weight_orig": "original", "weight_u": "0._u", "weight_v": "0._v"}
-    found = {}
+    renamed = {}
     for key, value in state.items():
         module, _, leaf = key.rpartition(".")
         if leaf in endings and module not in ("gap_fc", "gmp_fc"):
             key = f"{module}.parametrizations.weight.{endings[leaf]}"
-        found[key] = value
-    return found
+        renamed[key] = value
+    return renamed

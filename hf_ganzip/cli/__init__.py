@@ -5,14 +5,23 @@ from __future__ import annotations
 
 import sys
 
-from . import comparison, compression, cost, environment, exporting, metrics, models, publishing, scripts, study  # noqa: F401  (they register their commands)
+from . import (  # noqa: F401  (they register their commands)
+    comparison,
+    compression,
+    cost,
+    environment,
+    exporting,
+    metrics,
+    models,
+    publishing,
+    scripts,
+    study,
+)
 from .shared import app, describe_error, settings
 
 
 def main() -> None:
-    """Entry point: an error is one line on standard error, exit code 1 (2 for wrong usage); ``--debug`` shows where it
-    came from.
-    """
+    """Entry point: an error is one line on stderr, exit code 1 (2 for wrong usage); ``--debug`` shows its origin."""
     try:
         app()
     except Exception as error:

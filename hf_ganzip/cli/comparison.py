@@ -68,8 +68,8 @@ def compare(
     reference: Annotated[
         str | None,
         typer.Option(
-            help="Real images or features, with which both are compared: bundled name, folder, parquet, .npy, .safetensors, datasets id; "
-            "default: the original's images are the real ones.",
+            help="Real images or features, with which both are compared: bundled name, folder, parquet, .npy, "
+            ".safetensors, datasets id; default: the original's images are the real ones.",
             autocompletion=completion.sources,
         ),
     ] = None,
@@ -92,7 +92,8 @@ def compare(
     option: Annotated[
         list[str] | None,
         typer.Option(
-            help="NAME=VALUE for a pipeline's call, such as guidance_scale=4; truncation_psi of a GAN, clip_sample of a UNet alone; repeatable."
+            help="NAME=VALUE for a pipeline's call, such as guidance_scale=4; truncation_psi of a GAN, clip_sample of "
+            "a UNet alone; repeatable."
         ),
     ] = None,
     batch_size: BatchSize = 16,

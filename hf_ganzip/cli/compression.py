@@ -33,8 +33,8 @@ from .shared import (
 
 
 _OF_QUANTIZATION = (
-    "method bits mean_bits preset granularity group_size scale_dtype headroom svd_rank hadamard activations activation_range bias_correction option skip last_block "
-    "requantize"
+    "method bits mean_bits preset granularity group_size scale_dtype headroom svd_rank hadamard activations "
+    "activation_range bias_correction option skip last_block requantize"
 ).split()
 
 
@@ -46,8 +46,9 @@ def compress(
     method: Annotated[
         str | None,
         typer.Option(
-            help="auto (codebook up to 3 bits, mse_clip above), mse_clip, codebook, gptq or latent_distill (calibrated), or the paper's linear (Q), "
-            "monte_carlo (P+Q), outlier_splitting (S+Q), aciq (C+Q); default: that of the preset, auto or aciq.",
+            help="auto (codebook up to 3 bits, mse_clip above), mse_clip, codebook, gptq or latent_distill "
+            "(calibrated), or the paper's linear (Q), monte_carlo (P+Q), outlier_splitting (S+Q), aciq (C+Q); "
+            "default: that of the preset, auto or aciq.",
             autocompletion=completion.methods,
         ),
     ] = None,
@@ -55,14 +56,16 @@ def compress(
     mean_bits: Annotated[
         float | None,
         typer.Option(
-            help="Instead of --bits: measure the layers first and give each its own bits, with this mean (scales included)."
+            help="Instead of --bits: measure the layers first and give each its own bits, with this mean (scales "
+            "included)."
         ),
     ] = None,
     preset: Annotated[
         str | None,
         typer.Option(
-            help="What options that are not given are. best: auto, by channel, float16, headroom 0.1. paper: aciq, by tensor, float32, the last "
-            "block in full precision. Default: paper for the paper's methods, best for others."
+            help="What options that are not given are. best: auto, by channel, float16, headroom 0.1. paper: aciq, by "
+            "tensor, float32, the last block in full precision. Default: paper for the paper's methods, best for "
+            "others."
         ),
     ] = None,
     granularity: Annotated[str | None, typer.Option(help="One scale per tensor, channel or group.")] = None,
@@ -107,7 +110,8 @@ def compress(
     recipe: Annotated[
         Path | None,
         typer.Option(
-            help="YAML file with steps (prune, refine, quantize), or a bundled recipe such as svs-stylegan2, instead of all options above.",
+            help="YAML file with steps (prune, refine, quantize), or a bundled recipe such as svs-stylegan2, instead "
+            "of all options above.",
             autocompletion=completion.bundled_recipes,
         ),
     ] = None,
@@ -176,7 +180,7 @@ def _labels(component: str) -> dict[str, str]:
 
 
 def _finish(whole: Any, output_dir: Path, found: Sequence[tuple[dict[str, str], Any]], as_json: bool) -> None:
-    """Save, and print the reports: that of a model alone as it is, others in a list, each with its component and step."""
+    """Save, and print the reports: that of a model alone as it is, others in a list with their component and step."""
     whole.save_pretrained(output_dir)
     if as_json:
         dicts = [labels | report.to_dict() for labels, report in found]
@@ -194,7 +198,8 @@ def prune(
     criterion: Annotated[
         str,
         typer.Option(
-            help="magnitude, random; for StyleGANs dcp, content_aware, gan_slimming; for diffusion UNets diff_prune, taylor.",
+            help="magnitude, random; for StyleGANs dcp, content_aware, gan_slimming; for diffusion UNets diff_prune, "
+            "taylor.",
             autocompletion=completion.criteria,
         ),
     ] = "magnitude",
@@ -208,7 +213,8 @@ def prune(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Images for diff_prune and taylor: folder, parquet, .npy, bundled name or datasets id (its training images).",
+            help="Images for diff_prune and taylor: folder, parquet, .npy, bundled name or datasets id (its training "
+            "images).",
             autocompletion=completion.sources,
         ),
     ] = None,

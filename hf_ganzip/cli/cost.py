@@ -84,14 +84,18 @@ def sensitivity(
 ) -> None:
     """Quantize one layer at a time and measure how far the output moves, without data."""
     from ..quantization import QuantizeConfig
-    from ..quantization import sensitivity as run
+    from ..quantization import sensitivity as measure
 
     if plot is not None:
         refuse_unwritable(plot.parent)
-    config = QuantizeConfig(method=method, granularity=granularity)
-    opened = open_model(model, Place(subfolder, revision, device, dtype))
-    options = {"config": config, "num_samples": num_samples, "activations": activations, "progress": not quiet}
-    report = run(opened, tuple(bits or (2, 3, 4, 6, 8)), **options)
+    report = measure(
+        open_model(model, Place(subfolder, revision, device, dtype)),
+        tuple(bits or (2, 3, 4, 6, 8)),
+        config=QuantizeConfig(method=method, granularity=granularity),
+        num_samples=num_samples,
+        activations=activations,
+        progress=not quiet,
+    )
     overrides = report.allocate(mean_bits=mean_bits) if mean_bits is not None else None
     if plot is not None:
         from ..evaluation.plotting import save_sensitivity_plot

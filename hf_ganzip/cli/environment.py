@@ -11,8 +11,8 @@ from .shared import Json, app, print_json
 
 
 _PACKAGES = (
-    "hf_ganzip torch torchvision numpy diffusers transformers accelerate huggingface_hub safetensors datasets evaluate torch-pruning "
-    "matplotlib gradio peft onnx onnxscript onnxruntime"
+    "hf_ganzip torch torchvision numpy diffusers transformers accelerate huggingface_hub safetensors datasets "
+    "evaluate torch-pruning matplotlib gradio peft onnx onnxscript onnxruntime"
 )
 
 

@@ -38,7 +38,8 @@ def export(
     noise: Annotated[
         str | None,
         typer.Option(
-            help="Of StyleGAN 1 and 2: input (may be left out, which means the stored noise), const or none; default: input."
+            help="Of StyleGAN 1 and 2: input (may be left out, which means the stored noise), const or none; default: "
+            "input."
         ),
     ] = None,
     checks: Annotated[int, typer.Option(min=1, help="Inputs on which the file is compared with torch.")] = 4,
@@ -65,7 +66,7 @@ def export(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Write a model as an ONNX file with its weights as they are stored, compared with torch before it is left behind."""
+    """Write a model as an ONNX file with its weights as they are stored, compared with torch before it is kept."""
     from ..assets import class_names
     from ..exporting import export as run
     from ..exporting import export_parts
@@ -97,5 +98,6 @@ def export(
     say(report)
     if web:
         say(
-            f"python -m http.server --directory {output_dir} shows the page; hf-ganzip push {output_dir} NAMESPACE/NAME --space static publishes it"
+            f"python -m http.server --directory {output_dir} shows the page; hf-ganzip push {output_dir} "
+            "NAMESPACE/NAME --space static publishes it"
         )

@@ -32,8 +32,8 @@ def evaluate(
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            help="Metric name, or fid, kid, fd_dinov2, cmmd, mind, is, prdc, vendi ..., or METRIC@EXTRACTOR; repeatable; default: precision and recall by LSH and "
-            "KNN, Frechet distance.",
+            help="Metric name, or fid, kid, fd_dinov2, cmmd, mind, is, prdc, vendi ..., or METRIC@EXTRACTOR; "
+            "repeatable; default: precision and recall by LSH and KNN, Frechet distance.",
             autocompletion=completion.measured,
         ),
     ] = None,
@@ -42,8 +42,8 @@ def evaluate(
         int | None,
         typer.Option(
             min=1,
-            help="Cut the images of both sides to their centred square and resize it to this side (bicubic, antialiased) first; default: each "
-            "image as it is, resized by the extractor.",
+            help="Cut the images of both sides to their centred square and resize it to this side (bicubic, "
+            "antialiased) first; default: each image as it is, resized by the extractor.",
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="Of a datasets id, or of a folder that has one of this name.")] = "test",
@@ -75,7 +75,8 @@ def evaluate(
     eval_results: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the model: write .eval_results/*.yaml there, as the Hub reads them; REAL must be a datasets id."
+            help="Folder of the model: write .eval_results/*.yaml there, as the Hub reads them; REAL must be a "
+            "datasets id."
         ),
     ] = None,
     cache: Annotated[bool, typer.Option(help="Keep features of images on disk (HF_GANZIP_CACHE).")] = True,

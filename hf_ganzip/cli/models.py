@@ -54,17 +54,19 @@ def demo(
     print(format_table(result["rows"]))
     print(
         f"\n{conditions['n_generated']} generated against {conditions['n_real']} real images; features "
-        f"{conditions['extractor']} {conditions['extractor_digest'][:12]}; {conditions['num_hyperplanes']} hyperplanes, "
-        f"mean of {conditions['draws']} draws, k = {conditions['k']}, seed {conditions['seed']}; FD: Frechet distance of "
-        f"the features; KiB: all tensors of the model."
+        f"{conditions['extractor']} {conditions['extractor_digest'][:12]}; {conditions['num_hyperplanes']} "
+        f"hyperplanes, mean of {conditions['draws']} draws, k = {conditions['k']}, seed {conditions['seed']}; FD: "
+        "Frechet distance of the features; KiB: all tensors of the model."
     )
     print(
-        f"{saved['folder']}: {saved['method']} at {saved['bits']} bits, {saved['file_bytes']:,} bytes, reloaded bit-exactly."
+        f"{saved['folder']}: {saved['method']} at {saved['bits']} bits, {saved['file_bytes']:,} bytes, reloaded "
+        "bit-exactly."
     )
     speed = result["speed"]
     print(
-        f"{speed['folder']}: 8 bits, activations too, {speed['file_bytes']:,} bytes, in ONNX Runtime {speed['int8_ms']:.2f} ms an image; "
-        f"full precision in torch {speed['full_ms']:.2f} ms: {speed['times']:.1f} times as fast."
+        f"{speed['folder']}: 8 bits, activations too, {speed['file_bytes']:,} bytes, in ONNX Runtime "
+        f"{speed['int8_ms']:.2f} ms an image; full precision in torch {speed['full_ms']:.2f} ms: {speed['times']:.1f} "
+        "times as fast."
         if speed
         else "Speed: not measured; pip install 'hf_ganzip[export]' brings ONNX Runtime."
     )
@@ -192,7 +194,7 @@ def _read_image(file: Path) -> Any:
 
 @app.command()
 def info(model: Model, subfolder: Subfolder = None, revision: Revision = None, as_json: Json = False) -> None:
-    """Show the config of a model, or of each in a pipeline, what was done to it, and the bytes of every packed layer."""
+    """Show the config of a model, or of each in a pipeline, what was done to it, and the bytes of packed layers."""
     from ..saved.inspection import describe, format_description
 
     description = describe(model, **Place(subfolder, revision).hub_options(model))
@@ -242,7 +244,6 @@ def sample(
     refuse_unwritable(output.parent) if output.suffix.lower() in _IMAGES else refuse_full(output)
     place = Place(subfolder, revision, device, dtype)
     prompts = [*(prompt or ()), *(read_prompts(prompts_file) or ())]
-    common: dict[str, Any] = {"seed": seed, "progress": not quiet}
     name = prompted_pipeline(model, place)
     if name:
         others = {"truncation_psi": truncation_psi != 1, "class_label": class_label is not None}
@@ -252,9 +253,17 @@ def sample(
         from ..evaluation.prompt_sampling import sample_prompts
 
         whole, _ = open_whole(model, None, place)
-        common |= {"steps": steps, "guidance_scale": guidance_scale, "batch_size": batch_size or 1}
         num_samples = num_samples or len(prompts)
-        images, labels = sample_prompts(whole.to(device or "cpu"), prompts, num_samples, **common)
+        images, labels = sample_prompts(
+            whole.to(device or "cpu"),
+            prompts,
+            num_samples,
+            seed=seed,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            batch_size=batch_size or 1,
+            progress=not quiet,
+        )
         names = prompts
     else:
         others = {"prompt": bool(prompts), "guidance_scale": guidance_scale is not None}
@@ -262,9 +271,17 @@ def sample(
         from ..evaluation.sampling import sample_images
 
         num_samples = num_samples or 64
-        common |= {"truncation_psi": truncation_psi, "class_label": class_label, "clip_sample": clip_sample}
-        common |= {"steps": steps or 50, "batch_size": batch_size or 100}
-        images, labels = sample_images(open_model(model, place), num_samples, **common)
+        images, labels = sample_images(
+            open_model(model, place),
+            num_samples,
+            seed=seed,
+            batch_size=batch_size or 100,
+            truncation_psi=truncation_psi,
+            class_label=class_label,
+            steps=steps or 50,
+            clip_sample=clip_sample,
+            progress=not quiet,
+        )
         names = class_names(model)
     _save_images(images, labels, names, output)
     if as_json:

@@ -13,9 +13,7 @@ from .shared import Dtype, settings
 
 @dataclass(frozen=True)
 class Place:
-    """Where a model is and where it goes: values of the options ``--subfolder``, ``--revision``, ``--device`` and
-    ``--dtype``.
-    """
+    """Where a model is and where it goes: the options ``--subfolder``, ``--revision``, ``--device`` and ``--dtype``."""
 
     subfolder: str | None = None
     revision: str | None = None

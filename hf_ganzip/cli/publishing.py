@@ -93,7 +93,8 @@ def push(
         bool,
         typer.Option(
             "--standalone",
-            help="Write all code that the model needs beside its weights, for trust_remote_code=True without hf_ganzip; default: a few lines that import it.",
+            help="Write all code that the model needs beside its weights, for trust_remote_code=True without "
+            "hf_ganzip; default: a few lines that import it.",
         ),
     ] = False,
     measure: Annotated[
@@ -105,8 +106,8 @@ def push(
     space: Annotated[
         str | None,
         typer.Option(
-            help="static: MODEL is a folder that export --web wrote, and becomes a Space as it stands. gradio: MODEL is a folder with app.py, or compress, "
-            "the demo of this package; its wheel is uploaded beside it."
+            help="static: MODEL is a folder that export --web wrote, and becomes a Space as it stands. gradio: MODEL "
+            "is a folder with app.py, or compress, the demo of this package; its wheel is uploaded beside it."
         ),
     ] = None,
     repository: Annotated[

@@ -25,7 +25,8 @@ _ARGUMENTS = "[bold]NAME[/bold] of the script, and its own options; NAME --help 
 Launch = Annotated[
     str | None,
     typer.Option(
-        help='Run under "accelerate launch" with these options, for example "--num_processes 2"; "" for what accelerate config says. '
+        help='Run under "accelerate launch" with these options, for example "--num_processes 2"; "" for what '
+        "accelerate config says. "
         "Default: one process, this one."
     ),
 ]

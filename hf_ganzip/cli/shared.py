@@ -19,7 +19,8 @@ from . import completion
 
 
 _ORDER = (
-    "demo convert info sample compress prune refine sensitivity cost evaluate compare study translate train finetune examples export card push metrics env"
+    "demo convert info sample compress prune refine sensitivity cost evaluate compare study translate train finetune "
+    "examples export card push metrics env"
 ).split()
 
 
@@ -84,11 +85,11 @@ def describe_error(error: Exception) -> str:
 
 
 def in_options(message: str, flags: Mapping[str, str]) -> str:
-    """A message of the library in the words of the command: its arguments by the options that set them, its functions
-    not at all.
+    """A message of the library in the words of the command: arguments by their options, functions not at all.
 
     Example:
-        >>> in_options("quantize_: group_size is 7; or set requantize=True.", {"group_size": "--group-size", "requantize": "--requantize"})
+        >>> flags = {"group_size": "--group-size", "requantize": "--requantize"}
+        >>> in_options("quantize_: group_size is 7; or set requantize=True.", flags)
         '--group-size is 7; or set --requantize.'
     """
     unknown = re.match(r"Unknown (?:\w+ )*?(\w+) '", message)
@@ -115,7 +116,8 @@ Components = Annotated[
     list[str] | None,
     typer.Option(
         "--component",
-        help="Network of a pipeline to work on, such as unet; repeatable; default: the denoiser. The whole pipeline is saved again.",
+        help="Network of a pipeline to work on, such as unet; repeatable; default: the denoiser. The whole pipeline "
+        "is saved again.",
     ),
 ]
 Subfolder = Annotated[str | None, typer.Option(help="Of the folder or Hub id, where the model is.")]

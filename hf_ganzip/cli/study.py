@@ -42,7 +42,8 @@ def study(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help='Method, or "gptq mixed" and the like; repeatable; default: all but "gptq best" and those that say whether "auto" rotates; for diffusion models the paper\'s, auto and "gptq best".',
+            help='Method, or "gptq mixed" and the like; repeatable; default: all but "gptq best" and those that say '
+            'whether "auto" rotates; for diffusion models the paper\'s, auto and "gptq best".',
             autocompletion=completion.studied,
         ),
     ] = None,

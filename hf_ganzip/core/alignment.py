@@ -6,8 +6,11 @@ from __future__ import annotations
 from torch import nn
 
 
+_ALIGNMENT = 64  # bytes, at which torch's own allocations on CPUs begin
+
+
 def align_(model: nn.Module) -> None:
-    """Copy CPU tensors of floats that a memory-mapped file left unaligned: kernels round differently on those."""
+    """Copy floating-point CPU tensors that a memory-mapped file left unaligned: kernels round differently on those."""
     for tensor in [*model.parameters(), *model.buffers()]:
-        if tensor.device.type == "cpu" and tensor.is_floating_point() and tensor.data_ptr() % 64:
+        if tensor.device.type == "cpu" and tensor.is_floating_point() and tensor.data_ptr() % _ALIGNMENT:
             tensor.data = tensor.data.clone()

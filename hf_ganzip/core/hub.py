@@ -114,8 +114,7 @@ def unreachable() -> str:
 def network_folder(
     name: str | Path, *, patterns: Sequence[str] = MODEL_FILES, subfolder: str | None = None, **hub_options: Any
 ) -> Path:
-    """The folder of one network: as :func:`model_folder`, and for a pipeline the folder of its denoiser or only
-    network.
+    """The folder of one network: as :func:`model_folder`; of a pipeline, that of its denoiser or only network.
 
     Raises:
         FileNotFoundError: No ``config.json``, besides what :func:`model_folder` raises.
@@ -129,8 +128,8 @@ def network_folder(
             (network,) = choose_components(networks, None, str(name))
         except ValueError as error:
             raise ValueError(
-                f"{name} is a pipeline with {len(networks)} networks ({', '.join(networks) or 'none'}); one is needed. Give the "
-                "folder of one of them, or subfolder=."
+                f"{name} is a pipeline with {len(networks)} networks ({', '.join(networks) or 'none'}); one is "
+                "needed. Give the folder of one of them, or subfolder=."
             ) from error
         options["subfolder"] = "/".join(filter(None, (subfolder, network)))
     elif not (folder / "config.json").is_file():

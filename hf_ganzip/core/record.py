@@ -60,9 +60,7 @@ class Step:
 
 
 def origin(folder: str | Path) -> str:
-    """Hub id and revision ("org/name@sha") of a folder in the Hub cache, the name of another folder, and anything else
-    as it is (a Hub id).
-    """
+    """ "org/name@sha" of a folder in the Hub cache, the name of another folder, anything else as it is (a Hub id)."""
     folder = Path(folder)
     for each in (folder, folder.parent):  # the repository, or one part of a pipeline
         if each.parent.name == "snapshots" and each.parents[1].name.startswith("models--"):

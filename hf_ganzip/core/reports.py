@@ -10,8 +10,9 @@ from typing import Any
 
 
 class Report:
-    """Base of what the verbs return. A subclass is a dataclass with ``repr=False``: the generated one would print
-    every field.
+    """Base of what the verbs return.
+
+    A subclass is a dataclass with ``repr=False``: the generated one would print every field.
     """
 
     def facts(self) -> dict[str, str]:
@@ -40,10 +41,11 @@ class Report:
 
     def __repr__(self) -> str:
         facts = "; ".join(f"{name} {text}" for name, text in self.facts().items())
-        lines = textwrap.TextWrapper(
-            119, subsequent_indent="  ", break_on_hyphens=False, max_lines=2, placeholder=" ..."
+        said = f"{type(self).__name__}: {facts}"
+        head = textwrap.fill(
+            said, 119, subsequent_indent="  ", break_on_hyphens=False, max_lines=2, placeholder=" ..."
         )
-        return f"{lines.fill(f'{type(self).__name__}: {facts}')}\n  print() shows all of it, .to_pandas() and .to_dict() give it"
+        return f"{head}\n  print() shows all of it, .to_pandas() and .to_dict() give it"
 
     def _repr_html_(self) -> str:
         folded = (
@@ -54,12 +56,12 @@ class Report:
 
 
 def conditions_table(conditions: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Conditions of a measurement as cells."""
+    """Conditions of a measurement as cells, one row each."""
     return [("condition", "value"), *((name, str(value)) for name, value in conditions.items())]
 
 
 def markdown_table(cells: Sequence[Sequence[str]]) -> str:
-    """Cells, names of columns first, as a table.
+    """Cells, names of columns first, as a table in Markdown.
 
     Example:
         >>> print(markdown_table([("name", "value"), ("a|b", "1")]))
@@ -72,7 +74,7 @@ def markdown_table(cells: Sequence[Sequence[str]]) -> str:
 
 
 def html_table(cells: Sequence[tuple[str, ...]], head: bool = False) -> str:
-    """Cells, escaped, as a table; ``head``: the first row holds names."""
+    """Cells, escaped, as a table in HTML; ``head``: the first row holds names."""
     lines = []
     for index, row in enumerate(cells):
         tag = "th" if head and index == 0 else "td"

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Let ``evaluate.load("lsh_precision_recall")`` find our modules where hf_ganzip is imported: nothing is copied or
-asked of the Hub.
-"""
+"""Lets ``evaluate.load("NAME")`` find our modules where hf_ganzip is imported, without copies and without the Hub."""
 
 from __future__ import annotations
 

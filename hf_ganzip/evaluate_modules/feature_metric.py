@@ -74,9 +74,7 @@ class FeatureMetric(evaluate.Metric):
                 self._held[side].append(batch)
 
     def add(self, *, prediction=None, reference=None, **kwargs):
-        """Add one feature vector (d,) or one image of one side or of both; `evaluate.combine` says ``predictions`` and
-        ``references``.
-        """
+        """Add a feature vector (d,) or image; `evaluate.combine` says ``predictions`` and ``references``."""
         given = {"predictions": prediction, "references": reference}
         self._refuse("add", kwargs.keys() - given, "prediction and reference")
         one = {
@@ -93,9 +91,7 @@ class FeatureMetric(evaluate.Metric):
             )
 
     def compute(self, *, predictions=None, references=None, **kwargs):
-        """Compute over everything that was added, by all processes, and start anew; None on processes other than the
-        first.
-        """
+        """Compute over what all processes added, and start anew; None on processes other than the first."""
         self.add_batch(predictions=predictions, references=references)
         held, self._held = self._held, {side: [] for side in _SIDES}
         sides = {side: _joined(batches) for side, batches in held.items() if batches}
@@ -112,9 +108,7 @@ class FeatureMetric(evaluate.Metric):
         return self._compute(**sides, **kwargs)
 
     def _compute(self, predictions, references, feature_extractor=None, **options):
-        """Values for features, or for images with an extractor; options of other metrics in an `evaluate.combine` are
-        ignored.
-        """
+        """Values for features, or images and an extractor; options for other metrics of a combination are ignored."""
         accepted = _options_of(type(self).function)
         known = accepted.union(*map(_options_of, METRICS.values()))
         if unknown := ", ".join(sorted(set(options) - known)):
@@ -172,8 +166,8 @@ def _features(sides: dict[str, Any], extractor: Any) -> dict[str, Any]:
         if isinstance(x, list) or x.ndim == 4:
             what = f"{len(x)} PIL images" if isinstance(x, list) else f"images of shape {tuple(x.shape)}"
             raise ValueError(
-                f'{side} are {what}, and no feature_extractor= was given; pass feature_extractor="fashion_mnist", another extractor of hf_ganzip '
-                "or a callable, or features (n, d)."
+                f'{side} are {what}, and no feature_extractor= was given; pass feature_extractor="fashion_mnist", '
+                "another extractor of hf_ganzip or a callable, or features (n, d)."
             )
     return sides
 
@@ -185,13 +179,14 @@ def _as_images(side: str, values: Any) -> torch.Tensor:
         sizes = sorted({image.shape[:2] for image in images})
         if len(sizes) > 1:
             raise ValueError(
-                f"{side} are images of {len(sizes)} different sizes, {sizes[0]} and {sizes[1]} (height, width) among them; resize them to one."
+                f"{side} are images of {len(sizes)} different sizes, {sizes[0]} and {sizes[1]} (height, width) among "
+                "them; resize them to one."
             )
         return stack_images(images)
     images = torch.as_tensor(values)
     if images.ndim != 4 or images.dtype != torch.uint8 or images.shape[1] not in (1, 3):
         raise ValueError(
-            f"{side} has shape {tuple(images.shape)} and dtype {images.dtype}; with feature_extractor= allowed are images uint8 "
-            "(n, C, H, W), C 1 or 3, and lists or columns of PIL images of one size."
+            f"{side} has shape {tuple(images.shape)} and dtype {images.dtype}; with feature_extractor= allowed are "
+            "images uint8 (n, C, H, W), C 1 or 3, and lists or columns of PIL images of one size."
         )
     return images

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put our `evaluate` modules where ``evaluate.load("NAME")`` finds them without the Hub, in processes that do not
-import hf_ganzip.
-"""
+"""Puts our `evaluate` modules where ``evaluate.load("NAME")`` finds them without the Hub and without hf_ganzip."""
 
 from __future__ import annotations
 
@@ -34,8 +32,9 @@ def install_metrics() -> dict[str, Path]:
         for file in target.glob(f"*/{name}.py"):
             if "hf_ganzip" not in file.read_text(encoding="utf-8"):
                 raise ValueError(
-                    f"evaluate has cached a metric {name} that is not of hf_ganzip: {file.parent}. Remove that folder, or leave "
-                    f'it: after `import hf_ganzip`, evaluate.load("{name}") is ours without being installed. Nothing was installed.'
+                    f"evaluate has cached a metric {name} that is not of hf_ganzip: {file.parent}. Remove that "
+                    f'folder, or leave it: after `import hf_ganzip`, evaluate.load("{name}") is ours without being '
+                    "installed. Nothing was installed."
                 )
     return {name: _install(name, folder, targets[name]) for name, folder in metric_folders().items()}
 

@@ -61,8 +61,9 @@ class ProcessExchange:
             lock.acquire(timeout=1)
         except Timeout:
             raise ValueError(
-                f"experiment_id {self.experiment}: another evaluation is process {self.rank} of {self.count} of it, in {self.folder}, or waits there for one "
-                "that died; give each evaluation an experiment_id of its own."
+                f"experiment_id {self.experiment}: another evaluation is process {self.rank} of {self.count} of it, "
+                f"in {self.folder}, or waits there for one that died; give each evaluation an experiment_id of its "
+                "own."
             ) from None
         self._lock = lock
         try:
@@ -129,8 +130,8 @@ class ProcessExchange:
             if time.monotonic() > end:
                 lacking = ", ".join(path.name.partition("-")[0] for path in paths if not path.exists())
                 raise ValueError(
-                    f"experiment_id {self.experiment}: process {lacking} of {self.count} {what} (waited {self.timeout:g} s; "
-                    "timeout= of evaluate.load changes that). Nothing was computed."
+                    f"experiment_id {self.experiment}: process {lacking} of {self.count} {what} (waited "
+                    f"{self.timeout:g} s; timeout= of evaluate.load changes that). Nothing was computed."
                 )
             time.sleep(0.02)
 

@@ -36,9 +36,7 @@ class FeatureCache:
         self.folder = Path(folder) if folder is not None else default_cache_folder()
 
     def key(self, images: Tensor | ImageStream, extractor: Callable[[Tensor], Tensor]) -> str | None:
-        """Digest of images uint8 (N, C, H, W), or of the files of a stream, and of the extractor; None for a callable
-        without ``digest``.
-        """
+        """Digest of images uint8 (N, C, H, W) or streamed, and of the extractor; None if that has no ``digest``."""
         weights = getattr(extractor, "digest", None)
         if weights is None:
             return None

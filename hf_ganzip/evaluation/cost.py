@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model costs on this machine: parameters, MACs, bytes, peak memory, latency, next to the model it was made
-from.
-"""
+"""What a model costs on this machine, beside the one it was made from: parameters, MACs, bytes, memory, latency."""
 
 from __future__ import annotations
 
@@ -121,8 +119,7 @@ def smaller_and_faster(size: float, speed: float, where: str) -> str:
 def measure_cost(
     model: ModelMixin, reference: ModelMixin | None = None, *, repeats: int = 7, memory: bool = True
 ) -> CostReport:
-    """Measure what a model costs here and now, in evaluation mode, on the example inputs of its family; the models
-    stay as they are.
+    """Measure what a model costs here and now, in eval mode, on the example inputs of its family; models stay as is.
 
     Args:
         model: A model of a known family, on any device, or a pipeline, whose denoiser is measured.
@@ -231,9 +228,7 @@ def printed_by(module: str, function: str, *arguments: str) -> int:
 
 
 def peak_of_folder(folder: str, dtype: str) -> None:
-    """Print the bytes by which loading the model in ``folder`` in ``dtype`` and one forward pass raise the memory of
-    this process.
-    """
+    """Print the bytes by which loading the model in ``folder`` and a forward pass raise the memory of this process."""
     from ..integration.opening import load_model
 
     torch.zeros(1) @ torch.zeros(1)

@@ -110,20 +110,23 @@ def sample_diffusion(
             kwargs = {} if labels is None else {"class_labels": labels[start : start + count].to(device)}
             for now, before in zip(reversed(chosen), [*reversed(chosen[:-1]), -1]):
                 noise = model(state, now, return_dict=False, **kwargs)[0]
-                kept = signal[before] if before >= 0 else 1.0
-                image = (state - math.sqrt(1 - signal[now]) * noise) / math.sqrt(signal[now])
-                if clip_sample:
-                    image = image.clamp(-1, 1)
-                    noise = (state - math.sqrt(signal[now]) * image) / math.sqrt(1 - signal[now])
-                state = math.sqrt(kept) * image + math.sqrt(1 - kept) * noise
+                state = _ddim_step(state, noise, signal[now], signal[before] if before >= 0 else 1.0, clip_sample)
             images.append(to_uint8(state.float()).cpu())
             bar.update(count)
     return torch.cat(images), labels
 
 
+def _ddim_step(state: Tensor, noise: Tensor, signal: float, signal_after: float, clip: bool) -> Tensor:
+    """The next state, from the predicted noise and the share of the signal in the variance of both states."""
+    image = (state - math.sqrt(1 - signal) * noise) / math.sqrt(signal)
+    if clip:
+        image = image.clamp(-1, 1)
+        noise = (state - math.sqrt(signal) * image) / math.sqrt(1 - signal)
+    return math.sqrt(signal_after) * image + math.sqrt(1 - signal_after) * noise
+
+
 def labels_of(classes: int | None, count: int, first: int = 0, class_label: int | None = None) -> Tensor | None:
-    """Class ids (count,) int64 of the images from number ``first`` on: one class, or all in turn; None for models
-    without classes.
+    """Class ids (count,) int64 of images from ``first`` on: one class, or all in turn; None without classes.
 
     Raises:
         ValueError: There is no such class.

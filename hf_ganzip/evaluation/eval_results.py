@@ -23,13 +23,13 @@ FOLDER, PREFIX = ".eval_results", "hf-ganzip-"
 
 
 def eval_results(reports: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Path in the repository -> text, one file a dataset, of evaluations as dicts; {} if none was made against a
-    dataset of the Hub.
+    """Path in the repository -> text, one file a dataset, of evaluations as dicts; {} without a dataset of the Hub.
 
     Figures that are not finite are left out.
 
     Example:
-        >>> conditions = {"reference": "org/images", "reference_dataset": "org/images", "n_generated": 50, "n_real": 60, "seed": 0}
+        >>> conditions = {"reference": "org/images", "reference_dataset": "org/images", "seed": 0}
+        >>> conditions |= {"n_generated": 50, "n_real": 60}
         >>> report = {"metrics": {"fid": {"frechet_distance": 3.0}}, "conditions": conditions}
         >>> print(eval_results([report])[".eval_results/hf-ganzip-org-images.yaml"], end="")
         - dataset:
@@ -51,9 +51,7 @@ def eval_results(reports: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def write_eval_results(reports: Sequence[Mapping[str, Any]], folder: str | Path) -> list[Path]:
-    """Write the files of :func:`eval_results` into a model's folder, in place of those of an earlier call; their
-    paths.
-    """
+    """Write the files of :func:`eval_results` into a model's folder, in place of earlier ones; returns their paths."""
     for old in Path(folder, FOLDER).glob(f"{PREFIX}*.yaml"):
         old.unlink()
     written = []

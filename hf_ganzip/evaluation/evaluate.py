@@ -178,6 +178,32 @@ def _compute(
     return results, reasons
 
 
+@dataclass
+class _Inputs:
+    """Called with the name of a metric, gives what it computes from: features of both sides, or logits."""
+
+    sides: dict[str, Source]
+    images: dict[str, Any]
+    features: dict[str, Any]  # by the extractor of the evaluation
+    own: Mapping[str, str]  # metric -> the extractor that belongs to it
+    extractor: Any
+    device: Any
+    extracting: dict[str, Any]
+    made: dict[str, tuple[dict[str, Tensor], dict[str, Any]]] = field(default_factory=dict)  # by the extractors of own
+
+    def __call__(self, metric: str) -> dict[str, Any]:
+        if metric in self.own:
+            name = self.own[metric]
+            self.made[name] = self.made.get(name) or features_by(name, self.images, self.device, self.extracting)
+            return self.made[name][0]
+        if metric not in OF_LOGITS:
+            return self.features
+        generated = self.images["generated"]
+        if generated is None:
+            raise ValueError(f"logits of images are needed; {self.sides['generated'].name} holds features.")
+        return {"logits": extract_features(generated, load_logits(self.extractor, self.device), **self.extracting)}
+
+
 def evaluate(
     generated: Any,
     reference: Any,
@@ -246,19 +272,7 @@ def evaluate(
         if extract is not None and features[where] is None:
             features[where] = extract_features(images[where], extract, **extracting)
 
-    made: dict[str, tuple[dict[str, Tensor], dict[str, Any]]] = {}  # by extractors that belong to metrics
-
-    def inputs(metric: str) -> dict[str, Any]:
-        if metric in own:
-            name = own[metric]
-            made[name] = made.get(name) or features_by(name, images, run["device"], extracting)
-            return made[name][0]
-        if metric not in OF_LOGITS:
-            return features
-        if images["generated"] is None:
-            raise ValueError(f"logits of images are needed; {sides['generated'].name} holds features.")
-        return {"logits": extract_features(images["generated"], load_logits(extractor, run["device"]), **extracting)}
-
+    inputs = _Inputs(sides, images, features, own, extractor, run["device"], extracting)
     results, failures = _compute(found, chosen, inputs)
     counts = {where: len(images[where] if features[where] is None else features[where]) for where in sides}
     conditions = {
@@ -272,7 +286,7 @@ def evaluate(
         "extractor": getattr(extract, "name", type(extract).__name__) if extract else _no_extractor(features),
         "extractor_digest": digest,
         "resize": getattr(extract, "resize", None),
-        **({"presets": {name: made[own[name]][1] for name in results if name in own}} if own else {}),
+        **({"presets": {name: inputs.made[own[name]][1] for name in results if name in own}} if own else {}),
         **conditions_of_images(images, run["resolution"]),
         "metric_options": {name: _effective(metric, chosen[name]) for name, metric in found.items()},
         "versions": versions(),
@@ -330,8 +344,8 @@ def common_digest(sides: Mapping[str, Source], digest: str | None) -> str | None
     for side in sides.values():
         if digest and side.extractor_digest not in (None, digest):
             raise ValueError(
-                f"{side.name} holds features of another extractor (digest {side.extractor_digest[:12]}, here {digest[:12]}); "
-                "extract both sides with one."
+                f"{side.name} holds features of another extractor (digest {side.extractor_digest[:12]}, here "
+                f"{digest[:12]}); extract both sides with one."
             )
     digests = sorted({side.extractor_digest for side in sides.values() if side.extractor_digest is not None})
     if len(digests) > 1:

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Likeness of paired images, by torchmetrics: SSIM and LPIPS. For translation and for a compressed model against its
-original.
-"""
+"""Likeness of paired images by torchmetrics, SSIM and LPIPS: for translation, and for compressed models."""
 
 from __future__ import annotations
 
@@ -120,8 +118,8 @@ def perceptual_distances(
         distances = network(*(to_model_range(images.to(device)).expand(-1, 3, -1, -1) for images in pair))
         if distances.numel() != len(pair[0]):
             raise ValueError(
-                f"perceptual_distance: net returned shape {tuple(distances.shape)} for {len(pair[0])} pairs; allowed is one "
-                f"distance per pair."
+                f"perceptual_distance: net returned shape {tuple(distances.shape)} for {len(pair[0])} pairs; allowed "
+                "is one distance per pair."
             )
         return distances.flatten()
 
@@ -129,8 +127,7 @@ def perceptual_distances(
 
 
 def load_network(net: str = "alex") -> torch.nn.Module:
-    """The LPIPS network with its calibrated layers, in evaluation mode, on the CPU; torchvision caches the backbone's
-    weights.
+    """LPIPS network with its calibrated layers, in eval mode, on the CPU; torchvision caches the backbone's weights.
 
     Raises:
         ImportError: torchmetrics or torchvision is missing.
@@ -145,8 +142,8 @@ def load_network(net: str = "alex") -> torch.nn.Module:
         return LearnedPerceptualImagePatchSimilarity(net_type=net).net
     except OSError as error:
         raise OSError(
-            f"perceptual_distance: the weights of {net!r} could not be loaded ({error}). Run once with network access, or give a "
-            f"network of yours as net=."
+            f"perceptual_distance: the weights of {net!r} could not be loaded ({error}). Run once with network "
+            "access, or give a network of yours as net=."
         ) from error
 
 
@@ -157,8 +154,8 @@ def _check_pairs(where: str, real: Any, generated: Any, smallest: int) -> None:
             raise TypeError(f"{where}: {name} is {got}; allowed is a torch.uint8 tensor (hf_ganzip.images.to_uint8).")
     if real.shape != generated.shape:
         raise ValueError(
-            f"{where}: real has shape {tuple(real.shape)} and generated {tuple(generated.shape)}; pairs have the same number "
-            f"and shape. Images that are no pairs are compared by the metrics on features."
+            f"{where}: real has shape {tuple(real.shape)} and generated {tuple(generated.shape)}; pairs have the same "
+            "number and shape. Images that are no pairs are compared by the metrics on features."
         )
     if real.ndim != 4 or 0 in real.shape:
         raise ValueError(f"{where}: images have shape {tuple(real.shape)}; allowed is (N, C, H, W) with N >= 1.")

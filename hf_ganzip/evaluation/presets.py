@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics together with the features on which they are defined: ``fid``, ``kid``, ``fd_dinov2``, ``cmmd``, ``mind``,
-and METRIC@EXTRACTOR.
-"""
+"""Metrics with the features on which they are defined: ``fid``, ``kid``, ``cmmd`` ... and METRIC@EXTRACTOR."""
 
 from __future__ import annotations
 

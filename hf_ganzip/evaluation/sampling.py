@@ -59,13 +59,22 @@ def sample_images(
     if isinstance(model, UNet2DModel):
         if truncation_psi != 1:
             raise ValueError(f"truncation_psi is {truncation_psi}; a diffusion model has no truncation; leave it out.")
-        options = {"first": first, "batch_size": batch_size, "class_label": class_label, "progress": progress}
-        options |= {"compute": compute}
-        return sample_diffusion(model, num_samples, seed=seed, steps=steps, clip_sample=clip_sample, **options)
+        return sample_diffusion(
+            model,
+            num_samples,
+            seed=seed,
+            first=first,
+            batch_size=batch_size,
+            steps=steps,
+            clip_sample=clip_sample,
+            class_label=class_label,
+            compute=compute,
+            progress=progress,
+        )
     if "z_dim" not in model.config:
         raise ValueError(
-            f"sample_images: {type(model).__name__} is no GAN generator (its config has no z_dim) and no UNet2DModel. Networks that "
-            "are told what to draw need their pipeline: `hf-ganzip sample FOLDER OUTPUT --prompt TEXT`."
+            f"sample_images: {type(model).__name__} is no GAN generator (its config has no z_dim) and no UNet2DModel. "
+            "Networks that are told what to draw need their pipeline: `hf-ganzip sample FOLDER OUTPUT --prompt TEXT`."
         )
     pipeline = GANPipeline(model)
     pipeline.set_progress_bar_config(disable=True)

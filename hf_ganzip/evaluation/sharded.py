@@ -25,8 +25,7 @@ def extract_features_sharded(
     batch_size: int = 256,
     **options: Any,
 ) -> Tensor:
-    """:func:`.extract_features` shared out over the processes of ``accelerate launch``; every process gets all
-    features.
+    """:func:`.extract_features` shared out over the processes of ``accelerate launch``; each gets all features.
 
     Each process takes consecutive whole batches, so that the batches, and with them every bit, are the same for any
     number of processes of equal devices and threads.
@@ -65,8 +64,7 @@ def sample_features_sharded(
     progress: bool = True,
     **options: Any,
 ) -> Tensor:
-    """Features of samples of a model, drawn and extracted by the processes of ``accelerate launch``; every process
-    gets all features.
+    """Features of samples of a model, made by the processes of ``accelerate launch``; each gets all of them.
 
     Sample i depends on ``(seed, i)`` only, and each process takes consecutive whole batches: the bits are the same for
     any number of processes of equal devices and threads.

@@ -105,7 +105,8 @@ def _of_tensor(name: str, values: Tensor, resolution: int | None = None, digest:
     if values.ndim == 2 and (values.is_floating_point() or values.dtype != torch.uint8):
         return Source(name, features=values, extractor_digest=digest)
     raise TypeError(
-        f"{name} has shape {tuple(values.shape)} and dtype {values.dtype}; allowed are features (N, d) and images uint8 (N, C, H, W)."
+        f"{name} has shape {tuple(values.shape)} and dtype {values.dtype}; allowed are features (N, d) and images "
+        "uint8 (N, C, H, W)."
     )
 
 

@@ -115,8 +115,7 @@ def open_stream(stored: StoredImages, *, progress: bool = True) -> ImageStream:
 
 
 def batches(images: Tensor | ImageStream, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
-    """Batches uint8 (B, C, H, W) of images of one size, with their places; images of the same ``batch_size``
-    neighbours share batches.
+    """Batches uint8 (B, C, H, W) of one size, each with its places, made of ``batch_size`` neighbours at a time.
 
     Args:
         images: uint8 (N, C, H, W), or a stream.

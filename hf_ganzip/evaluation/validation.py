@@ -22,8 +22,7 @@ _CONDITIONS = {"centered", "n_real", "n_generated", "dim"}  # that metrics repor
 
 
 class Validator:
-    """Callable with a model; gives its figures as a flat dict: every number of every metric but spreads (``_std``) and
-    conditions.
+    """Called with a model, gives the numbers of every metric as a flat dict, but for spreads (``_std``) and conditions.
 
     Args:
         reference: Real images, as :func:`.open_source` finds them.

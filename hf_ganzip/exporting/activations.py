@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from ..quantization.activations import Observed
 from ..quantization.calibration import calibration_passes
 from ..quantization.int8 import range_codes
+from ..quantization.layout import PackedLayout
 from .weights import Builder, IntegerWeight, to_array
 
 
@@ -58,8 +59,7 @@ class _Watching(TorchFunctionMode):
 def measured_ranges(
     model: nn.Module, plain: nn.Module, inputs: Callable[..., Any] | None = None, *, kind: str = "mse"
 ) -> dict[str, LayerRanges]:
-    """Ranges of all layers of ``model`` with activations of 8 bits, by name; inputs as they are stored, unless they
-    are dynamic.
+    """Ranges of all layers with activations of 8 bits, by name; inputs as they are stored, unless they are dynamic.
 
     Args:
         model: Packed.
@@ -95,8 +95,7 @@ def round_activations_(
     packed: Mapping[str, nn.Module],
     ranges: Mapping[str, LayerRanges],
 ) -> list[str]:
-    """Give the products with these layers' weights rounded inputs, integer weights and rounded outputs; returns the
-    names of the layers.
+    """Round inputs, weights and outputs of the products with these layers' weights; returns the names of the layers.
 
     Args:
         graph_model: Traced; tensors of the model are still inputs.
@@ -107,7 +106,7 @@ def round_activations_(
     """
     graph, done = graph_model.graph, []
     values = {value.name: value for value in graph.inputs}
-    for layer, found in ranges.items():
+    for layer, own in ranges.items():
         name = f"{layer}.weight"
         products = list(_products(values[name])) if name in packed else []
         if not products:
@@ -118,9 +117,9 @@ def round_activations_(
             if node.op_type == "ConvTranspose":
                 if not _is_doubling(node, packed[name].packed_layout):
                     continue
-                _in_phases(nodes, node, weight, found)
+                _in_phases(nodes, node, weight, own)
             else:
-                _round(nodes, node, weight, swapped, found, tensors)
+                _round(nodes, node, weight, swapped, own, tensors)
             graph.insert_before(node, nodes.before.nodes)
             graph.insert_after(node, nodes.after.nodes)
             if node.op_type == "ConvTranspose":
@@ -146,17 +145,20 @@ class _Nodes:
     def __init__(self, builder: Builder):
         self.builder, self.before, self.after = builder, builder.ir.tape.Tape(), builder.ir.tape.Tape()
 
-    def constants(self, found: Range) -> tuple[Any, Any]:
-        scale, zero_point = found
+    def constants(self, given: Range) -> tuple[Any, Any]:
+        scale, zero_point = given
         return self.builder.shared(np.float32(scale)), self.builder.shared(np.uint8(zero_point))
 
-    def pair(self, tape: Any, value: Any, found: Range) -> Any:
-        constants = self.constants(found)
+    def pair(self, tape: Any, value: Any, given: Range) -> Any:
+        """``value`` rounded to a range."""
+        constants = self.constants(given)
         codes = tape.op("QuantizeLinear", [value, *constants])
         return tape.op("DequantizeLinear", [codes, *constants])
 
 
-def _round(nodes: _Nodes, node: Any, weight: IntegerWeight, swapped: bool, ranges: LayerRanges, tensors) -> None:
+def _round(
+    nodes: _Nodes, node: Any, weight: IntegerWeight, swapped: bool, ranges: LayerRanges, tensors: Mapping[str, Tensor]
+) -> None:
     """Pairs around a product."""
     builder, codes, axis, output = nodes.builder, weight.codes, weight.axis, node.outputs[0]
     if swapped:
@@ -175,7 +177,7 @@ def _round(nodes: _Nodes, node: Any, weight: IntegerWeight, swapped: bool, range
             user.replace_input_with(index, rounded)
 
 
-def _is_doubling(node, layout) -> bool:
+def _is_doubling(node: Any, layout: PackedLayout) -> bool:
     """Whether a transposed convolution is the one of StyleGAN2: 3 x 3, stride 2, no padding."""
     attributes = {name: each.value for name, each in node.attributes.items()}
     plain = all(not any(attributes.get(name) or ()) for name in ("pads", "output_padding"))
@@ -183,7 +185,7 @@ def _is_doubling(node, layout) -> bool:
     return layout.shape[2:] == (3, 3) and list(attributes.get("strides", ())) == [2, 2] and plain and wide
 
 
-def _in_phases(nodes, node, weight: IntegerWeight, ranges: LayerRanges) -> None:
+def _in_phases(nodes: _Nodes, node: Any, weight: IntegerWeight, ranges: LayerRanges) -> None:
     """A transposed convolution (I, H, W) to (O, 2H + 1, 2W + 1) as one ordinary convolution for each parity of rows
     and columns; ONNX Runtime has no integer kernel for the whole.
     """
@@ -194,12 +196,11 @@ def _in_phases(nodes, node, weight: IntegerWeight, ranges: LayerRanges) -> None:
     where = {} if weight.axis is None else {"axis": 0}
     taps = {0: (2, -4, -2), 1: (1, 2, 1)}  # start, end, step: even outputs see the last and the first tap
     channels, height, width = node.outputs[0].shape[1:]
-    shape = functools.partial(np.array, dtype=np.int64)
+    int64 = functools.partial(np.array, dtype=np.int64)
     for rows in (0, 1):
         row = []
         for columns in (0, 1):
-            cuts = [np.array(each, dtype=np.int64) for each in zip(taps[rows], taps[columns])]
-            start, end, step = map(builder.shared, cuts)
+            start, end, step = (builder.shared(int64(each)) for each in zip(taps[rows], taps[columns]))
             part = builder.op("Slice", outer, start, end, builder.shared(np.array([2, 3])), step)
             part = builder.op("DequantizeLinear", part, weight.scale, **where)
             pads = [1 - rows, 1 - columns, 1, 1]  # all parts (H + 1, W + 1)
@@ -209,10 +210,10 @@ def _in_phases(nodes, node, weight: IntegerWeight, ranges: LayerRanges) -> None:
         # With channels last, as integer kernels compute, neighbours are woven by copying whole pixels and rows:
         # DepthToSpace moves single bytes.
         woven = after.op("Concat", row, {"axis": 3})
-        row_shape = builder.shared(shape([0, height // 2 + 1, 1, (width + 1) * channels]))
+        row_shape = builder.shared(int64([0, height // 2 + 1, 1, (width + 1) * channels]))
         parts.append(after.op("Reshape", [woven, row_shape]))
     merged = after.op("Concat", parts, {"axis": 2})
-    merged = after.op("Reshape", [merged, builder.shared(shape([0, height + 1, width + 1, channels]))])
+    merged = after.op("Reshape", [merged, builder.shared(int64([0, height + 1, width + 1, channels]))])
     ends = [builder.shared(np.array(each)) for each in ([0, 0], [-1, -1], [1, 2])]
     merged = after.op("Slice", [merged, *ends])
     merged = after.op("Transpose", [merged], {"perm": [0, 3, 1, 2]})
@@ -221,7 +222,9 @@ def _in_phases(nodes, node, weight: IntegerWeight, ranges: LayerRanges) -> None:
         user.replace_input_with(index, merged)
 
 
-def _round_bias(nodes, node, weight: IntegerWeight, ranges: LayerRanges, tensors) -> None:
+def _round_bias(
+    nodes: _Nodes, node: Any, weight: IntegerWeight, ranges: LayerRanges, tensors: Mapping[str, Tensor]
+) -> None:
     """A stored bias as int32, in units of the product of both scales."""
     builder, name = nodes.builder, node.inputs[2].name
     if name not in tensors:

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models as ONNX files: traced by torch's exporter, with weights as they are stored, compared with torch before they
-are left behind.
-"""
+"""Models as ONNX files: traced by torch's exporter, weights as they are stored, compared with torch."""
 
 from __future__ import annotations
 
@@ -89,7 +87,8 @@ def export(
         raise ValueError(f"{folder} is not empty; choose a new folder.")
     if not FIRST_OPSET <= opset <= LAST_OPSET:
         raise ValueError(
-            f"opset is {opset}; allowed are {FIRST_OPSET}, which brought 4-bit integers, to {LAST_OPSET}, which brought 2-bit ones."
+            f"opset is {opset}; allowed are {FIRST_OPSET}, which brought 4-bit integers, to {LAST_OPSET}, which "
+            "brought 2-bit ones."
         )
     for name in ("onnx", "onnxscript", "onnxruntime"):
         library(name)

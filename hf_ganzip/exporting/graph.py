@@ -17,9 +17,7 @@ EXTERNAL = 1_900_000_000  # bytes of tensors from which on they are a file of th
 
 
 def trim_(model: Any) -> None:
-    """Drop what nothing computes with: unused nodes and initializers, names of nodes, traces of the exporter; values
-    get short names.
-    """
+    """Drop what nothing computes with (nodes, initializers) and traces of the exporter; values get short names."""
     graph, passes = model.graph, library("onnx_ir.passes.common")
     for name in ("DeduplicateInitializers", "CommonSubexpressionElimination", "RemoveUnusedNodes"):
         getattr(passes, f"{name}Pass")()(model)
@@ -42,9 +40,7 @@ def trim_(model: Any) -> None:
 
 
 def spell_out_norms_(model: Any) -> None:
-    """Group norms as instance norms of groups: ONNX Runtime has a kernel for these on CPUs, and takes the others apart
-    into a dozen passes.
-    """
+    """Group norms as instance norms of groups: ONNX Runtime computes others by a dozen passes on CPUs."""
     ir = library("onnx_ir")
     for node in [node for node in model.graph if node.op_type == "GroupNormalization"]:
         x, weight, bias = node.inputs

@@ -45,9 +45,7 @@ class Interface:
     unused: tuple[str, ...] = ()
 
     def draw(self, batch: int, seed: int) -> dict[str, Tensor]:
-        """Other inputs of these shapes for ``batch`` samples: N(0, 1) for floats, the values of the example in turn
-        for the rest.
-        """
+        """Other inputs of these shapes for ``batch`` samples: N(0, 1) for floats, else the example's values in turn."""
         generator = torch.Generator().manual_seed(seed)
         found = {}
         for name, example in self.example.items():

@@ -111,7 +111,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         if not (folder / FILE).is_file() or "export" not in config:
             raise FileNotFoundError(
-                f"{folder} is no export: it has no {FILE} with the {CONFIG} that belongs to it. hf-ganzip export MODEL {folder} makes one."
+                f"{folder} is no export: it has no {FILE} with the {CONFIG} that belongs to it. hf-ganzip export "
+                f"MODEL {folder} makes one."
             )
         config["export"]["class_name"], config["export"]["activations"]
     except (ValueError, KeyError, TypeError) as error:
@@ -120,8 +121,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 class OnnxGenerator(OnnxModel):
-    """An exported generator of images from latents, for :class:`.GANPipeline` and to be called like the generators of
-    this library.
+    """An exported generator of images from latents, for :class:`.GANPipeline` and to be called like our generators.
 
     Args:
         folder: As for :class:`OnnxModel`, as are the others.
@@ -190,9 +190,7 @@ class OnnxGenerator(OnnxModel):
 
 
 class OnnxStyleGenerator(OnnxGenerator):
-    """An exported StyleGAN: its mapping and synthesis can be run by themselves, too; the two parts of the file are
-    opened when they are needed.
-    """
+    """An exported StyleGAN: its mapping and synthesis run by themselves, too; each part opens when it is needed."""
 
     def __init__(self, folder: str | Path, **options: Any):
         super().__init__(folder, **options)
@@ -252,7 +250,8 @@ class OnnxStyleGenerator(OnnxGenerator):
         if fixed is not None:
             if psi not in (1, fixed) or cutoff is not None:
                 raise ValueError(
-                    f"truncation_psi is {psi}, truncation_cutoff {cutoff}; {self.folder} was exported with truncation_psi={fixed}."
+                    f"truncation_psi is {psi}, truncation_cutoff {cutoff}; {self.folder} was exported with "
+                    f"truncation_psi={fixed}."
                 )
             return {}
         if cutoff is not None and cutoff < 0:
@@ -275,7 +274,8 @@ class OnnxStyleGenerator(OnnxGenerator):
             return {"noise": torch.cat(drawn, dim=1)}
         if exported is not None and mode != exported:
             raise ValueError(
-                f"noise_mode is {mode!r}; {self.folder} was exported with noise={exported!r}, which is allowed. Export with noise='input' for the others."
+                f"noise_mode is {mode!r}; {self.folder} was exported with noise={exported!r}, which is allowed. "
+                "Export with noise='input' for the others."
             )
         return {}
 

@@ -22,7 +22,8 @@ from .libraries import library
 
 
 _OF_MODEL = "model."
-_LOGGERS = (  # of torch, says that torchvision is missing; of onnx_ir, that an input with a default is not merged with another
+# torch's says that torchvision is missing, that of onnx_ir that an input with a default is not merged with another.
+_LOGGERS = (
     "torch.onnx._internal.exporter._registration",
     "onnx_ir.passes.common.initializer_deduplication",
 )
@@ -116,8 +117,8 @@ def _explained(interface: Interface, program: Any, error: BaseException) -> str:
     layers = dict.fromkeys(list(stack.values())[-1][0] for stack in found if stack)
     where = ", ".join(layer.rpartition(f"network.{_OF_MODEL}")[2] for layer in layers)
     return (
-        f"export: {operator[1]}{f' in the layer {where}' if where else ''} of the {name} has no operator of ONNX; write it "
-        "with others."
+        f"export: {operator[1]}{f' in the layer {where}' if where else ''} of the {name} has no operator of ONNX; "
+        "write it with others."
     )
 
 

@@ -18,7 +18,7 @@ _BATCHES = (2, 1, 3)  # in turn
 
 
 def compare_with_torch(file: Path, interface: Interface, count: int, *, integer: bool = False) -> Compared:
-    """Run ``count`` inputs of different batch sizes through both; the first leaves out the noise, where there is some."""
+    """Run ``count`` inputs of different batch sizes through both; the first leaves out the noise, if there is any."""
     session = Session(file, integer=integer)
     largest = signal = error = 0.0
     for number in range(count):

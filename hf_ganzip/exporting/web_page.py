@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An export as a web page: beside the file a page, a script and onnxruntime-web, so that the folder is a static Space
-as it stands.
-"""
+"""An export as a web page: page, script and onnxruntime-web beside the file, a static Space as it stands."""
 
 from __future__ import annotations
 
@@ -92,8 +90,7 @@ def export_web(
 
 
 def runtime_archive(folder: Path, given: str | Path | None = None) -> Path:
-    """The npm package of onnxruntime-web, checked against its SHA-256: the one that is given, or from npm into
-    ``folder``.
+    """The npm package of onnxruntime-web, checked against its SHA-256: the given one, or from npm into ``folder``.
 
     Raises:
         FileNotFoundError: npm, or the archive that was given, is missing.
@@ -105,8 +102,8 @@ def runtime_archive(folder: Path, given: str | Path | None = None) -> Path:
         npm = shutil.which("npm")
         if npm is None:
             raise FileNotFoundError(
-                f"web: npm is not installed, which gets onnxruntime-web; install Node.js, download {_ARCHIVE} and give it as runtime=, or link it "
-                "with cdn=True."
+                f"web: npm is not installed, which gets onnxruntime-web; install Node.js, download {_ARCHIVE} and "
+                "give it as runtime=, or link it with cdn=True."
             )
         done = subprocess.run(
             [npm, "pack", "--silent", f"onnxruntime-web@{VERSION}"], cwd=folder, capture_output=True, text=True
@@ -139,6 +136,9 @@ def _write_page(folder: Path, title: str, hosts: str) -> None:
     (folder / "script.js").write_text(script, encoding="utf-8")
     head = {"title": title, "emoji": "🖼️", "colorFrom": "blue", "colorTo": "gray", "sdk": "static", "pinned": False}
     lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in head.items()]
-    about = f"An ONNX file ({FILE}) that is run in the browser by onnxruntime-web {VERSION} (MIT licence); exported by hf_ganzip."
+    about = (
+        f"An ONNX file ({FILE}) that is run in the browser by onnxruntime-web {VERSION} (MIT licence); exported by "
+        "hf_ganzip."
+    )
     text = "\n".join(["---", *lines, "---", "", f"# {title}", "", about, ""])
     (folder / "README.md").write_text(text, encoding="utf-8")

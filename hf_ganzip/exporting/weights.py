@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights of a graph in the form in which they are stored: packed integers, their scales, and operators that make
-floats of them.
+"""Weights of a graph as they are stored: packed integers, their scales, and operators that make floats of them.
 
 The operators depend on nothing but stored tensors, so that a runtime can compute them once, when it opens the file.
 """
@@ -49,8 +48,7 @@ class StoredWeight:
 def store_weights_(
     graph_model: Any, builder: Builder, tensors: Mapping[str, Tensor], packed: Mapping[str, nn.Module]
 ) -> list[StoredWeight]:
-    """Turn the inputs of a traced graph that are tensors of the model into what is stored; inputs that nothing uses
-    are dropped.
+    """Turn the inputs of a traced graph that are tensors of the model into what is stored, and drop unused ones.
 
     Args:
         graph_model: Of :func:`.trace`.
@@ -177,7 +175,7 @@ class Builder:
         return self._original(name, layout, buffers, values, shape)
 
     def integers(self, name: str, layer: nn.Module) -> IntegerWeight:
-        """The weight of a packed layer as int8 and scales; see :func:`hf_ganzip.quantization.integers.integer_weight`."""
+        """Weight of a packed layer as int8 and scales; see :func:`hf_ganzip.quantization.integers.integer_weight`."""
         layout, buffers = layer.packed_layout, layer.packed_buffers()
         codes, stored_as = self.codes(name, layout, buffers["weight_codes"])
         scale = self.scale(name, layout, buffers["weight_scale"])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..core.registry import of_class
 from . import autoencoder, diffusion, flow, gan, sensitive, trajectories
+from .passes import Calibration, Pass
 from .recorded import recorded_inputs  # noqa: F401
 
 
@@ -30,8 +31,8 @@ class Family:
         counts_vectors: Biases and norms count as operations in the papers' tables.
         calibration: (model, batch size, seed) -> endless repeatable forward passes ``model -> output`` on inputs that
             need no data.
-        sensitive: Model -> glob patterns, as in ``QuantizeConfig.skip``, of modules that need more bits than the others: few weights
-            that all others depend on. A pattern may match nothing, where a model has no such part.
+        sensitive: Model -> glob patterns, as in ``QuantizeConfig.skip``, of modules that need more bits than the
+            others: few weights that all others depend on. A pattern may match nothing, where a model has no such part.
         samples_together: Samples of a batch of ``calibration`` when sensitivities are measured: few where a batch
             shares a timestep, so that many timesteps are seen.
         mixed: As ``calibration``, with a timestep of its own for every sample of a batch, for training; None:
@@ -43,12 +44,12 @@ class Family:
 
     last_block: Callable[[nn.Module], tuple[str, ...]]
     example_inputs: Callable[[nn.Module], tuple[tuple[Any, ...], dict[str, Any]]]
-    calibration: Callable[[nn.Module, int, int], Iterator[Callable[[nn.Module], Tensor]]] | None = None
+    calibration: Calibration | None = None
     refine_prefix: str = ""
     counts_vectors: bool = False
     sensitive: Callable[[nn.Module], tuple[str, ...]] = sensitive.sensitive_by_name
     samples_together: int = 16
-    mixed: Callable[[nn.Module, int, int], Iterator[Callable[[nn.Module], Tensor]]] | None = None
+    mixed: Calibration | None = None
     distillation: Mapping[str, float] = field(default_factory=dict, hash=False)
     float_activations: Callable[[nn.Module], tuple[str, ...]] | None = None
 
@@ -56,7 +57,7 @@ class Family:
 def _denoiser(
     last_block: Callable[..., tuple[str, ...]],
     inputs: Callable[..., Any],
-    states: Callable[..., Iterator[Callable[[nn.Module], Tensor]]],
+    states: Callable[..., Iterator[Pass]],
     sensitive: Callable[..., tuple[str, ...]],
     **options: Any,
 ) -> Family:

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core.seeding import derive_seed
+from .passes import Pass
 
 
 if TYPE_CHECKING:
@@ -35,9 +36,7 @@ def autoencoder_inputs(model: ModelMixin) -> tuple[tuple[Any, ...], dict[str, An
     return (torch.rand(shape, generator=generator) * 2 - 1,), {}
 
 
-def reconstruction_calibration(
-    model: ModelMixin, batch_size: int, seed: int
-) -> Iterator[Callable[[nn.Module], Tensor]]:
+def reconstruction_calibration(model: ModelMixin, batch_size: int, seed: int) -> Iterator[Pass]:
     """Reconstructions (B, C, S, S) of smooth random images, encoded (means, nothing is drawn) and decoded; batch i
     depends on (seed, i).
 

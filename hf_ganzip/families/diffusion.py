@@ -33,9 +33,7 @@ def transformer_last_block(model: ModelMixin) -> tuple[str, ...]:
 
 
 def unet_inputs(model: ModelMixin) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Two noisy images (2, C, H, W) at timestep 10, and classes 0 and 1, or N(0, I) in place of a class embedding,
-    where needed.
-    """
+    """Two noisy images (2, C, H, W) at timestep 10; classes 0 and 1, or N(0, I) as class embedding, where needed."""
     config = model.config
     generator = torch.Generator().manual_seed(0)
     channels = config.in_channels - (4 if config.get("addition_embed_type") == "image_hint" else 0)
@@ -113,9 +111,7 @@ def _class_labels(model: ModelMixin, generator: torch.Generator) -> dict[str, Te
 
 
 def _text_and_sizes(config: Any, generator: torch.Generator) -> dict[str, Tensor]:
-    """Conditions of Stable Diffusion XL: a pooled text (2, D), and original size, corner and target size (2, 6) in
-    pixels.
-    """
+    """Conditions of Stable Diffusion XL: pooled text (2, D); original size, corner, target size (2, 6) in pixels."""
     height, width = (_VAE_FACTOR * side for side in _sides(config.sample_size))
     total, each = config.projection_class_embeddings_input_dim, config.addition_time_embed_dim
     sizes = [height, width, 0, 0, height, width]

@@ -37,9 +37,7 @@ def wan_last_block(model: ModelMixin) -> tuple[str, ...]:
 
 
 def sd3_inputs(model: ModelMixin) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Two noisy latents (2, C, H, W) in the middle of the flow, and N(0, I) in place of texts, encoded (2, 8, D) and
-    pooled (2, P).
-    """
+    """Two noisy latents (2, C, H, W) in the middle of the flow; texts are N(0, I), (2, 8, D) and pooled (2, P)."""
     config = model.config
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(2, config.in_channels, config.sample_size, config.sample_size, generator=generator)

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from .passes import Pass
 from .sensitive import always
 
 
@@ -25,24 +27,14 @@ translation_last_block = always("UpBlock2.*")  # the upsampling layers and the i
 patch_discriminator_last_block = always("conv1x1", "conv")  # the layers after the attention
 
 
-def stylegan_last_block(model: ModelMixin) -> tuple[str, ...]:
-    """The block of the highest resolution: its convolutions, image output and their affine layers."""
-    return (f"synthesis.b{model.config.resolution}.*",)
-
-
-def biggan_last_block(model: ModelMixin) -> tuple[str, ...]:
-    """The last block and the output layer."""
-    return (f"blocks.{len(model.blocks) - 1}.*", "output_layer.*")
-
-
-def biggan_discriminator_last_block(model: ModelMixin) -> tuple[str, ...]:
-    """The last block and the heads."""
-    return (f"blocks.{len(model.blocks) - 1}.*", "linear*", "embed")
-
-
 def stylegan1_last_block(model: ModelMixin) -> tuple[str, ...]:
     """The block of the highest resolution and the image output."""
     return (f"synthesis.b{model.config.resolution}.*", "synthesis.torgb.*")
+
+
+def stylegan_last_block(model: ModelMixin) -> tuple[str, ...]:
+    """The block of the highest resolution: its convolutions, image output and their affine layers."""
+    return (f"synthesis.b{model.config.resolution}.*",)
 
 
 def stylegan3_last_block(model: ModelMixin) -> tuple[str, ...]:
@@ -50,9 +42,19 @@ def stylegan3_last_block(model: ModelMixin) -> tuple[str, ...]:
     return tuple(f"synthesis.{name}*" for name in model.synthesis.layer_names[-2:])
 
 
+def biggan_last_block(model: ModelMixin) -> tuple[str, ...]:
+    """The last block and the output layer."""
+    return (f"blocks.{len(model.blocks) - 1}.*", "output_layer.*")
+
+
 def biggan_deep_last_block(model: ModelMixin) -> tuple[str, ...]:
     """The last block and the image output."""
     return (f"generator.layers.{len(model.generator.layers) - 1}.*", "generator.conv_to_rgb")
+
+
+def biggan_discriminator_last_block(model: ModelMixin) -> tuple[str, ...]:
+    """The last block and the heads."""
+    return (f"blocks.{len(model.blocks) - 1}.*", "linear*", "embed")
 
 
 def latent_inputs(model: ModelMixin) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -76,39 +78,39 @@ def _image_shape(model: ModelMixin, batch_size: int) -> tuple[int, ...]:
     return batch_size, model.config.image_channels, side, side
 
 
-# The calibrations below seed by ``seed * 1_000_003 + number`` and not by seeding.py: published figures depend on their
-# batches.
-
-
-def latent_calibration(model: ModelMixin, batch_size: int, seed: int) -> Iterator[Callable[[nn.Module], Tensor]]:
+def latent_calibration(model: ModelMixin, batch_size: int, seed: int) -> Iterator[Pass]:
     """Images (B, C, H, W) of random latents, random classes and random noise; batch i depends on (seed, i)."""
     config, device = model.config, next(model.parameters()).device
     for number in itertools.count():
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+        generator = _generator_of_batch(seed, number)
         z = model.draw_latents(batch_size, generator).to(device)
         labels = None
         if config.num_classes:
             labels = torch.randint(config.num_classes, (batch_size,), generator=generator).to(device)
-        state = generator.get_state()
-
-        def forward(module: nn.Module, z: Tensor = z, labels: Tensor | None = labels, state: Tensor = state) -> Tensor:
-            noise = torch.Generator()
-            noise.set_state(state)
-            return module(z, labels, noise_mode="random", generator=noise, return_dict=False)[0]
-
-        yield forward
+        yield functools.partial(_generate, z=z, labels=labels, noise_state=generator.get_state())
 
 
-def image_calibration(model: ModelMixin, batch_size: int, seed: int) -> Iterator[Callable[[nn.Module], Tensor]]:
+def image_calibration(model: ModelMixin, batch_size: int, seed: int) -> Iterator[Pass]:
     """Outputs (B, ...) for uniform noise images in [-1, 1] and random classes; batch i depends on (seed, i)."""
     classes, device = model.config.get("num_classes", 0), next(model.parameters()).device
     for number in itertools.count():
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+        generator = _generator_of_batch(seed, number)
         inputs = [torch.rand(_image_shape(model, batch_size), generator=generator).to(device) * 2 - 1]
         if classes:
             inputs.append(torch.randint(classes, (batch_size,), generator=generator).to(device))
+        yield functools.partial(_output, inputs=inputs)
 
-        def forward(module: nn.Module, inputs: list[Tensor] = inputs) -> Tensor:
-            return module(*inputs, return_dict=False)[0]
 
-        yield forward
+def _generator_of_batch(seed: int, number: int) -> torch.Generator:
+    """Of batch ``number``; not by core/seeding.py, because published figures depend on these batches."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + number)
+
+
+def _generate(model: nn.Module, z: Tensor, labels: Tensor | None, noise_state: Tensor) -> Tensor:
+    noise = torch.Generator()
+    noise.set_state(noise_state)  # every time the same
+    return model(z, labels, noise_mode="random", generator=noise, return_dict=False)[0]
+
+
+def _output(model: nn.Module, inputs: list[Tensor]) -> Tensor:
+    return model(*inputs, return_dict=False)[0]

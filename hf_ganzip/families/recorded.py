@@ -10,19 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .passes import Calibration, Pass
 
-def recorded_inputs(
-    model: nn.Module, run: Callable[[], Any]
-) -> Callable[[nn.Module, int, int], Iterator[Callable[[nn.Module], Tensor]]]:
-    """Inputs for ``gptq``, ``latent_distill`` and :func:`~hf_ganzip.sensitivity`: those of every forward pass of
-    ``model`` within ``run()``.
+
+def recorded_inputs(model: nn.Module, run: Callable[[], Any]) -> Calibration:
+    """What ``model`` is given while ``run()`` runs, as calibration inputs.
+
+    For ``gptq``, ``latent_distill`` and :func:`~hf_ganzip.sensitivity`.
 
     Args:
         model: Any module, for example the denoiser of a pipeline.
         run: Runs it; its result is ignored.
 
     Returns:
-        Function (model, batch size, seed) -> endless forward passes in random order, each with the whole batch of the recorded one: the batch size is that of ``run``.
+        Function (model, batch size, seed) -> endless forward passes in random order, each with the whole batch of the
+        recorded one: ``batch_size`` is that of ``run``, whatever is asked for.
 
     Raises:
         ValueError: ``run()`` did not run the model.
@@ -43,14 +45,14 @@ def recorded_inputs(
     if not calls:
         raise ValueError(f"recorded_inputs: the {type(model).__name__} was not run; `run` must call this very model.")
 
-    def inputs(model: nn.Module, batch_size: int, seed: int) -> Iterator[Callable[[nn.Module], Tensor]]:
+    def passes(_: nn.Module, batch_size: int, seed: int) -> Iterator[Pass]:
         generator = torch.Generator().manual_seed(seed)
         while True:
             for index in torch.randperm(len(calls), generator=generator).tolist():
                 args, kwargs = calls[index]
                 yield functools.partial(_output, args=args, kwargs=kwargs)
 
-    return inputs
+    return passes
 
 
 def _output(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:

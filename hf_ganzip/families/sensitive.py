@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which modules of a model need more bits than the others: by kind of model, and by names and places for those of no
-family.
+"""Which modules of a model need more bits than others: by kind of model; without a family, by names and places.
 
 Measured, one kind of layer at a time in 4 bits ("codebook", float16 scales per channel), all others in full precision:
 squared error of the output relative to its square, per KiB saved, in units of that of the convolutions, or of the
 feed-forward layers, in blocks.
 
-- DDPM, bundled (noise over 10-step DDIM trajectories): ``conv_in`` 10,000, ``conv_out`` 950, shortcuts 2.3, ``time_embedding`` 1.8, down- and upsampling 0.1,
-  ``time_emb_proj`` 0.1, attention 0.01.
-- A DiT of 2M parameters (so, trained for it on the bundled images): patches 3,400, ``proj_out_2`` 180, ``proj_out_1`` 2.1, attention 0.5, modulation ``norm1.linear`` 0.2, times and classes 0.2.
-- StyleGAN2, bundled: ``torgb`` 370, mapping 23, affine 1.5. BigGAN, bundled: ``output_layer`` 100, conditional norms 5, first linear layer 0.1.
+- DDPM, bundled (noise over 10-step DDIM trajectories): ``conv_in`` 10,000, ``conv_out`` 950, shortcuts 2.3,
+  ``time_embedding`` 1.8, down- and upsampling 0.1, ``time_emb_proj`` 0.1, attention 0.01.
+- A DiT of 2M parameters (so, trained for it on the bundled images): patches 3,400, ``proj_out_2`` 180,
+  ``proj_out_1`` 2.1, attention 0.5, modulation ``norm1.linear`` 0.2, times and classes 0.2.
+- StyleGAN2, bundled: ``torgb`` 370, mapping 23, affine 1.5. BigGAN, bundled: ``output_layer`` 100, conditional norms
+  5, first linear layer 0.1.
 
 Embeddings of times are among the patterns because their error is the same in every step: final images of DDPM and DiT
 suffer from it more than from any other kind of layer in blocks. Modulation is not: it is no worse than others, and 27,
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 # Components of names, as they are in diffusers and in the official repositories of its models.
 _WORDS = re.compile(
     r"conv_in|conv_out|norm_out|adaln_single|img_in|txt_in|time_in|vector_in|guidance_in|mapping"
-    r"|(x|t|y|pos|img|txt|image|text|time|timestep|class|label|guidance|caption|context|condition|patch|time_text)_?(embed|embedder|embedding)s?"
+    r"|(x|t|y|pos|img|txt|image|text|time|timestep|class|label|guidance|caption|context|condition|patch|time_text)"
+    r"_?(embed|embedder|embedding)s?"
     r"|(caption|text|time)_proj(ection)?|add_embedding|encoder_hid_proj"
 )
 _UNET_ENDS = ("conv_in", "conv_out")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calibration inputs of diffusion models, without data: the states of a model's own trajectories from noise to image."""
+"""Calibration inputs of diffusion models, without data: states of a model's own trajectories from noise to image."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core.seeding import derive_seed
+from .passes import Pass
 
 
 if TYPE_CHECKING:
@@ -33,9 +34,7 @@ _UNBATCHED = {"img_ids", "txt_ids"}
 _Step = Callable[[int, Tensor, Tensor], Tensor]  # (number, prediction, state) -> next state
 
 
-def noise_trajectories(
-    model: ModelMixin, batch_size: int, seed: int, *, mixed: bool = False
-) -> Iterator[Callable[[nn.Module], Tensor]]:
+def noise_trajectories(model: ModelMixin, batch_size: int, seed: int, *, mixed: bool = False) -> Iterator[Pass]:
     """Predictions (B, ...) on the states of the model's own 20-step DDIM trajectories, each batch at one timestep or,
     ``mixed``, each sample at its own.
 
@@ -58,7 +57,7 @@ def noise_trajectories(
 
 def flow_trajectories(
     model: ModelMixin, batch_size: int, seed: int, *, time_scale: float = 1000.0, mixed: bool = False
-) -> Iterator[Callable[[nn.Module], Tensor]]:
+) -> Iterator[Pass]:
     """Velocities (B, ...) on the states of the model's own flow from N(0, I) to images, in 20 Euler steps; else
     :func:`noise_trajectories`.
 
@@ -76,7 +75,7 @@ def flow_trajectories(
 
 def _passes(
     model: ModelMixin, batch_size: int, seed: int, timesteps: Tensor, step: _Step, mixed: bool
-) -> Iterator[Callable[[nn.Module], Tensor]]:
+) -> Iterator[Pass]:
     from . import example_inputs
 
     (example, *_), examples = example_inputs(model)

@@ -82,9 +82,7 @@ def resize_image(image: np.ndarray, resolution: int) -> np.ndarray:
 
 
 def square_image(image: np.ndarray, resolution: int) -> np.ndarray:
-    """Image uint8 (H, W, C) of any size to (resolution, resolution, C): the largest square in the centre, resized up
-    or down by Pillow's bicubic filter, which antialiases.
-    """
+    """The central square of an image uint8 (H, W, C) as (resolution, resolution, C), bicubic and antialiased."""
     squeezed = image[..., 0] if image.shape[2] == 1 else image
     fitted = ImageOps.fit(Image.fromarray(squeezed), (resolution, resolution), Image.Resampling.BICUBIC)
     return pil_to_array(fitted, "image")

@@ -50,8 +50,7 @@ class StoredImages:
             raise ValueError(f"{self.names[number]} cannot be read: {error.strerror}.") from error
 
     def decode(self, number: int, convert: Callable[[Image.Image, str], np.ndarray]) -> np.ndarray:
-        """Pixels uint8 (H, W, C) of an image, upright by its EXIF orientation; ``convert`` gets the Pillow image and
-        its name.
+        """Pixels uint8 (H, W, C), upright by the EXIF orientation; ``convert`` gets the Pillow image and its name.
 
         Raises:
             ValueError: The image cannot be read, or ``convert`` refuses it; the message names it.
@@ -115,9 +114,7 @@ def open_image(data: bytes, name: str) -> Image.Image:
 
 
 def is_turned(image: Image.Image) -> tuple[bool, bool]:
-    """Whether the EXIF data in the head of an image turn or mirror it, and whether that exchanges the height and width
-    that it states.
-    """
+    """Whether the EXIF data of an image turn or mirror it, and whether that exchanges the stated height and width."""
     if image.format == "PNG" and "exif" not in image.info:
         return False, False  # or they are behind the pixels, all of which Pillow would decode to find them
     orientation = _orientation(image)

@@ -15,9 +15,7 @@ _READABLE = 96  # pixels of an image in a grid
 
 
 def class_rows(images: Tensor, labels: Tensor, columns: int) -> tuple[Tensor, list[int | None]]:
-    """Images (N, C, H, W) by class, each on rows of its own that are filled up with white, and the class where one
-    starts.
-    """
+    """Images (N, C, H, W) by class, each on rows of its own, filled up with white; and the class where one starts."""
     rows, starts = [], []
     for label in labels.unique().tolist():
         for chunk in images[labels == label].split(columns):
@@ -29,9 +27,7 @@ def class_rows(images: Tensor, labels: Tensor, columns: int) -> tuple[Tensor, li
 def image_grid(
     images: Tensor, columns: int, *, padding: int = 1, scale: int | None = None, row_labels: Sequence[str] = ()
 ) -> Image.Image:
-    """Arrange uint8 images (N, C, H, W), C in {1, 3}, row by row; ``scale`` enlarges each pixel, None: small images to
-    about 96.
-    """
+    """Arrange uint8 images (N, C, H, W), C in {1, 3}, row by row; ``scale`` enlarges pixels, None: to about 96."""
     count, channels, height, width = images.shape
     scale = scale or max(1, round(_READABLE / width))
     rows = -(-count // columns)

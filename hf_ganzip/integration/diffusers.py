@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The quantizer that diffusers calls for ``quant_method: "hf_ganzip"``: the only file that
-knows diffusers' private hooks.
+"""The quantizer that diffusers calls for ``quant_method: "hf_ganzip"``; only this file knows its private hooks.
 
 diffusers has no public way to register a quantizer: :func:`register` writes the two dicts of
 ``diffusers.quantizers.auto``. ``tests/test_integration_contract.py`` fails when a new diffusers moves what is used
@@ -125,8 +124,7 @@ def detach(model: nn.Module) -> None:
 
 
 def attach_structure(model: nn.Module) -> None:
-    """Make a pruned model of a diffusers class savable: how it differs from what its config builds goes into its
-    config.
+    """Make a pruned model of a diffusers class savable: its config gets what differs from the model that it builds.
 
     Raises:
         ValueError: It differs in more than widths.

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``fuse_lora`` and ``unfuse_lora`` on packed layers: peft writes into weights; ours keep an adapter beside their
-codes.
-"""
+"""``fuse_lora`` on packed layers: peft writes into weights, packed layers keep an adapter beside their codes."""
 
 from __future__ import annotations
 

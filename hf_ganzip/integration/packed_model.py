@@ -44,8 +44,9 @@ def refuse_fused(state_dict: Mapping[str, Any]) -> None:
     fused = [name.rpartition(".")[0] for name in state_dict if name.endswith(f".{FUSED[0]}")]
     if fused:
         raise ValueError(
-            f"save_pretrained: an adapter is fused into {fused[0]} ({len(fused)} packed layers in all), and a packed folder holds none. Call "
-            "unfuse_lora and save the adapter by itself; or dequantize_, which keeps it in the weights, and quantize_ again."
+            f"save_pretrained: an adapter is fused into {fused[0]} ({len(fused)} packed layers in all), and a packed "
+            "folder holds none. Call unfuse_lora and save the adapter by itself; or dequantize_, which keeps it in "
+            "the weights, and quantize_ again."
         )
 
 

@@ -16,9 +16,7 @@ from ..saved.folder import library_of
 
 
 def take_own_classes_(module: ModuleType) -> None:
-    """Let a module of diffusers, which executes modules of repositories, take the classes of ours from here; harmless
-    when repeated.
-    """
+    """Let diffusers take classes of ours from here in place of a repository's module; harmless when repeated."""
     load = module.get_class_from_dynamic_module
     if hasattr(load, "of_hf_ganzip"):
         return

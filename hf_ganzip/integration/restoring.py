@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opening packed and pruned models of diffusers, without quantizing any: also what a standalone file has of our
-quantizer.
-"""
+"""Opens packed and pruned models of diffusers, quantizing none: also what standalone files have of our quantizer."""
 
 from __future__ import annotations
 
@@ -101,7 +99,8 @@ class RestoringQuantizer(DiffusersQuantizer):
 
     def check_quantized_param_shape(self, param_name: str, current: Tensor, loaded: Tensor) -> bool:
         raise ValueError(
-            f"{param_name} has shape {tuple(loaded.shape)} in the checkpoint; config.json asks for {tuple(current.shape)}."
+            f"{param_name} has shape {tuple(loaded.shape)} in the checkpoint; config.json asks for "
+            f"{tuple(current.shape)}."
         )
 
     def create_quantized_param(

@@ -49,8 +49,7 @@ def structure_of(model: nn.Module, reference: nn.Module) -> Structure:
 
 
 def apply_structure_(model: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> None:
-    """Give a model that its config has built the widths of a pruned one; tensors that change are fresh (and
-    uninitialized).
+    """Give a model that its config has built the widths of a pruned one; changed tensors are fresh (uninitialized).
 
     Raises:
         ValueError: The structure is damaged, or names modules or tensors that the model does not have.

@@ -114,9 +114,7 @@ class GanzipHfQuantizer(HfQuantizer):
 
 
 def _dtypes_of(model: nn.Module) -> dict[str, torch.dtype]:
-    """Name of a layer -> dtype of its weight: float32 where transformers keeps it because products in half precision
-    overflow.
-    """
+    """Name of a layer -> dtype of its weight: float32 where products in half precision would overflow."""
     always, in_half = (set(getattr(model, f"_keep_in_fp32_modules{end}", None) or ()) for end in ("_strict", ""))
     kept = {torch.float16: always | in_half, torch.bfloat16: always}
     return {
@@ -127,9 +125,7 @@ def _dtypes_of(model: nn.Module) -> dict[str, torch.dtype]:
 
 
 def _narrow_buffers_(model: nn.Module) -> None:
-    """Give packed buffers their dtypes: in layers that transformers keeps in float32 it widens scales, too, which is
-    exact both ways.
-    """
+    """Give packed buffers their dtypes: transformers widens some layers to float32, scales too, which is exact."""
     for module in packed_modules(model).values():
         for name, (_, dtype) in module.packed_layout.buffers.items():
             module._buffers[name] = module._buffers[name].to(dtype)

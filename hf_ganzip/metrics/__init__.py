@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics on features, as pure functions of ``real`` and ``generated``: arrays or tensors (N, d) and (M, d) on any
-device.
-"""
+"""Metrics on features: pure functions of ``real`` and ``generated``, arrays or tensors (N, d), (M, d) on any device."""
 
 from __future__ import annotations
 

@@ -93,8 +93,7 @@ class Accumulator:
         return self
 
     def merge(self, other: Accumulator) -> Any:
-        """Take in all that ``other`` has seen, as if its batches came after ours; ``other`` is unchanged, our options
-        hold.
+        """Take in all that ``other`` has seen, as if its batches came after ours; ``other`` stays, our options hold.
 
         Raises:
             TypeError: ``other`` is another metric.
@@ -175,9 +174,7 @@ class Accumulator:
 
 
 def gather_states(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    """The states of all processes in rank order, exactly, whatever their shapes and dtypes; every process gets all of
-    them.
-    """
+    """The states of all processes in rank order, exactly, whatever shapes and dtypes; every process gets them all."""
     if not (dist.is_available() and dist.is_initialized()):
         return [state]
     device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")

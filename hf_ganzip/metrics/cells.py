@@ -25,10 +25,10 @@ _WORKSPACE = 2**22  # elements of the gathered features of a batch of cells
 
 @dataclass(frozen=True)
 class Cells:
-    """Cells that both sets occupy: cell c holds the points ``real[real_starts[c] :][: real_counts[c]]``, and generated
-    alike.
+    """Cells that both sets occupy.
 
-    ``real`` (N,) and ``generated`` (M,) are indices of points, sorted by key.
+    ``real`` (N,) and ``generated`` (M,) are indices of points, sorted by key: cell c holds the ``real_counts[c]`` real
+    points from ``real[real_starts[c]]`` on, and generated alike.
     """
 
     real: Tensor
@@ -58,8 +58,8 @@ class Cells:
         """Real and generated indices of each cell, of all or of the ``chosen`` ones (C,)."""
         bounds = (self.real_starts, self.real_counts, self.generated_starts, self.generated_counts)
         lists = [values.tolist() if chosen is None else values[chosen].tolist() for values in bounds]
-        for start, count, other, others in zip(*lists):
-            yield self.real[start : start + count], self.generated[other : other + others]
+        for real_start, real_count, start, count in zip(*lists):
+            yield self.real[real_start : real_start + real_count], self.generated[start : start + count]
 
     def split_by_size(self) -> tuple[Iterator[tuple[Tensor, Tensor]], Iterator[tuple[Tensor, Tensor]]]:
         """:meth:`members` of large cells, and batches of the others as padded index tables (C, p), (C, q).
@@ -75,8 +75,8 @@ class Cells:
         for i, (p, q) in enumerate(kinds.tolist()):
             chosen = cells[kind == i]
             yield (
-                _table(self.real, self.real_starts[chosen], self.real_counts[chosen], p),
-                _table(self.generated, self.generated_starts[chosen], self.generated_counts[chosen], q),
+                _padded(self.real, self.real_starts[chosen], self.real_counts[chosen], p),
+                _padded(self.generated, self.generated_starts[chosen], self.generated_counts[chosen], q),
             )
 
 
@@ -93,7 +93,8 @@ def _power_of_two(counts: Tensor) -> Tensor:
     return powers[torch.searchsorted(powers, counts)]
 
 
-def _table(order: Tensor, starts: Tensor, counts: Tensor, width: int) -> Tensor:
+def _padded(order: Tensor, starts: Tensor, counts: Tensor, width: int) -> Tensor:
+    """Table (C, width) of the indices of each cell, -1 behind them."""
     columns = torch.arange(width, device=order.device)
     table = order[(starts[:, None] + columns).clamp_max(len(order) - 1)]
     return torch.where(columns < counts[:, None], table, -1)
@@ -102,46 +103,51 @@ def _table(order: Tensor, starts: Tensor, counts: Tensor, width: int) -> Tensor:
 def covered_in_cells(
     real: Tensor, generated: Tensor, real_keys: Tensor, generated_keys: Tensor, k: int
 ) -> tuple[Tensor, Tensor]:
-    """Booleans (M,) and (N,): generated point within the ball of a real point of its own cell, and the reverse
-    (equations 8-10).
+    """Booleans (M,) and (N,): generated point within the ball of a real point of its cell, and the reverse.
 
-    The radius of a point is the distance to its k-th nearest other point of its set in the cell, the farthest if there
-    are fewer, 0 if it is alone.
+    Equations 8 to 10 of Mordido et al. The radius of a point is the distance to its k-th nearest other point of its set
+    in the cell, the farthest if there are fewer, 0 if it is alone.
     """
     real_covered = torch.zeros(len(real), dtype=torch.bool, device=real.device)
     generated_covered = torch.zeros(len(generated), dtype=torch.bool, device=real.device)
-    alone, batches = Cells.of(real_keys, generated_keys).split_by_size()
-    for index, other in alone:
-        balls = Balls(Points(real, index), k), Balls(Points(generated, other), k)
-        generated_covered[other], real_covered[index] = mutual_coverage(*balls)
-    for index, other in batches:
-        step = max(1, _WORKSPACE // ((index.shape[1] + other.shape[1]) * real.shape[1]))
-        for table, other_table in zip(index.split(step), other.split(step)):
-            offset = real[table[:, 0]].to(matmul_dtype(real))[:, None]  # a point of the cell: norms stay small
-            mine, theirs = PaddedSet(real, table, offset, k), PaddedSet(generated, other_table, offset, k)
-            distances = theirs.distances_to(mine)
-            generated_covered[other_table[theirs.valid]] = _covered(theirs, mine, distances)[theirs.valid]
-            real_covered[table[mine.valid]] = _covered(mine, theirs, distances.transpose(1, 2))[mine.valid]
+    large, batches = Cells.of(real_keys, generated_keys).split_by_size()
+    for real_index, generated_index in large:
+        balls = Balls(Points(real, real_index), k), Balls(Points(generated, generated_index), k)
+        generated_covered[generated_index], real_covered[real_index] = mutual_coverage(*balls)
+    for tables in batches:
+        step = max(1, _WORKSPACE // (sum(table.shape[1] for table in tables) * real.shape[1]))
+        for real_table, generated_table in zip(*(table.split(step) for table in tables)):
+            offset = real[real_table[:, 0]].to(matmul_dtype(real))[:, None]  # a point of the cell: norms stay small
+            real_set = PaddedSet(real, real_table, offset, k)
+            generated_set = PaddedSet(generated, generated_table, offset, k)
+            distances = generated_set.distances_to(real_set)
+            generated_set.write(generated_covered, _covered(generated_set, real_set, distances))
+            real_set.write(real_covered, _covered(real_set, generated_set, distances.transpose(1, 2)))
     return generated_covered, real_covered
 
 
 class PaddedSet:
-    """The points of one set in a batch of cells.
+    """The points of one set in a batch of cells, minus an ``offset`` (C, 1, d) of each cell.
 
     Attributes:
-        valid: Booleans (C, p).
+        table: Indices (C, p) into ``features`` (N, d), -1 where a cell has no more points.
+        valid: Booleans (C, p): where there is a point.
+        others: Number (C, 1) of other points that a point has in its cell.
         radii: Squared radii (C, p) up to ``slack``; not meaningful where not valid.
     """
 
     def __init__(self, features: Tensor, table: Tensor, offset: Tensor, k: int):
-        self.features, self.table, self.k, self.valid = features, table, k, table >= 0
+        self.features, self.table, self.k = features, table, k
+        self.valid = table >= 0
         cells, width = table.shape
         rows = features.index_select(0, table.clamp_min(0).flatten()).view(cells, width, -1)
         self.centred = rows.to(offset.dtype).sub_(offset)
         self.norms = torch.linalg.vector_norm(self.centred, dim=2).square_()
         self.rounding = rounding_of(offset.dtype, features.shape[1])
         self.others = self.valid.sum(dim=1, keepdim=True) - 1
-        self.radii = self._kth_smallest(self.distances_to(self))
+        hidden = ~self.valid[:, None] | torch.eye(width, dtype=torch.bool, device=table.device)
+        distances = self.distances_to(self).masked_fill_(hidden, torch.inf)
+        self.radii = _kth_smallest(distances, self.others[:, None], k).clamp_min_(0)
         self.slack = self.rounding * (4 * self.norms + 3 * self.radii)
 
     def distances_to(self, other: PaddedSet) -> Tensor:
@@ -149,18 +155,9 @@ class PaddedSet:
         product = torch.bmm(self.centred, other.centred.transpose(1, 2))
         return product.mul_(-2).add_(self.norms[:, :, None]).add_(other.norms[:, None])
 
-    def _kth_smallest(self, distances: Tensor) -> Tensor:
-        """Squared radii (..., p) from the distances (..., p, p) of every point to all points of its cell; 0 where it
-        is alone.
-        """
-        width = distances.shape[-1]
-        if width == 1:
-            return torch.zeros_like(distances[..., 0])
-        itself = torch.eye(width, dtype=torch.bool, device=distances.device)
-        distances = distances.masked_fill(~self.valid[:, None] | itself, torch.inf)
-        smallest = distances.topk(min(self.k, width), dim=-1, largest=False).values.clamp_min_(0)
-        position = (self.others.clamp(1, self.k) - 1)[:, None].expand(-1, width, -1)
-        return smallest.gather(-1, position).squeeze(-1).masked_fill(self.others < 1, 0)
+    def write(self, result: Tensor, values: Tensor) -> None:
+        """Put the values (C, p) of the points into ``result`` (N,)."""
+        result[self.table[self.valid]] = values[self.valid]
 
     def exact_radii(self, cells: Tensor, columns: Tensor) -> Tensor:
         """Squared radii (P,) float64 of some points, from differences."""
@@ -172,10 +169,18 @@ class PaddedSet:
             centres = members.gather(1, column[:, None, None].expand(-1, 1, members.shape[2]))
             distances = (members - centres).square_().sum(dim=2)
             hidden = ~self.valid[cell] | (torch.arange(width, device=cell.device) == column[:, None])
-            smallest = distances.masked_fill_(hidden, torch.inf).sort(dim=1).values
-            others = self.others[cell]
-            radii.append(smallest.gather(1, others.clamp(1, self.k) - 1).squeeze(1).masked_fill(others[:, 0] < 1, 0))
+            radii.append(_kth_smallest(distances.masked_fill_(hidden, torch.inf), self.others[cell], self.k))
         return torch.cat(radii)[inverse]
+
+
+def _kth_smallest(distances: Tensor, others: Tensor, k: int) -> Tensor:
+    """The k-th smallest (...) of the distances (..., p) to ``others`` (..., 1) points; the rest are infinite.
+
+    The largest finite one if there are fewer, 0 if there are none.
+    """
+    smallest = distances.topk(min(k, distances.shape[-1]), dim=-1, largest=False).values
+    position = (others.clamp(1, k) - 1).expand(*distances.shape[:-1], 1)
+    return smallest.gather(-1, position).squeeze(-1).masked_fill(others.squeeze(-1) < 1, 0)
 
 
 def _covered(queries: PaddedSet, balls: PaddedSet, distances: Tensor) -> Tensor:
@@ -187,7 +192,7 @@ def _covered(queries: PaddedSet, balls: PaddedSet, distances: Tensor) -> Tensor:
     cell, row, column = torch.nonzero(near, as_tuple=True)
     if len(cell):
         indices = queries.table[cell, row], balls.table[cell, column]
-        distances = pair_distances(Points(queries.features), Points(balls.features), *indices)
-        inside = distances <= balls.exact_radii(cell, column)
+        exact = pair_distances(Points(queries.features), Points(balls.features), *indices)
+        inside = exact <= balls.exact_radii(cell, column)
         covered[cell[inside], row[inside]] = True
     return covered

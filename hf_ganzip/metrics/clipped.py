@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clipped Density and Clipped Coverage: k nearest neighbours, of which no sample and no ball can count for more than
-one.
-"""
+"""Clipped Density and Clipped Coverage: no sample and no ball of k nearest neighbours counts for more than one."""
 
 from __future__ import annotations
 
@@ -99,8 +97,7 @@ def _counts(queries: Points, balls: Balls) -> tuple[Tensor, Tensor]:
 
 
 def expected_coverage(k: int, n: int, m: int) -> np.ndarray:
-    r""":math:`f(0), \dots, f(m)` of :func:`clipped_density_coverage`, float64, ascending: the mean coverage of i good
-    samples.
+    r""":math:`f(0), \dots, f(m)` of :func:`clipped_density_coverage`, float64: mean coverage of i good samples.
 
     Example:
         >>> expected_coverage(1, 3, 2).round(4).tolist()  # one ball of mass Beta(1, 2): 1/3, then 1 - E[(1 - p)^2]

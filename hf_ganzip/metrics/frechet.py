@@ -19,8 +19,9 @@ _BLOCK = 8192  # rows widened to float64 at a time
 def frechet_distance(*, real: Any, generated: Any, allow_singular: bool = False) -> dict[str, float]:
     r"""Frechet distance between Gaussians fitted to two feature sets; FID when the features are Inception's.
 
-    :math:`\lVert \mu_r - \mu_g \rVert^2 + \mathrm{tr}(\Sigma_r + \Sigma_g - 2 (\Sigma_r^{1/2} \Sigma_g \Sigma_r^{1/2})^{1/2})`,
-    in float64, by symmetric eigenvalues. `FrechetDistance` computes the same from batches.
+    :math:`\lVert \mu_r - \mu_g \rVert^2 + \mathrm{tr}(\Sigma_r + \Sigma_g
+    - 2 (\Sigma_r^{1/2} \Sigma_g \Sigma_r^{1/2})^{1/2})`, in float64, by symmetric eigenvalues. `FrechetDistance`
+    computes the same from batches.
 
     Args:
         real: Features (N, d), arrays or tensors, any float dtype.
@@ -49,8 +50,7 @@ def frechet_distance(*, real: Any, generated: Any, allow_singular: bool = False)
 
 
 def frechet_to(real: Any) -> Callable[[Any], float]:
-    """:func:`frechet_distance` to one set, as a function of the other, which may be singular: for many sets against
-    one.
+    """:func:`frechet_distance` to one set as a function of the other, which may be singular: for many sets.
 
     Of fewer samples than dimensions it takes the eigenvalues of their Gram matrix, which are the same and fewer.
     """
@@ -157,8 +157,8 @@ class FrechetDistance(Accumulator):
         least = 2 if self.allow_singular else max(dim + 1, 2)
         if min(counts) < least:
             raise ValueError(
-                f"frechet_distance: real has {counts[0]} and generated {counts[1]} samples of dimension {dim}; more than "
-                f"{least - 1} of each are needed. Use more samples"
+                f"frechet_distance: real has {counts[0]} and generated {counts[1]} samples of dimension {dim}; more "
+                f"than {least - 1} of each are needed. Use more samples"
                 + ("." if self.allow_singular else ", or allow_singular=True for a biased value.")
             )
         real, generated = (self._held[side] for side in self.sides)

@@ -103,8 +103,8 @@ class GaussianKernelDistance(Accumulator):
         lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
         if bool((lengths == 0).any()):
             raise ValueError(
-                f"gaussian_kernel_distance: {side} has {int((lengths == 0).sum())} rows of zeros, which have no length 1; "
-                "remove them, or set normalize=False."
+                f"gaussian_kernel_distance: {side} has {int((lengths == 0).sum())} rows of zeros, which have no "
+                "length 1; remove them, or set normalize=False."
             )
         return rows / lengths
 

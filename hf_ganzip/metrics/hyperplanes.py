@@ -41,7 +41,7 @@ def default_hyperplanes(count: int, log_base: float = 2) -> int:
 
 
 def hyperplanes(dim: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Normals (count, dim) ~ N(0, I) and offsets (count,) ~ U(0, 1), float64; plane j depends on (seed, j, dim) only."""
+    """Normals (count, dim) ~ N(0, I), offsets (count,) ~ U(0, 1), float64; plane j depends on (seed, j, dim) only."""
     normals = np.random.Generator(np.random.Philox(key=[seed, 0])).standard_normal((count, dim))
     offsets = np.random.Generator(np.random.Philox(key=[seed, 1])).random(count)
     return normals, offsets

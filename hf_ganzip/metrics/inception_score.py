@@ -84,8 +84,8 @@ class InceptionScore(Accumulator):
         count = self._count("logits")
         if count < self.splits:
             raise ValueError(
-                f"inception_score: logits has {count} rows; splits={self.splits} needs at least that many. Use more samples "
-                f"or fewer splits."
+                f"inception_score: logits has {count} rows; splits={self.splits} needs at least that many. Use more "
+                "samples or fewer splits."
             )
         logits = self._held["logits"].joined()
         if self.shuffle:

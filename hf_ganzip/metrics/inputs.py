@@ -33,9 +33,7 @@ def as_features(*, real: Any, generated: Any) -> tuple[Tensor, Tensor]:
 
 
 def as_matrix(name: str, values: Any) -> Tensor:
-    """``values`` as a detached tensor (n, d), n >= 0, d >= 1, of its own float dtype, other numbers as float32; not
-    looked at.
-    """
+    """``values`` as a detached tensor (n, d), n >= 0, d >= 1, of its float dtype, or float32; not looked at."""
     if not isinstance(values, Tensor):
         try:
             with warnings.catch_warnings():

@@ -33,7 +33,8 @@ def kernel_distance(
 ) -> dict[str, Any]:
     r"""Unbiased squared maximum mean discrepancy with a polynomial kernel; KID when the features are Inception's.
 
-    :math:`\frac{\sum_{i \ne j} k(r_i, r_j)}{n (n-1)} + \frac{\sum_{i \ne j} k(g_i, g_j)}{m (m-1)} - \frac{2 \sum_{i, j} k(r_i, g_j)} {n m}`
+    :math:`\frac{\sum_{i \ne j} k(r_i, r_j)}{n (n-1)} + \frac{\sum_{i \ne j} k(g_i, g_j)}{m (m-1)}
+    - \frac{2 \sum_{i, j} k(r_i, g_j)} {n m}`
     with :math:`k(x, y) = (\gamma x^\top y + c_0)^{degree}`, in float64, as mean over random subsets. `KernelDistance`
     computes the same from batches.
 
@@ -127,8 +128,8 @@ class KernelDistance(Accumulator):
         least = self.subset_size or 2
         if min(counts) < least:
             raise ValueError(
-                f"kernel_distance: real has {counts[0]} and generated {counts[1]} samples, subset_size is {self.subset_size}; "
-                f"each set needs at least {least}. "
+                f"kernel_distance: real has {counts[0]} and generated {counts[1]} samples, subset_size is "
+                f"{self.subset_size}; each set needs at least {least}. "
                 + ("Use more samples." if min(counts) < 2 else f"Set subset_size to at most {min(counts)}.")
             )
         real, generated = (self._held[side].joined() for side in self.sides)

@@ -24,7 +24,7 @@ _SPARE = 4  # neighbours beyond the k-th that are remembered, in case rounding c
 
 
 def rounding_of(dtype: torch.dtype, dim: int) -> float:
-    """Error of a squared distance from a matrix product, relative to the sum of the squared norms of the two vectors."""
+    """Error of a squared distance from a matrix product, relative to the sum of the two squared norms."""
     return (32 + dim**0.5) * torch.finfo(dtype).eps
 
 
@@ -59,9 +59,7 @@ class Points:
 
 
 def pair_distances(a: Points, b: Points, rows: Tensor, columns: Tensor) -> Tensor:
-    """Squared distances (P,) float64 of the pairs (point ``rows[p]`` of a, point ``columns[p]`` of b), from
-    differences.
-    """
+    """Squared distances (P,) float64 of points ``rows[p]`` of a and ``columns[p]`` of b, from differences."""
     step = max(1, _PAIR_BUDGET // a.features.shape[1])
     pieces = [
         (a.rows(i).double() - b.rows(j).double()).square_().sum(dim=1)
@@ -245,9 +243,7 @@ def knn_precision_recall(*, real: Any, generated: Any, k: int = 3) -> dict[str, 
 
 
 def knn_to(real: Any, k: int = 3) -> Callable[[Any], dict[str, float]]:
-    """:func:`knn_precision_recall` with one real set, whose balls are measured once, as a function of the generated
-    one.
-    """
+    """:func:`knn_precision_recall` with one real set, whose balls are measured once, as a function of ``generated``."""
     check_integer("k", k, 1)
     balls: dict[torch.dtype, Balls] = {}
 

@@ -166,9 +166,9 @@ def _warn_if_skewed(real_keys: Tensor, generated_keys: Tensor) -> None:
     shared = int((counts * others).sum())
     if shared > pairs / 4:
         warnings.warn(
-            f"lsh_precision_recall: {shared / pairs:.0%} of all pairs share a hash cell, so every draw takes about as long as exact "
-            "nearest neighbours; the features are far from the origin in one direction. center='reference' (another metric), fewer "
-            "draws or k=None are quicker.",
+            f"lsh_precision_recall: {shared / pairs:.0%} of all pairs share a hash cell, so every draw takes about as "
+            "long as exact nearest neighbours; the features are far from the origin in one direction. "
+            "center='reference' (another metric), fewer draws or k=None are quicker.",
             stacklevel=2,
         )
 
@@ -243,8 +243,7 @@ def lsh_precision_recall(
 
 
 def warn_if_unpaired(results: Iterable[Mapping[str, Any]]) -> None:
-    """Warn where results of :func:`lsh_precision_recall` for several models were not computed under one set of
-    conditions.
+    """Warn where results of :func:`lsh_precision_recall` for several models have different conditions.
 
     Two models are comparable if they saw the same hyperplanes and the same numbers of samples.
     """

@@ -16,8 +16,7 @@ _BLOCK = 2**22  # projected values held at a time
 
 
 def monge_distance(*, real: Any, generated: Any, num_projections: int = 1000, seed: int = 2020) -> dict[str, Any]:
-    r"""Squared Wasserstein distance of projections onto random directions, times 3 d; MIND when the features are
-    Inception's.
+    r"""Squared Wasserstein distance of random projections, times 3 d; MIND when the features are Inception's.
 
     :math:`\frac{3 d}{L} \sum_{l=1}^{L} W_2^2(\theta_l^\top r, \theta_l^\top g)` in float64, with directions
     :math:`\theta_l` uniform on the sphere; on a line :math:`W_2` pairs the sorted values. No covariance is estimated:
@@ -43,7 +42,8 @@ def monge_distance(*, real: Any, generated: Any, num_projections: int = 1000, se
 
     Example:
         >>> x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        >>> round(monge_distance(real=x, generated=x + 1, num_projections=20000)["monge_distance"])  # 3 |shift|^2 in expectation
+        >>> result = monge_distance(real=x, generated=x + 1, num_projections=20000)
+        >>> round(result["monge_distance"])  # 3 |shift|^2 in expectation
         9
 
     Source:

@@ -51,22 +51,22 @@ def probabilistic_precision_recall(*, real: Any, generated: Any, k: int = 4, sca
     if not 0 < scale < math.inf:
         raise ValueError(f"probabilistic_precision_recall: scale is {scale}; allowed are positive numbers.")
     real, generated = (each.double() for each in as_features(real=real, generated=generated))
-    sides = Points(real), Points(generated)
+    real_points, generated_points = Points(real), Points(generated)
     return {
-        "probabilistic_precision": _mean_probability(sides[1], sides[0], k, scale),
-        "probabilistic_recall": _mean_probability(sides[0], sides[1], k, scale),
+        "probabilistic_precision": _mean_probability(generated_points, real_points, k, scale),
+        "probabilistic_recall": _mean_probability(real_points, generated_points, k, scale),
     }
 
 
 def _mean_probability(queries: Points, support: Points, k: int, scale: float) -> float:
+    """Mean over ``queries`` of the probability that they lie in the support of ``support``."""
     every = torch.arange(len(support), device=support.features.device)
     radius = scale * float(Balls(support, k).exact_radii(every).sqrt().mean())
-    outside = torch.zeros(len(queries), dtype=torch.float64, device=support.features.device)  # logarithms
+    log_outside = torch.zeros(len(queries), dtype=torch.float64, device=support.features.device)
     for rows, columns, squares, row_norms, column_norms in tiles(queries, support):
+        near = squares <= _NEAR * (row_norms[:, None] + column_norms)  # where a product's rounding shows
+        i, j = torch.nonzero(near, as_tuple=True)
+        squares[i, j] = pair_distances(queries, support, i + rows.start, j + columns.start)
         shares = squares.clamp_min_(0).sqrt_() / radius if radius else (squares > 0).double()
-        doubtful = squares <= _NEAR * (row_norms[:, None] + column_norms)  # where a product's rounding shows
-        i, j = torch.nonzero(doubtful, as_tuple=True)
-        exact = pair_distances(queries, support, i + rows.start, j + columns.start).sqrt()
-        shares[i, j] = exact / radius if radius else (exact > 0).double()
-        outside[rows] += shares.clamp_max_(1).log_().sum(dim=1)
-    return float((1 - outside.exp()).mean())
+        log_outside[rows] += shares.clamp_max_(1).log_().sum(dim=1)
+    return float((1 - log_outside.exp()).mean())

@@ -72,10 +72,12 @@ def realism_scores(
         keys = tuple(hash_keys(features, *planes)[:, 0] for features in (real, generated))
     scores = torch.zeros(len(generated), dtype=torch.float64, device=real.device)
     for label in labels[1][torch.isin(labels[1], labels[0])].unique():
-        index, other = (torch.nonzero(side == label).flatten() for side in labels)
-        for mine, theirs in Cells.of(keys[0][index], keys[1][other]).members():
-            points = Points(real, index[mine]), Points(generated, other[theirs])
-            scores[other[theirs]] = _realism(*points, k, prune=method == "knn")
+        real_index, generated_index = (torch.nonzero(side == label).flatten() for side in labels)
+        cells = Cells.of(keys[0][real_index], keys[1][generated_index])
+        for in_real, in_generated in cells.members():
+            chosen = generated_index[in_generated]
+            points = Points(real, real_index[in_real]), Points(generated, chosen)
+            scores[chosen] = _realism(*points, k, prune=method == "knn")
     return scores.cpu().numpy()
 
 

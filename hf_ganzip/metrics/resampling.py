@@ -40,9 +40,7 @@ def resamples(count: int, number: int, seed: int = 0) -> Tensor:
 
 
 def halves(count: int, number: int, seed: int = 0) -> Tensor:
-    """``number`` draws of half of ``count`` indices without replacement (number, count // 2) int64, for
-    :func:`interval_by_halves`.
-    """
+    """``number`` halves of ``count`` indices (number, count // 2) int64, for :func:`interval_by_halves`."""
     scores = torch.rand(number, count, generator=torch.Generator().manual_seed(seed % 2**32))
     return scores.argsort(dim=1)[:, : count // 2]
 

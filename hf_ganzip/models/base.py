@@ -28,9 +28,7 @@ class AlignedMixin:
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
-        """diffusers' ``from_pretrained``; tensors are aligned, so that the outputs repeat those of the saved model
-        exactly.
-        """
+        """diffusers' ``from_pretrained``; tensors are aligned, so that outputs repeat the saved model's exactly."""
         loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]  # ModelMixin's
         align_(loaded[0] if isinstance(loaded, tuple) else loaded)
         return loaded
@@ -210,15 +208,13 @@ def check_latents(z: Tensor, z_dim: int) -> None:
 
 
 def check_sources(generator: RandomSource, count: int) -> None:
-    """Raise ValueError for a list of random sources, also of one entry, that has not one per sample; TypeError for a
-    seed.
-    """
+    """Raise ValueError for a list of random sources that has not one per sample, TypeError for a seed."""
     if isinstance(generator, int):
         raise TypeError(f"generator is {generator}; allowed is a source: torch.Generator().manual_seed({generator}).")
     if isinstance(generator, list) and len(generator) != count:
         raise ValueError(
-            f"generator is a list of {len(generator)} for {count} samples; allowed are one per sample, or one generator "
-            "that is no list."
+            f"generator is a list of {len(generator)} for {count} samples; allowed are one per sample, or one "
+            "generator that is no list."
         )
 
 

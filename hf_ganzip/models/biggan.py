@@ -114,7 +114,8 @@ class BigGANGenerator(ClassGeneratorMixin, ModelMixin, ConfigMixin):
             raise ValueError(f"num_classes is {num_classes}; allowed are 1 and more.")
         if 4 * 2 ** len(widths) != resolution:
             raise ValueError(
-                f"channels has {len(widths)} blocks, which give {4 * 2 ** len(widths)} pixels; resolution is {resolution}."
+                f"channels has {len(widths)} blocks, which give {4 * 2 ** len(widths)} pixels; resolution is "
+                f"{resolution}."
             )
         self.slots = len(widths) + 1 if hierarchical else 1
         if z_dim % self.slots:

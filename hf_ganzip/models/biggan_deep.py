@@ -92,9 +92,7 @@ class TruncationNorm(nn.Module):
 
 
 class BottleneckBlock(nn.Module):
-    """(B, in, H, W) and a condition to (B, out, H', W'), H' = 2H if ``upsample``; the shortcut keeps the first
-    channels.
-    """
+    """(B, in, H, W) and a condition to (B, out, H', W'), H' = 2H if ``upsample``; shortcuts keep the first channels."""
 
     def __init__(
         self,
@@ -201,7 +199,8 @@ class BigGANDeepGenerator(ClassGeneratorMixin, ModelMixin, ConfigMixin):
         interpolation: "official" or "corrected", see :func:`statistics_weights`.
 
     Example:
-        >>> G = BigGANDeepGenerator(z_dim=4, num_classes=3, channels=(16, 16, 8), upsample=(False, True), attention_before=-1)
+        >>> blocks = {"channels": (16, 16, 8), "upsample": (False, True), "attention_before": -1}
+        >>> G = BigGANDeepGenerator(z_dim=4, num_classes=3, **blocks)
         >>> G(torch.randn(2, 4), torch.tensor([0, 2])).sample.shape
         torch.Size([2, 3, 8, 8])
     """

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BigGAN discriminator with projection (Brock et al., 2019), or with the twin classifiers of TAC-GAN (Gong et al.,
-2019).
-"""
+"""BigGAN discriminator with projection (Brock et al., 2019) or the twin classifiers of TAC-GAN (Gong et al., 2019)."""
 
 from __future__ import annotations
 

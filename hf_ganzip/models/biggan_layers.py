@@ -83,9 +83,7 @@ class StatisticsNorm(nn.Module):
 
 
 class ConditionalBatchNorm(StatisticsNorm):
-    """Batch norm with gain 1 + gain(y) and bias(y), y (B, condition_dim), or class rows (B, num_classes) without
-    sharing.
-    """
+    """Batch norm with gain 1 + gain(y) and bias(y), y (B, condition_dim) or, without sharing, (B, num_classes)."""
 
     def __init__(self, channels: int, condition_dim: int, shared: bool, eps: float, sn_eps: float | None):
         super().__init__(channels, eps)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StyleGAN generator (Karras et al., "A Style-Based Generator Architecture for Generative Adversarial Networks", CVPR
-2019).
+"""The StyleGAN generator.
+
+Karras et al., "A Style-Based Generator Architecture for Generative Adversarial Networks", CVPR 2019.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from .stylegan_base import (
 
 
 class DiscriminatorBlock(nn.Module):
-    """One resolution: (B, in_channels, H, W) to (B, out_channels, H/2, W/2). ``in_channels=0``: starts from the image."""
+    """One resolution: (B, in_channels, H, W) to (B, out_channels, H/2, W/2); ``in_channels=0``: from the image."""
 
     resample_filter: Tensor
 

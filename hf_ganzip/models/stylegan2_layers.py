@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Convolutions of StyleGAN2 and its discriminator, in plain torch ops.
 
-Modulation scales the activations instead of the weights, so one ordinary
-convolution serves the whole batch: the result equals per-sample modulated weights with grouped convolutions and is
-several times faster on CPUs. Activations travel in the ``channels_last`` memory format for the same reason.
+Modulation scales the activations instead of the weights, so one ordinary convolution serves the whole batch: the result
+equals per-sample modulated weights with grouped convolutions and is several times faster on CPUs. Activations travel in
+the ``channels_last`` memory format for the same reason.
 """
 
 from __future__ import annotations
@@ -39,11 +39,9 @@ def upsample2d(x: Tensor, kernel: Tensor) -> Tensor:
     """Double the size of ``x`` (B, C, H, W) by zero insertion and FIR filtering."""
     size, channels = kernel.shape[0], x.shape[1]
     weight = (kernel * 4).to(x.dtype).expand(channels, 1, -1, -1)
-    before, after = (size + 1) // 2, (size - 2) // 2
     y = F.conv_transpose2d(x, weight, stride=2, groups=channels)  # (B, C, 2H + K - 2, 2W + K - 2)
-    crop = size - 1 - before
-    end = size - 1 - after
-    return y[:, :, crop : y.shape[2] - end + 1, crop : y.shape[3] - end + 1]
+    first = size - 1 - (size + 1) // 2  # centres the filter on the pixels of x
+    return y[:, :, first : first + 2 * x.shape[2], first : first + 2 * x.shape[3]]
 
 
 def downsample2d(x: Tensor, kernel: Tensor) -> Tensor:
@@ -93,7 +91,7 @@ class EqualizedConv2d(nn.Module):
 def resampled_conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None, resample: str | None, kernel: Tensor, padding: int
 ) -> Tensor:
-    """Convolve ``x`` (B, I, H, W) with ``weight`` (O, I, k, k), k in {1, 3}, and double or halve its size on the way."""
+    """Convolve ``x`` (B, I, H, W) with ``weight`` (O, I, k, k), k in {1, 3}, and double or halve its size."""
     size = kernel.shape[0]
     if resample is None:
         return F.conv2d(x, weight, bias, padding=padding)
@@ -110,9 +108,7 @@ def resampled_conv2d(
 
 
 def smoothed(x: Tensor, kernel: Tensor, padding: int) -> Tensor:
-    """What a transposed convolution makes of an image of half the size (B, C, 2H + 1, 2W + 1), filtered: (B, C, 2H,
-    2W).
-    """
+    """Low-pass filter of what a transposed convolution gives, (B, C, 2H + 1, 2W + 1), to (B, C, 2H, 2W)."""
     size = kernel.shape[0]
     return blur(x, kernel, ((size + 1) // 2 - padding, (size - 2) // 2), gain=4.0)
 
@@ -140,15 +136,6 @@ class SynthesisLayer(nn.Module):
     noise_const: Tensor
     resample_filter: Tensor
 
-    @property
-    def integer_geometry(self) -> dict[str, Any]:
-        """How its modulated inputs meet the weight."""
-        return (
-            {"kind": "conv2d", "padding": (1, 1)}
-            if self.resample is None
-            else {"kind": "conv_transpose2d", "stride": (2, 2)}
-        )
-
     def __init__(
         self,
         in_channels: int,
@@ -169,6 +156,13 @@ class SynthesisLayer(nn.Module):
         self.noise_strength = nn.Parameter(torch.zeros([]))
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.register_buffer("resample_filter", blur_kernel(resample_filter))
+
+    @property
+    def integer_geometry(self) -> dict[str, Any]:
+        """How its modulated inputs meet the weight."""
+        if self.resample is None:
+            return {"kind": "conv2d", "padding": (1, 1)}
+        return {"kind": "conv_transpose2d", "stride": (2, 2)}
 
     def integer_product(self, x: Tensor) -> Tensor | None:
         """Modulated inputs times the weight, where a packed layer computes with integers."""
@@ -203,8 +197,9 @@ class SynthesisLayer(nn.Module):
 
     @staticmethod
     def demodulation(styles: Tensor, energy: Tensor) -> Tensor:
-        """Inverse norm (B, O) of each sample's modulated weights, in float32 or wider; ``energy`` (O, I): their
-        squares, summed over taps.
+        """Inverse norm (B, O) of each sample's modulated weights, in float32 or wider.
+
+        ``styles`` (B, I); ``energy`` (O, I): squares of the weights, summed over taps.
         """
         return (F.linear(at_least_float32(styles).square(), energy) + 1e-8).rsqrt()
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StyleGAN3 generator, configurations T and R (Karras et al., "Alias-Free Generative Adversarial Networks", NeurIPS
-2021).
+"""The StyleGAN3 generator, configurations T and R.
+
+Karras et al., "Alias-Free Generative Adversarial Networks", NeurIPS 2021.
 """
 
 from __future__ import annotations

@@ -15,9 +15,7 @@ _MATRIX_LIMIT = 160  # pixels of the input: up to here one dense matrix per axis
 
 
 def upsample_matrix(kernel: Tensor | None, size: int, factor: int, before: int, after: int) -> Tensor:
-    """Matrix (out, size) of: insert factor - 1 zeros after each sample, pad (or crop, if negative), filter with gain
-    ``factor``.
-    """
+    """Matrix (out, size): insert factor - 1 zeros after each sample, pad or crop, filter with gain ``factor``."""
     taps = torch.ones(1) if kernel is None else kernel.detach().float().cpu()
     out = size * factor + before + after - len(taps) + 1
     position = torch.arange(out)[:, None] + torch.arange(len(taps))[None] - before  # in the zero-inserted signal

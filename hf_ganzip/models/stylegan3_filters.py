@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The design of StyleGAN3: the band of every layer, its width and its low-pass filters (Karras et al., NeurIPS 2021,
-appendix C).
-"""
+"""Design of StyleGAN3: band, width and low-pass filters of every layer (Karras et al., NeurIPS 2021, appendix C)."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Band:
-    """Signal after one layer: side and sampling rate in pixels, cutoff and half width of the transition band in
-    cycles.
-    """
+    """Signal after a layer: side and sampling rate in pixels, cutoff and half width of its transition in cycles."""
 
     size: int
     sampling_rate: int
@@ -34,9 +30,7 @@ def bands(
     last_stopband_rel: float,
     margin_size: int,
 ) -> list[Band]:
-    """Geometric progression of cutoffs from the first layer to the critically sampled last ones, num_layers + 1 in
-    all.
-    """
+    """Geometric progression of cutoffs from the first to the critically sampled last layers, num_layers + 1 in all."""
     last_cutoff = resolution / 2
     exponents = np.minimum(np.arange(num_layers + 1) / (num_layers - num_critical), 1)
     cutoffs = first_cutoff * (last_cutoff / first_cutoff) ** exponents

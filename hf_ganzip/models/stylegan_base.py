@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What StyleGAN, StyleGAN2 and StyleGAN3 share: widths, dense layers, the mapping network, and how they are called.
+"""What StyleGAN, StyleGAN2 and StyleGAN3 share: widths, fully connected layers, the mapping network, calling.
 
 Weights are stored unscaled (equalized learning rate: the layer multiplies them by a constant gain at run time) and
 under the names of the official checkpoints.

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers of U-GAT-IT (Kim et al., ICLR 2020): normalization between instance and layer statistics, class activation
-maps.
-"""
+"""Layers of U-GAT-IT (Kim et al., ICLR 2020): norms between instance and layer statistics, class activation maps."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ def _standardized(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
 
 
 class AdaptiveInstanceLayerNorm(nn.Module):
-    """rho * instance norm + (1 - rho) * layer norm of x (B, C, H, W), times gamma plus beta (B, C) each; rho per
-    channel.
-    """
+    """rho * instance norm + (1 - rho) * layer norm of x (B, C, H, W), times gamma plus beta (B, C); rho by channel."""
 
     def __init__(self, channels: int, eps: float = 1e-5):
         super().__init__()

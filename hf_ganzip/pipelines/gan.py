@@ -196,8 +196,8 @@ class GANPipeline(LocalPipeline):
             return model.draw_latents(count, generator, device, psi)
         if psi != 1 and getattr(model, "truncates_only_latents", False):
             raise ValueError(
-                f"truncation_psi is {psi}, but {type(model).__name__} truncates only latents that it draws; for given latents "
-                f"allowed is 1. Draw them with `generator.draw_latents({len(latents)}, truncation_psi={psi})`."
+                f"truncation_psi is {psi}, but {type(model).__name__} truncates only latents that it draws; for given "
+                f"latents allowed is 1. Draw them with `generator.draw_latents({len(latents)}, truncation_psi={psi})`."
             )
         return latents
 

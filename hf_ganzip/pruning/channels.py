@@ -13,9 +13,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Slice:
-    """Part of a tensor that the channels of a set own along ``axis``: ``repeat`` neighbouring entries each, the first
-    at ``offset``.
-    """
+    """What the channels of a set own of a tensor along ``axis``: ``repeat`` entries each, the first at ``offset``."""
 
     tensor: str
     axis: int

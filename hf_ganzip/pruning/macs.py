@@ -42,8 +42,7 @@ def count_macs(model: nn.Module) -> int:
 
 
 def weight_uses(model: nn.Module) -> dict[str, int]:
-    """How often one forward pass of one sample uses each entry of every tensor that counts, by name; widths do not
-    change it.
+    """How often a forward pass of a sample uses each entry of every tensor that counts, by name, whatever the widths.
 
     Raises:
         ValueError: A model of no family.

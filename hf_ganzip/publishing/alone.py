@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fingerprints of networks; and, as a script, of what a snippet loads where this package cannot be imported. Needs
-torch alone.
-"""
+"""Fingerprints of networks and, as a script, of what a snippet loads without this package; needs torch alone."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model cards from what is on record: the steps in ``config.json``, the files, and reports. What was not measured is
-not mentioned.
-"""
+"""Model cards from the record in ``config.json``, files and reports: what was not measured is not mentioned."""
 
 from __future__ import annotations
 
@@ -104,8 +102,8 @@ pip install hf_ganzip
 Written by hf_ganzip from the record in `config.json`{{ " and the reports named above" if reported }}.
 """
 _REMOTE = (
-    "diffusers alone opens it, too, with the code that lies beside the weights, `{file}`{what}. Read it before you trust it, and "
-    "name the commit that you read with `revision=`."
+    "diffusers alone opens it, too, with the code that lies beside the weights, `{file}`{what}. Read it before you "
+    "trust it, and name the commit that you read with `revision=`."
 )
 _THIN_CODE = ": a few lines that import hf_ganzip"
 _STANDALONE = (
@@ -221,8 +219,8 @@ def by_kind(reports: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str,
         kind = next((kind for kind, keys in _KINDS.items() if keys <= set(report)), None)
         if kind is None:
             raise TypeError(
-                f"a dict with the keys {', '.join(map(str, report)) or '(none)'} is no report that a card shows; allowed are those of "
-                "quantize_, prune_, refine_, evaluate and measure_cost."
+                f"a dict with the keys {', '.join(map(str, report)) or '(none)'} is no report that a card shows; "
+                "allowed are those of quantize_, prune_, refine_, evaluate and measure_cost."
             )
         found[kind].append(report)
     return found

@@ -28,8 +28,7 @@ def networks_of(model_or_pipeline: Any) -> dict[str, nn.Module]:
 
 
 def fingerprint(model_or_pipeline: Any) -> Fingerprint:
-    """SHA-256 of all tensors of every network, and of its output on the example inputs of its family (None without a
-    family).
+    """SHA-256 of all tensors of every network, and of its output on its family's example inputs (None without one).
 
     Args:
         model_or_pipeline: Not changed; outputs come from a copy on the CPU with gradients off and contiguous tensors,
@@ -52,8 +51,7 @@ def run_snippet(snippet: str) -> Fingerprint:
 
 
 def run_remote_snippet(snippet: str, model_or_pipeline: Any, *, without_us: bool) -> Fingerprint:
-    """Execute a snippet that loads with remote code in a fresh process that has not imported hf_ganzip; fingerprint of
-    what it loads.
+    """Fingerprint of what a snippet loads with remote code, in a fresh process that has not imported hf_ganzip.
 
     Args:
         snippet: Defines ``model`` or ``pipe``.

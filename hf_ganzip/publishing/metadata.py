@@ -116,8 +116,7 @@ def base_of(steps: Sequence[Mapping[str, Any]], given: str | None = None) -> Bas
 def find_licence(
     saved: Saved, folder: Path, base: Base, ask_hub: Callable[[Base], Mapping[str, Any]] | None = None
 ) -> Licence:
-    """The licence that was stated for a model: for the converted checkpoint, in README.md beside the model, or for its
-    base.
+    """The licence that was stated for a model: of the converted checkpoint, in README.md beside it, or for its base.
 
     Args:
         saved: The files.
@@ -136,7 +135,10 @@ def find_licence(
     if (found := _stated(_head(folder / "README.md"))) and found.get("license_name") != name:
         return Licence(found)
     if name and not name.startswith("unknown"):
-        note = f"The licence {name} was inferred from the file's format, not stated: find out whether it holds before you use the weights."
+        note = (
+            f"The licence {name} was inferred from the file's format, not stated: find out whether it holds before "
+            "you use the weights."
+        )
         return Licence({"license": "other", "license_name": name}, note)
     of_base: Mapping[str, Any] = {}
     if base.name in ASSETS:

@@ -95,8 +95,7 @@ def push_to_hub(
     dry_run: bool = False,
     token: str | None = None,
 ) -> PushReport:
-    """Publish a model or pipeline with a card, in one commit, after what would be uploaded was reloaded and found
-    equal.
+    """Publish a model or pipeline with a card in one commit, after what is uploaded was reloaded and found equal.
 
     The commit also removes weight files, ``config.json`` and ``model_index.json`` that were in the repository and are
     not uploaded again, so that it holds this model and no other.

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What diffusers needs to open a saved folder with ``trust_remote_code=True``: a small module, or all of the code in
-one file.
+"""What lets diffusers open a saved folder with ``trust_remote_code=True``: a small module, or all code in one file.
 
 The module lies beside the weights of a model, in the folder of each part of a pipeline that needs it, and beside
 ``model_index.json`` where the pipeline is a class of ours. ``auto_map`` of ``config.json`` and ``model_index.json``
@@ -30,7 +29,9 @@ _TEXT = '''# SPDX-License-Identifier: Apache-2.0
 try:
     import hf_ganzip  # lets diffusers open packed and pruned weights
 except ImportError as error:
-    raise ImportError("This repository is opened by the package hf_ganzip, which is not installed: pip install hf_ganzip") from error
+    raise ImportError(
+        "This repository is opened by the package hf_ganzip, which is not installed: pip install hf_ganzip"
+    ) from error
 
 {imports}
 
@@ -123,11 +124,13 @@ def _check_standalone(parts: Mapping[str, Mapping[str, Any]]) -> None:
         where, cls = (name or "the model"), part["class_name"]
         if part["library"] == "transformers":
             raise ValueError(
-                f"standalone: transformers loads {where}, a {cls}; a file of torch and diffusers cannot. Leave out standalone."
+                f"standalone: transformers loads {where}, a {cls}; a file of torch and diffusers cannot. Leave out "
+                "standalone."
             )
         if issubclass(getattr(importlib.import_module(part["library"]), cls), DiscriminatorMixin):
             raise ValueError(
-                f"standalone: {where} is a {cls}, which is trained with hf_ganzip; allowed are generators, and classes of diffusers."
+                f"standalone: {where} is a {cls}, which is trained with hf_ganzip; allowed are generators, and "
+                "classes of diffusers."
             )
 
 

@@ -89,7 +89,10 @@ def _write_head(readme: Path, head: dict[str, Any], install: str, repository: st
     lines = yaml.safe_dump(yaml.safe_load(match[1]) | head, sort_keys=False, allow_unicode=True, width=1000)
     source = "" if repository is None else f" Its source: <{repository}>."
     about = (
-        f"\n## hf_ganzip\n\nThis Space runs hf_ganzip {hf_ganzip.__version__}, whose wheel lies in its files.{source} For your own machine:\n\n"
+        "\n"
+        "## hf_ganzip\n\n"
+        f"This Space runs hf_ganzip {hf_ganzip.__version__}, whose wheel lies in its files.{source} For your own "
+        "machine:\n\n"
         f"```bash\n{install}\n```\n"
     )
     readme.write_text(f"---\n{lines}---\n{text[match.end() :].rstrip()}\n{about}", encoding="utf-8")

@@ -28,8 +28,8 @@ _DIGEST = "SHA256_OF_THE_REST"
 _HEAD = '''# SPDX-License-Identifier: Apache-2.0
 """{title}
 
-Written by hf_ganzip {version} from its own source, for those who do not install it: torch and diffusers are enough. Do not edit it here; the
-file checks that it is as it was written.
+Written by hf_ganzip {version} from its own source, for those who do not install it: torch and diffusers are enough. Do
+not edit it here; the file checks that it is as it was written.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ from __future__ import annotations
 {imports}
 
 {digest} = "{value}"
-_BEFORE = dict(globals())  # diffusers executes a file again for every repository and part; its classes stay those of the first time
+# diffusers executes a file again for every repository and part; its classes stay those of the first time.
+_BEFORE = dict(globals())
 '''
 _TAIL = """
 
@@ -46,8 +47,9 @@ def _check_this_file() -> None:
     found = hashlib.sha256(text.replace({digest}, "").encode()).hexdigest()
     if found != {digest}:
         raise ImportError(
-            f"{{__file__}} is not as hf_ganzip wrote it: its SHA-256 is {{found[:16]}}, not {{{digest}[:16]}}. It was edited or damaged: download it "
-            "again; or, if the change is your own, remove the call of _check_this_file at its end."
+            f"{{__file__}} is not as hf_ganzip wrote it: its SHA-256 is {{found[:16]}}, not {{{digest}[:16]}}. It was "
+            "edited or damaged: download it again; or, if the change is your own, remove the call of "
+            "_check_this_file at its end."
         )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of a card: costs, figures with their conditions, the source of converted weights, and what each step did."""
+"""Tables of a card: costs, figures with their conditions, the source of converted weights, what each step did."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ Details = list[tuple[str, str]]  # title and table of what is collapsed
 
 
 def subject(report: Mapping[str, Any]) -> str:
-    """Last part of the name of what an evaluation measured: "small" of "models/small", "model:org/small" or
-    "org/small".
-    """
+    """Last part of the name of what was measured: "small" of "models/small", "model:org/small" or "org/small"."""
     return Path(str(report["conditions"]["generated"])).name
 
 
@@ -98,7 +96,8 @@ def changes(reports: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         lines.append(f"- prune by {report['criterion']}: {text}")
     for report in reports["refine"]:
         weights = [tensor for tensor in report["tensors"] if tensor["singular_values_before"] is not None]
-        text = f"{len(weights)} weights and {len(report['tensors']) - len(weights)} biases scaled, {len(report['norms'])} norms reset"
+        biases = len(report["tensors"]) - len(weights)
+        text = f"{len(weights)} weights and {biases} biases scaled, {len(report['norms'])} norms reset"
         lines.append(f"- refine by {report['scaling']}: {text}")
     for report in reports["quantize"]:
         done = [layer for layer in report["layers"] if layer["skipped"] is None]
@@ -108,9 +107,7 @@ def changes(reports: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 
 def details(saved: Saved, reports: Mapping[str, Sequence[Mapping[str, Any]]]) -> Details:
-    """Titles and tables of single layers: of every report of a step, and of the packed layers of the files where no
-    report covers them.
-    """
+    """Titles and tables of single layers: of reports of steps, and of packed layers that no report covers."""
     found: Details = [("Channels before and after pruning", _pruned(report)) for report in reports["prune"]]
     found += [("Singular values before and after refining", _refined(report)) for report in reports["refine"]]
     found += [("Weights before and after quantization", _quantized(report)) for report in reports["quantize"]]

@@ -35,6 +35,13 @@ class Observed:
         places = torch.linspace(0, len(flat) - 1, min(_KEPT, len(flat)), dtype=torch.float64)  # prime to no pattern
         self.parts.append(flat[places.long().to(flat.device)].float().cpu())
 
+    def integer_product(self, x: Tensor, bias: Tensor | None = None) -> None:
+        """In place of a layer's own, which it calls where its inputs are ready; None lets it compute as ever."""
+        self.add(x)
+
+    def pre_hook(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self.add(args[0])
+
     def range(self, kind: str) -> tuple[Tensor, Tensor]:
         """Least and greatest value that are not clipped."""
         if kind == "minmax":
@@ -64,17 +71,16 @@ def _error(values: Tensor, low: Tensor, high: Tensor) -> float:
 @contextlib.contextmanager
 def observing(model: nn.Module, names: Iterable[str]) -> Iterator[Mapping[str, Observed]]:
     """Collects what the layers of these names are given within the context."""
-    found = {name: Observed() for name in names}
+    observed = {name: Observed() for name in names}
     with contextlib.ExitStack() as undone:
-        for name, observed in found.items():
+        for name, of_layer in observed.items():
             module = model.get_submodule(name)
             if hasattr(module, "integer_geometry"):  # asks for its product where its inputs are ready
-                module.integer_product = lambda x, bias=None, observed=observed: observed.add(x)
+                module.integer_product = of_layer.integer_product
                 undone.callback(module.__dict__.pop, "integer_product")
             else:
-                add = lambda module, args, observed=observed: observed.add(args[0])  # noqa: E731
-                undone.enter_context(module.register_forward_pre_hook(add))
-        yield found
+                undone.enter_context(module.register_forward_pre_hook(of_layer.pre_hook))
+        yield observed
 
 
 @torch.no_grad()
@@ -91,7 +97,8 @@ def input_ranges(model: nn.Module, names: Iterable[str], config: QuantizeConfig)
     broken = [name for name, pair in ends.items() if not all(torch.isfinite(end) for end in pair)]
     if broken:
         raise ValueError(
-            f"quantize_: layers are given NaN or infinity while the ranges of activations are found: {', '.join(broken[:8])}; nothing was "
-            "changed. Skip them (overrides={'NAME': {'activations': None}}), or look at the model's inputs."
+            "quantize_: layers are given NaN or infinity while the ranges of activations are found: "
+            f"{', '.join(broken[:8])}; nothing was changed. "
+            "Skip them (overrides={'NAME': {'activations': None}}), or look at the model's inputs."
         )
     return {name: dict(zip(("input_scale", "input_zero_point"), range_codes(*pair))) for name, pair in ends.items()}

@@ -24,8 +24,7 @@ _ADDS_BIAS_LAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 def corrected_biases(
     model: nn.Module, original: nn.Module, config: QuantizeConfig, tuned: Collection[str] = ()
 ) -> dict[str, Tensor]:
-    """Biases that also take the mean, over inputs and places, of what packed linear and convolution layers are away
-    from the original's.
+    """Biases that take the mean of what packed layers deviate from the original's, over inputs and places.
 
     Both are given what the quantized model computes, so that a layer takes over no error of those before it; all
     layers are measured in one pass.

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..families import family_of
+from ..families.passes import Calibration, Pass
 from .folding import fold_rest_, is_parametrized, remove_parametrization_
 from .grid import QuantizedRows
 from .packed import packed_modules, unpack_module_
@@ -20,6 +21,7 @@ from .packed import packed_modules, unpack_module_
 
 _PASSES = 20
 _BATCH_SIZE = 16  # of a model of no family
+Rounder = Callable[[str, QuantizedRows, int], QuantizedRows]  # (name, start, bits) -> codes, errors compensated
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -57,8 +59,8 @@ class CalibrationTask:
         return model
 
     def batches(
-        self, inputs: Callable | None, batch_size: int, seed: int, *, mixed: bool = False
-    ) -> Iterator[Callable[[nn.Module], Tensor]]:
+        self, inputs: Calibration | None, batch_size: int, seed: int, *, mixed: bool = False
+    ) -> Iterator[Pass]:
         """Endless forward passes ``model -> output`` (B, ...), each repeatable, of ``inputs`` or of the model's own
         inputs, ``mixed`` for training.
 
@@ -86,7 +88,7 @@ def copy_of(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model)
 
 
-def calibration_passes(model: nn.Module, inputs: Callable | None = None) -> Iterator[Callable[[nn.Module], Tensor]]:
+def calibration_passes(model: nn.Module, inputs: Calibration | None = None) -> Iterator[Pass]:
     """A fixed number of repeatable passes ``model -> output`` of ``inputs``, or of the family's own: one for every
     timestep of a trajectory.
 

@@ -36,9 +36,7 @@ def as_float(tensor: Tensor) -> Tensor:
 
 
 def by_rows(function: Callable[..., Tensor], rows: Tensor, *others: Tensor) -> Tensor:
-    """``function`` of some of the rows (R, N), as floats, and of the same of ``others`` (R, ...) at a time, put
-    together again.
-    """
+    """``function`` of some of the rows (R, N), as floats, and of ``others`` (R, ...), at a time; put together again."""
     count = max(1, CHUNK // max(1, rows.shape[1]))
     parts = zip(row_chunks(rows), *(each.split(count) for each in others))
     return torch.cat([function(*each) for each in parts])
@@ -72,7 +70,5 @@ def folded_peaks(rows: Tensor, times: int) -> Tensor:
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Whether a tensor holds neither NaN nor infinity: its largest magnitude tells, several times as fast as a look at
-    each.
-    """
+    """Whether a tensor is free of NaN and infinity: its largest magnitude tells, much faster than a look at each."""
     return all(bool(torch.isfinite(part.abs().max())) for part in tensor.reshape(-1).split(CHUNK))

@@ -251,20 +251,21 @@ class QuantizeConfig:
             why = why or ("svd_rank" if values["svd_rank"] else "hadamard=True" if values["hadamard"] else None)
             if why:
                 raise ValueError(
-                    f"activations is 'int8' with {why}, which are no integers times a scale per output channel; give method 'mse_clip', 'linear', 'aciq' "
-                    "or 'gptq', granularity 'channel' or 'tensor' and symmetric=True, or activations=None (in overrides, for some layers)."
+                    f"activations is 'int8' with {why}, which are no integers times a scale per output channel; give "
+                    "method 'mse_clip', 'linear', 'aciq' or 'gptq', granularity 'channel' or 'tensor' and "
+                    "symmetric=True, or activations=None (in overrides, for some layers)."
                 )
             values["hadamard"] = False
             values["activations"] = "dynamic" if self.activation_range == "dynamic" else "static"
         if hasattr(method, "quantize_channels") and (grouped or not values["symmetric"]):
             raise ValueError(
-                "outlier_splitting takes granularity 'tensor' or 'channel' and symmetric=True: it has no groups and no offsets."
+                "outlier_splitting takes granularity 'tensor' or 'channel' and symmetric=True: it has no groups and "
+                "no offsets."
             )
         return LayerSettings(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Options of the result as JSON types, without those of the process alone; a method object becomes its name
-        and options.
+        """Options of the result as JSON types, not of the process; a method object becomes its name and options.
 
         Those of activations and biases are left out where nothing is done to them, so that versions which do not know
         them read the folder.
@@ -287,9 +288,7 @@ def _plain_override(config: QuantizeConfig, changes: Mapping[str, Any]) -> dict[
 
 
 def stored_method(method: Any, options: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
-    """Method and options as a saved model names them: unchanged, or a :class:`StoredMethod` if this library cannot
-    build them.
-    """
+    """Method and options as a saved model names them; a :class:`StoredMethod` if this library cannot build them."""
     try:
         _make_method(method, options)
     except (TypeError, ValueError):
@@ -302,9 +301,7 @@ def _is_integer(value: Any, least: int, most: float = math.inf) -> bool:
 
 
 def _not_integers(method: Any, grouped: bool, symmetric: bool) -> str | None:
-    """What keeps the weights of these settings from being integers times a scale per output channel, if it is known
-    before they are quantized.
-    """
+    """Why weights of these settings are no integers times a scale per output channel, if it is known beforehand."""
     rows = row_method(method)
     uneven = next((name for name in ("codebook", "outlier_splitting") if isinstance(rows, METHODS[name])), None)
     if uneven:

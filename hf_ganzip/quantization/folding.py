@@ -13,7 +13,7 @@ from ..core.modes import evaluating
 
 
 def is_parametrized(module: nn.Module) -> bool:
-    """Whether the weight is computed from other tensors, by parametrizations, a forward pre-hook or the module itself."""
+    """Whether the weight is computed from other tensors: by parametrizations, a forward pre-hook or the module."""
     return parametrize.is_parametrized(module, "weight") or _hook(module) is not None or _is_normalized(module)
 
 
@@ -34,9 +34,7 @@ def folded_weight(module: nn.Module) -> Tensor:
 
 
 def remove_parametrization_(module: nn.Module) -> None:
-    """Replace the parametrization of ``module.weight``, if it has one, by an ordinary parameter with the folded
-    weight.
-    """
+    """Replace a parametrization of ``module.weight``, if any, by an ordinary parameter with the folded weight."""
     if _is_normalized(module):
         module.fold_spectral_norm_()
         return
@@ -59,8 +57,7 @@ def remove_parametrization_(module: nn.Module) -> None:
 
 
 def fold_rest_(model: nn.Module) -> bool:
-    """Fold the layers of a dequantized model that were not quantized, where its config says whether weights are
-    normalized.
+    """Fold layers of a dequantized model that were not quantized, where its config says whether weights are normalized.
 
     Such a model is saved with all norms or with none.
 

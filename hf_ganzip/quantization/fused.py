@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adapters fused into packed layers: products of two thin matrices that are added to what the codes stand for, and
-taken off again.
-"""
+"""Adapters fused into packed layers: products of thin matrices that are added to what the codes stand for."""
 
 from __future__ import annotations
 
@@ -13,8 +11,7 @@ FUSED = ("weight_fused_up", "weight_fused_down")  # buffers: (O, r) and (r, C) o
 
 
 def fuse_(module: nn.Module, name: str, up: Tensor, down: Tensor) -> None:
-    """Add the product of ``up`` (O, r) and ``down`` (r, C), computed in float32, to the weight (O, C), output channels
-    first.
+    """Add the product of ``up`` (O, r) and ``down`` (r, C), in float32, to the weight (O, C), output channels first.
 
     Codes stay as they are. ``name`` is by what :func:`unfuse_` finds it.
 

@@ -67,9 +67,7 @@ class QuantizedRows:
         return self.codes.int() + (0 if self.codebook is None else len(self.codebook) // 2)
 
     def target(self, weight: Tensor) -> Tensor:
-        """What the codes are to stand for in ``weight`` (O, ...), output channels first: ``weight`` without the low
-        rank, rotated.
-        """
+        """What the codes are to stand for in ``weight`` (O, ...), output channels first: no low rank, rotated."""
         left = weight.detach().flatten(1)
         if self.up is not None and self.down is not None:
             left = left.clone()
@@ -144,9 +142,7 @@ def _in_pairs(codes: Tensor, table: Tensor) -> bool:
 
 
 def _pairs(table: Tensor) -> Tensor:
-    """Pairs of levels as float64, at the numbers that two neighbouring codes are as one of 16 bits: half as many to
-    look up.
-    """
+    """Pairs of levels as float64, at the numbers that two codes are as one of 16 bits: half as many to look up."""
     found = torch.zeros(len(table), 256, 2)
     found[:, : len(table), 0], found[:, : len(table), 1] = table, table[:, None]
     return found.view(torch.float64).view(-1)
@@ -169,9 +165,7 @@ def add_low_rank_(weight: Tensor, up: Tensor, down: Tensor) -> None:
 
 
 def stored_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """``scale`` rounded to ``dtype``; 0 becomes 1. All stay float32 if one of them would overflow in float16 or lose
-    precision there.
-    """
+    """``scale`` in ``dtype``, 0 as 1; all in float32 if one overflowed in float16 or lost precision there."""
     scale = scale.float()
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     if dtype == torch.float16 and bool(((scale < 2**-14) | (scale > 65504)).any()):
@@ -255,9 +249,7 @@ def _table_of_places(edges: Tensor) -> Tensor:
 
 
 def _places(values: Tensor, edges: Tensor, table: Tensor | None) -> Tensor:
-    """How many of the ascending ``edges`` lie below each of ``values``, or below their half precision where there is a
-    table of that.
-    """
+    """How many of the ascending ``edges`` lie below each of ``values``, by a table of half precision, if given."""
     if table is None:
         return torch.searchsorted(edges, values, out_int32=True)
     bits = values.half().view(torch.uint16).int()

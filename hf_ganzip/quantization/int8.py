@@ -34,8 +34,7 @@ class Taps:
 
 
 def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, padding: tuple[int, int] | None = None) -> Tensor:
-    """``clamp(round(x / scale) + zero_point, 0, 255)`` as uint8, ties to even, by the reciprocal of ``scale`` in
-    float32.
+    """``clamp(round(x / scale) + zero_point, 0, 255)`` as uint8, ties to even, by float32 reciprocals of ``scale``.
 
     Args:
         x: (..., I), or images (B, I, H, W) with ``padding`` = (rows, columns), which become (B, I, H + 2 rows, W + 2
@@ -102,8 +101,7 @@ def range_codes(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Product:
-    """The product of uint8 inputs with int8 weights (O, I / groups, ...), prepared once: subclasses keep one copy of
-    the weights.
+    """Product of uint8 inputs with int8 weights (O, I / groups, ...), prepared once: subclasses keep one copy.
 
     Args:
         weight: int8.
@@ -207,9 +205,7 @@ class ReferenceProduct(Product):
 
 @functools.cache
 def onednn_is_exact() -> bool:
-    """Whether oneDNN's operators are there and sum exactly: processors without VNNI saturate pairs of products at 16
-    bits.
-    """
+    """Whether oneDNN's operators are there and sum exactly: without VNNI, pairs of products saturate at 16 bits."""
     try:
         weight, scale = torch.full((16, 64, 1, 1), 127, dtype=torch.int8), torch.ones(16)
         codes = torch.full((2, 64, 4, 4), 255, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packed layers that compute with the integers they store (``compute="int8"``): which can, how, and with which
-gradients.
-"""
+"""Packed layers that compute with integers as stored (``compute="int8"``): which can, how, with which gradients."""
 
 from __future__ import annotations
 
@@ -226,9 +224,7 @@ class Integers:
 
 
 def integer_forward(layer: nn.Module, x: Tensor, bias: Tensor | None) -> Tensor:
-    """Output of ``layer`` for ``x``, which is rounded to 8 bits; differentiable in ``x`` and ``bias`` as if it was
-    not, within the range.
-    """
+    """Output of ``layer`` for ``x``, rounded to 8 bits; its gradients are as if ``x`` was not, within the range."""
     integers = layer.packed_integers
     geometry = integers.geometry
     if geometry.edges and any(geometry.edges):

@@ -31,8 +31,8 @@ from .layout import PackedLayout
 COMPUTE_MODES = ("packed", "dequantized", "int8")
 
 _READ_ONLY = (
-    "the weight of a packed layer is read-only: writing to it, for example by merging a LoRA by hand, or a DoRA, would be lost. "
-    "Call hf_ganzip.dequantize_(model) first, or keep the adapter unmerged."
+    "the weight of a packed layer is read-only: writing to it, for example by merging a LoRA by hand, or a DoRA, "
+    "would be lost. Call hf_ganzip.dequantize_(model) first, or keep the adapter unmerged."
 )
 _WRITES = re.compile(
     r"__set\w*__|__i(add|sub|mul|div|truediv|floordiv|mod|pow|and|or|xor|lshift|rshift)__|[a-z]\w*[^_]_"
@@ -53,9 +53,7 @@ class _ReadOnly(Tensor):
 
 
 class PackedWeight(Tensor):
-    """The unpacked weight of a packed layer: a tensor whose ``data`` can be read only, so that nothing writes into a
-    copy.
-    """
+    """The unpacked weight of a packed layer, whose ``data`` can be read only: nothing writes into a copy."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # as torch's Parameter does
 
@@ -225,9 +223,7 @@ def pack_module_(
 
 
 def unpack_module_(module: Any) -> None:
-    """Turn a packed layer back into its original class with an ordinary parameter, trainable if the weight was before
-    it was packed.
-    """
+    """Turn a packed layer into its original class with an ordinary parameter, trainable if the weight once was."""
     weight = nn.Parameter(module.dequantized_weight(), requires_grad=module.packed_requires_grad)
     for name in {*BUFFERS, *FUSED, "_dequantized"} & module._buffers.keys():
         delattr(module, name)
@@ -256,9 +252,7 @@ def digests(model: nn.Module) -> dict[str, str]:
 
 
 def packed_parameters(model: nn.Module, embeddings: bool = True) -> int:
-    """Number of parameters that the packed weights of a model unpack to; without those of ``nn.Embedding`` tables if
-    asked.
-    """
+    """Number of parameters that the packed weights of a model unpack to, without ``nn.Embedding`` tables if asked."""
     return sum(
         math.prod(module.packed_layout.shape)
         for module in packed_modules(model).values()
@@ -280,7 +274,8 @@ def set_compute_(model: nn.Module, compute: str) -> None:
         raise ValueError("set_compute_: the model has no packed layer; quantize it first.")
     if compute == "int8" and not any(module.packed_layout.activations for module in modules.values()):
         raise ValueError(
-            "set_compute_: compute is 'int8', and no layer rounds its activations; quantize the model with activations='int8'."
+            "set_compute_: compute is 'int8', and no layer rounds its activations; quantize the model with "
+            "activations='int8'."
         )
     for module in modules.values():
         module.packed_compute = compute

@@ -175,9 +175,7 @@ def _spread_headroom(
 
 
 def _fit_groups(weights: dict[str, nn.Module], settings: dict[str, LayerSettings], notes: dict[str, str]) -> list[str]:
-    """Give layers that groups do not divide smaller ones, or one scale per output channel; problems, if none can have
-    groups.
-    """
+    """Give layers that groups do not divide smaller ones, or a scale per channel; problems, if none can have groups."""
     grouped = {name: chosen for name, chosen in settings.items() if chosen.granularity == "group"}
     fitted = 0
     for name, chosen in grouped.items():
@@ -196,8 +194,8 @@ def _fit_groups(weights: dict[str, nn.Module], settings: dict[str, LayerSettings
     if grouped and not fitted:
         asked = " and ".join(map(str, sorted({chosen.group_size for chosen in grouped.values()})))
         return [
-            f"no layer has output channels that group_size {asked} or a smaller size of at least {_SMALLEST_GROUP} divides; "
-            "set granularity 'channel'"
+            f"no layer has output channels that group_size {asked} or a smaller size of at least {_SMALLEST_GROUP} "
+            "divides; set granularity 'channel'"
         ]
     return []
 
@@ -226,8 +224,9 @@ def _fit_low_rank(
         name = max(pays, key=pays.__getitem__)
         outputs, *inputs = channels_first_shape(weights[name])
         problems.append(
-            f"svd_rank is {config.svd_rank}, which is larger than any layer has use for; {name}, {outputs} x {math.prod(inputs)} as a matrix, "
-            f"has for {pays[name]} (more costs over a bit per weight); choose more bits, or set svd_rank of a layer in overrides"
+            f"svd_rank is {config.svd_rank}, which is larger than any layer has use for; {name}, {outputs} x "
+            f"{math.prod(inputs)} as a matrix, has for {pays[name]} (more costs over a bit per weight); choose more "
+            "bits, or set svd_rank of a layer in overrides"
         )
     return problems
 
@@ -239,9 +238,7 @@ def _note(notes: dict[str, str], name: str, note: str) -> None:
 def _fit_activations(
     config: QuantizeConfig, model: nn.Module, settings: dict[str, LayerSettings], notes: dict[str, str]
 ) -> list[str]:
-    """Leave activations in floating point where a layer cannot compute with integers; problems, if none can, or ranges
-    have no inputs.
-    """
+    """Leave activations in floats where a layer has no integers; problems, if none has, or ranges have no inputs."""
     asked = [name for name, chosen in settings.items() if chosen.activations]
     family = family_of(model)
     patterns = (family.float_activations or family.sensitive)(model) if family else ()

@@ -83,8 +83,7 @@ def quantize_(
 
 
 def _quantize_pipeline_(pipeline: Any, config: QuantizeConfig, components: Iterable[str] | None) -> PipelineReport:
-    """:func:`.quantize_` of networks of a pipeline, by default of its denoiser; all are planned before the first is
-    changed.
+    """:func:`.quantize_` of networks of a pipeline, by default its denoiser; all are planned before any is changed.
 
     Raises:
         ValueError: As :func:`.quantize_`, of any of them, or no such network; nothing is changed then.
@@ -100,9 +99,7 @@ def _quantize_pipeline_(pipeline: Any, config: QuantizeConfig, components: Itera
 
 
 def apply_plan_(model: nn.Module, plan: QuantizationPlan, config: QuantizeConfig) -> dict[str, float | None]:
-    """Quantize as planned, and put the packed weights into the model; returns the error of each in decibel, by module
-    name.
-    """
+    """Quantize as planned, and put the packed weights into the model; returns the errors in decibel by module name."""
     quantized, tuned = quantize_weights(model, plan)
     static = [name for name, weight in quantized.items() if weight.layout.activations == "static"]
     for name, buffers in input_ranges(model, static, config).items() if static else ():

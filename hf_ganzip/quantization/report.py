@@ -138,8 +138,8 @@ class QuantizeReport(Report):
 
     def __str__(self) -> str:
         summary = (
-            f"{len(self.quantized)} of {len(self.layers)} weights quantized, {self.bits_per_weight:.3f} bits per weight; "
-            f"{self._ratio} smaller"
+            f"{len(self.quantized)} of {len(self.layers)} weights quantized, {self.bits_per_weight:.3f} bits per "
+            f"weight; {self._ratio} smaller"
         )
         return "\n".join([*table(self.tables()["weights"]), summary])
 

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of weights rotated by random signs and Hadamard matrices before they are rounded, and back: errors are spread
-over all inputs.
-"""
+"""Rows of weights rotated by random signs and Hadamard matrices, so that errors of rounding spread; and back."""
 
 from __future__ import annotations
 
@@ -27,14 +25,12 @@ def block_of(length: int) -> int:
 
 
 def rotated(weight: Tensor, block: int) -> Tensor:
-    """``weight`` (O, C) with every block of each row times signs and a Hadamard matrix; its size stays to a factor
-    of 1.5.
-    """
+    """``weight`` (O, C), each block of a row times signs and a Hadamard matrix; sizes stay to a factor of 1.5."""
     return _transformed(weight * _signs(weight.shape[1]).to(weight), block) * 2.0 ** -(block.bit_length() // 2)
 
 
 def unrotated(weight: Tensor, block: int) -> Tensor:
-    """Inverse of :func:`rotated`: sums and differences in a fixed order, the same bits by any kernel and in any parts."""
+    """Inverse of :func:`rotated`: sums and differences in a fixed order, the same bits by any kernel, in any parts."""
     values = _transformed(weight, block) * 2.0 ** -((block.bit_length() - 1) // 2)
     return values * _signs(weight.shape[1]).to(weight)
 
@@ -62,9 +58,7 @@ def on_grid(levels: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def unrotating(length: int, block: int) -> tuple[Tensor, Tensor]:
-    """A matrix of +-1 (block, block) and factors (length,): :func:`unrotated` is every block times the matrix, times
-    the factors.
-    """
+    """Matrix of +-1 (block, block), factors (length,): :func:`unrotated` is blocks times it, times the factors."""
     return _transformed(torch.eye(block), block), _signs(length) * 2.0 ** -((block.bit_length() - 1) // 2)
 
 

@@ -35,9 +35,7 @@ class QuantizedWeight:
 
 
 def quantize_weight(module: nn.Module, settings: LayerSettings, weight: Tensor | None = None) -> QuantizedWeight:
-    """Quantize one weight; ``module`` is not changed. ``weight`` replaces ``module.weight`` where that is not loaded
-    yet.
-    """
+    """Quantize one weight, ``weight`` or else ``module.weight``, which may not be loaded yet; ``module`` stays."""
     rows = weight_rows(module, settings, weight)
     shape = channels_first_shape(module)
     return pack_quantized(module, settings, quantize_rows(rows, shape, settings), weight)
@@ -57,8 +55,7 @@ def weight_rows(module: nn.Module, settings: LayerSettings, weight: Tensor | Non
 
 
 def quantize_rows(rows: Tensor, shape: tuple[int, ...], settings: LayerSettings) -> QuantizedRows:
-    """Quantize ``rows`` (R, N) of a weight of ``shape``, output channels first; beside a low rank, if it is to have
-    one.
+    """Quantize ``rows`` (R, N) of a weight of ``shape``, output channels first; beside a low rank, if one is asked.
 
     Raises:
         ValueError: The method returned a scale that is not finite.
@@ -124,7 +121,8 @@ def pack_quantized(
 def weight_shape(module: nn.Module) -> tuple[int, ...]:
     if isinstance(module, PackedWeightMixin):
         return module.packed_layout.shape
-    return tuple(folded_weight(module).shape) if is_parametrized(module) else tuple(module.weight.shape)  # type: ignore[arg-type]
+    weight = folded_weight(module) if is_parametrized(module) else module.weight
+    return tuple(weight.shape)  # type: ignore[arg-type]
 
 
 def channels_first_shape(module: nn.Module) -> tuple[int, ...]:

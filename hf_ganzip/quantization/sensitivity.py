@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which layers need their bits: the effect of each on the model's output, measured without data, and what follows from
-it.
-"""
+"""Which layers need their bits: their effects on the model's output, measured without data, and what follows."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -21,9 +20,9 @@ from ..core.modes import evaluating
 from ..core.record import table
 from ..core.reports import Report, conditions_table
 from ..families import family_of
-from .calibration import CalibrationTask, expanded, substituted
-from .config import QuantizeConfig
-from .grid import QuantizedRows
+from ..families.passes import Calibration
+from .calibration import CalibrationTask, Rounder, expanded, substituted
+from .config import LayerSettings, QuantizeConfig
 from .methods.base import row_method
 from .packed import packed_modules
 from .plan import plan_quantization, require_finite
@@ -75,8 +74,9 @@ class SensitivityReport(Report):
         return [layer.name for layer in self.layers if layer.errors[bits] > max_error]
 
     def float_activations(self, share: float = 0.5) -> dict[str, dict[str, None]]:
-        """The fewest layers that together cause ``share`` of the errors of activations, which stay in floating point then: ``overrides`` for
-        :class:`~hf_ganzip.QuantizeConfig` with ``activations="int8"``.
+        """The fewest layers that together cause ``share`` of the errors of activations, to stay in floating point.
+
+        As ``overrides`` for :class:`~hf_ganzip.QuantizeConfig` with ``activations="int8"``.
 
         Raises:
             ValueError: Activations were not measured, or a share outside 0..1.
@@ -97,8 +97,7 @@ class SensitivityReport(Report):
     def allocate(
         self, *, mean_bits: float | None = None, target_bytes: int | None = None
     ) -> dict[str, dict[str, int]]:
-        """Bits of every layer with the least sum of errors under a budget: ``overrides`` for
-        :class:`~hf_ganzip.QuantizeConfig`.
+        """Bits of layers with the least sum of errors within a budget, as ``overrides`` for ``QuantizeConfig``.
 
         Errors of single layers are taken to add up. Starting from the fewest bits, the upgrade with the largest gain
         per byte is made, on the lower convex hull of each layer's errors, until the next one would exceed the budget.
@@ -113,14 +112,14 @@ class SensitivityReport(Report):
         if (mean_bits is None) == (target_bytes is None):
             raise ValueError("allocate takes one budget: mean_bits or target_bytes.")
         weights = sum(layer.weights for layer in self.layers)
-        budget = target_bytes if target_bytes is not None else int(mean_bits * weights / 8)  # type: ignore[operator]  # one is given
+        budget = target_bytes if target_bytes is not None else int(mean_bits * weights / 8)  # type: ignore[operator]
         hulls = {layer.name: _hull(layer) for layer in self.layers}
         level = dict.fromkeys(hulls, 0)
         spent = sum(hull[0][1] for hull in hulls.values())
         if spent > budget:
             raise ValueError(
-                f"allocate: the fewest bits take {spent} bytes ({8 * spent / weights:.3f} bits per weight), more than the budget of "
-                f"{budget}. Measure fewer bits, or raise the budget."
+                f"allocate: the fewest bits take {spent} bytes ({8 * spent / weights:.3f} bits per weight), more than "
+                f"the budget of {budget}. Measure fewer bits, or raise the budget."
             )
         steps = []
         for name, hull in hulls.items():
@@ -177,7 +176,7 @@ def sensitivity(
     *,
     config: Any = None,
     num_samples: int = 32,
-    inputs: Callable[[nn.Module, int, int], Iterator[Callable[[nn.Module], Tensor]]] | None = None,
+    inputs: Calibration | None = None,
     activations: bool = False,
     progress: bool = True,
 ) -> SensitivityReport:
@@ -224,20 +223,11 @@ def sensitivity(
         batches = task.batches(inputs or getattr(config.settings().method, "inputs", None), batch, 0)
         forwards = list(islice(batches, -(-num_samples // batch)))
         targets = [forward(working) for forward in forwards]
+        error = partial(_mean_error, working, forwards, targets, measure)
         with tqdm(total=len(settings) * len(bits), desc="sensitivity", disable=not progress) as bar:
             for name, own in settings.items():
-                module: Any = working.get_submodule(name)
-                errors, sizes = {}, {}
-                for b in bits:
-                    chosen = dataclasses.replace(own, bits=b)
-                    quantized = quantize_rows(weight_rows(module, chosen), channels_first_shape(module), chosen)
-                    if name in rounders:
-                        quantized = rounders[name](name, quantized, b)
-                    sizes[b] = pack_quantized(module, chosen, quantized).layout.packed_bytes
-                    with substituted(working, {f"{name}.weight": expanded(module, quantized)}):
-                        errors[b] = _mean_error(working, forwards, targets, measure)
-                    bar.update()
-                found.append(LayerSensitivity(name, module.weight.numel(), errors, sizes))
+                found.append(_of_layer(working, name, own, bits, error, rounders.get(name)))
+                bar.update(len(bits))
         if activations:
             rounded = _activation_errors(model, forwards, measure, inputs, progress)
             found = [dataclasses.replace(layer, activation_error=rounded.get(layer.name)) for layer in found]
@@ -250,15 +240,37 @@ def sensitivity(
     return SensitivityReport(tuple(found), conditions)
 
 
-def _rounders(model: nn.Module, settings: Mapping[str, Any]) -> dict[str, Callable[..., QuantizedRows]]:
-    """Layer name -> function (name, start, bits) -> codes, of layers whose method compensates errors."""
-    found: dict[str, Callable[..., QuantizedRows]] = {}
+def _rounders(model: nn.Module, settings: Mapping[str, Any]) -> dict[str, Rounder]:
+    """By layer name, of layers whose method compensates errors."""
+    found: dict[str, Rounder] = {}
     for method in {id(s.method): s.method for s in settings.values()}.values():
         own = [name for name, s in settings.items() if s.method is method]
         rounder = getattr(method, "rounder", None)
         rounded = rounder and rounder(CalibrationTask(model, settings, {}, own))
         found |= dict.fromkeys(own, rounded) if rounded else {}
     return found
+
+
+def _of_layer(
+    model: nn.Module,
+    name: str,
+    settings: LayerSettings,
+    bits: Sequence[int],
+    error: Callable[[], float],
+    rounder: Rounder | None,
+) -> LayerSensitivity:
+    """Errors of the output, and bytes, with this layer alone quantized."""
+    module: Any = model.get_submodule(name)
+    errors, sizes = {}, {}
+    for b in bits:
+        chosen = dataclasses.replace(settings, bits=b)
+        quantized = quantize_rows(weight_rows(module, chosen), channels_first_shape(module), chosen)
+        if rounder is not None:
+            quantized = rounder(name, quantized, b)
+        sizes[b] = pack_quantized(module, chosen, quantized).layout.packed_bytes
+        with substituted(model, {f"{name}.weight": expanded(module, quantized)}):
+            errors[b] = error()
+    return LayerSensitivity(name, module.weight.numel(), errors, sizes)
 
 
 def _activation_errors(

@@ -178,7 +178,8 @@ def refine_(model: nn.Module, config: RefineConfig | None = None) -> RefineRepor
         raise ValueError("refine_: the model is quantized; refine before quantizing, or dequantize_ first.")
     if any(step["name"] == "refine" for step in recorded_steps(model)) and not config.again:
         raise ValueError(
-            "refine_: the model was refined before; a second time takes roots of roots. Set again=True if you want that."
+            "refine_: the model was refined before; a second time takes roots of roots. Set again=True if you want "
+            "that."
         )
     report = scale_weights_(model, config)
     record_step(model, Step("refine", config.to_dict(), origin_of(model)))
@@ -186,9 +187,7 @@ def refine_(model: nn.Module, config: RefineConfig | None = None) -> RefineRepor
 
 
 def scale_weights_(model: nn.Module, config: RefineConfig) -> RefineReport:
-    """:func:`refine_` without a look at the record and without an entry in it: for training that refines again and
-    again.
-    """
+    """:func:`refine_` that neither reads nor writes the record: for training that refines again and again."""
     scaling: Scaling = lookup(SCALINGS, config.scaling, "scaling")
     names, norms = selection(model, config)
     tensors, values = [], {}

@@ -56,9 +56,7 @@ class Saved:
 
 
 def library_of(class_name: str) -> str | None:
-    """Module that has a class: "hf_ganzip", "hf_ganzip.models", "diffusers" or "transformers"; None: none of them, as
-    installed here.
-    """
+    """Module that has a class, ours, "diffusers" or "transformers"; None: none of them, as installed here."""
     for name in _LIBRARIES:
         if importlib.util.find_spec(name) is None:
             continue

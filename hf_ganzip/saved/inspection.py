@@ -105,7 +105,8 @@ def format_description(description: dict[str, Any]) -> str:
     else:
         lines += ["no packed layer"]
     lines += [
-        f"{description['tensors']} tensors, {description['tensor_bytes']:,} bytes; files {description['file_bytes']:,} bytes"
+        f"{description['tensors']} tensors, {description['tensor_bytes']:,} bytes; files "
+        f"{description['file_bytes']:,} bytes"
     ]
     return "\n".join(lines)
 

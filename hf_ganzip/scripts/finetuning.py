@@ -42,9 +42,7 @@ _START = "start"  # folder of the compressed model before training
 def finetune_parser(
     description: str, config: type[RunConfig], presets: Iterable[Mapping[str, Any]] = ()
 ) -> argparse.ArgumentParser:
-    """Parser with the flags that all fine-tuning scripts have; their defaults are those of the presets or of the
-    config.
-    """
+    """Parser with the flags that all fine-tuning scripts have; defaults are those of the presets or the config."""
     parser, presets = make_parser(description), list(presets)
     data_flags(parser)
     run_flags(parser, config, presets)
@@ -70,9 +68,7 @@ def finetune_parser(
 def parse_finetune_args(
     parser: argparse.ArgumentParser, input_args: Any = None, from_scratch: bool = False
 ) -> argparse.Namespace:
-    """Parse, check what belongs together and apply ``--smoke``; a script that trains ``from_scratch`` takes neither
-    model nor recipe.
-    """
+    """Parse, check what belongs together and apply ``--smoke``; ``from_scratch`` takes neither model nor recipe."""
     args = parser.parse_args(input_args)
     if from_scratch and (args.pretrained_model_name_or_path or args.recipe):
         parser.error("this script starts from nothing; a finetune script takes a model and a recipe")
@@ -121,8 +117,8 @@ class Finetuning:
             processes, micro = self.accelerator.num_processes, self.args.gradient_accumulation_steps
             if preset["train_batch_size"] % (processes * micro):
                 raise ValueError(
-                    f"the preset's batch of {preset['train_batch_size']} cannot be shared out over {processes} processes and "
-                    f"--gradient_accumulation_steps {micro}; give --train_batch_size."
+                    f"the preset's batch of {preset['train_batch_size']} cannot be shared out over {processes} "
+                    f"processes and --gradient_accumulation_steps {micro}; give --train_batch_size."
                 )
             options["train_batch_size"] //= processes * micro
         return kind(**options | flags)
@@ -178,8 +174,8 @@ class Finetuning:
         ]
         if not (found or base in ASSETS or "/" in base):
             raise ValueError(
-                f"--teacher: the record of {named} says that it was pruned from {base or 'a model without a name'!r}, which is no other folder "
-                "here or beside it, no bundled name and no Hub id; give --teacher."
+                f"--teacher: the record of {named} says that it was pruned from {base or 'a model without a name'!r}, "
+                "which is no other folder here or beside it, no bundled name and no Hub id; give --teacher."
             )
         return load_model(found[0]) if found else load_model(base, revision=revision or None)
 
@@ -194,9 +190,7 @@ class Finetuning:
         return dataset
 
     def validator(self, dense: ModelMixin | None = None) -> Validator | None:
-        """Figures during training, if ``--validation_data`` is given; with the ``dense`` model also the likeness to
-        its images.
-        """
+        """Figures during training, with ``--validation_data``; with the ``dense`` model also likeness to its images."""
         return make_validator(self.args, self.accelerator, dense)
 
     def publish(self, model: ModelMixin) -> None:

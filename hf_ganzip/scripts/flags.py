@@ -69,7 +69,7 @@ def config_flags(
 def run_flags(
     parser: argparse.ArgumentParser, config: type[RunConfig], presets: Iterable[Mapping[str, Any]] = ()
 ) -> None:
-    """Flags of every training script: those of :class:`.RunConfig`, whose defaults are the config's, and of trackers."""
+    """Flags of every training script: those of :class:`.RunConfig` with its defaults, and of trackers."""
     add, presets = parser.add_argument, list(presets)
     add("--output_dir", required=True, help="checkpoints, grids, log and final models")
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
@@ -137,8 +137,8 @@ def validation_flags(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=WEIGHTS,
         default=list(WEIGHTS),
-        help="what is measured and shown in grids: the average of the weights, which is saved, or those just trained; one of them "
-        "takes half the time",
+        help="what is measured and shown in grids: the average of the weights, which is saved, or those just trained; "
+        "one of them takes half the time",
     )
     add("--validation_metrics", nargs="+", default=list(VALIDATION_METRICS), help="names of metrics")
     add(

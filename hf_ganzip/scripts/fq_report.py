@@ -44,8 +44,8 @@ def write_report(report: dict[str, Any], output: Path) -> None:
         f"# Feature quantization in the discriminator of a {_TITLES[conditions['architecture']]}",
         "",
         f"Mean and standard deviation over seeds after {conditions['max_train_steps']} steps of the generator, "
-        f"{conditions['train_batch_size']} images each; {conditions['num_samples']} generated against the images of {conditions['reference']}, KNN with "
-        "k = 3, FD and inception score by the bundled classifier.",
+        f"{conditions['train_batch_size']} images each; {conditions['num_samples']} generated against the images of "
+        f"{conditions['reference']}, KNN with k = 3, FD and inception score by the bundled classifier.",
         "",
         *runs_table(runs, _COLUMNS),
         "",
@@ -57,13 +57,15 @@ def write_report(report: dict[str, Any], output: Path) -> None:
         "",
         "## Equal time",
         "",
-        "CPU seconds of a step with sampling and checkpoints but without validation, and the Frechet distance after as many seconds as all steps of the first variant took (interpolated).",
+        "CPU seconds of a step with sampling and checkpoints but without validation, and the Frechet distance after "
+        "as many seconds as all steps of the first variant took (interpolated).",
         "",
         *_equal_time(runs),
         "",
         "## Codes in use",
         "",
-        f"Perplexity of the codes of single updates, as a share of the codes: lowest, and mean, from the start of the codebook on, over the logged steps of all seeds; {ALIVE} is dotted.",
+        "Perplexity of the codes of single updates, as a share of the codes: lowest, and mean, from the start of the "
+        f"codebook on, over the logged steps of all seeds; {ALIVE} is dotted.",
         "",
         *_usage(runs, conditions),
         "",

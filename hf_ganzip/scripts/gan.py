@@ -44,7 +44,7 @@ _GAN_HELP = {
 
 
 def gan_parser(description: str) -> argparse.ArgumentParser:
-    """Parser with the flags for data and for :class:`.GANTrainingConfig`; defaults are those of the bundled StyleGAN2."""
+    """Parser with flags for data and for :class:`.GANTrainingConfig`; defaults are those of the bundled StyleGAN2."""
     parser = make_parser(description)
     data_flags(parser)
     run_flags(parser, GANTrainingConfig)
@@ -92,7 +92,7 @@ def train(
     accelerator: Accelerator,
     **options,
 ) -> None:
-    """Train with the flags and ``options`` as :class:`.GANTrainingConfig`; writes ``generator`` and ``discriminator``."""
+    """Train by the flags and ``options`` of :class:`.GANTrainingConfig`; writes ``generator`` and ``discriminator``."""
     if args.fq:
         chosen = FQConfig(
             args.fq_codes,

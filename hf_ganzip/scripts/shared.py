@@ -42,9 +42,7 @@ _UNTRACKED = ("hub_token",)
 def make_validator(
     args: argparse.Namespace, accelerator: Accelerator, dense: ModelMixin | None = None
 ) -> Validator | None:
-    """Figures during training by the flags of :func:`.validation_flags`; None without data, and on all processes but
-    the first.
-    """
+    """Figures during training by the flags of :func:`.validation_flags`; None without data, or on any but process 0."""
     if not args.validation_data or not accelerator.is_main_process:
         return None
     return Validator(
@@ -77,9 +75,7 @@ def given(args: argparse.Namespace, config: type) -> dict[str, Any]:
 
 
 def recorded(config: RunConfig) -> dict[str, Any]:
-    """All options of a training, JSON types only; without those that change nothing of what is learned, and one of its
-    lengths.
-    """
+    """Options of a training as JSON types, without its lengths (but one) and those that change nothing learned."""
     left_out = {*_RUN_ONLY, "num_train_epochs" if config.num_train_epochs is None else "max_train_steps"}
     options = json.loads(json.dumps(dataclasses.asdict(config)))
     return {name: value for name, value in options.items() if name not in left_out}
@@ -95,7 +91,8 @@ def load_data(args: argparse.Namespace, resolution: int) -> TensorDataset:
         return smoke_images(resolution)
     if args.train_data_dir and not Path(resolve(args.train_data_dir)).exists():
         raise FileNotFoundError(
-            f"--train_data_dir is {args.train_data_dir}; there is no such folder. A `datasets` id goes to --dataset_name."
+            f"--train_data_dir is {args.train_data_dir}; there is no such folder. A `datasets` id goes to "
+            "--dataset_name."
         )
     return load_images(
         args.dataset_name or args.train_data_dir,
@@ -130,9 +127,7 @@ def make_accelerator(args: argparse.Namespace, name: str, **options) -> Accelera
 
 
 def write_report(output: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
-    """``report.json`` with options and logs, ``curves.png`` of the validations where there were some; returns their
-    figures.
-    """
+    """``report.json`` with options and logs, ``curves.png`` of validations, if there are any; returns their figures."""
     figures = read_log(output / "figures.jsonl")
     report = {"options": options, "log": read_log(output / "log.jsonl"), "figures": figures}
     (output / "report.json").write_text(json.dumps(report, indent=1))

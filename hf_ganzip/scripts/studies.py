@@ -47,5 +47,6 @@ def check_conditions(folder: Path, conditions: dict[str, Any]) -> None:
     ]
     if other:
         raise ValueError(
-            f"{folder} holds a run under other conditions ({'; '.join(other)}); choose another output_dir, or repeat them."
+            f"{folder} holds a run under other conditions ({'; '.join(other)}); choose another output_dir, or repeat "
+            "them."
         )

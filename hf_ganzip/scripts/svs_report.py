@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Report of the study of Singular Value Scaling: tables with intervals, curves, differences over the training,
-spectra.
-"""
+"""Report of the study of Singular Value Scaling: tables with intervals, curves, paired differences, spectra."""
 
 from __future__ import annotations
 
@@ -54,11 +52,12 @@ def write_report(report: dict[str, Any], output: Path) -> None:
     followed = [name for name in _DIGITS if name in measured]
     compared = len(variants_of(runs)) > 1
     lines = [
-        f"# Singular Value Scaling: {Path(str(conditions['model'])).name}, {conditions['ratio']:.0%} of the channels removed",
+        f"# Singular Value Scaling: {Path(str(conditions['model'])).name}, {conditions['ratio']:.0%} of the channels "
+        "removed",
         "",
-        f"Mean and standard deviation over seeds after {conditions['max_train_steps']} steps of {conditions['train_batch_size']} images; "
-        f"{conditions['num_samples']} generated against the images of {conditions['reference']}, KNN with k = 3. "
-        + _of_dense(dense),
+        f"Mean and standard deviation over seeds after {conditions['max_train_steps']} steps of "
+        f"{conditions['train_batch_size']} images; {conditions['num_samples']} generated against the images of "
+        f"{conditions['reference']}, KNN with k = 3. " + _of_dense(dense),
         "",
         *runs_table(runs, columns, "start"),
         "",
@@ -81,7 +80,10 @@ def write_report(report: dict[str, Any], output: Path) -> None:
 
 
 def _of_dense(dense: Mapping[str, float]) -> str:
-    said = f"The dense network: FD {dense['frechet_distance']:.2f}, KNN P {dense['precision']:.3f}, R {dense['recall']:.3f}"
+    said = (
+        f"The dense network: FD {dense['frechet_distance']:.2f}, KNN P {dense['precision']:.3f}, "
+        f"R {dense['recall']:.3f}"
+    )
     if "noise_error" in dense:
         said += f", noise error {dense['noise_error']:.5f} (mean square, held-out images)"
     return said + (
@@ -92,7 +94,8 @@ def _of_dense(dense: Mapping[str, float]) -> str:
 def _differences(runs: list[dict], followed: Sequence[str]) -> list[str]:
     """Tables of the differences to the first variant over the training."""
     lines = [
-        f"Differences to {next(iter(variants_of(runs)))}, seed by seed, after so many steps: mean and 95 % interval (Student's t).",
+        f"Differences to {next(iter(variants_of(runs)))}, seed by seed, after so many steps: mean and 95 % interval "
+        "(Student's t).",
         "",
     ]
     steps = [point["step"] for point in runs[0]["curve"]]
@@ -103,9 +106,7 @@ def _differences(runs: list[dict], followed: Sequence[str]) -> list[str]:
 
 
 def _save_differences(runs: list[dict], followed: Sequence[str], path: Path) -> None:
-    """Means of the differences to the first variant after the start, with 95 % intervals where there are two seeds and
-    more.
-    """
+    """Means of the differences to the first variant after the start, with 95 % intervals from two seeds on."""
     figure = new_figure(5 * len(followed), 4)
     steps = [point["step"] for point in runs[0]["curve"]]
     for axis, name in zip(figure.subplots(1, len(followed), squeeze=False)[0], followed):

@@ -33,11 +33,13 @@ TITLES = {
 _INTRO = """
 # {title}
 
-How good are generated images, and how diverse? **Precision** is the share of generated samples that look real, **recall** the share of
-real samples that the generator can produce. Both compare *features* of images, in three ways:
+How good are generated images, and how diverse? **Precision** is the share of generated samples that look real,
+**recall** the share of real samples that the generator can produce. Both compare *features* of images, in three ways:
 
-- **LSH** cuts the feature space into cells by random hyperplanes; a sample counts if a sample of the other set shares its cell.
-- **LSH+KNN** asks besides that it lies within the ball around a sample of its cell, up to that sample's k-th nearest neighbour.
+- **LSH** cuts the feature space into cells by random hyperplanes; a sample counts if a sample of the other set shares
+  its cell.
+- **LSH+KNN** asks besides that it lies within the ball around a sample of its cell, up to that sample's k-th nearest
+  neighbour.
 - **KNN** does so in the whole space, where an outlier's huge ball lets everything in.
 """
 _HELP = f"""
@@ -174,9 +176,9 @@ def _build_measure(gr: Any, metric: str) -> None:
 
 def _build_regions(gr: Any) -> None:
     gr.Markdown(
-        "Filled marks count, hollow ones do not. Under KNN the lone real point at the right has a huge ball, which makes bad samples look "
-        "real. Hyperplanes are likely to put it into a region of its own, where it has no ball at all. After Figure 1 of Mordido, Yang "
-        "and Meinel (2021)."
+        "Filled marks count, hollow ones do not. Under KNN the lone real point at the right has a huge ball, which "
+        "makes bad samples look real. Hyperplanes are likely to put it into a region of its own, where it has no ball "
+        "at all. After Figure 1 of Mordido, Yang and Meinel (2021)."
     )
     with gr.Row():
         k = gr.Slider(1, 5, value=1, step=1, label="k")

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the pages of all our Spaces share: gradio and its settings, style, checks of numbers, cells of tables, features
-of images.
-"""
+"""What the pages of our Spaces share: gradio and its settings, style, checks of numbers, cells, pixel features."""
 
 from __future__ import annotations
 
@@ -25,12 +23,18 @@ _CSS = """
 .picture { width: 100%; background: white; border-radius: 8px; }
 .results table { border-collapse: collapse; width: 100%; font-size: 1.1em; }
 .results table, .results thead, .results tbody, .results tr { border: 0 !important; }
-.results caption { caption-side: bottom; text-align: left; font-size: .8em; padding: .4em 0; color: var(--body-text-color-subdued); }
-.results table th, .results table td { padding: .5em .8em; text-align: left; border: 0; border-bottom: 1px solid var(--border-color-primary); }
+.results caption {
+  caption-side: bottom; text-align: left; font-size: .8em; padding: .4em 0; color: var(--body-text-color-subdued);
+}
+.results table th, .results table td {
+  padding: .5em .8em; text-align: left; border: 0; border-bottom: 1px solid var(--border-color-primary);
+}
 @media (max-width: 500px) { .results table th, .results table td { padding: .5em .35em; } }
 .results td b { font-size: 1.15em; font-variant-numeric: tabular-nums; }
 .results small { color: var(--body-text-color-subdued); }
-.results .bar { display: block; height: 6px; margin-top: .35em; border-radius: 3px; background: var(--border-color-primary); }
+.results .bar {
+  display: block; height: 6px; margin-top: .35em; border-radius: 3px; background: var(--border-color-primary);
+}
 .results .bar i { display: block; height: 100%; border-radius: 3px; background: var(--color-accent); }
 .results dl { display: flex; flex-wrap: wrap; gap: .5em 2.5em; margin: .8em 0; }
 .results dt { font-size: .8em; color: var(--body-text-color-subdued); }
@@ -56,8 +60,7 @@ def import_gradio() -> ModuleType:
 
 
 def new_page(title: str) -> gradio.Blocks:
-    """An empty page, to be filled within ``with`` and then given to :func:`queued`; what visitors leave is deleted
-    within minutes.
+    """An empty page, filled within ``with`` and then given to :func:`queued`; what visitors leave is soon deleted.
 
     Raises:
         ImportError: gradio is missing.
@@ -106,9 +109,7 @@ def refused(reason: object) -> str:
 
 
 def cell(name: str, text: str, share: float | None = None, *, side: str | None = None, note: str = "") -> str:
-    """HTML of a table's cell, marked ``data-metric`` and ``data-side``, with a bar of length ``share`` in [0, 1] and
-    HTML behind it.
-    """
+    """HTML of a cell, marked ``data-metric`` and ``data-side``, with a bar of length ``share`` and HTML behind it."""
     bar = (
         ""
         if share is None

@@ -56,9 +56,7 @@ def curve_figure(curves: Mapping[str, Mapping[str, Any]], chosen: Mapping[str, i
 
 
 def toy_points() -> tuple[np.ndarray, np.ndarray]:
-    """Real (16, 2) and generated (16, 2) points: two shared groups, a lost mode, bad samples, and one outlier on each
-    side.
-    """
+    """Real (16, 2) and generated (16, 2) points: two shared groups, a lost mode, bad samples, an outlier a side."""
     random = np.random.default_rng(5)
 
     def group(x: float, y: float, count: int) -> np.ndarray:
@@ -194,9 +192,7 @@ def _draw_regions(
 def _draw_balls(
     axes: Axes, centres: np.ndarray, radii: np.ndarray, colour: str, planes: tuple[np.ndarray, np.ndarray] | None
 ) -> None:
-    """Balls around the reference points; with planes each is cut to the region of its centre, outside of which it
-    counts nothing.
-    """
+    """Balls around the reference points; with planes each is cut to its centre's region, where alone it counts."""
     from matplotlib.patches import Circle, Polygon
 
     for centre, radius in zip(centres, radii):

@@ -1,4 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Studies of many models: compression and its report, correlation, codebooks, people's judgements, outliers, repeated
-runs.
-"""
+"""Studies of many models: compression, correlation, codebooks, people's judgements, outliers, repeated runs."""

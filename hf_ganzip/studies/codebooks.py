@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the codebooks of a discriminator hold: usage, distances of real and generated images per class, pictures of
-code maps.
-"""
+"""What the codebooks of a discriminator hold: usage, distances of real and generated images, pictures of codes."""
 
 from __future__ import annotations
 
@@ -189,8 +187,7 @@ def save_code_maps(
     generated_labels: Tensor | None = None,
     seed: int = 0,
 ) -> None:
-    """Picture as in the paper's Figure 1: real images with their code maps above, generated ones below; each code has
-    a colour.
+    """Picture as in Figure 1: real images with code maps above, generated ones below; each code has a colour.
 
     Similar codes have similar colours: the codes are put on a line by t-SNE (scikit-learn; with fewer than ten live
     codes or without it, by their first principal component), and the line is coloured as a rainbow.

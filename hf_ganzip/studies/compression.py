@@ -65,8 +65,9 @@ def run_study(
     images, labels = (None if items is None else evenly(items, config.num_samples) for items in (images, labels))
     if (fewest := min(len(images), config.num_samples)) <= extractor.dim:
         raise ValueError(
-            f"study: {len(images)} real and {config.num_samples} generated images; the Frechet distance of {extractor.dim} features needs more "
-            f"than {extractor.dim} of each, and here are {fewest}. Use more images."
+            f"study: {len(images)} real and {config.num_samples} generated images; the Frechet distance of "
+            f"{extractor.dim} features needs more than {extractor.dim} of each, and here are {fewest}. Use more "
+            "images."
         )
     conditions = _conditions(drawing, str(reference), extractor) | {"n_real": len(images)}
     pieces.mkdir(parents=True, exist_ok=True)
@@ -213,7 +214,8 @@ def _check_folder(pieces: Path, conditions: dict[str, Any]) -> None:
         before = json.loads(file.read_text())
         if different := sorted(name for name in conditions if before.get(name) != conditions[name]):
             raise ValueError(
-                f"study: {pieces.parent} belongs to a study that differs in {', '.join(different)}; choose another folder."
+                f"study: {pieces.parent} belongs to a study that differs in {', '.join(different)}; choose another "
+                "folder."
             )
     file.write_text(json.dumps(conditions, indent=1))
 

@@ -88,7 +88,8 @@ class StudyConfig:
         studied = sorted({VARIANTS[name].get("method", name) for name in names})
         if surplus := [name for name in self.method_options if name not in studied]:
             raise ValueError(
-                f"study: options of {', '.join(map(repr, surplus))}, which is not studied; allowed are {', '.join(studied)}."
+                f"study: options of {', '.join(map(repr, surplus))}, which is not studied; allowed are "
+                f"{', '.join(studied)}."
             )
         for name in names:
             for bits in self.bits:

@@ -89,9 +89,7 @@ class Drawing:
         return ddim_timesteps(self._steps, self.config.spacing, self._schedule["num_train_timesteps"])
 
     def conditions(self) -> dict[str, Any]:
-        """All options of the study that decide its figures but for methods, bits and draws, more of which continue a
-        study.
-        """
+        """Options that decide the study's figures, but for methods, bits and draws, more of which continue a study."""
         options = asdict(self.config)
         for name in ("methods", "bits", "draws", *(() if self.diffuses else _OF_DIFFUSION)):
             del options[name]
@@ -100,7 +98,7 @@ class Drawing:
         return options | {"sampler": "DDIM, eta 0", "steps": len(self._timesteps()), **self._schedule}
 
     def images(self, model: Any, seed: int, drawn: Callable[[int], Any]) -> tuple[Tensor, Tensor | None]:
-        """Images (N, C, H, W) uint8 of one draw and their classes (N,), None without; ``drawn`` is told of every few."""
+        """Images (N, C, H, W) uint8 of one draw and their classes (N,), or None; ``drawn`` is told of every few."""
         images: list[Tensor] = []
         labels: list[Any] = []
         for first in range(0, self.config.num_samples, _AT_ONCE):
@@ -120,9 +118,7 @@ class Drawing:
         return sample_diffusion(model, count, **options, **schedule)
 
     def sqnr(self, model: Any, seed: int) -> float:
-        """Signal to noise in dB of noise predictions on trajectories in full precision: ratio of the sums over images
-        and timesteps.
-        """
+        """Signal to noise in dB of predictions on full-precision trajectories, from sums over images and timesteps."""
         replay = Replay({"": self.network}, {"": model})
         count = min(self.config.sqnr_images, self.config.num_samples)
         with torch.no_grad(), evaluating(model), computing(model, "dequantized"):

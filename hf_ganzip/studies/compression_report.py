@@ -38,8 +38,7 @@ _COLUMNS = [  # title, figure, factor, digits
 
 
 def write_report(result: dict[str, Any], output_dir: str | Path, title: str = "") -> Path:
-    """Write ``report.md``, ``report.json`` and the figures of a result of :func:`.run_study`; returns the Markdown
-    file.
+    """Write ``report.md``, ``report.json`` and the figures of a :func:`.run_study`; returns the Markdown file.
 
     Raises:
         ImportError: matplotlib or scipy is missing.
@@ -60,23 +59,30 @@ def write_report(result: dict[str, Any], output_dir: str | Path, title: str = ""
         f"# {title or 'Compression study of ' + conditions['model']}",
         _about(conditions, draws),
         _table(rows),
-        "## Quality against bytes\n\nBytes of the whole model, with what stays in full precision.\n\n![Quality against bytes](rate_distortion.png)",
+        "## Quality against bytes\n\n"
+        "Bytes of the whole model, with what stays in full precision.\n\n"
+        "![Quality against bytes](rate_distortion.png)",
         "## Precision and recall\n\n![Precision and recall against bits](precision_recall.png)",
-        f"## Samples\n\nThe same {'noise' if 'sampler' in conditions else 'latents'} in every row.\n\n![Samples](samples.png)",
+        "## Samples\n\n"
+        f"The same {'noise' if 'sampler' in conditions else 'latents'} in every row.\n\n"
+        "![Samples](samples.png)",
         f"## Mean images\n\nMean of {conditions['num_samples']} images.\n\n![Mean images](mean_images.png)",
-        f"## Pareto front\n\nNo other setting has higher KNN precision and higher recall: {best}.\n\n![Pareto front](pareto.png)",
-        "## Correlation of distances with scores\n\nOver the settings of a method, bits from most to fewest. -1 is ideal.\n\n"
-        + _correlation_table(correlations),
+        "## Pareto front\n\n"
+        f"No other setting has higher KNN precision and higher recall: {best}.\n\n"
+        "![Pareto front](pareto.png)",
+        "## Correlation of distances with scores\n\n"
+        "Over the settings of a method, bits from most to fewest. -1 is ideal.\n\n" + _correlation_table(correlations),
     ]
     if "realism_per_class" in rows[0]:
         sections.append(
-            "## Realism per class\n\nMean realism score (LSH+KNN) of generated samples against real ones of their class.\n\n"
+            "## Realism per class\n\n"
+            "Mean realism score (LSH+KNN) of generated samples against real ones of their class.\n\n"
             "![Realism per class](realism.png)"
         )
     versions = ", ".join(f"{name} {version}" for name, version in conditions["versions"].items())
     sections.append(
-        f"Machine: {conditions['machine']}; {versions}; model SHA-256 {conditions['model_sha256'][:16]}. All numbers are in "
-        "[report.json](report.json)."
+        f"Machine: {conditions['machine']}; {versions}; model SHA-256 {conditions['model_sha256'][:16]}. All numbers "
+        "are in [report.json](report.json)."
     )
     file = output / "report.md"
     file.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
@@ -86,23 +92,27 @@ def write_report(result: dict[str, Any], output_dir: str | Path, title: str = ""
 def _about(conditions: dict[str, Any], draws: int) -> str:
     """What the figures are, and under which conditions."""
     said = (
-        f"{conditions['num_samples']} generated against {conditions['n_real']} real images of {conditions['reference']}; mean and standard "
-        f"deviation of {draws} draws (latents and hyperplanes of seeds {conditions['seed']} to {conditions['seed'] + draws - 1}); k = "
-        f"{conditions['k']}; features {conditions['extractor']}, digest {conditions['extractor_digest'][:12]}. FD and KD: Frechet and kernel "
-        "distance of these features. Q, P+Q, S+Q and C+Q are the paper's methods with one scale per tensor; the others have a float16 "
-        "scale per output channel. `auto` and what is called `best` have this library's defaults: all layers are quantized, and small and "
-        "sensitive ones get more bits, for a tenth of the bytes; the others leave the last block in full precision. `mixed`: the bits of every "
-        "layer are chosen by its sensitivity, within the bytes of the same setting without. Bits per weight count everything that is stored for a "
-        "quantized weight; KiB are of the whole model."
+        f"{conditions['num_samples']} generated against {conditions['n_real']} real images of "
+        f"{conditions['reference']}; mean and standard deviation of {draws} draws (latents and hyperplanes of seeds "
+        f"{conditions['seed']} to {conditions['seed'] + draws - 1}); k = {conditions['k']}; features "
+        f"{conditions['extractor']}, digest {conditions['extractor_digest'][:12]}. FD and KD: Frechet and kernel "
+        "distance of these features. Q, P+Q, S+Q and C+Q are the paper's methods with one scale per tensor; the "
+        "others have a float16 scale per output channel. `auto` and what is called `best` have this library's "
+        "defaults: all layers are quantized, and small and sensitive ones get more bits, for a tenth of the bytes; "
+        "the others leave the last block in full precision. `mixed`: the bits of every layer are chosen by its "
+        "sensitivity, within the bytes of the same setting without. Bits per weight count everything that is stored "
+        "for a quantized weight; KiB are of the whole model."
     )
     if "sampler" not in conditions:
         return said
     clipped = "clipped" if conditions["clip_sample"] else "not clipped"
     images = min(conditions["sqnr_images"], conditions["num_samples"])
     return (
-        f"{said}\n\nSampled by {conditions['sampler']}, {conditions['steps']} steps ({conditions['spacing']} spacing of "
-        f"{conditions['num_train_timesteps']} timesteps, predicted images {clipped}). SQNR: signal to noise of the noise predictions, on the "
-        f"trajectories of {images} images of each draw in full precision, so that earlier errors do not add up; higher is better."
+        f"{said}\n\n"
+        f"Sampled by {conditions['sampler']}, {conditions['steps']} steps ({conditions['spacing']} spacing of "
+        f"{conditions['num_train_timesteps']} timesteps, predicted images {clipped}). SQNR: signal to noise of the "
+        f"noise predictions, on the trajectories of {images} images of each draw in full precision, so that earlier "
+        "errors do not add up; higher is better."
     )
 
 

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Studies over many reports: how distances and precision/recall scores move together, and which models are
-Pareto-optimal.
-"""
+"""Studies over many reports: how distances and precision/recall scores move together; Pareto-optimal models."""
 
 from __future__ import annotations
 
@@ -25,8 +23,7 @@ SCORES = (
 
 
 def correlation(x: Sequence[float], y: Sequence[float], *, method: str = "pearson") -> dict[str, Any]:
-    """Correlation of two lists of numbers: Pearson's of the values, or Spearman's of their ranks (ties share a mean
-    rank).
+    """Correlation of two lists of numbers: Pearson's of the values, or Spearman's of their ranks (ties share one).
 
     Args:
         x: n finite numbers, n >= 3, not all equal.
@@ -54,7 +51,8 @@ def correlation(x: Sequence[float], y: Sequence[float], *, method: str = "pearso
     shapes = [column.shape for column in columns.values()]
     if shapes[0] != shapes[1] or len(shapes[0]) != 1 or len(columns["x"]) < 3:
         raise ValueError(
-            f"correlation: x has shape {shapes[0]} and y {shapes[1]}; allowed are two lists of the same length, 3 or more."
+            f"correlation: x has shape {shapes[0]} and y {shapes[1]}; allowed are two lists of the same length, 3 or "
+            "more."
         )
     for name, column in columns.items():
         if not np.isfinite(column).all():
@@ -69,8 +67,7 @@ def correlation(x: Sequence[float], y: Sequence[float], *, method: str = "pearso
 def correlation_table(
     rows: Sequence[Mapping[str, float]], *, distances: Sequence[str] = DISTANCES, scores: Sequence[str] = SCORES
 ) -> list[dict[str, Any]]:
-    """Pearson and Spearman correlation of every distance with every precision/recall score over the reports of many
-    models.
+    """Pearson and Spearman correlation of every distance with every precision/recall score over many reports.
 
     A good score falls where the distance rises, so that -1 is ideal.
 
@@ -106,8 +103,8 @@ def correlation_table(
         missing = [index for index, row in enumerate(rows) if name not in row]
         if missing and len(missing) < len(rows):
             raise ValueError(
-                f"correlation_table: {name} is missing in rows {', '.join(map(str, missing))}; every row or none must have it. "
-                f"Evaluate those models with the same metrics."
+                f"correlation_table: {name} is missing in rows {', '.join(map(str, missing))}; every row or none must "
+                "have it. Evaluate those models with the same metrics."
             )
         if not missing:
             columns[name] = [float(row[name]) for row in rows]
@@ -136,8 +133,7 @@ def _both(columns: Mapping[str, list[float]], distance: str, score: str) -> dict
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the (precision, recall) points that no other point dominates: is at least as high in both, and higher
-    in one.
+    """Indices of (precision, recall) points that none dominates: is at least as high in both, and higher in one.
 
     Equal points dominate each other not: all of them are kept. Takes O(n log n).
 

@@ -68,9 +68,7 @@ def geometry_of(reference: Pool, balls: Balls, distances: Mapping[str, Tensor], 
 
 
 def is_judged(side: str, place: str) -> bool:
-    """Whether the outliers are among the samples that this value judges: real ones for recall, generated ones for
-    precision.
-    """
+    """Whether outliers are among the samples that this value judges: real ones for recall, else generated ones."""
     return place == "both" or (place == "generated") == (side == "precision")
 
 
@@ -124,9 +122,7 @@ def drifts_of(run: Mapping[str, Any], method: str, place: str, share: str, unit:
 
 
 def mean_drift(run: Mapping[str, Any], method: str, part: str, unit: str, share: str | None = None) -> float:
-    """Mean over generators and shares (or of one): of what must "stay" or "fall" with outliers in one set, or with
-    outliers in "both".
-    """
+    """Mean of what must "stay" or "fall" with outliers in one set, or in "both", over generators and shares or one."""
     places = ("both",) if part == "both" else PLACES[:2]
     shares = list(run["both"]) if share is None else [share]
     key = "fall" if part == "both" else part

@@ -20,20 +20,23 @@ _UNITS = {
     "point": (1, "points of 0.01"),
 }
 _DRIFT = (
-    "Drift: absolute change beyond what outliers must change. Precision must stay with outliers in the reference, and fall by their share with outliers in the "
-    "generated set; recall the reverse; with outliers in both, both fall by at most the share. Means over generators and shares."
+    "Drift: absolute change beyond what outliers must change. Precision must stay with outliers in the reference, and "
+    "fall by their share with outliers in the generated set; recall the reverse; with outliers in both, both fall by "
+    "at most the share. Means over generators and shares."
 )
 _PASSED = (
-    "Share of the outliers that count as covered, mean over generators, of reals by recall and of generated ones by precision, each with outliers in that set only "
-    "(drift over share: what all other samples lose or gain by the outliers is in it)."
+    "Share of the outliers that count as covered, mean over generators, of reals by recall and of generated ones by "
+    "precision, each with outliers in that set only (drift over share: what all other samples lose or gain by the "
+    "outliers is in it)."
 )
 _GAPS = (
-    "Precision of real images minus that of the poor generator, recall of real images minus that of the generator with half the classes: without outliers -> with {} of "
-    "them; in brackets in how many runs it is above 0."
+    "Precision of real images minus that of the poor generator, recall of real images minus that of the generator "
+    "with half the classes: without outliers -> with {} of them; in brackets in how many runs it is above 0."
 )
 _GEOMETRY = (
-    "Of the outliers in the reference: distance to the nearest ordinary image and radius of their balls, in median radii of ordinary images; share that has its hash "
-    "cell for itself, without ordinary images; samples of each generator in an outlier's ball."
+    "Of the outliers in the reference: distance to the nearest ordinary image and radius of their balls, in median "
+    "radii of ordinary images; share that has its hash cell for itself, without ordinary images; samples of each "
+    "generator in an outlier's ball."
 )
 
 
@@ -59,8 +62,8 @@ def study_report(runs: Runs, conditions: Mapping[str, Any]) -> str:
     first, middle, last = shares[0], shares[len(shares) // 2], shares[-1]
     blocks = [
         "# Outliers in precision and recall",
-        f"{conditions['num_samples']} images a side, k = 3 (coverage 5), {conditions['draws']} draws of the hyperplanes, outliers: {conditions['outliers']}; "
-        "mean and standard deviation over seeds.",
+        f"{conditions['num_samples']} images a side, k = 3 (coverage 5), {conditions['draws']} draws of the "
+        f"hyperplanes, outliers: {conditions['outliers']}; mean and standard deviation over seeds.",
         "![Drift](outliers.png)",
         _DRIFT,
     ]

@@ -75,9 +75,7 @@ class PooledScores:
         self.distances = squared_distances(real.features, generated.features)
 
     def __call__(self, real: Balls, generated: Balls) -> dict[str, list[float]]:
-        """Method -> [precision, recall], in the order of ``METHODS``; density and coverage take their place for the
-        last.
-        """
+        """Method -> [precision, recall] in the order of ``METHODS``; for the last, density and coverage."""
         distances = self.distances[real.rows][:, generated.rows]
         found: dict[str, list[float]] = {}
         for name, label in (("plain", ""), ("centred", ", centred")):
@@ -97,9 +95,7 @@ class PooledScores:
 
 
 def keys_of(features: Tensor, center: Tensor, *, num_hyperplanes: int, draws: int, seed: int) -> dict[str, Tensor]:
-    """Keys (P, draws) of features (P, d) under "plain" hyperplanes and under those moved to ``center`` (d,),
-    "centred".
-    """
+    """Keys (P, draws) of features (P, d) under "plain" hyperplanes, or moved to ``center`` (d,), "centred"."""
     dim = features.shape[1]
     return {
         name: hash_keys(features, *draw_hyperplanes(dim, num_hyperplanes, draws, seed, middle))

@@ -77,8 +77,7 @@ def half_interval(values: Sequence[float]) -> float:
 
 
 def paired_differences(runs: Sequence[Mapping[str, Any]], name: str, place: int = -1) -> dict[str, list[float]]:
-    """Variant -> its figure minus that of the first variant, for every seed that both have; variants without such a
-    seed are left out.
+    """Variant -> its figure minus that of the first variant, for every seed that both have; without any, left out.
 
     Args:
         runs: As for :func:`variants_of`, with ``seed``.

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -60,22 +61,66 @@ def augment(
     if probability <= 0:
         return images
     batch, channels, height, width = images.shape
-    total = batch if total is None else total
+    draws = _Draws(generator, probability, slice(start, start + batch), total or batch, images.device)
+    matrix = _geometry(draws, height, width)
+    grid = nn.functional.affine_grid(
+        torch.linalg.inv(matrix)[:, :2], [batch, channels, height, width], align_corners=False
+    )
+    found = nn.functional.grid_sample(
+        images, grid.to(images.dtype), mode="bilinear", padding_mode="reflection", align_corners=False
+    )
+    brightness, contrast = draws.normal("brightness"), draws.factor("contrast")
+    found = (found + brightness[:, None, None, None]) * contrast[:, None, None, None]
+    if channels != 3:
+        return found
+    return torch.einsum("bij,bjhw->bihw", _colour(draws).to(found.dtype), found)
 
-    def part(values: Tensor) -> Tensor:
-        return values[start : start + batch].to(images.device)
 
-    def chosen(share: float = 1.0) -> Tensor:
-        return part(torch.rand(total, generator=generator) < probability * share)
+@dataclass(frozen=True)
+class _Draws:
+    """Random numbers (B,) of the images ``part`` of a step of ``total``, in the order of the calls.
 
-    def uniform() -> Tensor:
-        return part(torch.rand(total, generator=generator))
+    What is not chosen, which a transformation is with ``probability``, is 0, or as a factor 1.
+    """
 
-    def normal() -> Tensor:
-        return part(torch.randn(total, generator=generator))
+    generator: torch.Generator
+    probability: float
+    part: slice
+    total: int
+    device: torch.device
 
-    one, zero = torch.ones(batch, device=images.device), torch.zeros(batch, device=images.device)
-    matrix = torch.eye(3, device=images.device).expand(batch, 3, 3)
+    def _of_part(self, values: Tensor) -> Tensor:
+        return values[self.part].to(self.device)
+
+    def chosen(self, share: float = 1.0) -> Tensor:
+        return self._of_part(torch.rand(self.total, generator=self.generator) < self.probability * share)
+
+    def uniform(self) -> Tensor:
+        return self._of_part(torch.rand(self.total, generator=self.generator))
+
+    def deviation(self, name: str) -> Tensor:
+        """N(0, s^2) for all, s the standard deviation of ``name``."""
+        return self._of_part(torch.randn(self.total, generator=self.generator)) * _STANDARD_DEVIATIONS[name]
+
+    def normal(self, name: str) -> Tensor:
+        return torch.where(self.chosen(), self.deviation(name), 0.0)
+
+    def factor(self, name: str) -> Tensor:
+        return torch.where(self.chosen(), torch.exp2(self.deviation(name)), 1.0)
+
+    def flip(self) -> Tensor:
+        """Booleans, true for half of the chosen."""
+        return self.chosen() & (self.uniform() < 0.5)
+
+    def angle(self, share: float = 1.0) -> Tensor:
+        return torch.where(self.chosen(share), (self.uniform() * 2 - 1) * math.pi, 0.0)
+
+
+def _geometry(draws: _Draws, height: int, width: int) -> Tensor:
+    """Matrices (B, 3, 3) in coordinates of [-1, 1]."""
+    batch = draws.part.stop - draws.part.start
+    one, zero = torch.ones(batch, device=draws.device), torch.zeros(batch, device=draws.device)
+    matrix = torch.eye(3, device=draws.device).expand(batch, 3, 3)
 
     def compose(a: Tensor, b: Tensor, c: Tensor, d: Tensor, e: Tensor, f: Tensor) -> None:
         nonlocal matrix
@@ -85,45 +130,36 @@ def augment(
     def rotate(angle: Tensor) -> None:
         compose(angle.cos(), -angle.sin(), zero, angle.sin(), angle.cos(), zero)
 
-    deviations = _STANDARD_DEVIATIONS
-    compose(torch.where(chosen() & (uniform() < 0.5), -one, one), zero, zero, zero, one, zero)  # mirror
-    rotate(torch.where(chosen(), (uniform() * 4).floor() * (math.pi / 2), zero))
-    for_shift = chosen()
-    shift_x = torch.where(for_shift, ((uniform() * 2 - 1) * 0.125 * width).round() * 2 / width, zero)
-    shift_y = torch.where(for_shift, ((uniform() * 2 - 1) * 0.125 * height).round() * 2 / height, zero)
-    compose(one, zero, shift_x, zero, one, shift_y)
-    scale = torch.where(chosen(), torch.exp2(normal() * deviations["scale"]), one)
+    def shift(x: Tensor, y: Tensor) -> None:
+        compose(one, zero, x, zero, one, y)
+
+    compose(torch.where(draws.flip(), -one, one), zero, zero, zero, one, zero)  # mirror
+    rotate(torch.where(draws.chosen(), (draws.uniform() * 4).floor() * (math.pi / 2), zero))
+    shifted = draws.chosen()
+    pixels = [((draws.uniform() * 2 - 1) * 0.125 * side).round() * 2 / side for side in (width, height)]
+    shift(*(torch.where(shifted, each, zero) for each in pixels))
+    scale = draws.factor("scale")
     compose(scale, zero, zero, zero, scale, zero)
-    turn = 1 - math.sqrt(1 - probability)  # so that one of the two rotations happens with the probability
-    rotate(torch.where(chosen(turn / probability), (uniform() * 2 - 1) * math.pi, zero))
-    aspect = torch.where(chosen(), torch.exp2(normal() * deviations["aspect"]), one)
+    turn = (1 - math.sqrt(1 - draws.probability)) / draws.probability  # of two rotations: one with the probability
+    rotate(draws.angle(turn))
+    aspect = draws.factor("aspect")
     compose(aspect, zero, zero, zero, 1 / aspect, zero)
-    rotate(torch.where(chosen(turn / probability), (uniform() * 2 - 1) * math.pi, zero))
-    for_shift = chosen()
-    shift_x = torch.where(for_shift, normal() * deviations["translation"] * 2, zero)
-    shift_y = torch.where(for_shift, normal() * deviations["translation"] * 2, zero)
-    compose(one, zero, shift_x, zero, one, shift_y)
-    grid = nn.functional.affine_grid(
-        torch.linalg.inv(matrix)[:, :2], [batch, channels, height, width], align_corners=False
-    )
-    found = nn.functional.grid_sample(
-        images, grid.to(images.dtype), mode="bilinear", padding_mode="reflection", align_corners=False
-    )
-    brightness = torch.where(chosen(), normal() * deviations["brightness"], zero)
-    contrast = torch.where(chosen(), torch.exp2(normal() * deviations["contrast"]), one)
-    found = (found + brightness[:, None, None, None]) * contrast[:, None, None, None]
-    if channels != 3:
-        return found
-    axis = torch.tensor(_LUMA, device=images.device)
+    rotate(draws.angle(turn))
+    shifted = draws.chosen()
+    shift(*(torch.where(shifted, draws.deviation("translation") * 2, zero) for _ in range(2)))
+    return matrix
+
+
+def _colour(draws: _Draws) -> Tensor:
+    """Matrices (B, 3, 3) of RGB: luma flip, hue and saturation."""
+    axis, identity = torch.tensor(_LUMA, device=draws.device), torch.eye(3, device=draws.device)
     grey = torch.outer(axis, axis)
-    flip = torch.where(chosen() & (uniform() < 0.5), one, zero)[:, None, None]
-    color = torch.eye(3, device=images.device) - 2 * grey * flip
-    angle = torch.where(chosen(), (uniform() * 2 - 1) * math.pi, zero)[:, None, None]
-    cross = torch.linalg.cross(torch.eye(3, device=images.device), axis.expand(3, 3))
-    rotation = angle.cos() * torch.eye(3, device=images.device) + angle.sin() * cross + (1 - angle.cos()) * grey
-    saturation = torch.where(chosen(), torch.exp2(normal() * deviations["saturation"]), one)[:, None, None]
-    color = (grey + (torch.eye(3, device=images.device) - grey) * saturation) @ rotation @ color
-    return torch.einsum("bij,bjhw->bihw", color.to(found.dtype), found)
+    flipped = identity - 2 * grey * draws.flip().float()[:, None, None]
+    angle = draws.angle()[:, None, None]
+    cross = torch.linalg.cross(identity, axis.expand(3, 3))
+    rotation = angle.cos() * identity + angle.sin() * cross + (1 - angle.cos()) * grey
+    saturation = draws.factor("saturation")[:, None, None]
+    return (grey + (identity - grey) * saturation) @ rotation @ flipped
 
 
 class AdaptiveAugment:

@@ -18,8 +18,7 @@ _MUCH_OF_START = 0.1  # of the average, at the end
 
 
 class WeightAverage:
-    """Exponential moving average: after step n, a <- d_n a + (1 - d_n) w_n with d_n = 0.5^(images per step /
-    half-life).
+    """Exponential moving average: at step n, a <- d_n a + (1 - d_n) w_n with d_n = 0.5^(images per step / half-life).
 
     The half-life is at most ``rampup`` times the images seen, so that the average of a short run is not its starting
     point.
@@ -61,8 +60,9 @@ class WeightAverage:
         share = self.share_of_start(steps)
         if share > _MUCH_OF_START:
             logger.warning(
-                "the average of the weights, which is what is saved, will be %.0f %% starting point after the %d images of this run: its "
-                "half-life is %.0f images; train longer, set ema_rampup to %s, or shorten the half-life",
+                "the average of the weights, which is what is saved, will be %.0f %% starting point after the %d "
+                "images of this run: its half-life is %.0f images; train longer, set ema_rampup to %s, or shorten the "
+                "half-life",
                 100 * share,
                 steps * self.images_per_step,
                 self.half_life,

@@ -131,8 +131,8 @@ class MovingCodebook(nn.Module):
         """Before the first features (N, C) of an update are matched: move the codes as mean and spread of every
         channel have moved.
 
-        A step of the optimizer moves all features of a layer by up to their own spread, further than moving averages follow: all of them would be
-        nearest to the same few codes.
+        A step of the optimizer moves all features of a layer by up to their own spread, further than moving averages
+        follow: all of them would be nearest to the same few codes.
         """
         count = torch.full((1, self.dim), float(len(flat)), dtype=torch.float64, device=flat.device)
         var, mean = torch.var_mean(flat, dim=0, correction=0) if len(flat) else (flat.new_zeros(self.dim),) * 2

@@ -57,7 +57,8 @@ class DiffusionTrainingConfig(RunConfig):
             raise ValueError(f"grid_steps is {self.grid_steps}; allowed are 1 to {self.timesteps}.")
         if not 0 <= self.distillation_weight <= 1 or not 0 <= self.ema_decay < 1:
             raise ValueError(
-                f"distillation_weight is {self.distillation_weight}, ema_decay {self.ema_decay}; allowed are 0 to 1, and 0 to below 1."
+                f"distillation_weight is {self.distillation_weight}, ema_decay {self.ema_decay}; allowed are 0 to 1, "
+                "and 0 to below 1."
             )
 
 
@@ -108,7 +109,8 @@ class _Training(TrainingRun):
         size, channels = unet.config.sample_size, unet.config.in_channels
         if tuple(dataset.tensors[0].shape[1:]) != (channels, size, size):
             raise ValueError(
-                f"train_diffusion: images are {tuple(dataset.tensors[0].shape[1:])}; the network takes {(channels, size, size)}."
+                f"train_diffusion: images are {tuple(dataset.tensors[0].shape[1:])}; the network takes "
+                f"{(channels, size, size)}."
             )
         if config.distillation_weight and teacher is None:
             raise ValueError("train_diffusion: distillation_weight needs a teacher.")

@@ -61,7 +61,7 @@ DISTILLATION_PRESETS["stylegan2"] = DISTILLATION_PRESETS["svs-stylegan2-base"] |
 
 @dataclasses.dataclass(frozen=True)
 class DistillationConfig(RunConfig):
-    """Options of :func:`.train_distilled`. Defaults are those of "svs-stylegan2-base", but that the average ramps up."""
+    """Options of :func:`.train_distilled`; defaults are those of "svs-stylegan2-base", but the average ramps up."""
 
     max_train_steps: int = 468_750
     gradient_accumulation_steps: int = 1  # micro-batches per optimizer step
@@ -93,5 +93,6 @@ class DistillationConfig(RunConfig):
             )
         if self.relation_batch is not None and self.train_batch_size % self.relation_batch:
             raise ValueError(
-                f"train_batch_size is {self.train_batch_size}; allowed are multiples of relation_batch {self.relation_batch}."
+                f"train_batch_size is {self.train_batch_size}; allowed are multiples of relation_batch "
+                f"{self.relation_batch}."
             )

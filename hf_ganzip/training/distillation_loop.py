@@ -79,7 +79,8 @@ def _check(student, teacher, discriminator, dataset, config: DistillationConfig,
     for name in ("z_dim", "w_dim", "resolution", "image_channels", "num_classes"):
         if student.config[name] != teacher.config[name]:
             raise ValueError(
-                f"train_distilled: {name} is {student.config[name]} in the student, {teacher.config[name]} in the teacher."
+                f"train_distilled: {name} is {student.config[name]} in the student, {teacher.config[name]} in the "
+                "teacher."
             )
     wanted = (student.config.image_channels, student.config.resolution, student.config.resolution)
     if tuple(dataset.tensors[0].shape[1:]) != wanted:
@@ -96,8 +97,8 @@ def _check(student, teacher, discriminator, dataset, config: DistillationConfig,
     enable_gradient_checkpointing_(config, student, discriminator)
     if config.ada_target is not None and config.r1_every and not twice_differentiable():
         raise ValueError(
-            f"train_distilled: R1 of adaptively augmented images needs torch 2.12 or newer, and this is {torch.__version__}; "
-            "update it, or set ada_target to None or r1_every to 0."
+            "train_distilled: R1 of adaptively augmented images needs torch 2.12 or newer, and this is "
+            f"{torch.__version__}; update it, or set ada_target to None or r1_every to 0."
         )
 
 
@@ -278,9 +279,7 @@ class _Training(TrainingRun):
 
 
 def _nothing(output: Tensor) -> Tensor:
-    """Zero that depends on every parameter: processes wait for the gradients of all, also of biases that a penalty
-    does not move.
-    """
+    """Zero that depends on every parameter: processes wait for all gradients, also of biases no penalty moves."""
     return 0 * output.float().sum()
 
 

@@ -19,11 +19,10 @@ from .distillation import path_lengths
 
 
 def published_layers(generator: nn.Module) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """Layers whose outputs L_LD compares, and groups of layers whose styles give its directions, as in the published
-    scripts.
+    """Layers whose outputs L_LD compares, and groups of layers whose styles give its directions, as published.
 
-    StyleGAN2: outputs at 16 to 128 pixels, styles of the blocks of 8 to 128; networks of at most 64 pixels: from 8 on. StyleGAN3: every
-    second of the layers before the last four, as L2, L4, L6 and L9 of 256 pixels.
+    StyleGAN2: outputs at 16 to 128 pixels, styles of the blocks of 8 to 128; networks of at most 64 pixels: from 8 on.
+    StyleGAN3: every second of the layers before the last four, as L2, L4, L6 and L9 of 256 pixels.
     """
     if hasattr(generator.synthesis, "block_resolutions"):
         sizes = [size for size in generator.synthesis.block_resolutions if 8 <= size <= 128]
@@ -36,9 +35,7 @@ def published_layers(generator: nn.Module) -> tuple[tuple[str, ...], tuple[tuple
 
 
 class Tapped(nn.Module):
-    """A generator whose forward does what one phase of the training needs, so that it can be wrapped for many
-    processes.
-    """
+    """A generator whose forward does what a phase of training needs, so that it can be wrapped for many processes."""
 
     def __init__(self, generator: nn.Module, layers: Sequence[str]):
         super().__init__()
@@ -55,9 +52,7 @@ class Tapped(nn.Module):
         return ws
 
     def forward(self, draw: Mapping[str, Any], part: str = "images") -> tuple[Tensor, list[Tensor] | Tensor]:
-        """Images (B, C, H, W), and the features of shifted pairs (``part="relations"``) or path lengths
-        (``"lengths"``).
-        """
+        """Images (B, C, H, W), and features of shifted pairs (``part="relations"``) or path lengths (``"lengths"``)."""
         ws, noise = self.styles(draw), draw["noise"]
         if part == "lengths":
             images = self._synthesize(ws, noise)
@@ -93,9 +88,7 @@ def student_layers(student: nn.Module, teacher: nn.Module, layers: Sequence[str]
 
 
 def add_spectral_norms_(student: nn.Module) -> None:
-    """Divide every weight that Singular Value Scaling selects by its largest singular value, one power iteration a
-    step.
-    """
+    """Divide weights that Singular Value Scaling selects by their largest singular value, one iteration a step."""
     for name in selection(student, RefineConfig())[0]:
         owner, _, leaf = name.rpartition(".")
         module = student.get_submodule(owner)

@@ -113,7 +113,8 @@ def add_feature_quantizers(model: nn.Module, places: str | Mapping[str, FQConfig
     model.register_forward_pre_hook(_Begin(losses))
     model.register_forward_hook(_AddLoss(losses))
     if hasattr(model, "register_to_config"):
-        model.register_to_config(feature_quantizers={path: asdict(config) for path, config in configs.items()})  # type: ignore[operator]  # ConfigMixin's
+        options = {path: asdict(config) for path, config in configs.items()}
+        model.register_to_config(feature_quantizers=options)  # type: ignore[operator]  # ConfigMixin's
 
 
 def remove_feature_quantizers(model: nn.Module) -> None:
@@ -162,8 +163,7 @@ def update_codebooks_(model: nn.Module) -> None:
 
 @torch.no_grad()
 def codes_in_use(model: nn.Module) -> dict[str, Tensor]:
-    """Perplexity of the codes (:func:`.running_perplexity`) in the last update of every codebook that has started, for
-    the log.
+    """Perplexity of the codes (:func:`.running_perplexity`) in the last update of every started codebook.
 
     Returns:
         ``codes_in_use``, the mean, and ``codes_in_use/PLACE`` of every codebook, float64 scalars; nothing before the

@@ -10,9 +10,7 @@ from typing import Any
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Rows of a log, in the order of steps; of those that a resumed run wrote twice, the later. None where there is no
-    file.
-    """
+    """Rows of a log in the order of steps; of two for a step, as resumed runs leave, the later. None without a file."""
     if not path.is_file():
         return []
     rows = map(json.loads, path.read_text().splitlines())
@@ -21,9 +19,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def figures_of(row: Mapping[str, Any], weights: str = "average") -> dict[str, Any]:
-    """Step, images and the figures of these weights, "average" or "trained", by their plain names, of a row of
-    ``figures.jsonl``.
-    """
+    """Step, images and the figures of "average" or "trained" weights, by plain names, of a row of a log."""
     start = f"{weights}_"
     named = {name.removeprefix(start): value for name, value in row.items() if name.startswith(start)}
     return {"step": row["step"], "images": row["images"], **named}

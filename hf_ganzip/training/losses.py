@@ -35,9 +35,7 @@ LOSSES = {  # name -> (discriminator's, generator's)
 
 
 def twin_discriminator_loss(real_class_logits: Tensor, generated_twin_logits: Tensor, labels: Tensor) -> Tensor:
-    """TAC-GAN: cross entropy of the classifier on real and of its twin on generated images. Logits (B, num_classes),
-    ids (B,).
-    """
+    """TAC-GAN: cross entropy of the classifier on real, its twin on generated images; logits (B, classes), ids (B,)."""
     return F.cross_entropy(real_class_logits.float(), labels) + F.cross_entropy(generated_twin_logits.float(), labels)
 
 

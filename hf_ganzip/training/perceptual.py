@@ -26,8 +26,7 @@ class FeatureDistance(nn.Module):
 
 
 class LPIPSDistance(nn.Module):
-    """LPIPS 0.1 with VGG-16; images are averaged by the largest whole factor that leaves 256 pixels, grey ones
-    repeated to RGB.
+    """LPIPS 0.1 with VGG-16; images are averaged by the whole factor that leaves 256 pixels, grey as RGB.
 
     Args:
         weights: File (safetensors or torch) with the state dict of ``lpips.LPIPS(net="vgg")``; None: those of the

@@ -63,8 +63,8 @@ class TrainingRun:
             )
         if not self.accumulates and accelerator.gradient_accumulation_steps != 1:
             raise ValueError(
-                f"training: the Accelerator's gradient_accumulation_steps is {accelerator.gradient_accumulation_steps}; "
-                "allowed is 1: this loop does not follow it."
+                "training: the Accelerator's gradient_accumulation_steps is "
+                f"{accelerator.gradient_accumulation_steps}; allowed is 1: this loop does not follow it."
             )
         self.accelerator, self.config, self.images_per_step = accelerator, config, images_per_step
         self.trained, self.average, self.validate = trained, average, validate

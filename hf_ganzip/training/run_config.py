@@ -57,8 +57,8 @@ class RunConfig:
             raise ValueError(f"lr_scheduler is {self.lr_scheduler!r}; allowed are {', '.join(LR_SCHEDULERS)}.")
         if self.lr_warmup_steps and self.lr_scheduler in _WITHOUT_WARMUP:
             raise ValueError(
-                f"lr_warmup_steps is {self.lr_warmup_steps}; allowed is 0 with lr_scheduler {self.lr_scheduler!r}, which has no "
-                "warm-up ('constant_with_warmup' has)."
+                f"lr_warmup_steps is {self.lr_warmup_steps}; allowed is 0 with lr_scheduler {self.lr_scheduler!r}, "
+                "which has no warm-up ('constant_with_warmup' has)."
             )
         unknown = [name for name in self.validation_weights if name not in WEIGHTS]
         if unknown or not self.validation_weights:
@@ -93,8 +93,8 @@ def enable_gradient_checkpointing_(config: RunConfig, *networks: nn.Module) -> N
     cannot = {type(each).__name__ for each in networks if not getattr(each, "_supports_gradient_checkpointing", False)}
     if cannot:
         raise ValueError(
-            f"gradient_checkpointing: {', '.join(sorted(cannot))} cannot recompute activations, UNets of diffusers can; leave it out, or "
-            "save memory by a smaller train_batch_size and gradient accumulation."
+            f"gradient_checkpointing: {', '.join(sorted(cannot))} cannot recompute activations, UNets of diffusers "
+            "can; leave it out, or save memory by a smaller train_batch_size and gradient accumulation."
         )
     for each in networks:
         each.enable_gradient_checkpointing()

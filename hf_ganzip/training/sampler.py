@@ -12,8 +12,7 @@ from ..core.seeding import derive_seed
 
 
 class ClassGroupedBatchSampler:
-    """Index batches in which minibatch group i (positions i, i + n, i + 2n, ..., n = batch_size / group_size) is one
-    class.
+    """Index batches whose minibatch groups i (positions i, i + n, ..., n = batch_size / group_size) are of one class.
 
     A discriminator with minibatch standard deviation over mixed classes hardly sees a collapse within a class; over
     groups of one class it does. Every epoch visits each image at most once; what does not fill a group or a batch is

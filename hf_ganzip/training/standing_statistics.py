@@ -29,8 +29,8 @@ def set_standing_statistics_(generator, batches: int = 16, batch_size: int = 64,
     norms = [module for module in generator.modules() if isinstance(module, StatisticsNorm)]
     if not norms or batches < 1 or batch_size < 2:
         raise ValueError(
-            f"set_standing_statistics_: {len(norms)} norms with batch statistics, batches {batches}, batch_size {batch_size}; "
-            "allowed are 1 or more, 1 or more, 2 or more."
+            f"set_standing_statistics_: {len(norms)} norms with batch statistics, batches {batches}, batch_size "
+            f"{batch_size}; allowed are 1 or more, 1 or more, 2 or more."
         )
     sums = [[torch.zeros_like(norm.stored_mean), torch.zeros_like(norm.stored_var)] for norm in norms]
     momenta = [norm.momentum for norm in norms]

@@ -40,9 +40,7 @@ class StepDraws:
         return micro * self.accelerator.num_processes + self.accelerator.process_index
 
     def __call__(self, step: int, phase: int, micro: int, batch: int | None = None) -> dict[str, Any]:
-        """Latents, labels, shifts and generators of noise for one phase and micro-batch, of ``batch`` images (default:
-        all).
-        """
+        """Latents, labels, shifts and noise generators of a phase and micro-batch, of ``batch`` images or all."""
         batch = self.batch if batch is None else batch
         total, start = batch * self.parts, batch * self.part(micro)
         classes, device = self.teacher.config.num_classes, self.accelerator.device

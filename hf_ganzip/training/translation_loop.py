@@ -46,7 +46,8 @@ class TranslationConfig(RunConfig):
         super().__post_init__()
         if self.dataloader_num_workers:
             raise ValueError(
-                f"dataloader_num_workers is {self.dataloader_num_workers}; allowed is 0: the images are in memory and cut there."
+                f"dataloader_num_workers is {self.dataloader_num_workers}; allowed is 0: the images are in memory and "
+                "cut there."
             )
 
 
@@ -97,9 +98,7 @@ class Discriminators(nn.Module):
         )
 
     def forward(self, images: dict[str, tuple[Tensor, ...]]) -> dict[str, list[list[tuple]]]:
-        """For every domain and each of its image batches: (logits, CAM logits, quantization loss or None) of both
-        discriminators.
-        """
+        """For every domain and batch: (logits, CAM logits, quantization loss or None) of both discriminators."""
         found: dict[str, list[list[tuple]]] = {}
         for domain, batches in images.items():
             found[domain] = []
@@ -127,8 +126,7 @@ def discriminator_loss(real: list[tuple], generated: list[tuple]) -> Tensor:
 def generator_terms(
     a: Tensor, b: Tensor, made: dict[str, tuple[Tensor, Tensor]], judged: dict[str, list[list[tuple]]]
 ) -> dict[str, Tensor]:
-    """Terms of the generators' loss, both directions together: adversarial, cycle, identity, cam; and quantization, if
-    there is one.
+    """Loss terms of both directions together: adversarial, cycle, identity, cam; quantization, if there is one.
 
     Source:
         As :func:`discriminator_loss`.
@@ -205,7 +203,8 @@ class _Training(TrainingRun):
         for name, images in (("a", images_a), ("b", images_b)):
             if tuple(images.shape[1:]) != (channels, side, side) or not len(images):
                 raise ValueError(
-                    f"train_translation: images_{name} are {tuple(images.shape)}; allowed are (N, {channels}, {side}, {side}), N >= 1."
+                    f"train_translation: images_{name} are {tuple(images.shape)}; allowed are (N, {channels}, {side}, "
+                    f"{side}), N >= 1."
                 )
         self.images = {"a": images_a, "b": images_b}
         images_per_step = config.train_batch_size * accelerator.num_processes
@@ -284,9 +283,7 @@ class _Training(TrainingRun):
         return self.trained
 
     def save_grid(self, models: Generators, path: Path) -> None:
-        """Four images of each domain: original, translation, the way back, identity; the first and later images of
-        each set.
-        """
+        """Four images of each domain: original, translation, way back, identity; first and later images of each set."""
         rows = []
         for domain, there, back in (("a", models.a_to_b, models.b_to_a), ("b", models.b_to_a, models.a_to_b)):
             images, size = self.images[domain], self.size

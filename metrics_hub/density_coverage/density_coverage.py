@@ -8,8 +8,8 @@ from hf_ganzip.evaluate_modules import feature_metric
 
 
 _DESCRIPTION = """
-Density counts in how many balls of real samples a generated sample lies, over k; coverage is the share of real balls that hold
-a generated sample. Exact, with bounded memory.
+Density counts in how many balls of real samples a generated sample lies, over k; coverage is the share of real balls
+that hold a generated sample. Exact, with bounded memory.
 """
 
 _CITATION = """\
@@ -23,8 +23,8 @@ _CITATION = """\
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions: Features of generated samples, (M, d): array, tensor or lists; their number may differ from the references'. With
-        `feature_extractor`, images: uint8 (M, C, H, W) or a list of PIL images.
+    predictions: Features of generated samples, (M, d): array, tensor or lists; their number may differ from the
+        references'. With `feature_extractor`, images: uint8 (M, C, H, W) or a list of PIL images.
     references: The same of real samples, from the same extractor.
     feature_extractor (`str` or callable, *optional*): Extractor of hf_ganzip for images.
     k (`int`, *optional*, defaults to 5): Neighbour that sets the radius of a real ball.

@@ -8,8 +8,8 @@ from hf_ganzip.evaluate_modules import feature_metric
 
 
 _DESCRIPTION = """
-Distance between Gaussians fitted to two feature sets: FID, when the features are those of the Inception network. In float64, by
-symmetric eigenvalues.
+Distance between Gaussians fitted to two feature sets: FID, when the features are those of the Inception network. In
+float64, by symmetric eigenvalues.
 """
 
 _CITATION = """\
@@ -23,11 +23,12 @@ _CITATION = """\
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions: Features of generated samples, (M, d): array, tensor or lists; their number may differ from the references'. With
-        `feature_extractor`, images: uint8 (M, C, H, W) or a list of PIL images.
+    predictions: Features of generated samples, (M, d): array, tensor or lists; their number may differ from the
+        references'. With `feature_extractor`, images: uint8 (M, C, H, W) or a list of PIL images.
     references: The same of real samples, from the same extractor.
     feature_extractor (`str` or callable, *optional*): Extractor of hf_ganzip for images.
-    allow_singular (`bool`, *optional*, defaults to `False`): Accept fewer than d + 1 samples, where the value is biased upwards.
+    allow_singular (`bool`, *optional*, defaults to `False`): Accept fewer than d + 1 samples, where the value is
+        biased upwards.
 Returns:
     `frechet_distance` (`float` >= 0).
 Examples:

@@ -8,8 +8,9 @@ from hf_ganzip.evaluate_modules import feature_metric
 
 
 _DESCRIPTION = """
-Precision (quality) and recall (diversity) of generated samples: the share of generated samples within the ball of a real one,
-whose radius is the distance to its k-th nearest other real sample, and the reverse. Exact, with bounded memory.
+Precision (quality) and recall (diversity) of generated samples: the share of generated samples within the ball of a
+real one, whose radius is the distance to its k-th nearest other real sample, and the reverse. Exact, with bounded
+memory.
 """
 
 _CITATION = """\
@@ -23,8 +24,8 @@ _CITATION = """\
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions: Features of generated samples, (M, d): array, tensor or lists; their number may differ from the references'. With
-        `feature_extractor`, images: uint8 (M, C, H, W) or a list of PIL images.
+    predictions: Features of generated samples, (M, d): array, tensor or lists; their number may differ from the
+        references'. With `feature_extractor`, images: uint8 (M, C, H, W) or a list of PIL images.
     references: The same of real samples, from the same extractor.
     feature_extractor (`str` or callable, *optional*): Extractor of hf_ganzip for images.
     k (`int`, *optional*, defaults to 3): Neighbour that sets the radius.

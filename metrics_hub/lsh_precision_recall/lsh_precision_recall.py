@@ -8,8 +8,8 @@ from hf_ganzip.evaluate_modules import feature_metric
 
 
 _DESCRIPTION = """
-Precision (quality) and recall (diversity) of generated samples, by hashing their features with random hyperplanes; alone
-(LSH) and with k nearest neighbours inside the hash cells (LSH+KNN).
+Precision (quality) and recall (diversity) of generated samples, by hashing their features with random hyperplanes;
+alone (LSH) and with k nearest neighbours inside the hash cells (LSH+KNN).
 """
 
 _CITATION = """\
@@ -22,8 +22,8 @@ _CITATION = """\
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions: Features of generated samples, (M, d): array, tensor or lists; their number may differ from the references'. With
-        `feature_extractor`, images: uint8 (M, C, H, W) or a list of PIL images.
+    predictions: Features of generated samples, (M, d): array, tensor or lists; their number may differ from the
+        references'. With `feature_extractor`, images: uint8 (M, C, H, W) or a list of PIL images.
     references: The same of real samples, from the same extractor.
     feature_extractor (`str` or callable, *optional*): Extractor of hf_ganzip for images.
     k (`int`, *optional*, defaults to 3): Neighbour that sets the radius of LSH+KNN; `None` for plain LSH only.
@@ -32,8 +32,8 @@ Args:
     seed (`int`, *optional*, defaults to 0): Compare models with the same seed.
     center (*optional*): `"reference"` subtracts the mean of the references from both sides; a vector, that vector.
 Returns:
-    `lsh_precision`, `lsh_recall`, `lsh_knn_precision`, `lsh_knn_recall` (`float` in [0, 1]), each also as `NAME_std`, and the
-    conditions.
+    `lsh_precision`, `lsh_recall`, `lsh_knn_precision`, `lsh_knn_recall` (`float` in [0, 1]), each also as
+    `NAME_std`, and the conditions.
 Examples:
     >>> metric = evaluate.load("lsh_precision_recall")
     >>> metric.compute(predictions=generated_features, references=real_features)

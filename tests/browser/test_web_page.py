@@ -82,7 +82,8 @@ def opened(browser, folders):
 def pixels(page):
     """Grey values (H, W) on the canvas."""
     found = page.evaluate(
-        "(() => { const c = document.querySelector('canvas'); return [c.height, c.width, ...c.getContext('2d').getImageData(0, 0, c.width, c.height).data] })()"
+        "(() => { const c = document.querySelector('canvas'), context = c.getContext('2d');"
+        " return [c.height, c.width, ...context.getImageData(0, 0, c.width, c.height).data] })()"
     )
     height, width, *values = found
     return np.array(values).reshape(height, width, 4)[:, :, 0]
@@ -95,7 +96,8 @@ def settle(page, condition):
 def in_torch(model, page):
     """What torch draws of the latent that the page took, as grey values."""
     feeds = page.evaluate(
-        "({z: Array.from(drawn.feeds.z.data), rows: Array.from(drawn.feeds.class_labels.data), psi: drawn.settings.truncation})"
+        "({z: Array.from(drawn.feeds.z.data), rows: Array.from(drawn.feeds.class_labels.data),"
+        " psi: drawn.settings.truncation})"
     )
     z, rows = torch.tensor([feeds["z"]]), torch.tensor([feeds["rows"]])
     with torch.no_grad():

@@ -75,7 +75,7 @@ def test_seeds_are_of_32_bits(metric):
     ],
 )
 def test_tensors_are_made_on_the_device_of_the_features(metric, options):
-    """Whatever is made on the default device instead has no data here, as it would be on the wrong device with a GPU."""
+    """What is made on the default device instead has no data here, as it would be on the wrong device with a GPU."""
     sets = {"real": torch.randn(40, 3), "generated": torch.randn(30, 3)}
     expected = metric(**sets, **options)
     with torch.device("meta"):

@@ -134,6 +134,13 @@ def test_probabilistic_values_by_the_definition():
     assert list(result.values()) == pytest.approx(expected, rel=1e-9)
 
 
+def test_probabilistic_values_do_not_depend_on_the_unit_of_the_features():
+    real = torch.randn(60, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    generated = real + 1e-7 * real.flip(0)
+    values = [probabilistic_precision_recall(real=real * unit, generated=generated * unit) for unit in (1, 2.0**-14)]
+    assert values[0] == values[1]
+
+
 def test_probabilistic_values_are_one_on_the_same_set_and_nearly_blind_to_an_outlier():
     real, bad = normal(300, 4), normal(300, 4, seed=1) + 20
     assert set(probabilistic_precision_recall(real=real, generated=real.clone()).values()) == {1.0}

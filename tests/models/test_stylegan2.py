@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The StyleGAN2 generator: the official network's values, the straightforward formulation's values, and its contracts."""
+"""The StyleGAN2 generator: values of the official network and of the straightforward formulation, and its contracts."""
 
 import pytest
 import torch

@@ -68,7 +68,8 @@ class TestOpened:
             from huggingface_hub import snapshot_download
             offline = {offline}
             # The Hub is asked for the commit of remote code: without it, folders of the cache are named.
-            ddpm, small, gan = (snapshot_download(f"me/{name}") if offline else f"me/{name}" for name in ("ddpm", "small", "gan"))
+            names = ["me/ddpm", "me/small", "me/gan"]
+            ddpm, small, gan = map(snapshot_download, names) if offline else names
             unet = DiffusionPipeline.from_pretrained("me/ddpm", trust_remote_code=True).unet
             same = AutoModel.from_pretrained(ddpm, subfolder="unet", trust_remote_code=True)
             small = AutoModel.from_pretrained(small, trust_remote_code=True)
@@ -127,7 +128,8 @@ class TestOpened:
             import hf_ganzip as gz
             second = gz.load_model("model")
             z = torch.randn(2, 8)
-            print(torch.equal(first(z, noise_mode="const").sample, second(z, noise_mode="const").sample), type(second).__module__)
+            first, images = (model(z, noise_mode="const").sample for model in (first, second))
+            print(torch.equal(first, images), type(second).__module__)
             """,
             tmp_path,
             without_us=False,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Large tensors: a part at a time gives what all at once gives, and a search that looks at a sample is nearly as good."""
+"""Large tensors: a part at a time gives what all at once gives; a search that looks at a sample is nearly as good."""
 
 import math
 

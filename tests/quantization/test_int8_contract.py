@@ -8,10 +8,10 @@ from hf_ganzip.quantization import int8
 
 
 OPERATORS = {
-    "qconv2d_pointwise": "qx x_scale x_zero_point qw w_scale w_zero_point bias stride padding dilation groups output_scale output_zero_point "
-    "output_dtype attr scalars algorithm",
-    "qlinear_pointwise": "qx x_scale x_zero_point qw w_scale w_zero_point bias output_scale output_zero_point output_dtype post_op_name "
-    "post_op_args post_op_algorithm",
+    "qconv2d_pointwise": "qx x_scale x_zero_point qw w_scale w_zero_point bias stride padding dilation groups "
+    "output_scale output_zero_point output_dtype attr scalars algorithm",
+    "qlinear_pointwise": "qx x_scale x_zero_point qw w_scale w_zero_point bias output_scale output_zero_point "
+    "output_dtype post_op_name post_op_args post_op_algorithm",
     "qconv_prepack": "weight w_scales x_scale x_zp stride padding dilation groups x_shape",
     "qlinear_prepack": "weight x_shape",
 }

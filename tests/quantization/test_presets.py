@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What options that are not given are: of the presets, of the paper's methods, and of folders older than the options."""
+"""What options that are not given are: of presets, of the paper's methods, and of folders older than the options."""
 
 import json
 

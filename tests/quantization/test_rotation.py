@@ -57,7 +57,7 @@ def test_parts_come_back_with_the_same_bits():
 @pytest.mark.parametrize("bits", (2, 3, 4, 8))
 @pytest.mark.parametrize("name", ("linear", "codebook"))
 def test_levels_are_rotated_back_exactly_by_one_product_under_any_precision(name, bits):
-    """The same as sums in a fixed order, scaled afterwards; codebooks of 8 bits have levels too many to lie on a grid."""
+    """The same as sums in a fixed order, scaled afterwards; codebooks of 8 bits have too many levels for a grid."""
     layer = nn.Linear(96, 24)
     gz.quantize_(nn.Sequential(layer), name, bits=bits, granularity="channel", hadamard=True, headroom=0)
     layout, buffers = layer.packed_layout, layer.packed_buffers()

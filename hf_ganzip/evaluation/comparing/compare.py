@@ -121,9 +121,7 @@ def compare(
     check_integer("num_images", count, 2)
     draws = resamples(count, bootstrap, seed)
     extract = None if extractor is None else load_extractor(extractor, device or "cpu")
-    real = None if reference is None else open_source(reference, streamed=True, progress=progress)
-    if real is not None and real.model is not None:
-        raise ValueError(f"compare: reference {real.name} is a model; allowed are images and features of real images.")
+    real = None if reference is None else _open_reference(reference, progress)
     first, second = sides = open_sides(original, candidate, device, dtype)
     for side in sides:
         check_plan(side, plan)
@@ -139,16 +137,7 @@ def compare(
     figures += of_features
     costs, said = _costs(sides, plan, seconds, memory, failures)
     conditions = {
-        "original": first.name,
-        "candidate": second.name,
-        "n_images": count,
-        "seed": seed,
-        "prompts": None if plan.prompts is None else list(plan.prompts),
-        "class_label": class_label,
-        **conditions_of(second, plan),
-        "weights": {side.role: weights_of(side) for side in sides},
-        "compression": {side.role: compression_said(side) for side in sides if compression_said(side)},
-        "dtype": {side.role: str(next(iter(side.networks.values())).dtype) for side in sides},
+        **_what_was_drawn(sides, plan, count),
         **conditions,
         "bootstrap": bootstrap,
         "n_sqnr": len(replay.sums()[0]) if replay.signal else 0,
@@ -164,12 +153,34 @@ def compare(
     return report
 
 
+def _open_reference(reference: Any, progress: bool) -> Source:
+    real = open_source(reference, streamed=True, progress=progress)
+    if real.model is not None:
+        raise ValueError(f"compare: reference {real.name} is a model; allowed are images and features of real images.")
+    return real
+
+
+def _what_was_drawn(sides: Sequence[Side], plan: Plan, count: int) -> dict[str, Any]:
+    """The conditions of the images: of what models, in what form, and how they were drawn."""
+    original, candidate = sides
+    return {
+        "original": original.name,
+        "candidate": candidate.name,
+        "n_images": count,
+        "seed": plan.seed,
+        "prompts": None if plan.prompts is None else list(plan.prompts),
+        "class_label": plan.class_label,
+        **conditions_of(candidate, plan),
+        "weights": {side.role: weights_of(side) for side in sides},
+        "compression": {side.role: compression_said(side) for side in sides if compression_said(side)},
+        "dtype": {side.role: str(next(iter(side.networks.values())).dtype) for side in sides},
+    }
+
+
 def _draw_both(
     first: Side, second: Side, plan: Plan, sizes: tuple[int, int, int], progress: bool
 ) -> tuple[dict[str, Tensor], dict[str, list[float]], Replay]:
-    """Images and seconds an image of every full batch by role, batches in turn; predictions are compared in the first
-    batches.
-    """
+    """Images and seconds an image of every full batch by role, in turn; predictions are compared in the first ones."""
     count, batch_size, sqnr_images = sizes
     images: dict[str, list[Tensor]] = {first.role: [], second.role: []}
     seconds: dict[str, list[float]] = {first.role: [], second.role: []}
@@ -182,15 +193,7 @@ def _draw_both(
             number = min(batch_size, count - start)
             for side in (first, second):
                 recorded = side is first and first.denoises and start < sqnr_images
-                with contextlib.ExitStack() as hooks:
-                    hooks.enter_context(refusing_nonfinite(side.role, side.networks, start))
-                    if recorded:
-                        hooks.enter_context(replay.recording(number))
-                    wait_for(side.device)
-                    began, elsewhere = time.perf_counter(), replay.seconds
-                    drawn = draw(side, start, number, plan)
-                    wait_for(side.device)
-                    taken = time.perf_counter() - began - (replay.seconds - elsewhere)
+                drawn, taken = _timed(side, start, number, plan, replay, recorded)
                 images[side.role].append(drawn)
                 if number == min(batch_size, count):
                     seconds[side.role].append(taken / number)
@@ -198,9 +201,21 @@ def _draw_both(
             shapes = [tuple(images[side.role][-1].shape[1:]) for side in (first, second)]
             if shapes[0] != shapes[1]:
                 raise ValueError(
-                    f"compare: images of the original are {shapes[0]}, of the candidate {shapes[1]} (C, H, W); they must be equal."
+                    f"compare: images of the original are {shapes[0]}, of the candidate {shapes[1]} (C, H, W); they "
+                    "must be equal."
                 )
     return {role: torch.cat(each) for role, each in images.items()}, seconds, replay
+
+
+def _timed(side: Side, start: int, number: int, plan: Plan, replay: Replay, recorded: bool) -> tuple[Tensor, float]:
+    """One batch, and the seconds that it took without what ``replay`` did meanwhile."""
+    recording = replay.recording(number) if recorded else contextlib.nullcontext()
+    with refusing_nonfinite(side.role, side.networks, start), recording:
+        wait_for(side.device)
+        began, elsewhere = time.perf_counter(), replay.seconds
+        drawn = draw(side, start, number, plan)
+        wait_for(side.device)
+        return drawn, time.perf_counter() - began - (replay.seconds - elsewhere)
 
 
 def _pairs(
@@ -311,9 +326,7 @@ def _peak(side: Side, plan: Plan) -> int:
 
 
 def peak_of_drawing(folder: str, device: str, dtype: str, plan: str) -> None:
-    """Print the bytes by which opening a side and drawing one image raise the memory of this process, or of its
-    accelerator.
-    """
+    """Print the bytes by which opening a side and drawing an image raise the memory of the process or accelerator."""
     given = json.loads(plan)
     _import_quantizers(Path(folder))
     torch.zeros(1) @ torch.zeros(1)

@@ -71,9 +71,7 @@ def check_plan(side: Side, plan: Plan) -> None:
 
 
 def draw(side: Side, first: int, count: int, plan: Plan) -> Tensor:
-    """Images ``first`` to ``first + count - 1``, uint8 (count, C, H, W) on the CPU. Packed layers compute as they are
-    set to.
-    """
+    """Images ``first`` to ``first + count - 1``, uint8 (count, C, H, W) on the CPU; packed layers compute as set."""
     if not is_pipeline(side.whole):
         drawn = {"seed": plan.seed, "first": first, "batch_size": count, "class_label": plan.class_label}
         return sample_images(side.whole, count, progress=False, compute=None, **drawn, **plan.of_network())[0]
@@ -117,7 +115,8 @@ def _pixels(side: Side, output: Any, count: int, first: int) -> Tensor:
     values = torch.as_tensor(np.asarray(images)).permute(0, 3, 1, 2)
     if bad := [first + i for i in range(count) if not bool(torch.isfinite(values[i]).all())]:
         raise ValueError(
-            f"compare: {side.role}: images {', '.join(map(str, bad[:5]))} are NaN or infinite though the denoiser's outputs are not; see its decoder."
+            f"compare: {side.role}: images {', '.join(map(str, bad[:5]))} are NaN or infinite though the denoiser's "
+            "outputs are not; see its decoder."
         )
     return (values.float() * 255).round().clamp(0, 255).to(torch.uint8).contiguous()
 

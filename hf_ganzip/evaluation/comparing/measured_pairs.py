@@ -135,8 +135,7 @@ def _values(found: Mapping[str, Any]) -> dict[str, float]:
 
 
 def sqnr(signal: Tensor, noise: Tensor, keys: list[Any], draws: Tensor) -> tuple[Interval, list[dict[str, Any]]]:
-    """Signal to quantization noise in dB of all predictions, and of each timestep, from sums of squares (N, T) by
-    image.
+    """Signal to quantization noise in dB of all predictions, and of each timestep, from sums of squares (N, T).
 
     Overall it is the ratio of the sums over all timesteps.
     """

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far the predictions of two denoisers lie apart on the same inputs, over the timesteps; and outputs that are no
-numbers.
-"""
+"""How far the predictions of two denoisers on the same inputs lie apart, by timestep; outputs that are no numbers."""
 
 from __future__ import annotations
 
@@ -19,8 +17,7 @@ Key = tuple[str, float]  # name of the denoiser, timestep
 
 
 class Replay:
-    """While :meth:`recording`, every call of the original's denoisers is repeated by the candidate's with the same
-    arguments.
+    """While :meth:`recording`, every call of the original's denoisers is repeated with the candidate's.
 
     Both see the states of the original's trajectory, so that errors of earlier steps do not add up. Where a pipeline
     calls its denoiser for both halves of classifier-free guidance, both predictions count, before they are combined.
@@ -96,9 +93,7 @@ def by_image(values: Tensor, count: int) -> Tensor:
 
 @contextlib.contextmanager
 def refusing_nonfinite(role: str, networks: Mapping[str, nn.Module], first: int) -> Iterator[None]:
-    """Raise ValueError at the end of the context if a network gave NaN or infinity in it; images are counted from
-    ``first``.
-    """
+    """Raise ValueError at the end of the context if a network gave NaN or infinity; images count from ``first``."""
     names = {network: name or type(network).__name__ for name, network in networks.items()}
     calls: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = []
     flags: list[Tensor] = []  # looked at in the end: an accelerator need not wait
@@ -132,9 +127,7 @@ def prediction(output: Any) -> Tensor:
 
 
 def timestep_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float | None:
-    """The timestep in the arguments of a denoiser, that of the first input if there are several; None if there is
-    none.
-    """
+    """The timestep in the arguments of a denoiser, of several that of the first input; None if there is none."""
     given = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
     found = next((given[name] for name in ("timestep", "timesteps", "t") if name in given), None)
     if found is None:

@@ -27,13 +27,14 @@ _SHOWN = 8  # images in a row
 _RATIOS = ("bytes_held", "ms_per_image")
 _LARGEST = 256  # pixels of a side of an image in a picture
 GROUPS = {
-    "pairs": "The same seed, prompt or class on both sides, image by image. PSNR is that of the mean squared error over all images. The distance of "
-    "features is relative to that of two different originals.",
-    "noise predictions": "Both denoisers on the states of the original's own trajectories, so that earlier errors do not add up; the ratio of the sums of "
-    "squares, before guidance.",
-    "distributions": "Quality and diversity apart: precision is the share of images that could be real ones, recall the share of real ones that could be "
-    "generated.",
-    "cost": "Bytes of every tensor that the networks hold after drawing, and of the weight files; milliseconds an image, batches in turn, medians.",
+    "pairs": "The same seed, prompt or class on both sides, image by image. PSNR is that of the mean squared error "
+    "over all images. The distance of features is relative to that of two different originals.",
+    "noise predictions": "Both denoisers on the states of the original's own trajectories, so that earlier errors do "
+    "not add up; the ratio of the sums of squares, before guidance.",
+    "distributions": "Quality and diversity apart: precision is the share of images that could be real ones, recall "
+    "the share of real ones that could be generated.",
+    "cost": "Bytes of every tensor that the networks hold after drawing, and of the weight files; milliseconds an "
+    "image, batches in turn, medians.",
 }
 
 
@@ -150,8 +151,7 @@ class CompareReport(Report):
         return "\n".join([*lines, "conditions:", *(f"  {name} {value}" for name, value in short.items())])
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``report.md``, ``report.html``, which holds its pictures, ``report.json`` and the pictures; returns
-        the Markdown file.
+        """Write ``report.md``, ``report.json``, pictures and ``report.html``, which holds them; returns the Markdown.
 
         Raises:
             ImportError: matplotlib is missing.
@@ -202,7 +202,8 @@ class CompareReport(Report):
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
 body {{ font: 15px/1.5 sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em }}
-table {{ border-collapse: collapse }} td, th {{ border: 1px solid #ccc; padding: 2px 8px; text-align: left; overflow-wrap: anywhere }}
+table {{ border-collapse: collapse }}
+td, th {{ border: 1px solid #ccc; padding: 2px 8px; text-align: left; overflow-wrap: anywhere }}
 img {{ max-width: 100% }} figure {{ margin: 1em 0 }}
 </style></head><body>
 {body}

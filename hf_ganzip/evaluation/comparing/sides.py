@@ -102,7 +102,8 @@ def open_side(
         name += f" ({', '.join(sorted(methods))}, in memory)" if methods else " (in memory)"
     else:
         raise TypeError(
-            f"compare: {role} is a {type(what).__name__}; allowed are a network, a pipeline, a folder of one, a bundled name and a Hub id."
+            f"compare: {role} is a {type(what).__name__}; allowed are a network, a pipeline, a folder of one, a "
+            "bundled name and a Hub id."
         )
     whole = what.generator if isinstance(what, GANPipeline) else what
     side = Side(role, name, whole, folder, dtype)
@@ -133,8 +134,9 @@ def open_sides(
             second = replace(second, whole=whole)
     if problems := _differences(first, second):
         raise ValueError(
-            f"compare: {first.name} and {second.name} differ in more than their weights: {'; '.join(problems)}. Only what is drawn in the same "
-            "way can be compared image by image; gz.evaluate measures each against real images."
+            f"compare: {first.name} and {second.name} differ in more than their weights: {'; '.join(problems)}. Only "
+            "what is drawn in the same way can be compared image by image; gz.evaluate measures each against real "
+            "images."
         )
     return first, second
 

@@ -88,8 +88,7 @@ def default_extractor(images: Iterable[Tensor | ImageStream | None]) -> str:
 
 
 def load_logits(extractor: str | Callable[[Tensor], Tensor], device: str | torch.device = "cpu") -> InceptionExtractor:
-    """The extractor of the logits of the inception score, with the weights that "inception_v3:SOURCE" names, if that
-    is ``extractor``.
+    """The extractor of the inception score's logits, with the weights that an "inception_v3:SOURCE" names.
 
     Raises:
         ImportError: torch-fidelity is missing.
@@ -149,8 +148,8 @@ def extract_features(
                 rows = torch.empty(len(images), features.shape[1])
             if features.shape[1] != rows.shape[1]:
                 raise ValueError(
-                    f"extract_features: the extractor returned {features.shape[1]} features of images of size {tuple(batch.shape[2:])}, "
-                    f"and {rows.shape[1]} of others; set resolution."
+                    f"extract_features: the extractor returned {features.shape[1]} features of images of size "
+                    f"{tuple(batch.shape[2:])}, and {rows.shape[1]} of others; set resolution."
                 )
             rows[places] = features.detach().float().cpu()
             bar.update(len(batch))

@@ -37,7 +37,8 @@ def downloading(extractor: str, what: str = "FILE") -> Iterator[None]:
         yield
     except OSError as error:
         raise ConnectionError(
-            f"the weights of {extractor} cannot be downloaded ({error}); name a {what.lower()} of them: {extractor.partition(':')[0]}:{what}."
+            f"the weights of {extractor} cannot be downloaded ({error}); name a {what.lower()} of them: "
+            f"{extractor.partition(':')[0]}:{what}."
         ) from error
 
 

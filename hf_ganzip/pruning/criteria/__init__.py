@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Criteria: which channels matter. A criterion is called with (model, channel sets) and gives a score for every
-channel.
-"""
+"""Criteria: which channels matter. A criterion, given (model, channel sets), returns a score for every channel."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Diversity-aware pruning (DCP-GAN, Chung et al., CVPR 2024): how differently a channel answers to directions in style
-space.
-"""
+"""Diversity-aware pruning (DCP-GAN, Chung et al., CVPR 2024): how differently channels answer to style directions."""
 
 from __future__ import annotations
 
@@ -103,9 +101,7 @@ class DCP:
         return [(score - score.mean(dim=0)).square().mean(dim=0) for score in scores]
 
     def _noise(self, model: nn.Module, generator: torch.Generator) -> list[Tensor]:
-        """Noise (batch_size, 1, H, W) of every layer with noise, in the order in which one pass draws them; none but
-        if it is random.
-        """
+        """Noise (batch_size, 1, H, W) of every layer with noise, in the order of one pass; none unless it is random."""
         sizes = [layer.noise_const.shape[-2:] for layer in _noisy(model)] if self.noise_mode == "random" else []
         return [randn_tensor((self.batch_size, 1, *size), generator=generator, device=model.device) for size in sizes]
 

@@ -29,8 +29,7 @@ _TOLERANCE = 1e-3  # of [-1, 1]: resizing rounds
 
 @dataclass(frozen=True)
 class DiffPrune:
-    """First-order Taylor importance of the noise prediction's loss, summed over timesteps 0, 1, ... until the loss is
-    small.
+    """First-order Taylor importance of the noise prediction's loss, summed over timesteps until the loss is small.
 
     L_t = mean over images of the sum of (e - model(x_t, t))^2, with the same noise e at every t. The sum stops at the
     first t with L_t < threshold * (largest loss so far).
@@ -83,8 +82,8 @@ class DiffPrune:
             raise ValueError(f"importance is {self.importance!r}; allowed are {', '.join(IMPORTANCES)}.")
         if self.threshold < 0 or self.batch_size < 1 or self.timesteps < 1:
             raise ValueError(
-                f"threshold is {self.threshold}, batch_size {self.batch_size}, timesteps {self.timesteps}; allowed are a threshold "
-                "of at least 0, and 1 or more of the others."
+                f"threshold is {self.threshold}, batch_size {self.batch_size}, timesteps {self.timesteps}; allowed "
+                "are a threshold of at least 0, and 1 or more of the others."
             )
 
     def __call__(self, model: nn.Module, sets: Sequence[ChannelSet]) -> Scores:
@@ -116,8 +115,8 @@ class DiffPrune:
                 if bool((images.abs() <= limit).all()):
                     return images
         raise ValueError(
-            f"diff_prune: images are {given}; allowed are tensors (N, {channels}, {height}, {width}) of floats in [-1, 1]. "
-            "Convert them by hf_ganzip.images.to_model_range, and resize them to the network's sample_size."
+            f"diff_prune: images are {given}; allowed are tensors (N, {channels}, {height}, {width}) of floats in "
+            "[-1, 1]. Convert them by hf_ganzip.images.to_model_range, and resize them to the network's sample_size."
         )
 
     def _accumulate(self, model: nn.Module, weights: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ...core.modes import evaluating, only_gradients_of
-from ..calibration import CalibrationTask, channels_first
+from ...families.passes import Calibration
+from ..calibration import CalibrationTask, Rounder, channels_first
 from ..grid import QuantizedRows, nearest_codes
 from ..rotation import rotated_curvature
 from .base import base_method
@@ -23,8 +23,7 @@ from .base import base_method
 
 @dataclass(frozen=True)
 class GPTQ:
-    r"""Round one column of weights after the other; the error of each is compensated by the columns that are still to
-    come.
+    r"""Round one column of weights after the other; columns that are still to come compensate the error of each.
 
     The curvature of a layer is :math:`H = E[v v^T] + d\,\mathrm{mean}(\mathrm{diag}) I` over rows v of weight
     gradients of :math:`\langle r, f(x) \rangle` with random signs r: the Gauss-Newton matrix of the model's output,
@@ -53,7 +52,7 @@ class GPTQ:
     batch_size: int = 4
     damping: float = 0.03
     seed: int = 0
-    inputs: Callable[[nn.Module, int, int], Iterator[Callable[[nn.Module], Tensor]]] | None = None
+    inputs: Calibration | None = None
     progress: bool = field(default=True, metadata={"recorded": False})
 
     def __call__(self, rows: Tensor, bits: int, scale_dtype: torch.dtype = torch.float32) -> QuantizedRows:
@@ -66,7 +65,7 @@ class GPTQ:
         names = tqdm(task.own, desc="gptq: round", unit="layer", disable=not self.progress)
         return {name: rounded(name, task.start[name], task.settings[name].bits) for name in names}, {}
 
-    def rounder(self, task: CalibrationTask) -> Callable[[str, QuantizedRows, int], QuantizedRows]:
+    def rounder(self, task: CalibrationTask) -> Rounder:
         """Function (name, start, bits) -> codes of a layer of the task on the levels of ``start``."""
         model = task.working_model()
         curvatures = self._curvatures(task, model)
@@ -101,8 +100,8 @@ class GPTQ:
         trace = float(total.diagonal().sum()) if isinstance(total, Tensor) else 0.0
         if not math.isfinite(trace):
             raise ValueError(
-                f"gptq: the curvature of {name} is not finite: the model's output or its gradients are NaN or infinite; "
-                "nothing was changed. Look at the model's outputs, and at `inputs`."
+                f"gptq: the curvature of {name} is not finite: the model's output or its gradients are NaN or "
+                "infinite; nothing was changed. Look at the model's outputs, and at `inputs`."
             )
         if not trace > 0:
             return None  # the layer does not move the output

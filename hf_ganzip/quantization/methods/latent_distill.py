@@ -8,7 +8,7 @@ import functools
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from tqdm.auto import tqdm
 
 from ...core.modes import evaluating, only_gradients_of, watching
 from ...families import family_of
-from ..calibration import CalibrationTask, expanded, substituted
+from ...families.passes import Calibration, Pass
+from ..calibration import CalibrationTask, Rounder, expanded, substituted
 from ..grid import QuantizedRows
 from .base import base_method
 from .batch_moments import moment_error
@@ -44,8 +45,7 @@ _WARM_UP = 10  # steps: the first of Adam are as large as all others, however sm
 
 @dataclass(frozen=True)
 class LatentDistill:
-    r"""Train the rounding of all layers together against the full-precision model, on inputs that the model itself
-    provides.
+    r"""Train the rounding of all layers together against the full-precision model, on inputs that the model provides.
 
     A weight is :math:`w = s\,(c[\mathrm{nearest}(v)] + v - \mathrm{sg}(v))`: v, in units of the scale, chooses the
     level (gradients pass straight through), scales s and levels c are trained with it, and so are the parameters that
@@ -90,7 +90,7 @@ class LatentDistill:
     moment_weight: float | None = None
     tune: str = "all"
     seed: int = 0
-    inputs: Callable[[nn.Module, int, int], Iterator[Callable[[nn.Module], Tensor]]] | None = None
+    inputs: Calibration | None = None
     checkpoint_dir: str | None = field(default=None, metadata={"recorded": False})
     progress: bool = field(default=True, metadata={"recorded": False})
 
@@ -113,7 +113,7 @@ class LatentDistill:
             return GPTQ(seed=self.seed, inputs=self.inputs, progress=self.progress)
         return base_method(self.base, calibrated=True)
 
-    def rounder(self, task: CalibrationTask) -> Callable[[str, QuantizedRows, int], QuantizedRows] | None:
+    def rounder(self, task: CalibrationTask) -> Rounder | None:
         """That of the method which gives the start, if it has one."""
         found = getattr(self._base(), "rounder", None)
         return found and found(task)
@@ -137,9 +137,7 @@ class LatentDistill:
 
 
 class _Student:
-    """What is trained: one learned weight per layer and tuned parameters; and the weights that stay as they are
-    quantized.
-    """
+    """What is trained, a learned weight per layer and tuned parameters; and the weights that stay as quantized."""
 
     def __init__(self, task: CalibrationTask, model: nn.Module, tune: str):
         self.layers = {
@@ -231,20 +229,20 @@ class _Run:
                     bar.set_postfix(error=f"{error:.2e}", best=f"{self.best[0]:.2e}")
                     if error > _DIVERGED * max(self.first, _SMALL):
                         warnings.warn(
-                            f"latent_distill: diverged at step {step + 1} (error {error:.3g}, {self.first:.3g} before the first step); "
-                            "stopped, and the best state is kept. Lower learning_rate.",
+                            f"latent_distill: diverged at step {step + 1} (error {error:.3g}, {self.first:.3g} before "
+                            "the first step); stopped, and the best state is kept. Lower learning_rate.",
                             stacklevel=2,
                         )
                         break
                     self._save(step + 1)
         self.student.load(self.best[1])
 
-    def _pass(self, forward: Callable[[nn.Module], Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def _pass(self, forward: Pass) -> tuple[Tensor, list[Tensor]]:
         """Outputs of the model and of its layers."""
         self.outputs.clear()
         return forward(self.model), self.outputs.copy()
 
-    def step(self, forward: Callable[[nn.Module], Tensor]) -> float:
+    def step(self, forward: Pass) -> float:
         """One optimizer step; returns the loss."""
         with torch.no_grad():
             target, features = self._pass(forward)
@@ -266,7 +264,7 @@ class _Run:
         return float(loss.detach())
 
     @torch.no_grad()
-    def measure(self, batches: list[Callable[[nn.Module], Tensor]]) -> float:
+    def measure(self, batches: list[Pass]) -> float:
         """Relative squared error of the output on held-out inputs."""
         tensors = self.student.tensors()
         errors = []
@@ -339,9 +337,7 @@ class _Run:
 
 
 def _described(value: Any) -> str:
-    """An option or method by what it computes: dataclasses by their recorded fields, functions and other objects by
-    their names.
-    """
+    """An option or method by what it computes: dataclasses by recorded fields, other objects by their names."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [f.name for f in dataclasses.fields(value) if f.metadata.get("recorded", True)]
         return repr((type(value).__qualname__, [(name, _described(getattr(value, name))) for name in fields]))

@@ -14,8 +14,7 @@ from ..rotation import unrotated
 
 
 class LearnedWeight:
-    """Positions v (R, N) of the weights in units of their scale, log scales (R, 1) and levels, as leaves for an
-    optimizer.
+    """Positions v (R, N) of weights in units of their scale, log scales (R, 1) and levels, as leaves of an optimizer.
 
     Args:
         module: Layer with the full-precision weight.

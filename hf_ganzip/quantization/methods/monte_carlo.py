@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Monte Carlo quantization (P+Q): codes are how often equidistant samples of the weights' distribution hit each
-weight.
-"""
+"""Monte Carlo quantization (P+Q): codes are how often equidistant samples of their distribution hit each weight."""
 
 from __future__ import annotations
 
@@ -16,8 +14,7 @@ from ..grid import QuantizedRows, stored_scale
 
 @dataclass(frozen=True)
 class MonteCarlo:
-    r"""P+Q: with :math:`p_i = |w_i| / S`, N equidistant samples with one random shift; code = sign(w) * hits, scale =
-    S / N.
+    r"""P+Q: :math:`p_i = |w_i| / S`, N equidistant samples, randomly shifted; code = sign(w) * hits, scale = S / N.
 
     The hits are floor or ceil of :math:`N p_i` and sum to N, so that the L1 norm of a row stays; weights without a hit
     are pruned. N is the largest number for which no weight gets more than :math:`2^{b-1} - 1` hits. At 2 bits, this
@@ -28,11 +25,13 @@ class MonteCarlo:
         samples_per_weight: N / number of weights instead of the largest N; hits beyond the largest code are clipped.
 
     Example:
-        >>> MonteCarlo(samples_per_weight=1)(torch.tensor([[0.5, -0.25, 0.125, 0.125]]), bits=3).codes.abs().sum().item()
+        >>> rows = torch.tensor([[0.5, -0.25, 0.125, 0.125]])
+        >>> MonteCarlo(samples_per_weight=1)(rows, bits=3).codes.abs().sum().item()
         4
 
     Source:
-        Mordido et al., "Monte Carlo Gradient Quantization" and section 4.1 of the compression paper, as read in their text: no code was published.
+        Mordido et al., "Monte Carlo Gradient Quantization" and section 4.1 of the compression paper, as read in their
+        text: no code was published.
     """
 
     preset: ClassVar[str] = "paper"
@@ -69,9 +68,7 @@ def _hits(edges: Tensor, shift: Tensor, samples: Tensor) -> Tensor:
 
 
 def _most_samples(edges: Tensor, shift: Tensor, highest: int, ratio: Tensor) -> Tensor:
-    """The largest N of each row (R, 1) whose hits stay within ``highest``; ``ratio`` is the sum over the largest
-    weight.
-    """
+    """The largest N of each row (R, 1) whose hits stay within ``highest``; ``ratio``: the sum over the largest."""
     samples = torch.floor((highest + 0.5) * ratio).clamp_min(1)
     while True:
         above = _hits(edges, shift, samples).amax(dim=1, keepdim=True) > highest

@@ -41,7 +41,8 @@ class MSEClip:
             "integers": "auto" up to 7 bits, "midtread" at 8, where the odd integers of "midrise" are no int8.
 
     Example:
-        >>> sorted(MSEClip()(torch.randn(1, 1000, generator=torch.Generator().manual_seed(0)), bits=2).codes.unique().tolist())
+        >>> rows = torch.randn(1, 1000, generator=torch.Generator().manual_seed(0))
+        >>> sorted(MSEClip()(rows, bits=2).codes.unique().tolist())
         [-2, -1, 0, 1]
     """
 
@@ -65,7 +66,7 @@ class MSEClip:
     def _best(
         self, seen: _Whole | _Peaks, bits: int, scale_dtype: torch.dtype, whole: _Whole | None = None
     ) -> _Search | None:
-        """The search of all rows; None where the measured error of some of the ``whole`` is not near the expected one."""
+        """The search of all rows; None if the measured error of some of the ``whole`` is not near the expected one."""
         levels = "midtread" if self.levels == "integers" and bits == 8 else self.levels
         offsets = [_OFFSETS[levels]] if levels in _OFFSETS else list(_OFFSETS.values())
         largest, few = largest_of_rows(seen.values), _few(seen.values)
@@ -100,9 +101,7 @@ class _Whole:
 
     @staticmethod
     def errors(levels: Tensor, codes: Tensor, half: int, offset: float) -> Tensor:
-        """Squared errors (S, R, 1) of the weights divided by the step ``levels`` (S, R, N), which are overwritten as
-        ``codes`` are.
-        """
+        """Squared errors (S, R, 1) of weights divided by the step; overwrites ``levels`` (S, R, N) and ``codes``."""
         if offset:
             levels.sub_(offset)
         torch.round(levels, out=codes)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Outlier channel splitting (S+Q): input channels with the largest weights are halved and duplicated before rounding."""
+"""Outlier channel splitting (S+Q): input channels with the largest weights are halved and doubled before rounding."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from .linear import Linear
 
 @dataclass(frozen=True)
 class OutlierSplitting:
-    r"""S+Q: split the input channel with the largest :math:`|w|` in two halves, ceil(ratio * channels) times, then
-    quantize.
+    r"""S+Q: split the input channel with the largest :math:`|w|` in two halves, ceil(ratio * channels) times; quantize.
 
     The copies are stored as further input channels with the indices of their sources; dequantizing adds them back to
     the sources, so that the layer keeps its shape and its computation.
