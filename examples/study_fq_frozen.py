@@ -60,10 +60,9 @@ def parse_args(input_args=None) -> argparse.Namespace:
         required=True,
         help="folder or bundled name of a class-conditional one, such as fq/plain-9/generator",
     )
-    add("--grid", nargs="+", action="append", metavar="OPTION=A,B", help="as in study_fq.py")
+    add("--grid", nargs="+", action="append", metavar="OPTION=A,B", help="variants, as in study_fq.py")
     add("--shuffled", nargs="+", default=[], metavar="PLACES", help="blocks of the control, such as 0+1+2+3 and 3")
-    add("--grid_base", choices=[name for name in VARIANTS if VARIANTS[name]], default="FQ, quantized")
-    add("--places", nargs="+", type=int, default=[0, 1, 2, 3], help="as in study_fq.py")
+    add("--places", nargs="+", type=int, default=[0, 1, 2, 3], help="blocks whose outputs are quantized")
     add("--width", type=float, default=1.0, help="channels, relative to the bundled BigGAN's discriminator")
     add("--seeds", type=int, default=3, help="runs of each variant")
     add("--max_train_steps", type=int, default=300, help="of the discriminator")
@@ -73,7 +72,7 @@ def parse_args(input_args=None) -> argparse.Namespace:
     add("--mixed_precision", choices=["no", "bf16"], default="bf16", help="of networks")
     add("--smoke", action="store_true", help="tiny networks, 4 steps, 20 images, 1 seed")
     args = parser.parse_args(input_args)
-    args.architecture, args.variants = "biggan", list(VARIANTS)
+    args.architecture, args.variants, args.grid_base = "biggan", list(VARIANTS), "FQ, quantized"
     args.options = ["settle_steps=20", "warmup_steps=20", "anneal_steps=20"]
     if args.smoke:
         args.max_train_steps, args.validation_steps, args.num_samples, args.seeds = 4, 2, 20, 1

@@ -59,7 +59,11 @@ def gan_parser(description: str) -> argparse.ArgumentParser:
     add("--fq_preset", choices=sorted(PRESETS), default="paper", help="see FeatureQuantizer")
     add("--fq_weight", type=float, help="of its loss; default: the preset's")
     add("--fq_decay", type=float, help="of its averages; default: the preset's")
-    add("--fq_feed", choices=["quantized", "continuous"], help="what the next layer gets; default: the preset's")
+    add(
+        "--fq_feed",
+        choices=["quantized", "continuous"],
+        help="what the next layer gets; default: the preset's (paper: quantized, which made training worse here)",
+    )
     add("--fq_share", type=float, default=1.0, help="of the positions, drawn in every pass, that codebooks look at")
     parser.set_defaults(max_train_steps=22_000, class_group_size=8, r1_gamma=0.3)
     return parser

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calibration inputs of diffusion models."""
 
+import dataclasses
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -152,11 +154,17 @@ def test_sensitivity_takes_inputs_and_those_of_the_method():
 
     with pytest.raises(ValueError, match="Sequential has no calibration inputs; give the method `inputs`"):
         gz.sensitivity(build(), (2,), progress=False)
-    given = gz.sensitivity(build(), (2,), num_samples=6, inputs=inputs, progress=False)
-    method = gz.quantization.METHODS["gptq"](base="codebook", inputs=inputs)
-    config = gz.QuantizeConfig(method, granularity="channel")
-    own = gz.sensitivity(build(), (2,), config=config, num_samples=6, progress=False)
-    assert given.layers == own.layers and given.layers[0].errors[2] > 0
+    gptq = partial(gz.quantization.METHODS["gptq"], base="codebook", batches=4)
+    plain = gz.QuantizeConfig("codebook", granularity="channel")
+    found = {}
+    for name, config, given in (
+        ("plain", plain, inputs),
+        ("gptq", dataclasses.replace(plain, method=gptq()), inputs),
+        ("own", dataclasses.replace(plain, method=gptq(inputs=inputs)), None),
+    ):
+        report = gz.sensitivity(build(), (2,), config=config, num_samples=6, inputs=given, progress=False)
+        found[name] = report.layers
+    assert found["gptq"] == found["own"] != found["plain"] and found["plain"][0].errors[2] > 0
 
 
 @torch.no_grad()
