@@ -174,7 +174,7 @@ def step(arguments) -> list[dict]:
             "section": "step",
             "ratio of": f"{name} / without codebooks",
             **ratio(seconds[name], seconds["without"]),
-            "target": "<= 1.04",
+            "target": "<= 1.03",
         }
         for name in shares
     ]

@@ -1,23 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first hour of a newcomer who trains and fine-tunes, line by line. Every line here once failed."""
+"""The first hour of a newcomer who trains: what they type, line by line, and what they get. Every line once failed."""
 
-import argparse
-import runpy
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
-import accelerate.tracking
 import pytest
-from accelerate.state import AcceleratorState, GradientState, PartialState
-from safetensors.torch import load_file
 
-import hf_ganzip as gz
-from hf_ganzip.scripts import finetuning, shared
+
+# --- training and fine-tuning
 
 
 def run_example(name, *flags):
     """``python examples/NAME.py FLAGS`` in this process."""
+    import runpy
+
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
     try:
         script = runpy.run_path(str(Path(__file__).parents[1] / "examples" / f"{name}.py"))
         script["main"](script["parse_args"]([str(flag) for flag in flags]))
@@ -27,6 +24,10 @@ def run_example(name, *flags):
 
 
 def test_a_short_run_does_not_save_its_start(tmp_path, monkeypatch, caplog):
+    from safetensors.torch import load_file
+
+    import hf_ganzip as gz
+
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
 
     def moved(*flags):
@@ -49,6 +50,8 @@ def test_a_short_run_does_not_save_its_start(tmp_path, monkeypatch, caplog):
 
 @pytest.mark.parametrize("name", ["tensorboard", "trackio", "wandb", "all"])
 def test_a_tracker_that_is_not_installed_is_refused_at_the_start(monkeypatch, capsys, tmp_path, name):
+    import accelerate.tracking
+
     monkeypatch.setattr(accelerate.tracking, "_available_trackers", [])
     with pytest.raises(SystemExit):
         run_example("train_stylegan2", "--smoke", "--output_dir", tmp_path / "out", "--report_to", name)
@@ -62,6 +65,10 @@ EXAMPLES = sorted(path.stem for path in (Path(__file__).parents[1] / "examples")
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_help_explains_every_flag_and_shows_its_default(name, monkeypatch):
+    import argparse
+    import runpy
+    import sys
+
     found = []
 
     def parse_args(self, *_):
@@ -81,6 +88,11 @@ def test_help_explains_every_flag_and_shows_its_default(name, monkeypatch):
 
 
 def test_a_pruned_model_finds_its_teacher_in_its_record(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    import hf_ganzip as gz
+    from hf_ganzip.scripts import finetuning
+
     monkeypatch.setattr(finetuning, "make_accelerator", lambda *_, **__: SimpleNamespace())
 
     def teacher(name):
@@ -110,6 +122,12 @@ def test_a_pruned_model_finds_its_teacher_in_its_record(tmp_path, monkeypatch):
 
 
 def test_a_missing_lpips_falls_back_with_a_message(monkeypatch, capsys):
+    import runpy
+    import sys
+    from types import SimpleNamespace
+
+    import hf_ganzip as gz
+
     monkeypatch.setitem(sys.modules, "lpips", None)
     script = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "finetune_stylegan2.py"))
     run = SimpleNamespace(accelerator=SimpleNamespace(print=print, device="cpu"))
@@ -124,6 +142,10 @@ def test_a_missing_lpips_falls_back_with_a_message(monkeypatch, capsys):
 
 
 def test_a_token_for_the_hub_is_used_and_told_to_no_tracker(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from hf_ganzip.scripts import finetuning, shared
+
     told, pushed = [], []
     accelerator = SimpleNamespace(init_trackers=lambda name, options: told.append(options))
     monkeypatch.setattr(shared, "Accelerator", lambda **_: accelerator)

@@ -20,8 +20,8 @@ from ..metrics import METRICS, OF_LOGITS, find_metrics
 from .extractors import check_extractor, default_extractor, extract_features, load_extractor, load_logits
 from .presets import features_by, find_measured
 from .sampling import sample_images, sampling_conditions
-from .sources import Source, open_source
-from .streams import ImageStream, conditions_of_images, squares
+from .sources import Source, common_digest, images_of, open_source
+from .streams import conditions_of_images, squares
 
 
 DEFAULT_METRICS = ("lsh_precision_recall", "knn_precision_recall", "frechet_distance")
@@ -322,32 +322,5 @@ def _open_sides(generated: Any, reference: Any, run: dict[str, Any], sampling: M
     return sides
 
 
-def images_of(side: Source, resolution: int | None = None) -> Tensor | ImageStream | None:
-    """The images of a side, or where they are, cut and resized to squares of ``resolution`` if that is given; None for
-    features and models.
-    """
-    if side.stream is not None:
-        return side.stream.at(resolution)
-    return None if side.images is None else squares(side.images, resolution)
-
-
 def _no_extractor(features: Mapping[str, Tensor | None]) -> str | None:
     return None if any(each is None for each in features.values()) else "features as given"
-
-
-def common_digest(sides: Mapping[str, Source], digest: str | None) -> str | None:
-    """Digest of the extractor of both sides, as far as it is known; ``digest`` is that of the one that is used here.
-
-    Raises:
-        ValueError: There are two.
-    """
-    for side in sides.values():
-        if digest and side.extractor_digest not in (None, digest):
-            raise ValueError(
-                f"{side.name} holds features of another extractor (digest {side.extractor_digest[:12]}, here "
-                f"{digest[:12]}); extract both sides with one."
-            )
-    digests = sorted({side.extractor_digest for side in sides.values() if side.extractor_digest is not None})
-    if len(digests) > 1:
-        raise ValueError(f"the feature files come from different extractors: {', '.join(d[:12] for d in digests)}.")
-    return digest or next(iter(digests), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import tokenize
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ..assets import resolve
 from ..core.extras import needed_by
 from ..integration.opening import load_model
 from .reference import find_reference, load_reference, resize
-from .streams import ImageStream, open_stream
+from .streams import ImageStream, open_stream, squares
 
 
 @dataclass(frozen=True)
@@ -146,3 +147,30 @@ def _read_feature_column(path: Path) -> Tensor | None:
     if len(column) == 0 or len(values) % len(column) or column.null_count:
         raise ValueError(f"{path}: the column 'features' does not hold vectors of one length.")
     return torch.from_numpy(values.reshape(len(column), -1).copy())
+
+
+def images_of(side: Source, resolution: int | None = None) -> Tensor | ImageStream | None:
+    """The images of a side, or where they are, cut and resized to squares of ``resolution`` if that is given; None for
+    features and models.
+    """
+    if side.stream is not None:
+        return side.stream.at(resolution)
+    return None if side.images is None else squares(side.images, resolution)
+
+
+def common_digest(sides: Mapping[str, Source], digest: str | None) -> str | None:
+    """Digest of the extractor of both sides, as far as it is known; ``digest`` is that of the one that is used here.
+
+    Raises:
+        ValueError: There are two.
+    """
+    for side in sides.values():
+        if digest and side.extractor_digest not in (None, digest):
+            raise ValueError(
+                f"{side.name} holds features of another extractor (digest {side.extractor_digest[:12]}, here "
+                f"{digest[:12]}); extract both sides with one."
+            )
+    digests = sorted({side.extractor_digest for side in sides.values() if side.extractor_digest is not None})
+    if len(digests) > 1:
+        raise ValueError(f"the feature files come from different extractors: {', '.join(d[:12] for d in digests)}.")
+    return digest or next(iter(digests), None)

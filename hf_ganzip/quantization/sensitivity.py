@@ -216,7 +216,7 @@ def sensitivity(
     working = task.working_model()
     family = family_of(model)
     batch = min(num_samples, family.samples_together if family else 16)
-    rounders = _rounders(model, plan.settings, inputs)
+    rounders = _rounders(model, plan.settings, inputs, progress)
     settings = {name: dataclasses.replace(s, method=row_method(s.method)) for name, s in plan.settings.items()}
     found = []
     with torch.no_grad(), evaluating(working):
@@ -240,16 +240,18 @@ def sensitivity(
     return SensitivityReport(tuple(found), conditions)
 
 
-def _rounders(model: nn.Module, settings: Mapping[str, Any], inputs: Calibration | None) -> dict[str, Rounder]:
+def _rounders(
+    model: nn.Module, settings: Mapping[str, Any], inputs: Calibration | None, progress: bool
+) -> dict[str, Rounder]:
     """By layer name, of layers whose method compensates errors."""
     found: dict[str, Rounder] = {}
     for method in {id(s.method): s.method for s in settings.values()}.values():
         own = [name for name, s in settings.items() if s.method is method]
-        if inputs is not None and hasattr(method, "inputs"):
-            method = dataclasses.replace(method, inputs=inputs)
-        rounder = getattr(method, "rounder", None)
-        rounded = rounder and rounder(CalibrationTask(model, settings, {}, own))
-        found |= dict.fromkeys(own, rounded) if rounded else {}
+        if hasattr(method, "rounder"):
+            shown = progress and method.progress
+            method = dataclasses.replace(method, inputs=inputs or method.inputs, progress=shown)
+            rounder = method.rounder(CalibrationTask(model, settings, {}, own))
+            found |= dict.fromkeys(own, rounder) if rounder else {}
     return found
 
 

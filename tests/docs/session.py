@@ -70,6 +70,7 @@ def run(command: str) -> str:
     """Standard output of a command; our own run in this process, which saves their imports."""
     command_alone = _DOOR.sub(r"python examples/\1_\2.py \3", command.partition("  #")[0].strip())
     if script := _SCRIPT.fullmatch(command_alone):
+        sys.path.insert(0, "examples")  # as `python examples/...` has it
         runpy.run_path(script[1])["parse_args"](shlex.split(script[2]))
         return ""
     program, *arguments = shlex.split(command, comments=True)

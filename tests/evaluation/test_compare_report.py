@@ -10,6 +10,7 @@ import torch
 
 import hf_ganzip as gz
 from hf_ganzip.evaluation.comparing import compare as module
+from hf_ganzip.evaluation.comparing import peak_memory
 from hf_ganzip.evaluation.comparing.sides import open_side, weights_of
 
 from ..conftest import tiny_generator
@@ -102,7 +103,7 @@ def test_peak_memory_of_folders(tmp_path):
 def test_memory_is_measured_in_the_dtype_of_the_comparison(tmp_path, monkeypatch):
     grey_generator().save_pretrained(tmp_path)
     asked = []
-    monkeypatch.setattr(module, "printed_by", lambda *arguments: asked.append(arguments[4]) or 1)
+    monkeypatch.setattr(peak_memory, "printed_by", lambda *arguments: asked.append(arguments[4]) or 1)
     for dtype in (None, torch.bfloat16):
         gz.compare(tmp_path, tmp_path, dtype=dtype, **QUICK)
     assert asked == ["None", "None", "bfloat16", "bfloat16"]

@@ -65,7 +65,7 @@ def test_the_error_is_what_quantizing_only_this_layer_gives(model, method):
     assert found[name] == pytest.approx(expected, rel=1e-4)
 
 
-def test_what_starts_from_a_method_that_compensates_errors_is_measured_by_it(model):
+def test_what_starts_from_a_method_that_compensates_errors_is_measured_by_it(model, capsys):
     def errors(method):
         report = gz.sensitivity(model, (3,), config=gz.QuantizeConfig(method), num_samples=4, progress=False)
         return [layer.errors for layer in report.layers]
@@ -73,6 +73,9 @@ def test_what_starts_from_a_method_that_compensates_errors_is_measured_by_it(mod
     compensated = GPTQ(batches=3, progress=False)
     assert errors(LatentDistill(base=compensated)) == errors(compensated) != errors("mse_clip")
     assert errors(LatentDistill(base="mse_clip")) == errors("mse_clip")
+    capsys.readouterr()
+    errors(GPTQ(batches=3))  # progress=False of sensitivity goes for the method, too
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("mean_bits", [2.9, 4.0, 6.5])

@@ -6,16 +6,13 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import importlib.util
-import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -24,17 +21,18 @@ from ...core.record import machine, versions
 from ...metrics import METRICS
 from ...metrics.inputs import check_integer
 from ...metrics.resampling import Interval, halves, interval_of_mean, resamples
-from ..cost import peak_so_far, printed_by, wait_for
-from ..evaluate import DEFAULT_METRICS, FAULTS, common_digest, images_of, metrics_of_features
+from ..cost import wait_for
+from ..evaluate import DEFAULT_METRICS, FAULTS, metrics_of_features
 from ..extractors import check_extractor, default_extractor, extract_features, load_extractor
 from ..held_bytes import held_bytes
 from ..perceptual import perceptual_distances, structural_similarities
-from ..sources import Source, open_source
+from ..sources import Source, common_digest, images_of, open_source
 from .drawing import Plan, check_plan, conditions_of, draw
 from .measured_pairs import distribution, feature_distance, psnr, sqnr, squared_errors
 from .noise_prediction import Replay, refusing_nonfinite
+from .peak_memory import peak_of
 from .report import CompareReport, Figure
-from .sides import Side, compression_said, open_side, open_sides, weights_of
+from .sides import Side, compression_said, open_sides, weights_of
 
 
 _IMAGES = 256
@@ -298,7 +296,7 @@ def _costs(
         measured["bytes_held_by_denoiser"] = [held_bytes(*side.networks.values()) for side in sides]
     if memory:
         with _telling("peak_bytes", failures):
-            measured["peak_bytes"] = [None if side.folder is None else _peak(side, plan) for side in sides]
+            measured["peak_bytes"] = [None if side.folder is None else peak_of(side, plan) for side in sides]
     figures = []
     for name, values in measured.items():
         before, after = (None if value is None else Interval(value) for value in values)
@@ -312,39 +310,6 @@ def _costs(
         why = "they are objects in memory; give folders" if memory else "memory is off"
         said = f"not measured of {' and '.join(objects)}: " + failures.get("peak_bytes", why)
     return figures, {"timed_batches": len(warm["original"]), "peak_memory": said}
-
-
-def _peak(side: Side, plan: Plan) -> int:
-    steps = None if plan.steps is None and not side.denoises else 2  # the memory is that of one step
-    given = replace(plan, prompts=plan.prompts and plan.prompts[:1], steps=steps)
-    try:
-        text = json.dumps(asdict(given))
-    except TypeError as error:
-        raise ValueError(f"an option cannot be handed to another process: {error}.") from error
-    opened = (str(side.folder), str(side.device), str(side.dtype).removeprefix("torch."))
-    return printed_by("comparing.compare", "peak_of_drawing", *opened, text)
-
-
-def peak_of_drawing(folder: str, device: str, dtype: str, plan: str) -> None:
-    """Print the bytes by which opening a side and drawing an image raise the memory of the process or accelerator."""
-    given = json.loads(plan)
-    _import_quantizers(Path(folder))
-    torch.zeros(1) @ torch.zeros(1)
-    before = peak_so_far(reset=True)
-    side = open_side("side", folder, device, None if dtype == "None" else getattr(torch, dtype))
-    with torch.no_grad():
-        draw(side, 0, 1, Plan(**given | {"prompts": given["prompts"] and tuple(given["prompts"])}))
-    on_accelerator = side.device.type == "cuda"
-    print(torch.cuda.max_memory_allocated(side.device) if on_accelerator else peak_so_far() - before)
-
-
-def _import_quantizers(folder: Path) -> None:
-    """The libraries that opening the folder will need, so that their own memory is not counted."""
-    for file in folder.rglob("config.json"):
-        config = json.loads(file.read_text(encoding="utf-8")).get("quantization_config") or {}
-        method: Any = config.get("quant_method")
-        if method in AUTO_QUANTIZER_MAPPING and importlib.util.find_spec(method):
-            importlib.import_module(method)
 
 
 def _versions_of(sides: Sequence[Side]) -> dict[str, str]:

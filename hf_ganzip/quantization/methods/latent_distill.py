@@ -115,8 +115,7 @@ class LatentDistill:
 
     def rounder(self, task: CalibrationTask) -> Rounder | None:
         """That of the method which gives the start, if it has one."""
-        found = getattr(self._base(), "rounder", None)
-        return found and found(task)
+        return getattr(self._base(), "rounder", lambda _: None)(task)
 
     def calibrate(self, task: CalibrationTask) -> tuple[dict[str, QuantizedRows], dict[str, Tensor]]:
         """Trained codes and scales of every layer of the task, and the tuned parameters, both by name."""
