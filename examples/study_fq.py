@@ -38,7 +38,7 @@ from hf_ganzip.metrics import inception_score
 from hf_ganzip.models.feature_network import FeatureNetwork
 from hf_ganzip.scripts.flags import make_parser
 from hf_ganzip.scripts.fq_report import write_report
-from hf_ganzip.scripts.studies import check_conditions
+from hf_ganzip.scripts.studies import check_conditions, finished_runs
 from hf_ganzip.studies.codebooks import code_usage, distances_per_class, save_code_maps
 from hf_ganzip.training.gan_loop import GANTrainingConfig, train_gan
 from hf_ganzip.training.logs import figures_of, read_log
@@ -298,19 +298,15 @@ def unfinished(done: Path, steps: int) -> bool:
     return made < steps
 
 
-def finished(path: Path, conditions: dict[str, Any]) -> dict[tuple[str, int], dict]:
-    """Runs of a report under the same conditions, whose folders may be gone: (variant, seed) -> run."""
-    if not path.is_file():
-        return {}
-    report = json.loads(path.read_text())
-    before, now = report["conditions"], json.loads(json.dumps(conditions))
-    if any(before.get(key) != now[key] for key in (*CONDITIONS, "places")):
-        return {}
-    same = {name for name, options in now["options"].items() if before["options"].get(name, ()) == options}
+def finished(report: Path, conditions: dict[str, Any]) -> dict[tuple[str, int], dict]:
+    """Runs of a report with the same options, whose folders may be gone: (variant, seed) -> run."""
+    runs = finished_runs(report, conditions, (*CONDITIONS, "places"))
+    before = json.loads(report.read_text())["conditions"]["options"] if runs else {}
+    now = json.loads(json.dumps(conditions["options"]))
     return {
         (run["variant"], run["seed"]): run
-        for run in report["runs"]
-        if run["variant"] in same and run["steps"] == conditions["max_train_steps"]
+        for run in runs
+        if run["steps"] == conditions["max_train_steps"] and before.get(run["variant"], ()) == now.get(run["variant"])
     }
 
 
@@ -325,21 +321,20 @@ def main(args: argparse.Namespace) -> None:
     kept |= {"threads": torch.get_num_threads(), "versions": versions(), "training_images": len(dataset)}
     kept["options"] = {name: options for name, (_, options) in chosen.items()}
     report = {"conditions": kept, "runs": []}
-    known = finished(output / "report.json", kept)
-    for seed in range(args.first_seed, args.first_seed + args.seeds):
-        for name, (places, options) in chosen.items():
-            folder = output / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
-            done = folder / "run.json"
-            own = {key: kept[key] for key in CONDITIONS} | {"places": places, "options": options}
-            found = known.get((name, seed)) if not folder.is_dir() else None
-            if found is None:
-                check_conditions(folder, own)
-                if unfinished(done, args.max_train_steps):
-                    done.write_text(json.dumps(train(args, places, options, seed, dataset, figures, folder)))
-                found = {"variant": name, "seed": seed, **json.loads(done.read_text()), "folder": folder.name}
-            report["runs"].append(found)
-            (output / "report.json").write_text(json.dumps(report, indent=1))
-            write_report(report, output)
+    runs = finished(output / "report.json", kept)
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    wanted = [(name, seed) for seed in seeds for name in chosen]
+    for name, seed in wanted:
+        folder = output / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
+        if folder.is_dir() or (name, seed) not in runs:
+            (places, options), done = chosen[name], folder / "run.json"
+            check_conditions(folder, {key: kept[key] for key in CONDITIONS} | {"places": places, "options": options})
+            if unfinished(done, args.max_train_steps):
+                done.write_text(json.dumps(train(args, places, options, seed, dataset, figures, folder)))
+            runs[name, seed] = {"variant": name, "seed": seed, **json.loads(done.read_text()), "folder": folder.name}
+        report["runs"] = [runs[each] for each in wanted if each in runs]
+        (output / "report.json").write_text(json.dumps(report, indent=1))
+        write_report(report, output)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ compare the curves.
     fashion-mnist-folder --distillation_weight 1
 
 A StyleGAN2 is fine-tuned by distillation against its unpruned self, a diffusion UNet by predicting noise, what its
-unpruned self predicts, or a mixture of both. Runs go seed by seed; an interrupted study goes on where it stopped.
-Writes report.json (every figure of every run), report.md with differences to the first variant, curves.png,
-differences.png and spectra.png.
+unpruned self predicts, or a mixture of both. Runs go seed by seed; an interrupted study goes on where it stopped,
+and of finished runs the report.json alone is enough for more --seeds and --variants. Writes report.json (every figure
+of every run), report.md with differences to the first variant, curves.png, differences.png and spectra.png.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from hf_ganzip.refine.refine import selection
 from hf_ganzip.refine.scalings import SCALINGS, Scaling
 from hf_ganzip.refine.singular_values import condition_number
 from hf_ganzip.scripts.flags import make_parser
-from hf_ganzip.scripts.studies import check_conditions
+from hf_ganzip.scripts.studies import check_conditions, finished_runs
 from hf_ganzip.scripts.svs_report import SPECTRUM, write_report
 from hf_ganzip.training import logs
 from hf_ganzip.training.diffusion_loop import DiffusionTrainingConfig, antithetic_timesteps, train_diffusion
@@ -302,16 +302,21 @@ def main(args: argparse.Namespace) -> None:
     }
     conditions |= {"threads": torch.get_num_threads(), "versions": versions(), "training_images": len(dataset)}
     report = {"conditions": conditions, "dense": figures_of(model, validator, held_out), "runs": []}
-    for seed in range(args.first_seed, args.first_seed + args.seeds):
-        for variant in args.variants:
-            folder = output / f"{variant.replace(' ', '-')}-{seed}"
+    found = finished_runs(output / "report.json", conditions, CONDITIONS)
+    runs = {(run["variant"], run["seed"]): run for run in found}
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    wanted = [(variant, seed) for seed in seeds for variant in args.variants]
+    for variant, seed in wanted:
+        folder = output / f"{variant.replace(' ', '-')}-{seed}"
+        if folder.is_dir() or (variant, seed) not in runs:
             done = folder / "curve.json"
             check_conditions(folder, {key: conditions[key] for key in CONDITIONS})
             if not done.is_file():
                 done.write_text(json.dumps(train(args, variant, seed, dataset, held_out, validator, folder)))
-            report["runs"].append({"variant": variant, "seed": seed, "curve": json.loads(done.read_text())})
-            (output / "report.json").write_text(json.dumps(report, indent=1))
-            write_report(report, output)
+            runs[variant, seed] = {"variant": variant, "seed": seed, "curve": json.loads(done.read_text())}
+        report["runs"] = [runs[each] for each in wanted if each in runs]
+        (output / "report.json").write_text(json.dumps(report, indent=1))
+        write_report(report, output)
 
 
 if __name__ == "__main__":

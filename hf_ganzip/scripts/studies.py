@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,14 @@ def publish_section(text: str, page: Path | None) -> None:
     if not count:
         raise ValueError(f"{page} has no place for the section; write the lines {_BEGIN} and {_END} where it belongs.")
     page.write_text(after, encoding="utf-8")
+
+
+def finished_runs(report: Path, conditions: dict[str, Any], names: Iterable[str]) -> list[dict[str, Any]]:
+    """Runs of a report.json under the same conditions of these names; their folders may be gone."""
+    if not report.is_file():
+        return []
+    found, wanted = json.loads(report.read_text()), json.loads(json.dumps(conditions))
+    return found["runs"] if all(found["conditions"].get(name) == wanted[name] for name in names) else []
 
 
 def check_conditions(folder: Path, conditions: dict[str, Any]) -> None:

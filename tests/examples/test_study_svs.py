@@ -3,6 +3,7 @@
 
 import json
 import runpy
+import shutil
 
 import pytest
 import torch
@@ -18,16 +19,19 @@ from .conftest import ROOT, launch
 pytestmark = pytest.mark.process
 
 
-def test_smoke_run_and_a_second_that_finds_everything_done(tmp_path, folder):
+def test_smoke_run_and_a_second_that_finds_everything_in_the_report(tmp_path, folder):
     flags = ("--smoke", "--output_dir", tmp_path / "out", "--images", folder)
     flags += ("--variants", "pruned weights", "SVS sqrt")
-    for _ in range(2):
-        launch(ROOT / "examples" / "study_svs.py", *flags)
+    for again in (False, True):
+        result = launch(ROOT / "examples" / "study_svs.py", *flags)
+        assert ("train:" in result.stderr) != again
         report = json.loads((tmp_path / "out" / "report.json").read_text())
         assert [(run["variant"], run["seed"]) for run in report["runs"]] == [("pruned weights", 0), ("SVS sqrt", 0)]
         for run in report["runs"]:
             assert [point["step"] for point in run["curve"]] == [0, 2, 4]
             assert all(point["frechet_distance"] > 0 and point["condition"] >= 1 for point in run["curve"])
+        for run in (tmp_path / "out").glob("*-0"):
+            shutil.rmtree(run)  # the report is enough
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| SVS sqrt | 1 |" in text and (tmp_path / "out" / "curves.png").is_file()
     assert (tmp_path / "out" / "spectra.png").is_file() and report["dense"]["sigma_0.000"] == 1
