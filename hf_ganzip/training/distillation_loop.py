@@ -24,7 +24,7 @@ from ..quantization.folding import remove_parametrization_
 from ..refine.refine import RefineConfig, scale_weights_
 from .augment import AdaptiveAugment, twice_differentiable
 from .average import WeightAverage
-from .distillation import latent_directions, relation_loss, rgb_distance, sanitize_gradients_
+from .distillation import StepDraws, latent_directions, relation_loss, rgb_distance, sanitize_gradients_
 from .distillation_config import DistillationConfig
 from .distilled_networks import Tapped, add_spectral_norms_, published_layers, student_layers, without_spectral_norms
 from .feature_quantizer import FeatureQuantizer
@@ -32,7 +32,6 @@ from .gan_loop import lazy_adam
 from .losses import LOSSES, r1_penalty
 from .run import TrainingRun
 from .run_config import enable_gradient_checkpointing_
-from .step_draws import StepDraws
 
 
 def train_distilled(
