@@ -15,11 +15,7 @@ from torch import Tensor, nn
 
 from ..core.registry import of_class
 from . import autoencoder, diffusion, gan, sensitive, trajectories
-from .passes import (
-    Calibration,
-    Pass,
-    recorded_inputs,  # noqa: F401
-)
+from .passes import Calibration, Pass, recorded_inputs  # noqa: F401
 
 
 @dataclass(frozen=True)

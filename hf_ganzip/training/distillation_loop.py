@@ -82,10 +82,9 @@ def _check(student, teacher, discriminator, dataset, config: DistillationConfig,
                 "teacher."
             )
     wanted = (student.config.image_channels, student.config.resolution, student.config.resolution)
-    if tuple(dataset.tensors[0].shape[1:]) != wanted:
-        raise ValueError(
-            f"train_distilled: images are {tuple(dataset.tensors[0].shape[1:])}; the networks make {wanted}."
-        )
+    given = tuple(dataset.tensors[0].shape[1:])
+    if given != wanted:
+        raise ValueError(f"train_distilled: images are {given}; the networks make {wanted}.")
     if config.perceptual_weight and perceptual is None:
         raise ValueError("train_distilled: perceptual_weight needs a perceptual distance, or 0.")
     if any(isinstance(module, FeatureQuantizer) for module in discriminator.modules()):
