@@ -17,10 +17,10 @@ from benchmarks._curves import gains, save_plot
 from benchmarks._peers import whole_models
 from hf_ganzip.assets import asset_path
 from hf_ganzip.evaluation.comparing.measured_pairs import squared_errors
+from hf_ganzip.evaluation.cost import held_bytes
 from hf_ganzip.evaluation.diffusion_sampling import sample_diffusion
 from hf_ganzip.evaluation.extractors import EXTRACTORS, extract_features
-from hf_ganzip.evaluation.held_bytes import held_bytes
-from hf_ganzip.evaluation.reference import load_reference
+from hf_ganzip.evaluation.sources import load_reference
 from hf_ganzip.metrics import frechet_distance, knn_precision_recall
 from hf_ganzip.quantization.packed import computing
 

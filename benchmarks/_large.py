@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import hf_ganzip as gz
 from benchmarks._memory import peak_above
 from benchmarks._timing import ratio
-from hf_ganzip.evaluation.held_bytes import held_bytes
+from hf_ganzip.evaluation.cost import held_bytes
 
 
 _OURS = ("auto", "mse_clip", "codebook", "aciq")  # the first is the default, the last as in the paper

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from hf_ganzip.evaluation.held_bytes import held_bytes
+from hf_ganzip.evaluation.cost import held_bytes
 from hf_ganzip.quantization.plan import QUANTIZABLE
 
 

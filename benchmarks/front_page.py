@@ -31,8 +31,8 @@ import hf_ganzip as gz
 from benchmarks._timing import conditions, interleaved, parser, report
 from hf_ganzip.evaluation.evaluate import measure
 from hf_ganzip.evaluation.extractors import extract_features, load_extractor
-from hf_ganzip.evaluation.reference import load_reference
 from hf_ganzip.evaluation.sampling import sample_images
+from hf_ganzip.evaluation.sources import load_reference
 
 
 _BATCH = 16

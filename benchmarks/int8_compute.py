@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import hf_ganzip as gz
 from benchmarks._timing import conditions, interleaved, parser, ratio, report
-from hf_ganzip.evaluation.held_bytes import held_bytes
+from hf_ganzip.evaluation.cost import held_bytes
 from hf_ganzip.quantization.int8 import kernels
 
 

@@ -27,8 +27,8 @@ from hf_ganzip.assets import asset_path
 from hf_ganzip.evaluation.comparing.measured_pairs import squared_errors
 from hf_ganzip.evaluation.diffusion_sampling import sample_diffusion
 from hf_ganzip.evaluation.extractors import EXTRACTORS, extract_features
-from hf_ganzip.evaluation.reference import load_reference
 from hf_ganzip.evaluation.sampling import sample_images
+from hf_ganzip.evaluation.sources import load_reference
 from hf_ganzip.metrics import frechet_distance, knn_precision_recall
 
 

@@ -31,8 +31,8 @@ from benchmarks._peers import MATRICES, by_peer
 from benchmarks._timing import conditions, interleaved, parser, ratio, report
 from hf_ganzip.assets import asset_path
 from hf_ganzip.evaluation.extractors import EXTRACTORS, extract_features
-from hf_ganzip.evaluation.reference import load_reference
 from hf_ganzip.evaluation.sampling import sample_images
+from hf_ganzip.evaluation.sources import load_reference
 from hf_ganzip.metrics import frechet_distance
 from hf_ganzip.studies.compression import Compressor
 from hf_ganzip.studies.compression_config import VARIANTS, StudyConfig

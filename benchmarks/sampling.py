@@ -21,7 +21,7 @@ from benchmarks._reference_stylegan2 import synthesize
 from benchmarks._timing import conditions, interleaved, parser, ratio, report
 from hf_ganzip.assets import asset_path
 from hf_ganzip.models import StyleGAN2Generator, StyleGAN3Generator
-from hf_ganzip.models.stylegan3_activation import FilteredActivation
+from hf_ganzip.models.stylegan3_layers import FilteredActivation
 
 
 SECTIONS = ("stylegan2", "activation")

@@ -15,7 +15,7 @@ import argparse
 
 import hf_ganzip as gz
 from hf_ganzip.models.feature_network import FeatureNetwork
-from hf_ganzip.pruning.criteria.face_parser import FaceParser
+from hf_ganzip.pruning.criteria.content_aware import FaceParser
 from hf_ganzip.scripts.finetuning import Finetuning, finetune_parser, parse_finetune_args
 from hf_ganzip.scripts.flags import config_flags
 from hf_ganzip.training.distillation_config import DISTILLATION_PRESETS, DistillationConfig

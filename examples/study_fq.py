@@ -31,8 +31,8 @@ from hf_ganzip.assets import asset_path
 from hf_ganzip.core.record import versions
 from hf_ganzip.evaluation.evaluate import measure
 from hf_ganzip.evaluation.extractors import extract_features, load_extractor
-from hf_ganzip.evaluation.reference import load_reference
 from hf_ganzip.evaluation.sampling import sample_images
+from hf_ganzip.evaluation.sources import load_reference
 from hf_ganzip.images import load_images
 from hf_ganzip.metrics import inception_score
 from hf_ganzip.models.feature_network import FeatureNetwork

@@ -28,8 +28,8 @@ from hf_ganzip.core.modes import evaluating
 from hf_ganzip.core.record import versions
 from hf_ganzip.core.reports import markdown_table
 from hf_ganzip.evaluation.plotting import new_figure
-from hf_ganzip.evaluation.reference import load_reference
 from hf_ganzip.evaluation.sampling import sample_images
+from hf_ganzip.evaluation.sources import load_reference
 from hf_ganzip.images import load_images, to_model_range
 from hf_ganzip.scripts.flags import make_parser
 from hf_ganzip.studies.runs import spread, variants_of

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hf_ganzip.evaluation import extract_features, load_reference
-from hf_ganzip.evaluation.figures import QUALITY
+from hf_ganzip.evaluation.eval_results import QUALITY
 from hf_ganzip.evaluation.plotting import new_figure
 from hf_ganzip.evaluation.sampling import sample_images
 from hf_ganzip.integration.opening import load_model

@@ -26,7 +26,7 @@ from torch.utils.data import TensorDataset
 import hf_ganzip as gz
 from hf_ganzip.assets import ASSETS, asset_path
 from hf_ganzip.core.record import versions
-from hf_ganzip.evaluation.reference import load_reference
+from hf_ganzip.evaluation.sources import load_reference
 from hf_ganzip.evaluation.validation import Validator
 from hf_ganzip.images import load_images, to_model_range
 from hf_ganzip.models.feature_network import FeatureNetwork

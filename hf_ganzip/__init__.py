@@ -7,7 +7,6 @@ transformers is imported, and the names of our metrics when `evaluate` is.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import sys
 from typing import TYPE_CHECKING, Any
@@ -71,51 +70,32 @@ if TYPE_CHECKING:  # `as`: type checkers do not see through `__all__` below
     from .publishing import save_for_hub as save_for_hub
     # isort: on
 
-_NAMES = {  # in the order of the work
+_OF_ROOMS = {  # in the order of the work
     # load
-    "StyleGAN2Generator": "models",
-    "StyleGAN2Discriminator": "models",
-    "StyleGANGenerator": "models",
-    "StyleGAN3Generator": "models",
-    "BigGANGenerator": "models",
-    "BigGANDiscriminator": "models",
-    "BigGANDeepGenerator": "models",
-    "UGATITGenerator": "models",
-    "UGATITDiscriminator": "models",
-    "GANPipeline": "pipelines",
-    "ImageTranslationPipeline": "pipelines",
-    "convert": "checkpoints",
-    "load_model": "integration.opening",
-    "from_config": "integration.opening",
-    "GanzipConfig": "integration",
+    "models": "StyleGAN2Generator StyleGAN2Discriminator StyleGANGenerator StyleGAN3Generator BigGANGenerator "
+    "BigGANDiscriminator BigGANDeepGenerator UGATITGenerator UGATITDiscriminator",
+    "pipelines": "GANPipeline ImageTranslationPipeline",
+    "checkpoints": "convert",
+    "integration.opening": "load_model from_config",
+    "integration": "GanzipConfig",
     # compress
-    "compress": "recipes",
-    "PruneConfig": "pruning",
-    "prune_": "pruning",
-    "QuantizeConfig": "quantization",
-    "quantize_": "quantization",
-    "dequantize_": "quantization",
-    "set_compute_": "quantization",
-    "sensitivity": "quantization",
+    "recipes": "compress",
+    "pruning": "PruneConfig prune_",
+    "quantization": "QuantizeConfig quantize_ dequantize_ set_compute_ sensitivity",
     # refine
-    "RefineConfig": "refine",
-    "refine_": "refine",
+    "refine": "RefineConfig refine_",
     # train
-    "FeatureQuantizer": "training.feature_quantizer",
-    "FQConfig": "training.feature_quantization",
-    "add_feature_quantizers": "training.feature_quantization",
-    "remove_feature_quantizers": "training.feature_quantization",
+    "training.feature_quantizer": "FeatureQuantizer",
+    "training.feature_quantization": "FQConfig add_feature_quantizers remove_feature_quantizers",
     # evaluate
-    "evaluate": "evaluation.evaluate",
-    "compare": "evaluation.comparing.compare",
+    "evaluation.evaluate": "evaluate",
+    "evaluation.comparing.compare": "compare",
     # export
-    "export": "exporting",
-    "OnnxGenerator": "exporting",
-    "OnnxUNet2DModel": "exporting",
+    "exporting": "export OnnxGenerator OnnxUNet2DModel",
     # publish
-    "push_to_hub": "publishing",
-    "save_for_hub": "publishing",
+    "publishing": "push_to_hub save_for_hub",
 }
+_NAMES = {name: room for room, names in _OF_ROOMS.items() for name in names.split()}
 
 __all__ = [*_NAMES]
 
@@ -132,26 +112,21 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-def _take_own_classes(name: str) -> None:
-    importlib.import_module(".integration.remote_code", __name__).take_own_classes_(sys.modules[name])
+def _when_imported(theirs: str, ours: str, function: str | None = None) -> None:
+    """Import a module of ours after one of theirs, and hand theirs to a function of ours."""
+
+    def meet() -> None:
+        module = importlib.import_module(f".{ours}", __name__)
+        if function is not None:
+            getattr(module, function)(sys.modules[theirs])
+
+    when_imported(theirs, meet)
 
 
-# The integration registers itself when it is imported.
-when_imported("diffusers.quantizers.auto", lambda: importlib.import_module(".integration.diffusers", __name__))
-when_imported("transformers.quantizers.auto", lambda: importlib.import_module(".integration.transformers", __name__))
-when_imported(
-    "diffusers.loaders.lora_pipeline",
-    lambda: importlib.import_module(".integration.flux_adapters", __name__).register(),
-)
-when_imported(
-    "peft.tuners.lora.layer",
-    lambda: importlib.import_module(".integration.lora_fusing", __name__).register(),
-)
-when_imported(
-    "evaluate.loading",
-    lambda: importlib.import_module(".evaluate_modules.bare_names", __name__).register(
-        sys.modules["evaluate.loading"]
-    ),
-)
+_when_imported("diffusers.quantizers.auto", "integration.diffusers")  # which registers itself, as the next does
+_when_imported("transformers.quantizers.auto", "integration.transformers")
+_when_imported("diffusers.loaders.lora_pipeline", "integration.adapters", "show_shapes_to_flux_")
+_when_imported("peft.tuners.lora.layer", "integration.adapters", "fuse_into_packed_layers_")
+_when_imported("evaluate.loading", "evaluate_modules.install", "find_ours_")
 for _name in ("diffusers.pipelines.pipeline_loading_utils", "diffusers.models.auto_model"):
-    when_imported(_name, functools.partial(_take_own_classes, _name))
+    _when_imported(_name, "integration.remote_code", "take_own_classes_")

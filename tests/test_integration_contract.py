@@ -129,13 +129,14 @@ def test_casting_asks_whether_a_model_is_quantized(library, names):
 
 
 def test_the_loader_of_flux_looks_up_weights_in_the_state_dict():
-    """What flux_adapters wraps; once, however often it is registered."""
-    from diffusers.loaders.lora_pipeline import FluxLoraLoaderMixin
+    """What adapters.py wraps; once, however often it is registered."""
+    from diffusers.loaders import lora_pipeline
 
-    from hf_ganzip.integration import flux_adapters
+    from hf_ganzip.integration.adapters import show_shapes_to_flux_
 
+    FluxLoraLoaderMixin = lora_pipeline.FluxLoraLoaderMixin
     wrapped = FluxLoraLoaderMixin._maybe_expand_lora_state_dict
-    flux_adapters.register()
+    show_shapes_to_flux_(lora_pipeline)
     assert FluxLoraLoaderMixin._maybe_expand_lora_state_dict == wrapped
     source = inspect.getsource(wrapped.__func__.__wrapped__)
     assert "transformer.state_dict()" in source and "[base_param_name]" in source

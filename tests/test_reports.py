@@ -11,7 +11,7 @@ from hf_ganzip.evaluation.comparing.report import CompareReport, Figure
 from hf_ganzip.evaluation.cost import Cost, CostReport
 from hf_ganzip.evaluation.evaluate import EvaluationReport
 from hf_ganzip.metrics.resampling import Interval
-from hf_ganzip.pruning.report import PrunedSet, PruneReport
+from hf_ganzip.pruning.prune import PrunedSet, PruneReport
 from hf_ganzip.publishing.push import PushReport
 from hf_ganzip.quantization.report import LayerReport, QuantizeReport
 from hf_ganzip.quantization.sensitivity import LayerSensitivity, SensitivityReport

@@ -20,9 +20,9 @@ from PIL import Image
 import hf_ganzip as gz
 from hf_ganzip.assets import asset_path
 from hf_ganzip.evaluation import extract_features
-from hf_ganzip.evaluation.held_bytes import held_bytes
-from hf_ganzip.evaluation.reference import evenly, load_reference
+from hf_ganzip.evaluation.cost import held_bytes
 from hf_ganzip.evaluation.sampling import sample_images
+from hf_ganzip.evaluation.sources import evenly, load_reference
 from hf_ganzip.images.grids import image_grid
 from hf_ganzip.publishing.upload import NETWORK_ERRORS
 from hf_ganzip.space.page import cell, pixel_features, whole_number

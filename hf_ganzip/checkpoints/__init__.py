@@ -16,8 +16,8 @@ from diffusers import ModelMixin
 
 from ..core.hub import model_folder
 from . import biggan, biggan_deep, rosinality, stylegan_tensorflow, stylegan_torch, ugatit
-from .errors import CheckpointError, DamagedCheckpointError, UnsafeCheckpointError
-from .source import Source, card
+from .build import Source, card
+from .pickle_reader import CheckpointError, DamagedCheckpointError, UnsafeCheckpointError
 from .torch_file import LEGACY_MAGIC, ZIP_MAGIC, read_pickle, read_torch
 
 

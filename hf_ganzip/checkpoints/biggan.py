@@ -13,7 +13,7 @@ from ..models import BigGANDiscriminator, BigGANGenerator
 from ..models.base import width_entry
 from .build import build_model, checked_state, count_blocks, shape_of
 from .codebooks import from_official_state
-from .errors import CheckpointError, DamagedCheckpointError
+from .pickle_reader import CheckpointError, DamagedCheckpointError
 
 
 NETWORKS = ("G_ema", "G", "D")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..models import BigGANDeepGenerator
 from .build import build_model, number
-from .errors import CheckpointError, DamagedCheckpointError
+from .pickle_reader import CheckpointError, DamagedCheckpointError
 
 
 LICENSE = "unknown (code MIT; DeepMind's weights Apache-2.0)"

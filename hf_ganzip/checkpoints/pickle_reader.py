@@ -15,7 +15,17 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from .errors import DamagedCheckpointError, UnsafeCheckpointError
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read or converted."""
+
+
+class UnsafeCheckpointError(CheckpointError):
+    """A checkpoint that asks for code, or for more memory than it has data."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A truncated or contradictory checkpoint."""
 
 
 MAX_OPCODES = 2_000_000

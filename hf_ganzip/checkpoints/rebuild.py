@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import DamagedCheckpointError, UnsafeCheckpointError
-from .pickle_reader import Instance, Name
+from .pickle_reader import DamagedCheckpointError, Instance, Name, UnsafeCheckpointError
 
 
 STORAGE_DTYPES = {

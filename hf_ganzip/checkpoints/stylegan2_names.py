@@ -11,7 +11,7 @@ from torch import Tensor
 from ..models.base import width_entry
 from ..models.stylegan2_layers import blur_kernel
 from .build import count_blocks, shape_of
-from .errors import DamagedCheckpointError
+from .pickle_reader import DamagedCheckpointError
 
 
 SIZES = [2**i for i in range(2, 13)]

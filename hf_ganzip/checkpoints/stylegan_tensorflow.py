@@ -20,8 +20,7 @@ from ..models import StyleGAN2Discriminator, StyleGAN2Generator, StyleGANGenerat
 from ..models.base import width_entry
 from ..models.stylegan2_layers import blur_kernel
 from .build import as_dict, build_model, conv_clamp, count_blocks, number, w_avg_beta
-from .errors import CheckpointError, DamagedCheckpointError
-from .pickle_reader import Instance
+from .pickle_reader import CheckpointError, DamagedCheckpointError, Instance
 from .stylegan2_names import TAPS, discriminator_config, filters, generator_config
 
 

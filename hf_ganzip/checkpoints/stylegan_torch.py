@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ..models import StyleGAN2Discriminator, StyleGAN2Generator, StyleGAN3Generator
 from .build import as_dict, build_model, conv_clamp, module_tensors, number, shape_of, submodule, w_avg_beta
-from .errors import CheckpointError, DamagedCheckpointError
-from .pickle_reader import Instance
+from .pickle_reader import CheckpointError, DamagedCheckpointError, Instance
 from .stylegan2_names import discriminator_config, generator_config, mapping_config
 
 

@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 
-from .errors import DamagedCheckpointError, UnsafeCheckpointError
-from .pickle_reader import Name, PickleReader
+from .pickle_reader import DamagedCheckpointError, Name, PickleReader, UnsafeCheckpointError
 from .rebuild import STORAGE_DTYPES, Storage, allowed, build, call, storage
 
 

@@ -5,18 +5,8 @@ from __future__ import annotations
 
 import sys
 
-from . import (  # noqa: F401  (they register their commands)
-    comparison,
-    compression,
-    cost,
-    environment,
-    exporting,
-    metrics,
-    models,
-    publishing,
-    scripts,
-    study,
-)
+# They register their commands.
+from . import comparison, compression, environment, exporting, metrics, models, scripts  # noqa: F401
 from .shared import app, describe_error, settings
 
 

@@ -1,29 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command compare: an original and a candidate side by side."""
+"""Commands that say what compression changes and costs: compare (two models side by side), study (many methods at many
+bits), cost, sensitivity.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from . import completion
-from .opening import Place, read_prompts
-from .shared import (
-    BatchSize,
-    Device,
-    Extractor,
-    Json,
-    Quiet,
-    SavedDtype,
-    Seed,
-    app,
-    parse_options,
-    print_json,
-    refuse_unwritable,
-    say,
-)
+from . import completion, flags
+from .opening import Place, open_model, open_whole, read_prompts
+from .shared import app, parse_options, print_json, refuse_unwritable, say
 
 
 def _side(said: str) -> typer.models.ArgumentInfo:
@@ -64,7 +54,7 @@ def compare(
             min=1, help="Of the sampler; default: 50 of DDIM for a UNet alone, what a pipeline takes otherwise."
         ),
     ] = None,
-    seed: Seed = 0,
+    seed: flags.Seed = 0,
     reference: Annotated[
         str | None,
         typer.Option(
@@ -73,7 +63,7 @@ def compare(
             autocompletion=completion.sources,
         ),
     ] = None,
-    extractor: Extractor = None,
+    extractor: flags.Extractor = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(
@@ -96,11 +86,11 @@ def compare(
             "a UNet alone; repeatable."
         ),
     ] = None,
-    batch_size: BatchSize = 16,
-    device: Device = None,
-    dtype: SavedDtype = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    batch_size: flags.BatchSize = 16,
+    device: flags.Device = None,
+    dtype: flags.SavedDtype = None,
+    quiet: flags.Quiet = False,
+    as_json: flags.Json = False,
 ) -> None:
     """Draw the same images from an original and a candidate, whoever compressed it: likeness, quality, diversity,
     bytes, memory and time, in one report.
@@ -139,3 +129,161 @@ def compare(
     if as_json:
         return print_json(report.to_dict())
     say(f"{report}\n{output_dir / 'report.html'}")
+
+
+@app.command()
+def cost(
+    model: flags.Model,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="The full model, to compare with: folder, Hub id or bundled name.", autocompletion=completion.models
+        ),
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed forward passes of each.")] = 7,
+    memory: Annotated[bool, typer.Option(help="Also measure the peak memory, in fresh processes.")] = True,
+    subfolder: flags.Subfolder = None,
+    revision: flags.Revision = None,
+    device: flags.Device = None,
+    dtype: flags.LoadedDtype = None,
+    quiet: flags.Quiet = False,
+    as_json: flags.Json = False,
+) -> None:
+    """Measure parameters, MACs, bytes on disk, peak memory and latency on this machine."""
+    from ..evaluation.cost import measure_cost
+
+    place = Place(subfolder, revision, device, dtype)
+    other = None if base is None else open_model(base, Place(device=device, dtype=dtype))
+    report = measure_cost(open_model(model, place), other, repeats=repeats, memory=memory)
+    print_json(report.to_dict()) if as_json else say(report)
+
+
+@app.command()
+def sensitivity(
+    model: flags.Model,
+    bits: Annotated[
+        list[int] | None, typer.Option(min=2, max=8, help="Bits to try; repeatable; default 2 3 4 6 8.")
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="Method; calibrated ones are measured by what they start from.", autocompletion=completion.methods
+        ),
+    ] = "codebook",
+    granularity: Annotated[str, typer.Option(help="tensor, channel or group.")] = "channel",
+    mean_bits: Annotated[
+        float | None,
+        typer.Option(help="Also propose bits for every layer within this mean of stored bits per weight."),
+    ] = None,
+    num_samples: Annotated[int, typer.Option(min=1, help="Samples in the comparison.")] = 32,
+    activations: Annotated[
+        bool, typer.Option("--activations", help="Also round one layer's inputs at a time to 8 bits.")
+    ] = False,
+    plot: flags.Plot = None,
+    subfolder: flags.Subfolder = None,
+    revision: flags.Revision = None,
+    device: flags.Device = None,
+    dtype: flags.LoadedDtype = None,
+    quiet: flags.Quiet = False,
+    as_json: flags.Json = False,
+) -> None:
+    """Quantize one layer at a time and measure how far the output moves, without data."""
+    from ..quantization import QuantizeConfig
+    from ..quantization import sensitivity as measure
+
+    if plot is not None:
+        refuse_unwritable(plot.parent)
+    report = measure(
+        open_model(model, Place(subfolder, revision, device, dtype)),
+        tuple(bits or (2, 3, 4, 6, 8)),
+        config=QuantizeConfig(method=method, granularity=granularity),
+        num_samples=num_samples,
+        activations=activations,
+        progress=not quiet,
+    )
+    overrides = report.allocate(mean_bits=mean_bits) if mean_bits is not None else None
+    if plot is not None:
+        from ..evaluation.plotting import save_sensitivity_plot
+
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        save_sensitivity_plot(report, plot)
+    if as_json:
+        return print_json(report.to_dict() | {"overrides": overrides})
+    say(report)
+    if overrides is not None:
+        say(f"overrides for a mean of {mean_bits} bits:\n{json.dumps(overrides, indent=1)}")
+
+
+@app.command()
+def study(
+    model: flags.Model,
+    reference: Annotated[
+        str,
+        typer.Option(
+            help="Real images: bundled name, folder, parquet, .npy, datasets id.", autocompletion=completion.sources
+        ),
+    ],
+    output_dir: Annotated[
+        Path, typer.Option(help="Report, figures and pieces; a study that was stopped goes on here.")
+    ] = Path("study_output"),
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='Method, or "gptq mixed" and the like; repeatable; default: all but "gptq best" and those that say '
+            'whether "auto" rotates; for diffusion models the paper\'s, auto and "gptq best".',
+            autocompletion=completion.studied,
+        ),
+    ] = None,
+    bits: Annotated[list[int] | None, typer.Option(min=2, max=8, help="Bits; repeatable; default 6 5 4 3 2.")] = None,
+    num_samples: Annotated[int, typer.Option(min=2, help="Generated images per draw.")] = 5000,
+    draws: Annotated[int, typer.Option(min=1, help="Repetitions with other latents and hyperplanes.")] = 3,
+    seed: flags.Seed = 0,
+    k: Annotated[int, typer.Option(min=1, help="Neighbour that sets the radius.")] = 3,
+    extractor: flags.Extractor = "fashion_mnist",
+    option: Annotated[
+        list[str] | None, typer.Option(help="Option of a method, METHOD.NAME=VALUE; repeatable.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of DDIM, for diffusion models; default 50.")] = None,
+    spacing: Annotated[str, typer.Option(help="Of their timesteps: uniform or quad.")] = "uniform",
+    clip_sample: Annotated[bool, typer.Option(help="Clip their predicted image to [-1, 1] in every step.")] = False,
+    sqnr_images: Annotated[
+        int, typer.Option(min=1, help="Images per draw whose noise predictions are compared.")
+    ] = 32,
+    subfolder: flags.Subfolder = None,
+    revision: flags.Revision = None,
+    device: flags.Device = None,
+    quiet: flags.Quiet = False,
+    as_json: flags.Json = False,
+) -> None:
+    """Compress a GAN or diffusion model by many methods at many bits, measure each, and write a report with tables and
+    figures.
+    """
+    from ..studies.compression import run_study
+    from ..studies.compression_config import StudyConfig
+    from ..studies.compression_report import write_report
+
+    refuse_unwritable(output_dir)
+    method_options: dict[str, dict[str, Any]] = {}
+    for name, value in parse_options(option or ()).items():
+        owner, dot, setting = name.partition(".")
+        if not dot:
+            raise typer.BadParameter(f"option {name!r} does not say of which method; write METHOD.{name}=VALUE.")
+        method_options.setdefault(owner, {})[setting] = value
+    chosen = {"methods": tuple(method) if method else None, "bits": tuple(bits) if bits else None}
+    config = StudyConfig(
+        **{name: value for name, value in chosen.items() if value is not None},
+        num_samples=num_samples,
+        draws=draws,
+        seed=seed,
+        k=k,
+        extractor=extractor,
+        method_options=method_options,
+        steps=steps,
+        spacing=spacing,
+        clip_sample=clip_sample,
+        sqnr_images=sqnr_images,
+    )
+    opened, _ = open_whole(model, None, Place(subfolder, revision, device))
+    result = run_study(opened, reference, output_dir, config, progress=not quiet)
+    file = write_report(result, output_dir)
+    print_json(result) if as_json else say(f"{file}\n{file.read_text(encoding='utf-8')}")

@@ -9,27 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from . import completion
+from . import completion, flags
 from .opening import Place, hushed, open_whole, without_bars
-from .shared import (
-    Components,
-    Device,
-    Json,
-    Model,
-    Plot,
-    Quiet,
-    Revision,
-    SavedDtype,
-    Subfolder,
-    app,
-    parse_options,
-    print_json,
-    refuse_full,
-    refuse_together,
-    refuse_unwritable,
-    say,
-    settings,
-)
+from .shared import app, parse_options, print_json, refuse_full, refuse_together, refuse_unwritable, say, settings
 
 
 _OF_QUANTIZATION = (
@@ -41,7 +23,7 @@ _OF_QUANTIZATION = (
 @app.command()
 def compress(
     context: typer.Context,
-    model: Model,
+    model: flags.Model,
     output_dir: Annotated[Path, typer.Argument(help="Folder for the compressed model.")],
     method: Annotated[
         str | None,
@@ -115,13 +97,13 @@ def compress(
             autocompletion=completion.bundled_recipes,
         ),
     ] = None,
-    components: Components = None,
-    subfolder: Subfolder = None,
-    revision: Revision = None,
-    device: Device = None,
-    dtype: SavedDtype = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    components: flags.Components = None,
+    subfolder: flags.Subfolder = None,
+    revision: flags.Revision = None,
+    device: flags.Device = None,
+    dtype: flags.SavedDtype = None,
+    quiet: flags.Quiet = False,
+    as_json: flags.Json = False,
 ) -> None:
     """Quantize a model, or run the steps of a recipe, and save it; plain from_pretrained restores it once hf_ganzip is
     imported.
@@ -193,7 +175,7 @@ def _finish(whole: Any, output_dir: Path, found: Sequence[tuple[dict[str, str], 
 @app.command()
 def prune(
     context: typer.Context,
-    model: Model,
+    model: flags.Model,
     output_dir: Annotated[Path, typer.Argument(help="Folder for the pruned model.")],
     criterion: Annotated[
         str,
@@ -227,13 +209,13 @@ def prune(
     option: Annotated[
         list[str] | None, typer.Option(help="Option of the criterion, NAME=VALUE (JSON); repeatable.")
     ] = None,
-    components: Components = None,
-    subfolder: Subfolder = None,
-    revision: Revision = None,
-    device: Device = None,
-    dtype: SavedDtype = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    components: flags.Components = None,
+    subfolder: flags.Subfolder = None,
+    revision: flags.Revision = None,
+    device: flags.Device = None,
+    dtype: flags.SavedDtype = None,
+    quiet: flags.Quiet = False,
+    as_json: flags.Json = False,
 ) -> None:
     """Remove channels of a generator or diffusion UNet; refine and fine-tune it afterwards."""
     from ..pruning import PruneConfig, prune_
@@ -255,7 +237,7 @@ def prune(
 
 @app.command()
 def refine(
-    model: Model,
+    model: flags.Model,
     output_dir: Annotated[Path, typer.Argument(help="Folder for the refined model.")],
     scaling: Annotated[
         str,
@@ -271,14 +253,14 @@ def refine(
     reset_norms: Annotated[bool, typer.Option(help="Diffusion models: reset group norms first.")] = True,
     skip: Annotated[list[str] | None, typer.Option(help="Pattern of tensors to leave alone; repeatable.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Accept a model that was refined before.")] = False,
-    plot: Plot = None,
-    components: Components = None,
-    subfolder: Subfolder = None,
-    revision: Revision = None,
-    device: Device = None,
-    dtype: SavedDtype = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    plot: flags.Plot = None,
+    components: flags.Components = None,
+    subfolder: flags.Subfolder = None,
+    revision: flags.Revision = None,
+    device: flags.Device = None,
+    dtype: flags.SavedDtype = None,
+    quiet: flags.Quiet = False,
+    as_json: flags.Json = False,
 ) -> None:
     """Scale the singular values of a pruned model's weights, once, before fine-tuning (Singular Value Scaling)."""
     from ..refine import RefineConfig, refine_

@@ -20,8 +20,8 @@ from ..core.record import machine, table, versions
 from ..evaluation.evaluate import DEFAULT_METRICS, measure
 from ..evaluation.extractors import EXTRACTORS, extract_features
 from ..evaluation.plotting import save_precision_recall_plot
-from ..evaluation.reference import evenly, load_reference
 from ..evaluation.sampling import mean_image, sample_images
+from ..evaluation.sources import evenly, load_reference
 from ..exporting import OnnxGenerator, export
 from ..images.grids import save_image_grid
 from ..integration.opening import load_model

@@ -7,7 +7,8 @@ import importlib.metadata
 import platform
 from typing import Any
 
-from .shared import Json, app, print_json
+from . import flags
+from .shared import app, print_json
 
 
 _PACKAGES = (
@@ -17,7 +18,7 @@ _PACKAGES = (
 
 
 @app.command()
-def env(as_json: Json = False) -> None:
+def env(as_json: flags.Json = False) -> None:
     """Show versions and the machine, for bug reports."""
     found = environment()
     if as_json:

@@ -1,32 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command export: a model as an ONNX file."""
+"""Commands for what others run and see: export (a model as an ONNX file), card, push."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from . import flags
 from .opening import Place, open_model, open_whole
-from .shared import (
-    Components,
-    Json,
-    Model,
-    Quiet,
-    Revision,
-    Subfolder,
-    app,
-    print_json,
-    refuse_full,
-    refuse_options,
-    say,
-)
+from .shared import app, print_json, refuse_full, refuse_options, say
 
 
 @app.command()
 def export(
-    model: Model,
+    model: flags.Model,
     output_dir: Annotated[Path, typer.Argument(help="Folder for model.onnx and config.json.")],
     opset: Annotated[int, typer.Option(help="Operator set, 21 to 25.")] = 21,
     truncation_psi: Annotated[
@@ -43,7 +33,7 @@ def export(
         ),
     ] = None,
     checks: Annotated[int, typer.Option(min=1, help="Inputs on which the file is compared with torch.")] = 4,
-    components: Components = None,
+    components: flags.Components = None,
     web: Annotated[
         bool,
         typer.Option(
@@ -61,10 +51,10 @@ def export(
         Path | None, typer.Option(help="With --web: the npm archive of onnxruntime-web; default: npm pack gets it.")
     ] = None,
     title: Annotated[str | None, typer.Option(help="With --web: of the page; default: the name of the model.")] = None,
-    subfolder: Subfolder = None,
-    revision: Revision = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    subfolder: flags.Subfolder = None,
+    revision: flags.Revision = None,
+    quiet: flags.Quiet = False,
+    as_json: flags.Json = False,
 ) -> None:
     """Write a model as an ONNX file with its weights as they are stored, compared with torch before it is kept."""
     from ..assets import class_names
@@ -101,3 +91,180 @@ def export(
             f"python -m http.server --directory {output_dir} shows the page; hf-ganzip push {output_dir} "
             "NAMESPACE/NAME --space static publishes it"
         )
+
+
+Reports = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--report", help="JSON that evaluate, cost, compress, prune or refine printed with --json; repeatable."
+    ),
+]
+BaseModel = Annotated[str | None, typer.Option(help="Hub id of the full model; default: the one on record.")]
+License = Annotated[str | None, typer.Option(help="Of the weights, such as apache-2.0; default: the one on record.")]
+Datasets = Annotated[list[str] | None, typer.Option("--dataset", help="Hub id of training data; repeatable.")]
+Title = Annotated[str | None, typer.Option(help="Heading of the card; default: the name of the repository.")]
+
+
+@app.command()
+def card(
+    model: flags.Model,
+    repo_id: Annotated[str, typer.Argument(help="Hub id that the card is for, NAMESPACE/NAME, or a bundled name.")],
+    output: Annotated[Path | None, typer.Option(help="File to write; default: print the card.")] = None,
+    report: Reports = None,
+    base_model: BaseModel = None,
+    license: License = None,
+    dataset: Datasets = None,
+    title: Title = None,
+    picture: Annotated[str | None, typer.Option(help="File to show, relative to the card.")] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check/--no-check", help="Execute the card's loading snippet on the model first, in a fresh process."
+        ),
+    ] = True,
+    as_json: flags.Json = False,
+) -> None:
+    """Write the card of a saved model from its record and from reports."""
+    from ..publishing import render_card
+    from ..publishing.check import run_snippet
+    from ..saved.folder import loading_snippet, read_saved
+
+    folder = _folder(model)
+    text = render_card(
+        folder,
+        repo_id,
+        report=_read(report),
+        base_model=base_model,
+        license=license,
+        datasets=dataset or (),
+        title=title,
+        picture=picture,
+    )
+    if check:
+        run_snippet(loading_snippet(read_saved(folder), str(folder)))
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text, encoding="utf-8")
+    if as_json:
+        return print_json({"card": text, "output": None if output is None else str(output)})
+    if output is None:
+        print(text, end="")
+
+
+@app.command()
+def push(
+    context: typer.Context,
+    model: flags.Model,
+    repo_id: Annotated[str, typer.Argument(help="Repository on the Hub: NAMESPACE/NAME; created if it is missing.")],
+    report: Reports = None,
+    base_model: BaseModel = None,
+    license: License = None,
+    dataset: Datasets = None,
+    title: Title = None,
+    base: Annotated[
+        str | None, typer.Option(help="The full model: the card's picture shows the same latents of both.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private/--public", help="Of a repository that is created.")] = True,
+    revision: Annotated[str | None, typer.Option(help="Branch, created if it is missing; default: main.")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead of committing.")] = False,
+    samples: Annotated[int, typer.Option(min=0, help="Images of the card's picture; 0: none.")] = 20,
+    max_shard_size: Annotated[str | None, typer.Option(help="Of a weight file, such as 5GB.")] = None,
+    standalone: Annotated[
+        bool,
+        typer.Option(
+            "--standalone",
+            help="Write all code that the model needs beside its weights, for trust_remote_code=True without "
+            "hf_ganzip; default: a few lines that import it.",
+        ),
+    ] = False,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure/--no-measure", help="Time a pass for the card, where no report of hf-ganzip cost is given."
+        ),
+    ] = True,
+    space: Annotated[
+        str | None,
+        typer.Option(
+            help="static: MODEL is a folder that export --web wrote, and becomes a Space as it stands. gradio: MODEL "
+            "is a folder with app.py, or compress, the demo of this package; its wheel is uploaded beside it."
+        ),
+    ] = None,
+    repository: Annotated[
+        str | None, typer.Option(help="With --space gradio: address of the source, which the Space links.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the card and the files; send nothing.")] = False,
+    as_json: flags.Json = False,
+) -> None:
+    """Save, reload in a fresh process, compare bit for bit, write the card, upload in one commit."""
+    from ..publishing import push_to_hub
+    from ..saved.folder import open_saved
+
+    if space is not None:
+        return _push_space(context, space, model, repo_id, as_json)
+    refuse_options({"repository": repository is not None}, "a repository of a model links no source")
+    found = push_to_hub(
+        open_saved(_folder(model)),
+        repo_id,
+        report=_read(report),
+        reference=None if base is None else open_model(base),
+        base_model=base_model,
+        license=license,
+        datasets=dataset or (),
+        title=title,
+        private=private,
+        revision=revision,
+        create_pr=create_pr,
+        samples=samples,
+        max_shard_size=max_shard_size,
+        standalone=standalone,
+        measure=measure,
+        dry_run=dry_run,
+    )
+    if as_json:
+        return print_json(found.to_dict())
+    if dry_run:
+        print(found.card)
+    print(found)
+
+
+_OF_SPACES = ("space", "private", "create_pr", "dry_run", "as_json", "model", "repo_id")
+_OF_GRADIO = ("title", "repository")
+
+
+def _push_space(context: typer.Context, space: str, folder: str, repo_id: str, as_json: bool) -> None:
+    from ..publishing.spaces import push_demo, push_page
+
+    if space not in ("static", "gradio"):
+        raise ValueError(f"space is {space!r}; allowed are static and gradio.")
+    taken = _OF_SPACES + (_OF_GRADIO if space == "gradio" else ())
+    given = {name: context.get_parameter_source(name).name == "COMMANDLINE" for name in context.params}
+    refuse_options({name: each for name, each in given.items() if name not in taken}, f"a {space} Space has none")
+    options = {name: context.params[name] for name in ("private", "create_pr", "dry_run")}
+    if space == "gradio":
+        options |= {name: context.params[name] for name in _OF_GRADIO}
+    found = (push_demo if space == "gradio" else push_page)(folder, repo_id, **options)
+    if as_json:
+        return print_json(found)
+    for name, size in found["files"].items():
+        print(f"{size:>14,}  {name}")
+    print(found["url"] or f"nothing was uploaded; the Space would be {repo_id}")
+
+
+def _folder(model: str) -> Path:
+    """With the files of tokenizers and the card, too."""
+    from ..core.hub import MODEL_FILES, model_folder
+
+    return model_folder(model, patterns=(*MODEL_FILES, "*.txt", "*.model", "README.md"))
+
+
+def _read(files: list[Path] | None) -> list[dict[str, Any]]:
+    """Reports of all files; one may hold a list of them."""
+    found: list[dict[str, Any]] = []
+    for file in files or []:
+        try:
+            read = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{file} is no JSON: {error}") from error
+        found += read if isinstance(read, list) else [read]
+    return found

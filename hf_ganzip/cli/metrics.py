@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from . import completion
-from .shared import Extractor, Json, Seed, app, parse_options, print_json
+from . import completion, flags
+from .shared import app, parse_options, print_json
 
 
 @app.command()
@@ -37,7 +37,7 @@ def evaluate(
             autocompletion=completion.measured,
         ),
     ] = None,
-    extractor: Extractor = None,
+    extractor: flags.Extractor = None,
     resolution: Annotated[
         int | None,
         typer.Option(
@@ -48,7 +48,7 @@ def evaluate(
     ] = None,
     split: Annotated[str, typer.Option(help="Of a datasets id, or of a folder that has one of this name.")] = "test",
     num_samples: Annotated[int, typer.Option(min=2, help="Images that a model is asked for.")] = 5000,
-    seed: Seed = 0,
+    seed: flags.Seed = 0,
     truncation_psi: Annotated[float | None, typer.Option(help="Of a GAN; default: 1, no truncation.")] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Of DDIM, for a diffusion model; default: 50.")
@@ -80,7 +80,7 @@ def evaluate(
         ),
     ] = None,
     cache: Annotated[bool, typer.Option(help="Keep features of images on disk (HF_GANZIP_CACHE).")] = True,
-    as_json: Json = False,
+    as_json: flags.Json = False,
 ) -> None:
     """Compare generated images, features or a generator with real ones.
 
@@ -128,7 +128,7 @@ app.add_typer(metrics_app, name="metrics")
 
 
 @metrics_app.command()
-def install(as_json: Json = False) -> None:
+def install(as_json: flags.Json = False) -> None:
     """Make evaluate.load("lsh_precision_recall") and the others work by their bare names, from any folder, offline
     too.
     """
@@ -142,7 +142,7 @@ def install(as_json: Json = False) -> None:
 
 
 @metrics_app.command("list")
-def list_metrics(as_json: Json = False) -> None:
+def list_metrics(as_json: flags.Json = False) -> None:
     """List the modules and their folders, each of which evaluate.load takes as it is."""
     from ..core.shipped import metric_folders
 
@@ -164,7 +164,7 @@ def push_metrics(
     private: Annotated[bool, typer.Option("--private/--public", help="Of Spaces that are created.")] = False,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open pull requests instead of committing.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files; send nothing.")] = False,
-    as_json: Json = False,
+    as_json: flags.Json = False,
 ) -> None:
     """Upload the modules as Spaces, for evaluate.load("NAMESPACE/NAME"), with the wheel of this package beside each."""
     from ..publishing.spaces import push_metrics as run

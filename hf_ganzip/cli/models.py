@@ -11,24 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
+from . import flags
 from .opening import Place, open_model, open_whole, prompted_pipeline, read_prompts
-from .shared import (
-    BatchSize,
-    Device,
-    Json,
-    LoadedDtype,
-    Model,
-    Quiet,
-    Revision,
-    Seed,
-    Subfolder,
-    app,
-    print_json,
-    refuse_full,
-    refuse_options,
-    refuse_unwritable,
-    say,
-)
+from .shared import app, print_json, refuse_full, refuse_options, refuse_unwritable, say
 
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp")
@@ -40,8 +25,8 @@ def demo(
         "demo_output"
     ),
     num_samples: Annotated[int, typer.Option(min=200, max=5000, help="Generated and real images per setting.")] = 5000,
-    seed: Seed = 0,
-    as_json: Json = False,
+    seed: flags.Seed = 0,
+    as_json: flags.Json = False,
 ) -> None:
     """Quantize the bundled Fashion-MNIST generator by Q and C+Q at 6 to 2 bits and measure each against real images."""
     from .demo import DemoConfig, format_table, run_demo
@@ -88,7 +73,7 @@ def convert(
         str | None, typer.Option(help="Licence of the weights, if you know it; otherwise the card says other.")
     ] = None,
     url: Annotated[str, typer.Option(help="Where the checkpoint was found, for the card.")] = "",
-    as_json: Json = False,
+    as_json: flags.Json = False,
 ) -> None:
     """Open a checkpoint of StyleGAN 1-3, BigGAN, BigGAN-deep, TAC-GAN, FQ-GAN or U-GAT-IT, and save it as a diffusers
     model.
@@ -113,17 +98,17 @@ def convert(
 
 @app.command()
 def translate(
-    model: Model,
+    model: flags.Model,
     images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files, or folders of them.")],
     output_dir: Annotated[Path, typer.Option(help="Translated images and heatmaps go here.")] = Path("translated"),
     heatmaps: Annotated[bool, typer.Option(help="Also write where the network looked.")] = True,
-    batch_size: BatchSize = 8,
-    subfolder: Subfolder = None,
-    revision: Revision = None,
-    device: Device = None,
-    dtype: LoadedDtype = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    batch_size: flags.BatchSize = 8,
+    subfolder: flags.Subfolder = None,
+    revision: flags.Revision = None,
+    device: flags.Device = None,
+    dtype: flags.LoadedDtype = None,
+    quiet: flags.Quiet = False,
+    as_json: flags.Json = False,
 ) -> None:
     """Translate images with a U-GAT-IT generator."""
     from tqdm.auto import tqdm
@@ -193,7 +178,9 @@ def _read_image(file: Path) -> Any:
 
 
 @app.command()
-def info(model: Model, subfolder: Subfolder = None, revision: Revision = None, as_json: Json = False) -> None:
+def info(
+    model: flags.Model, subfolder: flags.Subfolder = None, revision: flags.Revision = None, as_json: flags.Json = False
+) -> None:
     """Show the config of a model, or of each in a pipeline, what was done to it, and the bytes of packed layers."""
     from ..saved.inspection import describe, format_description
 
@@ -203,14 +190,14 @@ def info(model: Model, subfolder: Subfolder = None, revision: Revision = None, a
 
 @app.command()
 def sample(
-    model: Model,
+    model: flags.Model,
     output: Annotated[
         Path, typer.Argument(help="PNG, JPEG or WebP file for a grid, or new folder for one PNG per image.")
     ],
     num_samples: Annotated[
         int | None, typer.Option(min=1, help="Number of images; default: 64, of prompts one each.")
     ] = None,
-    seed: Seed = 0,
+    seed: flags.Seed = 0,
     prompt: Annotated[
         list[str] | None, typer.Option("--prompt", help="What a text-to-image pipeline draws; repeatable.")
     ] = None,
@@ -229,12 +216,12 @@ def sample(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images per forward pass; default: 100, with prompts 1.")
     ] = None,
-    subfolder: Subfolder = None,
-    revision: Revision = None,
-    device: Device = None,
-    dtype: LoadedDtype = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    subfolder: flags.Subfolder = None,
+    revision: flags.Revision = None,
+    device: flags.Device = None,
+    dtype: flags.LoadedDtype = None,
+    quiet: flags.Quiet = False,
+    as_json: flags.Json = False,
 ) -> None:
     """Sample images from a GAN generator, a diffusion UNet or a text-to-image pipeline."""
     from ..assets import class_names
@@ -250,7 +237,7 @@ def sample(
         refuse_options(others | {"clip_sample": clip_sample}, f"{model} is a {name}, which takes prompts")
         if not prompts:
             raise ValueError(f"{model} is a {name}, which draws what it is told: set --prompt or --prompts-file.")
-        from ..evaluation.prompt_sampling import sample_prompts
+        from ..evaluation.sampling import sample_prompts
 
         whole, _ = open_whole(model, None, place)
         num_samples = num_samples or len(prompts)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .shared import Dtype, settings
+from . import flags
+from .shared import settings
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Place:
     subfolder: str | None = None
     revision: str | None = None
     device: str | None = None
-    dtype: Dtype | None = None
+    dtype: flags.Dtype | None = None
 
     def hub_options(self, model: str) -> dict[str, str]:
         """Options of :func:`.model_folder`; ValueError for a revision of what is here."""
@@ -98,7 +99,7 @@ def prompted_pipeline(model: str, place: Place) -> str:
     import diffusers
 
     from ..core.hub import PIPELINE_FILES, model_folder, pipeline_class
-    from ..evaluation.prompt_sampling import takes_prompts
+    from ..evaluation.sampling import takes_prompts
 
     index = model_folder(model, patterns=PIPELINE_FILES[:1], **place.hub_options(model)) / "model_index.json"
     name = pipeline_class(index) or "" if index.is_file() else ""

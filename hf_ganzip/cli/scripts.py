@@ -15,8 +15,8 @@ import typer
 
 from ..core.registry import lookup
 from ..core.shipped import first_line, recipes, scripts, shipped
-from . import completion
-from .shared import Json, app, print_json, refuse_full
+from . import completion, flags
+from .shared import app, print_json, refuse_full
 
 
 # Everything but --launch is the script's, --help behind its name included.
@@ -81,7 +81,7 @@ def examples(
     output_dir: Annotated[
         Path | None, typer.Argument(help="New folder for copies of all scripts and recipes; default: list them.")
     ] = None,
-    as_json: Json = False,
+    as_json: flags.Json = False,
 ) -> None:
     """List the example scripts and recipes, or copy them to a folder, to run or change them."""
     if output_dir is not None:

@@ -42,9 +42,7 @@ def watching(
     modules: Mapping[str, nn.Module], look: Callable[[str, nn.Module, tuple[Any, ...], Any], None]
 ) -> Iterator[None]:
     """Within the context, ``look(name, module, args, output)`` after each forward pass of a module."""
-    hooks = [module.register_forward_hook(functools.partial(look, name)) for name, module in modules.items()]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for name, module in modules.items():
+            hooks.enter_context(module.register_forward_hook(functools.partial(look, name)))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()

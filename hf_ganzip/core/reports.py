@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from html import escape
-from typing import Any
+from typing import Any, ClassVar
 
 
 class Report:
@@ -14,6 +15,13 @@ class Report:
 
     A subclass is a dataclass with ``repr=False``: the generated one would print every field.
     """
+
+    computed: ClassVar[tuple[str, ...]] = ()  # properties that to_dict has besides the fields
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dict for JSON: the fields, and what is computed of them."""
+        report: Any = self  # a dataclass
+        return asdict(report) | {name: getattr(self, name) for name in self.computed}
 
     def facts(self) -> dict[str, str]:
         """Name -> text: what a console and the head of a notebook's cell show."""

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measuring a model: what is compared with what, and under which conditions.
 
-Images and features: `sources`, `streams`, `reference`, `sampling`, `diffusion_sampling`, `prompt_sampling`,
-`extractors`, `cache`, `sharded`. Figures: `evaluate` with its `presets`, `validation` (during training),
-`cost` and `held_bytes`, `perceptual` (image pairs). What is told of them: `figures`, `eval_results`,
-`plotting`. Against the original: `comparing`.
+Images and features: `sources`, `streams`, `sampling`, `diffusion_sampling`, `extractors`, `cache`, `sharded`. Figures:
+`evaluate` with its `presets`, `validation` (during training), `cost`, `perceptual` (image pairs). What is told of them:
+`eval_results`, `plotting`. Against the original: `comparing`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from .extractors import EXTRACTORS, extract_features
-from .reference import load_reference
+from .sources import load_reference
 
 
 __all__ = ["EXTRACTORS", "extract_features", "load_reference"]

@@ -10,14 +10,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import types
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import ModelMixin
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.components import network_of
@@ -26,7 +28,6 @@ from ..core.record import machine, versions
 from ..core.reports import Report, conditions_table
 from ..families import example_inputs, family_of
 from ..quantization.packed import packed_modules, packed_parameters
-from .held_bytes import held_bytes
 
 
 _FASTER = 1.05  # ratios of latencies below this are no difference
@@ -63,6 +64,7 @@ class CostReport(Report):
     model: Cost
     reference: Cost | None
     conditions: dict[str, Any]
+    computed = ("verdict",)
 
     @property
     def verdict(self) -> str:
@@ -71,10 +73,6 @@ class CostReport(Report):
             return "nothing to compare with"
         disk = self.reference.bytes_on_disk / self.model.bytes_on_disk
         return smaller_and_faster(disk, self.reference.latency / self.model.latency, "on disk")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dict for JSON."""
-        return asdict(self) | {"verdict": self.verdict}
 
     def _compared(self) -> dict[str, Cost]:
         return {"this model": self.model} | ({"reference": self.reference} if self.reference else {})
@@ -254,3 +252,43 @@ def _text(value: float | int | None) -> str:
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{1000 * value:.2f} ms"
+
+
+_NO_HOLDERS = (type, types.ModuleType, types.FunctionType, types.MethodType, types.BuiltinFunctionType, str, bytes)
+
+
+def held_bytes(*networks: Any) -> int:
+    """Bytes of every tensor that can be reached from ``networks``, each once.
+
+    These are parameters, buffers, and what quantizers keep elsewhere: the tensors inside of a tensor subclass
+    (torchao, SDNQ), the state that hangs on a parameter (bitsandbytes), plain attributes of modules. Unpacked weights
+    that are kept count, too.
+
+    Example:
+        >>> from torch import nn
+        >>> held_bytes(nn.Linear(3, 2))
+        32
+    """
+    queue: list[Any] = list(networks)
+    seen: dict[int, Any] = {}  # the objects too, so that no id is given twice
+    sizes: dict[tuple[Any, ...], int] = {}
+    while queue:
+        item = queue.pop()
+        if id(item) in seen or isinstance(item, _NO_HOLDERS):
+            continue
+        seen[id(item)] = item
+        if isinstance(item, Tensor) and is_traceable_wrapper_subclass(item):
+            queue += [getattr(item, name) for name in item.__tensor_flatten__()[0]]
+        elif isinstance(item, Tensor) and item.device.type != "meta":
+            size = item.numel() * item.element_size()
+            if item.layout == torch.strided:
+                size = min(size, item.untyped_storage().nbytes())
+                sizes[(item.device, item.data_ptr(), size)] = size
+            else:  # a weight that oneDNN packed: nobody else's memory
+                sizes[(item.device, id(item), size)] = size
+        elif isinstance(item, Mapping):
+            queue += item.values()
+        elif isinstance(item, (list, tuple, set)):
+            queue += item
+        queue += getattr(item, "__dict__", {}).values()
+    return sum(sizes.values())

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results in the form in which the Hub reads them from a model's repository: ``.eval_results/*.yaml``.
+"""Which figures of an evaluation are its results, what they are called, and the form in which the Hub reads them from a
+model's repository: ``.eval_results/*.yaml``.
 
 An entry belongs to a dataset of the Hub, so that only evaluations against one become entries. The Hub shows them on
 the model's page and, once the dataset is registered as a benchmark with tasks of these names, in its leaderboard:
@@ -16,7 +17,52 @@ from typing import Any
 
 import yaml
 
-from .figures import figures
+from .presets import PRESETS
+
+
+QUALITY = {  # figure -> title
+    "frechet_distance": "Frechet distance",
+    "precision": "KNN precision",
+    "recall": "KNN recall",
+    "lsh_precision": "LSH precision",
+    "lsh_recall": "LSH recall",
+    "lsh_knn_precision": "LSH+KNN precision",
+    "lsh_knn_recall": "LSH+KNN recall",
+    "density": "density",
+    "coverage": "coverage",
+    "clipped_density": "clipped density",
+    "clipped_coverage": "clipped coverage",
+    "probabilistic_precision": "P-precision",
+    "probabilistic_recall": "P-recall",
+    "vendi_score": "Vendi score",
+    "kernel_distance": "kernel distance",
+    "monge_distance": "Monge distance",
+    "gaussian_kernel_distance": "Gaussian kernel distance",
+}
+
+
+def figures(report: Mapping[str, Any]) -> list[tuple[str, str, str, float]]:
+    """Metric, name of the figure, its title and its value, of an evaluation as a dict.
+
+    A preset gives its figure its own name ("fid"), METRIC@EXTRACTOR one that ends with "@EXTRACTOR".
+
+    Example:
+        >>> figures({"metrics": {"fid": {"frechet_distance": 3.0}, "knn": {"recall": 0.5}}})
+        [('fid', 'fid', 'FID', 3.0), ('knn', 'recall', 'KNN recall', 0.5)]
+    """
+    found = []
+    for figure, title in QUALITY.items():
+        for metric, values in report["metrics"].items():
+            if figure not in values:
+                continue
+            name, said = figure, title
+            if metric in PRESETS:
+                name, said = metric, metric.upper().replace("_", "-")
+            elif "@" in metric:
+                extractor = metric.partition("@")[2]
+                name, said = f"{figure}@{extractor}", f"{title} on {extractor}"
+            found.append((metric, name, said, values[figure]))
+    return found
 
 
 FOLDER, PREFIX = ".eval_results", "hf-ganzip-"

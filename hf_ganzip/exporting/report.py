@@ -57,10 +57,6 @@ class ExportReport(Report):
         """Bytes of the file in units of those of the model."""
         return self.bytes / self.model_bytes
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dict for JSON."""
-        return asdict(self)
-
     @property
     def _difference(self) -> str:
         noise = "" if self.compared.sqnr_db is None else f", {self.compared.sqnr_db:.1f} dB"

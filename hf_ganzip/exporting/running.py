@@ -15,9 +15,16 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from ..core.hub import HUB_OPTIONS, model_folder
-from ..models.base import RandomSource, check_latents, check_noise_mode, check_sources, class_named
-from ..models.class_labels import one_hot_labels
-from ..models.outputs import GeneratorOutput, TranslationOutput
+from ..models.base import (
+    GeneratorOutput,
+    RandomSource,
+    TranslationOutput,
+    check_latents,
+    check_noise_mode,
+    check_sources,
+    class_named,
+    one_hot_labels,
+)
 from .exporter import CONFIG, FILE
 from .graph import part
 from .libraries import Session

@@ -14,9 +14,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..core.registry import of_class
-from . import autoencoder, diffusion, flow, gan, sensitive, trajectories
-from .passes import Calibration, Pass
-from .recorded import recorded_inputs  # noqa: F401
+from . import autoencoder, diffusion, gan, sensitive, trajectories
+from .passes import Calibration, Pass, recorded_inputs  # noqa: F401
 
 
 @dataclass(frozen=True)
@@ -136,12 +135,17 @@ FAMILIES = {
         diffusion.transformer_last_block, diffusion.pixart_inputs, _noises, sensitive.pixart_sensitive
     ),
     "SD3Transformer2DModel": _denoiser(
-        diffusion.transformer_last_block, flow.sd3_inputs, _flows, sensitive.mmdit_sensitive
+        diffusion.transformer_last_block, diffusion.sd3_inputs, _flows, sensitive.mmdit_sensitive
     ),
     "FluxTransformer2DModel": _denoiser(
-        flow.flux_last_block, flow.flux_inputs, functools.partial(_flows, time_scale=1.0), sensitive.mmdit_sensitive
+        diffusion.flux_last_block,
+        diffusion.flux_inputs,
+        functools.partial(_flows, time_scale=1.0),
+        sensitive.mmdit_sensitive,
     ),
-    "WanTransformer3DModel": _denoiser(flow.wan_last_block, flow.wan_inputs, _flows, sensitive.wan_sensitive),
+    "WanTransformer3DModel": _denoiser(
+        diffusion.wan_last_block, diffusion.wan_inputs, _flows, sensitive.wan_sensitive
+    ),
     "AutoencoderKL": Family(
         autoencoder.autoencoder_last_block,
         autoencoder.autoencoder_inputs,

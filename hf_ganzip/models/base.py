@@ -1,26 +1,102 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all models share: presets by name, repeatable loading, how generators draw latents, and the checks of inputs."""
+"""What all models share: what they return, class labels (ids or rows), presets by name, repeatable loading, how
+generators draw latents, and the checks of inputs.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import diffusers
 import torch
+import torch.nn.functional as F
+from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from ..core.alignment import align_
 from ..core.hub import named, unreachable
 from ..core.registry import lookup
-from .outputs import DiscriminatorOutput
 
 
 NOISE_MODES = ("random", "const", "none")
 RandomSource = torch.Generator | list[torch.Generator] | None
+
+
+@dataclass
+class GeneratorOutput(BaseOutput):
+    """Images of a generator.
+
+    Args:
+        sample: Float images (B, C, H, W), about [-1, 1].
+    """
+
+    sample: Tensor
+
+
+@dataclass
+class TranslationOutput(BaseOutput):
+    """Output of a translation network.
+
+    Args:
+        sample: Images (B, C, H, W) float32 in [-1, 1].
+        cam_logits: (B, 2): how the auxiliary classifiers of mean and maximum tell the source domain.
+        heatmap: (B, 1, H / 4, W / 4): where the network looks; not normalized.
+    """
+
+    sample: Tensor
+    cam_logits: Tensor
+    heatmap: Tensor
+
+
+@dataclass
+class DiscriminatorOutput(BaseOutput):
+    """Output of a discriminator.
+
+    Args:
+        logits: Realness scores (B, 1), or (B, 1, H, W) for patches; higher means more real.
+        class_logits: (B, num_classes) of an auxiliary classifier, or None.
+        twin_logits: (B, num_classes) of the twin classifier of TAC-GAN, or None.
+        cam_logits: (B, 2) of the auxiliary classifiers of U-GAT-IT, or None.
+        heatmap: (B, 1, H, W), where U-GAT-IT's discriminator looks, or None.
+        quantization_loss: (B,) of feature quantizers, or None.
+    """
+
+    logits: Tensor
+    class_logits: Tensor | None = None
+    twin_logits: Tensor | None = None
+    cam_logits: Tensor | None = None
+    heatmap: Tensor | None = None
+    quantization_loss: Tensor | None = None
+
+
+def one_hot_labels(class_labels: Tensor | None, num_classes: int, batch: int, dtype: torch.dtype) -> Tensor | None:
+    """Class ids (B,) int64 or rows (B, num_classes) to float rows (B, num_classes); None for unconditional models.
+
+    Raises:
+        ValueError: Labels missing for a conditional model, given to an unconditional one, or of a wrong shape.
+    """
+    if not num_classes:
+        if class_labels is not None and class_labels.numel():
+            raise ValueError("class_labels were given, but this model has num_classes=0; pass class_labels=None.")
+        return None
+    if class_labels is None:
+        raise ValueError(
+            f"class_labels is required: the model has {num_classes} classes. "
+            f"Pass ids of shape ({batch},) in 0..{num_classes - 1} or one-hot rows ({batch}, {num_classes})."
+        )
+    if class_labels.ndim == 1 and class_labels.shape[0] == batch:
+        return F.one_hot(class_labels.long(), num_classes).to(dtype)
+    if class_labels.shape == (batch, num_classes):
+        return class_labels.to(dtype)
+    raise ValueError(
+        f"class_labels has shape {tuple(class_labels.shape)}; "
+        f"allowed are ids ({batch},) or one-hot rows ({batch}, {num_classes})."
+    )
 
 
 class AlignedMixin:

@@ -10,7 +10,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from .base import RandomSource, width_pairs
+from .base import RandomSource, one_hot_labels, width_pairs
 from .biggan_layers import (
     ClassGeneratorMixin,
     GeneratorBlock,
@@ -19,7 +19,6 @@ from .biggan_layers import (
     initialize_,
     official_widths,
 )
-from .class_labels import one_hot_labels
 from .spectral_norm import ClassEmbedding, SNConv2d, SNLinear
 
 

@@ -16,9 +16,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from .base import RandomSource, RecomputingModule, check_sources
+from .base import RandomSource, RecomputingModule, check_sources, one_hot_labels
 from .biggan_layers import ClassGeneratorMixin, pooled_attention
-from .class_labels import one_hot_labels
 
 
 INTERPOLATIONS = ("official", "corrected")

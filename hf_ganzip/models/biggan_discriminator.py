@@ -11,10 +11,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from .base import DiscriminatorMixin, width_pairs
+from .base import DiscriminatorMixin, DiscriminatorOutput, one_hot_labels, width_pairs
 from .biggan_layers import DiscriminatorBlock, SelfAttention, initialize_, official_widths
-from .class_labels import one_hot_labels
-from .outputs import DiscriminatorOutput
 from .spectral_norm import SNClassEmbedding, SNLinear
 
 

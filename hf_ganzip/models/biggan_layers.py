@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import GeneratorMixin, RandomSource, check_latents, check_noise_mode
-from .outputs import GeneratorOutput
+from .base import GeneratorMixin, GeneratorOutput, RandomSource, check_latents, check_noise_mode
 from .spectral_norm import ClassEmbedding, SNConv2d, SNLinear
 
 

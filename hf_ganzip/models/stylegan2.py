@@ -96,35 +96,16 @@ class SynthesisBlock(nn.Module):
 
 
 class SynthesisNetwork(RecomputingModule):
-    """Styles ws (B, num_ws, w_dim) to images (B, C, H, W) float32."""
+    """Styles ws (B, num_ws, w_dim) to images (B, C, H, W) float32; ``block``: options of all blocks."""
 
-    def __init__(
-        self,
-        resolution: int,
-        image_channels: int,
-        w_dim: int,
-        channels: Sequence[Any],
-        architecture: str,
-        resample_filter: tuple[int, ...],
-        conv_clamp: float | None,
-    ):
+    def __init__(self, resolution: int, w_dim: int, channels: Sequence[Any], **block: Any):
         super().__init__()
         self.block_resolutions = resolutions(resolution, channels)
         self.num_ws = 2 * len(channels)
         in_channels = 0
         for size, widths in zip(self.block_resolutions, width_pairs(channels)):
-            block = SynthesisBlock(
-                in_channels,
-                widths,
-                w_dim,
-                size,
-                image_channels,
-                is_last=size == resolution,
-                architecture=architecture,
-                resample_filter=resample_filter,
-                conv_clamp=conv_clamp,
-            )
-            setattr(self, f"b{size}", block)
+            module = SynthesisBlock(in_channels, widths, w_dim, size, is_last=size == resolution, **block)
+            setattr(self, f"b{size}", module)
             in_channels = widths[1]
 
     def forward(
@@ -197,7 +178,13 @@ class StyleGAN2Generator(StyleGeneratorMixin, ModelMixin, ConfigMixin):
             channels = channel_widths(resolution, channel_base, channel_max)
             self.register_to_config(channels=channels)
         self.synthesis = SynthesisNetwork(
-            resolution, image_channels, w_dim, channels, architecture, tuple(resample_filter), conv_clamp
+            resolution,
+            w_dim,
+            channels,
+            image_channels=image_channels,
+            architecture=architecture,
+            resample_filter=tuple(resample_filter),
+            conv_clamp=conv_clamp,
         )
         self.mapping = MappingNetwork(
             z_dim, num_classes, w_dim, mapping_layers, num_ws=self.synthesis.num_ws, w_avg_beta=w_avg_beta

@@ -11,8 +11,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from .base import DiscriminatorMixin
-from .outputs import DiscriminatorOutput
+from .base import DiscriminatorMixin, DiscriminatorOutput
 from .stylegan2 import LAYOUTS
 from .stylegan2_layers import EqualizedConv2d, blur_kernel, downsample2d
 from .stylegan_base import (

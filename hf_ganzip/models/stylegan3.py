@@ -15,8 +15,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from .base import RandomSource, RecomputingModule, check_noise_mode
-from .stylegan3_filters import Band, bands, layer_widths
-from .stylegan3_layers import FourierInput, SynthesisLayer
+from .stylegan3_layers import Band, FourierInput, SynthesisLayer, bands, layer_widths
 from .stylegan_base import MappingNetwork, StyleGeneratorMixin, at_least_float32, compute_dtype
 
 

@@ -1,20 +1,200 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers of StyleGAN3: Fourier features, and modulated convolutions with filtered activations."""
+"""Layers of StyleGAN3 (Karras et al., NeurIPS 2021, appendix C): its design (band, width and low-pass filters of every
+layer), the filtered activation, Fourier features, and modulated convolutions.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .stylegan3_activation import FilteredActivation
-from .stylegan3_filters import Band, lowpass_filter
 from .stylegan_base import FullyConnectedLayer, at_least_float32
 
 
+_MATRIX_LIMIT = 160  # pixels of the input: up to here one dense matrix per axis is faster than strided filters on CPUs
 _TINY = 1e-12  # of mean squares: filters may be zero, after quantization to few bits for example
+
+
+@dataclass(frozen=True)
+class Band:
+    """Signal after a layer: side and sampling rate in pixels, cutoff and half width of its transition in cycles."""
+
+    size: int
+    sampling_rate: int
+    cutoff: float
+    half_width: float
+
+
+def bands(
+    resolution: int,
+    num_layers: int,
+    num_critical: int,
+    first_cutoff: float,
+    first_stopband: float,
+    last_stopband_rel: float,
+    margin_size: int,
+) -> list[Band]:
+    """Geometric progression of cutoffs from the first to the critically sampled last layers, num_layers + 1 in all."""
+    last_cutoff = resolution / 2
+    exponents = np.minimum(np.arange(num_layers + 1) / (num_layers - num_critical), 1)
+    cutoffs = first_cutoff * (last_cutoff / first_cutoff) ** exponents
+    stopbands = first_stopband * (last_cutoff * last_stopband_rel / first_stopband) ** exponents
+    rates = np.exp2(np.ceil(np.log2(np.minimum(stopbands * 2, resolution))))
+    half_widths = np.maximum(stopbands, rates / 2) - cutoffs
+    sizes = rates + margin_size * 2
+    sizes[-2:] = resolution
+    return [Band(int(s), int(r), float(c), float(h)) for s, r, c, h in zip(sizes, rates, cutoffs, half_widths)]
+
+
+def layer_widths(found: list[Band], channel_base: int, channel_max: int) -> tuple[int, ...]:
+    """Official input widths of all layers: (channel_base / 2) / cutoff, at most ``channel_max``."""
+    widths = [int(min(round(channel_base / 2 / band.cutoff), channel_max)) for band in found]
+    return (widths[0], *widths[:-1])
+
+
+def kaiser_beta(taps: int, width: float) -> float:
+    """Shape of the Kaiser window for a transition band of ``width`` (1 = half the sampling rate) (Kaiser, 1974)."""
+    attenuation = 2.285 * (taps - 1) * math.pi * width + 7.95
+    if attenuation > 50:
+        return 0.1102 * (attenuation - 8.7)
+    if attenuation > 21:
+        return 0.5842 * (attenuation - 21) ** 0.4 + 0.07886 * (attenuation - 21)
+    return 0.0
+
+
+def lowpass_filter(
+    taps: int, cutoff: float, width: float, sampling_rate: float, radial: bool = False
+) -> Tensor | None:
+    """Windowed low-pass filter with sum 1: (taps,) separable or (taps, taps) radially symmetric, float32.
+
+    Args:
+        taps: Length; 1 means no filter and gives None.
+        cutoff: Frequency in cycles per unit.
+        width: Of the transition band.
+        sampling_rate: Samples per unit.
+        radial: Jinc instead of sinc.
+    """
+    if taps == 1:
+        return None
+    window = np.kaiser(taps, kaiser_beta(taps, width / (sampling_rate / 2)))
+    time = (np.arange(taps) - (taps - 1) / 2) / sampling_rate
+    if radial:
+        radius = np.hypot(*np.meshgrid(time, time))
+        bessel = torch.special.bessel_j1(torch.as_tensor(2 * math.pi * cutoff * radius, device="cpu")).numpy()
+        kernel = bessel / (math.pi * radius) * np.outer(window, window)
+    else:
+        kernel = np.sinc(2 * cutoff * time) * window
+    return torch.as_tensor(kernel / kernel.sum(), dtype=torch.float32)
+
+
+def upsample_matrix(kernel: Tensor | None, size: int, factor: int, before: int, after: int) -> Tensor:
+    """Matrix (out, size): insert factor - 1 zeros after each sample, pad or crop, filter with gain ``factor``."""
+    taps = torch.ones(1) if kernel is None else kernel.detach().float().cpu()
+    out = size * factor + before + after - len(taps) + 1
+    position = torch.arange(out)[:, None] + torch.arange(len(taps))[None] - before  # in the zero-inserted signal
+    valid = (position % factor == 0) & (position >= 0) & (position < size * factor)
+    matrix = torch.zeros(out, size)
+    # Where not valid, zeros are added: torch.compile cannot trace boolean indices.
+    columns = (position // factor).clamp(0, size - 1)
+    return matrix.scatter_add_(1, columns, taps.flip(0) * factor * valid)
+
+
+def downsample_matrix(kernel: Tensor | None, size: int, factor: int) -> Tensor:
+    """Matrix (out, size) of: filter without padding, keep every ``factor``-th sample."""
+    taps = torch.ones(1) if kernel is None else kernel.detach().float().cpu()
+    out = (size - len(taps)) // factor + 1
+    matrix = torch.zeros(out, size)
+    columns = torch.arange(out)[:, None] * factor + torch.arange(len(taps))[None]
+    return matrix.scatter_(1, columns, taps.flip(0).expand(out, -1).contiguous())
+
+
+class FilteredActivation:
+    """Upsample, leaky ReLU, downsample, for inputs of one size.
+
+    Small sizes use one dense matrix per axis, which contains padding and cropping; larger ones, and radial filters, use
+    strided depthwise convolutions. Matrices are made once per device and dtype.
+
+    Args:
+        size: Side of the input.
+        up: Upsampling factor.
+        down: Downsampling factor.
+        padding: (before, after) in pixels of the upsampled signal; below the length of the filter, may be negative.
+    """
+
+    def __init__(self, size: int, up: int, down: int, padding: tuple[int, int]):
+        self.size, self.up, self.down, self.padding = size, up, down, padding
+        self._matrices: dict[tuple[Any, ...], Tensor] = {}
+
+    def __call__(
+        self,
+        x: Tensor,
+        bias: Tensor,
+        up_filter: Tensor | None,
+        down_filter: Tensor | None,
+        *,
+        gain: float,
+        slope: float,
+        clamp: float | None,
+    ) -> Tensor:
+        """x (B, C, size, size) and bias (C,) to (B, C, out, out)."""
+        x = x + bias.to(x.dtype)[:, None, None]
+        x = self._upsample(x, up_filter)
+        inplace = not torch.is_grad_enabled()
+        if slope != 1:
+            x = F.leaky_relu(x, slope, inplace=inplace)
+        if gain != 1:
+            x = x.mul_(gain) if inplace else x * gain
+        if clamp is not None:
+            x = x.clamp_(-clamp, clamp) if inplace else x.clamp(-clamp, clamp)
+        return self._downsample(x, down_filter)
+
+    def _upsample(self, x: Tensor, kernel: Tensor | None) -> Tensor:
+        before, after = self.padding
+        if self.size <= _MATRIX_LIMIT:
+            matrix = self._matrix("up", kernel, x, lambda: upsample_matrix(kernel, self.size, self.up, before, after))
+            return matrix @ x @ matrix.T
+        if kernel is None:  # up is 1
+            return F.pad(x, (before, after, before, after))
+        channels, taps = x.shape[1], len(kernel)
+        weight = (kernel * self.up).to(x.dtype).expand(channels, 1, -1)
+        x = F.conv_transpose2d(x, weight[..., None], stride=(self.up, 1), groups=channels)
+        x = F.conv_transpose2d(x, weight[..., None, :], stride=(1, self.up), groups=channels)
+        # The transposed convolution yields (size - 1) * up + taps samples, from position 1 - taps of the signal.
+        start = taps - 1 - before
+        out = self.size * self.up + before + after - taps + 1
+        return x[:, :, start : start + out, start : start + out]
+
+    def _downsample(self, x: Tensor, kernel: Tensor | None) -> Tensor:
+        if kernel is None:  # down is 1
+            return x
+        channels = x.shape[1]
+        if kernel.ndim == 2:
+            weight = kernel.flip(0, 1).to(x.dtype).expand(channels, 1, -1, -1)
+            return F.conv2d(x, weight, stride=self.down, groups=channels)
+        if self.size <= _MATRIX_LIMIT:
+            size = x.shape[2]
+            matrix = self._matrix("down", kernel, x, lambda: downsample_matrix(kernel, size, self.down))
+            return matrix @ x @ matrix.T
+        weight = kernel.flip(0).to(x.dtype).expand(channels, 1, -1)
+        x = F.conv2d(x, weight[..., None], stride=(self.down, 1), groups=channels)
+        return F.conv2d(x, weight[..., None, :], stride=(1, self.down), groups=channels)
+
+    def _matrix(self, name: str, kernel: Tensor | None, x: Tensor, make: Callable[[], Tensor]) -> Tensor:
+        if torch.compiler.is_compiling() or torch.compiler.is_exporting():
+            return make().to(x.device, x.dtype)
+        version = None if kernel is None else (kernel.data_ptr(), kernel._version)
+        key = (name, version, x.device, x.dtype)
+        if key not in self._matrices:
+            self._matrices = {k: v for k, v in self._matrices.items() if k[0] != name}
+            self._matrices[key] = make().to(x.device, x.dtype)
+        return self._matrices[key]
 
 
 class FourierInput(nn.Module):

@@ -16,9 +16,15 @@ import torch.nn.functional as F
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
-from .base import GeneratorMixin, RandomSource, check_latents, check_noise_mode, check_sources
-from .class_labels import one_hot_labels
-from .outputs import GeneratorOutput
+from .base import (
+    GeneratorMixin,
+    GeneratorOutput,
+    RandomSource,
+    check_latents,
+    check_noise_mode,
+    check_sources,
+    one_hot_labels,
+)
 
 
 ACTIVATION_GAINS = {"linear": 1.0, "lrelu": math.sqrt(2)}

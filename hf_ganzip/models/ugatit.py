@@ -9,8 +9,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from .base import PresetMixin
-from .outputs import TranslationOutput
+from .base import PresetMixin, TranslationOutput
 from .ugatit_layers import AdaptiveResnetBlock, InstanceLayerNorm, ResnetBlock, class_activation
 
 

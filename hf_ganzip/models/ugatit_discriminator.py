@@ -11,9 +11,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as normalized
 
-from .base import DiscriminatorMixin
-from .class_labels import one_hot_labels
-from .outputs import DiscriminatorOutput
+from .base import DiscriminatorMixin, DiscriminatorOutput, one_hot_labels
 from .ugatit_layers import NormalizedClassifier, class_activation
 
 

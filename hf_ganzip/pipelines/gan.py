@@ -13,8 +13,7 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
 from ..core.modes import evaluating
-from ..models.base import RandomSource, check_sources
-from ..models.class_labels import one_hot_labels
+from ..models.base import RandomSource, check_sources, one_hot_labels
 from .base import LocalPipeline, check_output_type
 
 

@@ -4,8 +4,7 @@
 from .channels import ChannelSet, PruningRule, Slice
 from .config import PruneConfig
 from .criteria import CRITERIA
-from .prune import prune_
-from .report import PrunedSet, PruneReport
+from .prune import PrunedSet, PruneReport, prune_
 from .rules import RULES
 
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Remove whole channels of a model in place: plan, score, choose, cut, verify, record."""
+"""Remove whole channels of a model in place: plan, score, choose, cut, verify, record, report."""
 
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from ..core.components import network_of
 from ..core.modes import evaluating, watching
-from ..core.record import Step, origin_of, record_step
+from ..core.record import Step, origin_of, record_step, table
+from ..core.reports import Report
 from ..families import example_inputs
 from ..quantization.packed import packed_modules
 from .build import build
@@ -19,12 +21,62 @@ from .channels import PruningRule, shapes_after
 from .choose import kept_channels, kept_counts
 from .config import PruneConfig
 from .macs import macs_of_shapes, weight_uses
-from .report import PrunedSet, PruneReport
 from .rules import rule_of
 
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
+
+
+@dataclass(frozen=True)
+class PrunedSet:
+    """What happened to one channel set: its name, widths before and after, and the indices that stayed."""
+
+    name: str
+    before: int
+    after: int
+    kept: tuple[int, ...]
+
+
+@dataclass(frozen=True, repr=False)
+class PruneReport(Report):
+    """Result of :func:`prune_`.
+
+    Args:
+        criterion: Name of the criterion.
+        sets: Channel sets in the order of the data.
+        parameters_before: Parameters of the model.
+        parameters_after: The same afterwards.
+        macs_before: Operations of one sample, see :func:`.count_macs`.
+        macs_after: The same afterwards.
+    """
+
+    criterion: str
+    sets: tuple[PrunedSet, ...]
+    parameters_before: int
+    parameters_after: int
+    macs_before: int
+    macs_after: int
+
+    def facts(self) -> dict[str, str]:
+        return {
+            "criterion": self.criterion,
+            "parameters": f"{self.parameters_before:,} -> {self.parameters_after:,}",
+            "million operations": f"{self.macs_before / 1e6:,.1f} -> {self.macs_after / 1e6:,.1f}",
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [asdict(each) for each in self.sets]
+
+    def tables(self) -> dict[str, list[tuple[str, ...]]]:
+        rows = [(s.name, f"{s.before}", f"{s.after}", f"{1 - s.after / s.before:.0%}") for s in self.sets]
+        return {"channels": [("channels", "before", "after", "removed"), *rows]}
+
+    def __str__(self) -> str:
+        change = f"{self.parameters_before:,} -> {self.parameters_after:,} parameters"
+        change += f", {self.macs_before / 1e6:,.1f} -> {self.macs_after / 1e6:,.1f} million operations"
+        note = "; nothing was removed" if self.parameters_before == self.parameters_after else ""
+        return "\n".join(table(self.tables()["channels"])) + f"\n{change} by {self.criterion}{note}"
 
 
 def prune_(model: ModelMixin, config: PruneConfig | None = None) -> PruneReport:

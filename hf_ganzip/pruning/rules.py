@@ -6,25 +6,19 @@ from __future__ import annotations
 from torch import nn
 
 from ..core.registry import of_class
+from . import gan_sets
 from .channels import PruningRule, keep_after_removing, keep_at_least_three, keep_rounded_down
-from .gan_sets import (
-    biggan_config,
-    biggan_sets,
-    stylegan2_config,
-    stylegan2_sets,
-    stylegan3_config,
-    stylegan3_names,
-    stylegan3_sets,
-)
 from .unet_sets import unet_sets
 
 
 RULES: dict[str, PruningRule] = {
-    "StyleGAN2Generator": PruningRule(stylegan2_sets, stylegan2_config, keep_after_removing, "synthesis"),
-    "StyleGAN3Generator": PruningRule(
-        stylegan3_sets, stylegan3_config, keep_at_least_three, "synthesis", stylegan3_names
+    "StyleGAN2Generator": PruningRule(
+        gan_sets.stylegan2_sets, gan_sets.stylegan2_config, keep_after_removing, "synthesis"
     ),
-    "BigGANGenerator": PruningRule(biggan_sets, biggan_config, keep_after_removing),
+    "StyleGAN3Generator": PruningRule(
+        gan_sets.stylegan3_sets, gan_sets.stylegan3_config, keep_at_least_three, "synthesis", gan_sets.stylegan3_names
+    ),
+    "BigGANGenerator": PruningRule(gan_sets.biggan_sets, gan_sets.biggan_config, keep_after_removing),
     "UNet2DModel": PruningRule(unet_sets, None, keep_rounded_down),
     "UNet2DConditionModel": PruningRule(unet_sets, None, keep_rounded_down),
 }

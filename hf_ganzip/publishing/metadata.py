@@ -13,7 +13,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData, metadata_load
 
 from ..assets import ASSETS, asset_path
-from ..evaluation.figures import QUALITY, figures
+from ..evaluation.eval_results import QUALITY, figures
 from ..saved.folder import Saved
 from .tables import subject
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,10 +52,6 @@ class PushReport(Report):
     files: dict[str, int]
     card: str
     compared: dict[str, dict[str, str | None]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dict for JSON."""
-        return asdict(self)
 
     def facts(self) -> dict[str, str]:
         where = {"repository": self.repo_id, "url": self.url or "nothing was uploaded"}

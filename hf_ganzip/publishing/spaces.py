@@ -12,11 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+from huggingface_hub import constants
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+import hf_ganzip
+
 from ..core.registry import lookup
 from ..core.shipped import metric_folders, shipped
-from .space_files import NEEDED, STALE, check_repository, complete_space
 from .upload import check_target, sizes, upload
-from .wheel import write_wheel
+from .wheel import requirements_of, write_wheel
 
 
 _LEFT_OUT = ("__pycache__", "tests.py")
@@ -61,7 +67,7 @@ def push_metrics(
     for name in chosen:
         check_target(f"{namespace}/{name}")
     check_repository(repository)
-    options = {"private": private, "create_pr": create_pr, "dry_run": dry_run, "token": token}
+    options: dict[str, Any] = {"private": private, "create_pr": create_pr, "dry_run": dry_run, "token": token}
     found = {}
     with tempfile.TemporaryDirectory() as parent:
         wheel = write_wheel(parent)
@@ -113,7 +119,7 @@ def push_demo(
     missing = [name for name in NEEDED if not (source / name).is_file()]
     if missing:
         raise ValueError(f"{folder} is no Gradio Space: it has no {missing[0]}.")
-    options = {"private": private, "create_pr": create_pr, "dry_run": dry_run, "token": token}
+    options: dict[str, Any] = {"private": private, "create_pr": create_pr, "dry_run": dry_run, "token": token}
     with tempfile.TemporaryDirectory() as parent:
         message = f"Upload the page {source.name}"
         return _push(source, repo_id, write_wheel(parent), message, title=title, repository=repository, **options)
@@ -135,7 +141,7 @@ def _push(
         if module is not None:
             _load_from_hub(folder / "README.md", module, repo_id)
         install = complete_space(folder, repo_id, wheel, title=title, repository=repository)
-        space = {"repo_type": "space", "space_sdk": "gradio", "stale": STALE}
+        space: dict[str, Any] = {"repo_type": "space", "space_sdk": "gradio", "stale": STALE}
         url = upload(folder, repo_id, message=message, **space, **options)
         return {"files": sizes(folder), "install": install, "url": url}
 
@@ -173,8 +179,9 @@ def push_page(
         raise ValueError(
             f"{folder} is no page: it has no {missing[0]}; hf-ganzip export MODEL {folder} --web makes one."
         )
-    options = {"private": private, "create_pr": create_pr, "dry_run": dry_run, "token": token, "space_sdk": "static"}
-    url = upload(folder, repo_id, repo_type="space", message="Upload a page that runs a model", **options)
+    options: dict[str, Any] = {"private": private, "create_pr": create_pr, "dry_run": dry_run, "token": token}
+    options |= {"repo_type": "space", "space_sdk": "static"}
+    url = upload(folder, repo_id, message="Upload a page that runs a model", **options)
     return {"files": sizes(folder), "url": url}
 
 
@@ -185,3 +192,81 @@ def _load_from_hub(readme: Path, name: str, repo_id: str) -> None:
     if not count:
         raise ValueError(f'{readme} does not show evaluate.load("metrics_hub/{name}"); reinstall hf_ganzip.')
     readme.write_text(text, encoding="utf-8")
+
+
+NEEDED = ("README.md", "app.py", "requirements.txt")
+STALE = ("hf_ganzip-*.whl",)  # of another version
+_START = "start.py"
+_THUMBNAIL = "thumbnail.png"
+_HEAD = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
+
+
+def check_repository(repository: str | None) -> None:
+    """Refuse what is no address.
+
+    Raises:
+        ValueError: ``repository`` neither begins with https:// or http:// nor is None.
+    """
+    if repository is not None and not re.fullmatch(r"https?://[^\s()<>\"']+", repository):
+        raise ValueError(f"repository is {repository!r}; allowed are addresses that begin with https:// or http://.")
+
+
+def complete_space(
+    folder: Path, repo_id: str, wheel: Path, *, title: str | None = None, repository: str | None = None
+) -> str:
+    """Make a copy of a page's folder what is uploaded; returns the `pip install` line for those who want the package.
+
+    Args:
+        folder: With the files of ``NEEDED``; changed in place.
+        repo_id: Of the Space.
+        wheel: Of this package.
+        title: Of the Space; None: that of README.md.
+        repository: Address of the source, which README.md links; None: none.
+
+    Raises:
+        ValueError: README.md has no head, or a line of requirements.txt is none.
+        RuntimeError: As :func:`.requirements_of`.
+    """
+    shutil.copy(wheel, folder)
+    shutil.copy(Path(hf_ganzip.__file__).parent / "space" / _START, folder)
+    requirements = folder / "requirements.txt"
+    requirements.write_text("\n".join(_on_pypi(requirements)) + "\n", encoding="utf-8")
+    where = f"{constants.ENDPOINT}/spaces/{repo_id}/resolve/main"
+    head: dict[str, Any] = {"app_file": _START} | ({} if title is None else {"title": title})
+    if (folder / _THUMBNAIL).is_file():
+        head["thumbnail"] = f"{where}/{_THUMBNAIL}"
+    install = f'pip install "hf_ganzip @ {where}/{wheel.name}"'
+    _write_head(folder / "README.md", head, install, repository)
+    return install
+
+
+def _on_pypi(file: Path) -> list[str]:
+    """Lines of a requirements.txt; in place of ours, which PyPI has not, what it needs."""
+    found: list[str] = []
+    for line in filter(None, map(str.strip, file.read_text(encoding="utf-8").splitlines())):
+        if line.startswith("#"):
+            continue
+        try:
+            needed = Requirement(line)
+        except InvalidRequirement as error:
+            raise ValueError(f"{file.name}: {line!r} is no requirement that can be checked: {error}") from error
+        ours = canonicalize_name(needed.name) == "hf-ganzip"
+        found += requirements_of(needed.extras) if ours else [line]
+    return found
+
+
+def _write_head(readme: Path, head: dict[str, Any], install: str, repository: str | None) -> None:
+    text = readme.read_text(encoding="utf-8")
+    match = _HEAD.match(text)
+    if match is None:
+        raise ValueError(f"{readme.name} does not begin with a head between two lines ---, which the Hub reads.")
+    lines = yaml.safe_dump(yaml.safe_load(match[1]) | head, sort_keys=False, allow_unicode=True, width=1000)
+    source = "" if repository is None else f" Its source: <{repository}>."
+    about = (
+        "\n"
+        "## hf_ganzip\n\n"
+        f"This Space runs hf_ganzip {hf_ganzip.__version__}, whose wheel lies in its files.{source} For your own "
+        "machine:\n\n"
+        f"```bash\n{install}\n```\n"
+    )
+    readme.write_text(f"---\n{lines}---\n{text[match.end() :].rstrip()}\n{about}", encoding="utf-8")

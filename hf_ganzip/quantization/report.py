@@ -60,6 +60,7 @@ class QuantizeReport(Report):
 
     layers: tuple[LayerReport, ...]
     other_bytes: int
+    computed = ("bytes_before", "bytes_after", "bits_per_weight", "quantized_share")
 
     @property
     def quantized(self) -> tuple[LayerReport, ...]:
@@ -96,11 +97,6 @@ class QuantizeReport(Report):
     def quantized_share(self) -> float:
         """Share of the bytes before that belonged to quantized weights, in [0, 1]."""
         return sum(layer.bytes_before for layer in self.quantized) / self.bytes_before
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dict for JSON, totals included."""
-        totals = ("bytes_before", "bytes_after", "bits_per_weight", "quantized_share")
-        return dataclasses.asdict(self) | {name: getattr(self, name) for name in totals}
 
     def facts(self) -> dict[str, str]:
         rounded = sum(layer.activations is not None for layer in self.layers)

@@ -134,10 +134,6 @@ class SensitivityReport(Report):
             level[name], spent = i, spent + cost
         return {name: {"bits": hulls[name][level[name]][0]} for name in hulls}
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dict for JSON."""
-        return dataclasses.asdict(self)
-
     def facts(self) -> dict[str, str]:
         bits = list(self.layers[0].errors)
         worst = max(self.layers, key=lambda layer: layer.errors[bits[0]])

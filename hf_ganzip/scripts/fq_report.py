@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..core.reports import markdown_table
 from ..evaluation.plotting import new_figure, save_run_curves
 from ..evaluation.sampling import sample_images
 from ..images.grids import save_image_grid
@@ -60,14 +61,14 @@ def write_report(report: dict[str, Any], output: Path) -> None:
         "CPU seconds of a step with sampling and checkpoints but without validation, and the Frechet distance after "
         "as many seconds as all steps of the first variant took (interpolated).",
         "",
-        *_equal_time(runs),
+        _equal_time(runs),
         "",
         "## Codes in use",
         "",
         "Perplexity of the codes of single updates, as a share of the codes: lowest, and mean, from the start of the "
         f"codebook on, over the logged steps of all seeds; {ALIVE} is dotted.",
         "",
-        *_usage(runs, conditions),
+        _usage(runs, conditions),
         "",
         "![Codes in use](codes_in_use.png)",
         "",
@@ -75,7 +76,7 @@ def write_report(report: dict[str, Any], output: Path) -> None:
         "",
         "Frechet distance of each class, mean over seeds.",
         "",
-        *_classes(runs),
+        _classes(runs),
         "",
         "![Classes](per_class.png)",
         "",
@@ -98,8 +99,8 @@ def _seconds_per_step(runs: list[dict]) -> float:
     return sum(seconds for _, seconds in pairs) / sum(steps for steps, _ in pairs) if pairs else math.nan
 
 
-def _equal_time(runs: list[dict]) -> list[str]:
-    lines = ["| variant | CPU s / step | to the first variant | steps | FD |", "|---|---|---|---|---|"]
+def _equal_time(runs: list[dict]) -> str:
+    rows = [["variant", "CPU s / step", "to the first variant", "steps", "FD"]]
     first = None
     for name in variants_of(runs):
         own = [run for run in runs if run["variant"] == name]
@@ -109,32 +110,30 @@ def _equal_time(runs: list[dict]) -> list[str]:
         curves = [{key: [point[key] for point in run["curve"]] for key in ("step", "frechet_distance")} for run in own]
         values = [float(np.interp(steps, curve["step"], curve["frechet_distance"])) for curve in curves]
         reached = spread([[{"FD": value}] for value in values], "FD", digits=2)
-        lines.append(f"| {name} | {seconds:.3f} | {seconds / first:.3f} | {steps:.0f} | {reached} |")
-    return lines
+        rows.append([name, f"{seconds:.3f}", f"{seconds / first:.3f}", f"{steps:.0f}", reached])
+    return markdown_table(rows)
 
 
-def _usage(runs: list[dict], conditions: dict) -> list[str]:
+def _usage(runs: list[dict], conditions: dict) -> str:
     with_codes = [run for run in runs if run["codes_in_use"]]
     places = list(dict.fromkeys(place for run in with_codes for place in run["codes_in_use"]))
-    lines = ["| variant | " + " | ".join(places) + " |", "|---" * (1 + len(places)) + "|"]
+    table = [["variant", *places]]
     for name in variants_of(with_codes):
         cells = []
         for place in places:
             rows = [run["codes_in_use"].get(place, []) for run in with_codes if run["variant"] == name]
             shares = [value / conditions["options"][name]["num_codes"] for row in rows for _, value in row]
             cells.append(f"{min(shares):.2f}, {statistics.mean(shares):.2f}" if shares else "-")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return lines
+        table.append([name, *cells])
+    return markdown_table(table)
 
 
-def _classes(runs: list[dict]) -> list[str]:
-    count = len(runs[0]["per_class"])
-    lines = ["| variant | " + " | ".join(map(str, range(count))) + " |", "|---" * (1 + count) + "|"]
+def _classes(runs: list[dict]) -> str:
+    table = [["variant", *map(str, range(len(runs[0]["per_class"])))]]
     for name in variants_of(runs):
         curves = [[dict(enumerate(run["per_class"]))] for run in runs if run["variant"] == name]
-        cells = [spread(curves, place, digits=1).split(" ")[0] for place in curves[0][0]]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return lines
+        table.append([name, *(spread(curves, place, digits=1).split(" ")[0] for place in curves[0][0])])
+    return markdown_table(table)
 
 
 def _save_codes(runs: list[dict], conditions: dict, path: Path) -> None:

@@ -15,17 +15,8 @@ from ..training.feature_quantizer import PRESETS
 from ..training.gan_loop import GANTrainingConfig, train_gan
 from ..training.losses import LOSSES
 from ..training.standing_statistics import set_standing_statistics_
+from . import shared
 from .flags import config_flags, data_flags, loader_flags, make_parser, run_flags, validation_flags
-from .shared import (
-    apply_smoke,
-    check_data_flags,
-    given,
-    load_data,
-    make_accelerator,
-    make_validator,
-    recorded,
-    write_report,
-)
 
 
 _GAN_HELP = {
@@ -72,9 +63,9 @@ def gan_parser(description: str) -> argparse.ArgumentParser:
 def parse_gan_args(parser: argparse.ArgumentParser, input_args=None) -> argparse.Namespace:
     """Parse, check the data flags and apply ``--smoke``."""
     args = parser.parse_args(input_args)
-    check_data_flags(parser, args)
+    shared.check_data_flags(parser, args)
     if args.smoke:
-        apply_smoke(args)
+        shared.apply_smoke(args)
         args.train_batch_size, args.class_group_size = 8, 4
         args.num_validation_images = 40
     return args
@@ -82,8 +73,8 @@ def parse_gan_args(parser: argparse.ArgumentParser, input_args=None) -> argparse
 
 def start(args: argparse.Namespace, name: str) -> tuple[Accelerator, TensorDataset, int]:
     """Accelerator with trackers, images and labels, and the number of classes (0 without labels)."""
-    accelerator = make_accelerator(args, name, gradient_accumulation_steps=args.gradient_accumulation_steps)
-    dataset = load_data(args, args.resolution)
+    accelerator = shared.make_accelerator(args, name, gradient_accumulation_steps=args.gradient_accumulation_steps)
+    dataset = shared.load_data(args, args.resolution)
     labels = dataset.tensors[1]
     return accelerator, dataset, int(labels.max()) + 1 if labels.any() else 0
 
@@ -108,17 +99,18 @@ def train(
             accumulate="step",  # real and generated images of a step see the same codes
         )
         add_feature_quantizers(discriminator, dict.fromkeys(args.fq, chosen))
-    config = GANTrainingConfig(**given(args, GANTrainingConfig), **options)
+    config = GANTrainingConfig(**shared.given(args, GANTrainingConfig), **options)
     images = dataset.tensors[0]
     accelerator.print(
         f"{len(images)} images {tuple(images.shape[1:])}, {generator.config.num_classes} classes; "
         f"generator {generator.num_parameters():,} parameters, discriminator {discriminator.num_parameters():,}"
     )
-    average = train_gan(generator, discriminator, dataset, config, accelerator, make_validator(args, accelerator))
+    validator = shared.make_validator(args, accelerator)
+    average = train_gan(generator, discriminator, dataset, config, accelerator, validator)
     if accelerator.is_main_process:
         if getattr(args, "standing_statistics", 0):
             set_standing_statistics_(average, args.standing_statistics, seed=args.seed)
         average.save_pretrained(Path(args.output_dir, "generator"))
         accelerator.unwrap_model(discriminator).save_pretrained(Path(args.output_dir, "discriminator"))
-        write_report(Path(args.output_dir), recorded(config))
+        shared.write_report(Path(args.output_dir), shared.recorded(config))
     accelerator.end_training()

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -37,26 +37,19 @@ def _modes(count: int, spread: float, seed: int) -> np.ndarray:
     return (centres[np.arange(_ROWS) % count] + spread * random.normal(size=(_ROWS, _DIM))).astype(np.float32)
 
 
-def _good() -> tuple[np.ndarray, np.ndarray]:
-    return _modes(10, 1.0, 1), _modes(10, 1.0, 2)
-
-
-def _collapsed() -> tuple[np.ndarray, np.ndarray]:
-    return _modes(10, 1.0, 1), _modes(3, 1.0, 2)
-
-
-def _blurred() -> tuple[np.ndarray, np.ndarray]:
-    return _modes(10, 1.0, 1), _modes(10, 1.8, 2)
+def _toy(modes: int = 10, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    return _modes(10, 1.0, 1), _modes(modes, spread, 2)
 
 
 def _outliers() -> tuple[np.ndarray, np.ndarray]:
-    real, generated = _good()
+    real, generated = _toy()
     random = np.random.default_rng(3)
     real[:8] = 40 * random.normal(size=(8, _DIM))  # their balls reach far, and cover whatever lies around
     generated[:] = 8 * random.normal(size=generated.shape)
     return real, generated
 
 
+@lru_cache(maxsize=2)
 def _fashion_mnist(bits: int | None) -> tuple[np.ndarray, np.ndarray]:
     from ..assets import asset_path
     from ..evaluation import extract_features
@@ -81,21 +74,11 @@ def _real_fashion() -> np.ndarray:
     return extract_features(images[chosen], progress=False).numpy()
 
 
-@lru_cache(maxsize=2)
-def _full_precision() -> tuple[np.ndarray, np.ndarray]:
-    return _fashion_mnist(None)
-
-
-@lru_cache(maxsize=2)
-def _two_bits() -> tuple[np.ndarray, np.ndarray]:
-    return _fashion_mnist(2)
-
-
 EXAMPLES = {
-    "Mode collapse (toy)": _collapsed,
-    "Equal distributions (toy)": _good,
-    "Low quality (toy)": _blurred,
+    "Mode collapse (toy)": partial(_toy, modes=3),
+    "Equal distributions (toy)": _toy,
+    "Low quality (toy)": partial(_toy, spread=1.8),
     "Outliers (toy)": _outliers,
-    "Fashion-MNIST, StyleGAN2": _full_precision,
-    "Fashion-MNIST, StyleGAN2 at 2 bits": _two_bits,
+    "Fashion-MNIST, StyleGAN2": partial(_fashion_mnist, None),
+    "Fashion-MNIST, StyleGAN2 at 2 bits": partial(_fashion_mnist, 2),
 }

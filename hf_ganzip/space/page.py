@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from ..core.extras import needed_by
 from .uploads import LIMITS
 
 
@@ -52,10 +53,8 @@ def import_gradio() -> ModuleType:
         ImportError: It is missing.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
-    try:
+    with needed_by("The app needs gradio", "space"):
         import gradio
-    except ImportError as error:
-        raise ImportError('The app needs gradio: pip install "hf_ganzip[space]".') from error
     return gradio
 
 

@@ -23,9 +23,8 @@ from tqdm.auto import tqdm
 from ..core.record import machine, versions
 from ..evaluation.evaluate import measure
 from ..evaluation.extractors import extract_features, load_extractor
-from ..evaluation.reference import evenly
 from ..evaluation.sampling import mean_image
-from ..evaluation.sources import open_source
+from ..evaluation.sources import evenly, open_source
 from ..metrics.realism import realism_scores
 from ..quantization import QuantizeConfig, SensitivityReport, quantize_, sensitivity
 from .compression_config import FULL, OF_DIFFUSION, OF_GANS, VARIANTS, StudyConfig

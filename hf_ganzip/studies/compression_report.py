@@ -11,12 +11,7 @@ import torch
 
 from ..assets import class_names
 from ..core.reports import markdown_table
-from ..evaluation.plotting import (
-    save_pareto_plot,
-    save_precision_recall_plot,
-    save_rate_distortion_plot,
-    save_realism_plot,
-)
+from ..evaluation import plotting
 from ..images.grids import save_image_grid
 from .compression import pictures
 from .compression_config import LABELS, setting_name
@@ -125,9 +120,9 @@ def _figures(rows: list[dict[str, Any]], front: list[int], output: Path, classes
     plotted = [
         row | {f"knn_{k}": row[k] for k in ("precision", "recall")} | {"method": label(row["method"])} for row in rows
     ]
-    save_precision_recall_plot(plotted, output / "precision_recall.png")
-    save_pareto_plot(plotted, front, output / "pareto.png")
-    save_rate_distortion_plot(plotted, output / "rate_distortion.png")
+    plotting.save_precision_recall_plot(plotted, output / "precision_recall.png")
+    plotting.save_pareto_plot(plotted, front, output / "pareto.png")
+    plotting.save_rate_distortion_plot(plotted, output / "rate_distortion.png")
     names = [setting_name(row["method"], row["bits"]) for row in rows]
     found = [pictures(output, row["method"], row["bits"]) for row in rows]
     save_image_grid(
@@ -137,7 +132,7 @@ def _figures(rows: list[dict[str, Any]], front: list[int], output: Path, classes
     means = torch.stack([real, *(each["mean"] for each in found)])
     save_image_grid(means, output / "mean_images.png", columns=1, row_labels=["real images", *names])
     if "realism_per_class" in rows[0]:
-        save_realism_plot(plotted, output / "realism.png", classes)
+        plotting.save_realism_plot(plotted, output / "realism.png", classes)
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

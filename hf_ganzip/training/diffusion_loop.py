@@ -107,11 +107,9 @@ class _Training(TrainingRun):
 
     def __init__(self, unet, dataset, config: DiffusionTrainingConfig, accelerator: Accelerator, teacher, validate):
         size, channels = unet.config.sample_size, unet.config.in_channels
-        if tuple(dataset.tensors[0].shape[1:]) != (channels, size, size):
-            raise ValueError(
-                f"train_diffusion: images are {tuple(dataset.tensors[0].shape[1:])}; the network takes "
-                f"{(channels, size, size)}."
-            )
+        given, taken = tuple(dataset.tensors[0].shape[1:]), (channels, size, size)
+        if given != taken:
+            raise ValueError(f"train_diffusion: images are {given}; the network takes {taken}.")
         if config.distillation_weight and teacher is None:
             raise ValueError("train_diffusion: distillation_weight needs a teacher.")
         self.teacher = teacher.to(accelerator.device).eval().requires_grad_(False) if teacher is not None else None

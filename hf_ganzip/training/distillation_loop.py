@@ -24,7 +24,7 @@ from ..quantization.folding import remove_parametrization_
 from ..refine.refine import RefineConfig, scale_weights_
 from .augment import AdaptiveAugment, twice_differentiable
 from .average import WeightAverage
-from .distillation import latent_directions, relation_loss, rgb_distance, sanitize_gradients_
+from .distillation import StepDraws, latent_directions, relation_loss, rgb_distance, sanitize_gradients_
 from .distillation_config import DistillationConfig
 from .distilled_networks import Tapped, add_spectral_norms_, published_layers, student_layers, without_spectral_norms
 from .feature_quantizer import FeatureQuantizer
@@ -32,7 +32,6 @@ from .gan_loop import lazy_adam
 from .losses import LOSSES, r1_penalty
 from .run import TrainingRun
 from .run_config import enable_gradient_checkpointing_
-from .step_draws import StepDraws
 
 
 def train_distilled(
@@ -83,10 +82,9 @@ def _check(student, teacher, discriminator, dataset, config: DistillationConfig,
                 "teacher."
             )
     wanted = (student.config.image_channels, student.config.resolution, student.config.resolution)
-    if tuple(dataset.tensors[0].shape[1:]) != wanted:
-        raise ValueError(
-            f"train_distilled: images are {tuple(dataset.tensors[0].shape[1:])}; the networks make {wanted}."
-        )
+    given = tuple(dataset.tensors[0].shape[1:])
+    if given != wanted:
+        raise ValueError(f"train_distilled: images are {given}; the networks make {wanted}.")
     if config.perceptual_weight and perceptual is None:
         raise ValueError("train_distilled: perceptual_weight needs a perceptual distance, or 0.")
     if any(isinstance(module, FeatureQuantizer) for module in discriminator.modules()):

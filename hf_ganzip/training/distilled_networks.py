@@ -5,6 +5,7 @@ processes, spectral norms.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
@@ -60,17 +61,11 @@ class Tapped(nn.Module):
         if part == "images" or not self.layers:
             return self._synthesize(ws, noise), []
         features: list[Tensor] = []
-        hooks = [
-            self.generator.get_submodule(name).register_forward_hook(
-                lambda module, args, output: features.append(output)
-            )
-            for name in self.layers
-        ]
-        try:
+        with contextlib.ExitStack() as hooks:
+            for name in self.layers:
+                layer = self.generator.get_submodule(name)
+                hooks.enter_context(layer.register_forward_hook(lambda _, args, output: features.append(output)))
             images = self._synthesize(torch.cat([ws, ws + draw["shift"][:, None]]), [*noise, *draw["noise2"]])
-        finally:
-            for hook in hooks:
-                hook.remove()
         return images[: len(ws)], features
 
     def _synthesize(self, ws: Tensor, noise: Sequence[torch.Generator]) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import hf_ganzip as gz
-from hf_ganzip.evaluation.held_bytes import held_bytes
+from hf_ganzip.evaluation.cost import held_bytes
 
 from .conftest import DRAWN, grey_pipeline, grey_unet, quantized
 

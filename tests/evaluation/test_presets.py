@@ -8,9 +8,8 @@ import torch
 import yaml
 
 import hf_ganzip as gz
-from hf_ganzip.evaluation.eval_results import eval_results, write_eval_results
+from hf_ganzip.evaluation.eval_results import eval_results, figures, write_eval_results
 from hf_ganzip.evaluation.extractors import EXTRACTORS
-from hf_ganzip.evaluation.figures import figures
 from hf_ganzip.evaluation.presets import PRESETS, find_measured, split_preset
 from hf_ganzip.metrics import METRICS, frechet_distance, monge_distance
 

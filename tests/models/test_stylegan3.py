@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from scipy import signal
 
 from hf_ganzip.models import StyleGAN3Generator
-from hf_ganzip.models import stylegan3_activation as activations
-from hf_ganzip.models import stylegan3_filters as filters
+from hf_ganzip.models import stylegan3_layers as activations
+from hf_ganzip.models import stylegan3_layers as filters
 
 from ..conftest import tiny_stylegan3
 from .golden import close, load_golden, part

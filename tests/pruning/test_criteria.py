@@ -6,7 +6,7 @@ import torch
 
 from hf_ganzip.core.record import recorded_steps
 from hf_ganzip.pruning import CRITERIA, PruneConfig, prune_
-from hf_ganzip.pruning.criteria.face_parser import FaceParser
+from hf_ganzip.pruning.criteria.content_aware import FaceParser
 from hf_ganzip.pruning.rules import rule_of
 
 from ..conftest import randomized, tiny_generator, tiny_stylegan3

@@ -17,8 +17,7 @@ from packaging.requirements import Requirement
 
 import hf_ganzip
 from hf_ganzip.core.shipped import metric_folders
-from hf_ganzip.publishing.space_files import _on_pypi
-from hf_ganzip.publishing.spaces import push_demo, push_metrics
+from hf_ganzip.publishing.spaces import _on_pypi, push_demo, push_metrics
 from hf_ganzip.publishing.wheel import requirements_of, write_wheel
 
 from ..space.serving import OPENER, served

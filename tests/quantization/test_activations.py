@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import hf_ganzip as gz
-from hf_ganzip.evaluation.held_bytes import held_bytes
+from hf_ganzip.evaluation.cost import held_bytes
 from hf_ganzip.families import example_inputs
 from hf_ganzip.quantization import int8
 from hf_ganzip.quantization.packed import computing, packed_modules

@@ -9,7 +9,7 @@ from diffusers import UNet2DModel
 from torch import nn
 
 import hf_ganzip as gz
-from hf_ganzip.evaluation.held_bytes import held_bytes
+from hf_ganzip.evaluation.cost import held_bytes
 from hf_ganzip.quantization.buffers import unpack_rows
 from hf_ganzip.quantization.grid import add_low_rank_
 from hf_ganzip.quantization.low_rank import low_rank

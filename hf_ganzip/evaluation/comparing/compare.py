@@ -21,10 +21,9 @@ from ...core.record import machine, versions
 from ...metrics import METRICS
 from ...metrics.inputs import check_integer
 from ...metrics.resampling import Interval, halves, interval_of_mean, resamples
-from ..cost import wait_for
+from ..cost import held_bytes, wait_for
 from ..evaluate import DEFAULT_METRICS, FAULTS, metrics_of_features
 from ..extractors import check_extractor, default_extractor, extract_features, load_extractor
-from ..held_bytes import held_bytes
 from ..perceptual import perceptual_distances, structural_similarities
 from ..sources import Source, common_digest, images_of, open_source
 from .drawing import Plan, check_plan, conditions_of, draw

@@ -1,20 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``fuse_lora`` on packed layers: peft writes into weights, packed layers keep an adapter beside their codes."""
+"""Adapters on packed layers: diffusers' loader of Flux looks up the shapes of weights in the state dict, where packed
+layers have codes; peft's ``fuse_lora`` writes into weights, where they keep an adapter beside their codes.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from ..quantization.fused import fuse_, unfuse_
-from ..quantization.packed import PackedWeightMixin
+from ..quantization.packed import PackedWeightMixin, packed_modules
 
 
-def register() -> None:
-    """Let the adapter layers of peft fuse into packed layers; harmless when repeated."""
-    from peft.tuners.lora import layer
+def show_shapes_to_flux_(loaders: ModuleType) -> None:
+    """Let ``load_lora_weights`` of Flux pipelines (``diffusers.loaders.lora_pipeline``) see the shapes of packed
+    weights; harmless when repeated.
+    """
+    mixin = loaders.FluxLoraLoaderMixin
+    method = getattr(getattr(mixin, "_maybe_expand_lora_state_dict", None), "__func__", None)
+    if method is None or hasattr(method, "of_hf_ganzip"):  # None: a diffusers that has no use for it
+        return
 
+    @functools.wraps(method)
+    def expand(cls: type, transformer: nn.Module, lora_state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        return method(cls, _WithShapes(transformer), lora_state_dict)
+
+    expand.of_hf_ganzip = True
+    mixin._maybe_expand_lora_state_dict = classmethod(expand)
+
+
+class _WithShapes:
+    """A model whose state dict has, for every packed weight, a tensor of its shape and device that takes no memory."""
+
+    def __init__(self, model: nn.Module):
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        shapes = {
+            f"{name}.weight": torch.zeros((), device=module.weight_codes.device).expand(module.packed_layout.shape)
+            for name, module in packed_modules(self._model).items()
+        }
+        return self._model.state_dict() | shapes
+
+
+def fuse_into_packed_layers_(layer: ModuleType) -> None:
+    """Let the adapter layers of peft, ``peft.tuners.lora.layer``, fuse into packed layers; harmless when repeated."""
     for cls in (layer.Linear, layer._ConvNd):
         if not hasattr(cls.merge, "of_hf_ganzip"):
             cls.merge, cls.unmerge = _merging(cls.merge), _unmerging(cls.unmerge)
