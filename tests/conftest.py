@@ -199,6 +199,21 @@ def changed(before, model):
     return (before.keys() | after.keys()) - same
 
 
+@contextlib.contextmanager
+def refused(model, message, error=ValueError):
+    """What is done inside must fail with a message that matches, and leave every tensor of the model as it was."""
+    before = state_of(model)
+    with pytest.raises(error, match=message):
+        yield
+    assert not changed(before, model)
+
+
+def reopened(model, folder):
+    """The model, saved in a folder and loaded from it."""
+    model.save_pretrained(folder)
+    return type(model).from_pretrained(folder)
+
+
 def sources(*seeds):
     """A random source for each seed."""
     return [torch.Generator().manual_seed(seed) for seed in seeds]

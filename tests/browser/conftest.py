@@ -11,6 +11,15 @@ import pytest
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
+def press(page, button, place, outcome):
+    """Press a button and wait for what answers, in the place of the answer before."""
+    page.evaluate(
+        f"document.querySelector('{place}').querySelectorAll('[data-metric], .note').forEach(e => e.remove())"
+    )
+    page.click(button)
+    page.wait_for_selector(f"{place} {outcome}")
+
+
 @pytest.fixture(scope="session")
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -105,7 +105,7 @@ def in_torch(model, page):
     return ((image[0, 0] + 1) * 127.5).round().clamp(0, 255).numpy()
 
 
-def test_a_generator_draws_what_torch_draws(opened, folders, tmp_path):
+def test_a_generator_draws_what_torch_draws(opened, folders):
     page, model = opened("stylegan2-fashion-mnist"), folders["stylegan2-fashion-mnist model"]
     first = pixels(page)
     assert np.abs(first - in_torch(model, page)).max() <= 2 and first.std() > 20
@@ -121,8 +121,6 @@ def test_a_generator_draws_what_torch_draws(opened, folders, tmp_path):
     settle(page, "drawn.settings.blend === 0.5")
     assert (pixels(page) != truncated).any()
     assert "ms per image" in page.inner_text("#time") and "MB" in page.inner_text("#size")
-    page.screenshot(path=tmp_path / "page.png")
-    assert (tmp_path / "page.png").stat().st_size > 5_000
 
 
 def test_by_keyboard_alone_and_on_a_small_screen(opened):

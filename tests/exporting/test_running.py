@@ -13,19 +13,16 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler
 import hf_ganzip as gz
 from hf_ganzip.exporting import OnnxModel, OnnxTranslator
 
-from ..conftest import (
-    gan_pipeline,
-    sources,
-    tiny_biggan,
-    tiny_biggan_deep,
-    tiny_generator,
-    tiny_stylegan,
-    tiny_ugatit,
-    tiny_unet,
-)
+from ..conftest import TINY, gan_pipeline, sources, tiny_generator, tiny_unet
 
 
 pytestmark = pytest.mark.process  # every export takes seconds; those of `make test` are in test_export.py
+
+
+def opened(model, folder, cls=gz.OnnxGenerator, **options):
+    """The model exported into a folder, and opened."""
+    gz.export(model, folder / "out", checks=1)
+    return cls.from_pretrained(folder / "out", **options)
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +35,7 @@ def styled(tmp_path_factory):
             if name.endswith("noise_strength"):
                 parameter.fill_(0.3)
     gz.quantize_(model, bits=4)
-    folder = tmp_path_factory.mktemp("styled") / "out"
-    gz.export(model, folder, checks=1)
-    return model, gz.OnnxGenerator.from_pretrained(folder)
+    return model, opened(model, tmp_path_factory.mktemp("styled"))
 
 
 close = functools.partial(torch.testing.assert_close, atol=1e-4, rtol=0)
@@ -110,34 +105,35 @@ def test_folders_that_are_no_export(styled, tmp_path):
 
 
 def test_what_an_export_fixed_cannot_be_asked_for(tmp_path):
-    model = tiny_generator()
-    gz.export(model, tmp_path / "out", truncation_psi=0.5, class_label=1, noise="const", checks=1)
+    model, fixed = tiny_generator(), {"truncation_psi": 0.5, "class_label": 1, "noise": "none"}
+    report = gz.export(model, tmp_path / "out", **fixed, checks=1)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert {name: config["export"][name] for name in fixed} == fixed and config["z_dim"] == 8
+    assert list(report.inputs) == ["z"]
     exported = gz.OnnxGenerator.from_pretrained(tmp_path / "out")
     z = torch.randn(2, 8)
     with torch.no_grad():
-        expected = model(z, torch.tensor([1, 1]), truncation_psi=0.5, noise_mode="const").sample
-    close(exported(z, noise_mode="const").sample, expected)
+        expected = model(z, torch.tensor([1, 1]), truncation_psi=0.5, noise_mode="none").sample
+    close(exported(z, noise_mode="none").sample, expected)
     for options in ({"truncation_psi": 0.7}, {"noise_mode": "random"}, {"class_labels": torch.tensor([0, 1])}):
         with pytest.raises(ValueError, match="was exported with"):
-            exported(z, **{"noise_mode": "const"} | options)
+            exported(z, **{"noise_mode": "none"} | options)
 
 
-@pytest.mark.parametrize("make", (tiny_biggan, tiny_biggan_deep, tiny_stylegan))
-def test_other_generators_in_the_pipeline(make, tmp_path):
-    model = make()
+@pytest.mark.parametrize("name", ("biggan", "biggan_deep", "stylegan"))
+def test_other_generators_in_the_pipeline(name, tmp_path):
+    model = TINY[name]()
     gz.quantize_(model, bits=4)
-    gz.export(model, tmp_path / "out", checks=1)
-    pipes = map(gan_pipeline, (model, gz.OnnxGenerator.from_pretrained(tmp_path / "out", threads=1)))
+    pipes = map(gan_pipeline, (model, opened(model, tmp_path, threads=1)))
     found = [pipe(3, generator=sources(0, 1, 2), output_type="np").images for pipe in pipes]
     np.testing.assert_allclose(*found, atol=1e-4)
 
 
 def test_translation_in_the_pipeline(tmp_path):
-    model = tiny_ugatit()
-    gz.export(model, tmp_path / "out", checks=1)
+    model = TINY["ugatit"]()
     images = torch.rand(2, 3, 16, 16)
     found = []
-    for each in (model, OnnxTranslator.from_pretrained(tmp_path / "out")):
+    for each in (model, opened(model, tmp_path, OnnxTranslator)):
         pipe = gz.ImageTranslationPipeline(each)
         pipe.set_progress_bar_config(disable=True)
         found.append(pipe(images, output_type="np").images)
@@ -148,8 +144,7 @@ def test_translation_in_the_pipeline(tmp_path):
 def test_unets_in_pipelines_of_diffusers(classes, tmp_path):
     model = tiny_unet(num_class_embeds=classes)
     gz.quantize_(model, bits=4)
-    gz.export(model, tmp_path / "out", checks=1)
-    exported = gz.OnnxUNet2DModel.from_pretrained(tmp_path / "out")
+    exported = opened(model, tmp_path, gz.OnnxUNet2DModel)
     sample, labels = torch.randn(3, 3, 8, 8), None if classes is None else torch.tensor([0, 3, 1])
     with torch.no_grad():
         expected = model(sample, 7, class_labels=labels).sample
@@ -170,8 +165,7 @@ def test_any_other_model_by_the_names_of_its_inputs(tmp_path):
     from ..tiny_diffusion import transformer
 
     model = transformer()
-    gz.export(model, tmp_path / "out", checks=1)
-    exported = OnnxModel.from_pretrained(tmp_path / "out")
+    exported = opened(model, tmp_path, OnnxModel)
     inputs = {"hidden_states": torch.randn(3, 4, 8, 8)}
     inputs |= {"timestep": torch.tensor([1, 5, 9]), "class_labels": torch.tensor([0, 1, 2])}
     with torch.no_grad():

@@ -14,12 +14,8 @@ from ..conftest import tiny_generator, tiny_ugatit
 
 
 @pytest.mark.process
-def test_a_linked_page_and_its_push(call, tmp_path):
-    tiny_generator().save_pretrained(tmp_path / "model")
-    code, _, err = call(
-        "export", tmp_path / "model", tmp_path / "page", "--web", "--cdn", "--title", "A <b>", "--checks", "1", "-q"
-    )
-    assert not code, err
+def test_a_linked_page_and_its_push(call, done, folder, tmp_path):
+    done("export", folder, tmp_path / "page", "--web", "--cdn", "--title", "A <b>", "--checks", "1", "-q")
     files = {path.name for path in (tmp_path / "page").iterdir()}
     assert files == {"model.onnx", "config.json", "index.html", "script.js", "README.md"}
     page, script = ((tmp_path / "page" / name).read_text() for name in ("index.html", "script.js"))
@@ -28,8 +24,8 @@ def test_a_linked_page_and_its_push(call, tmp_path):
     config = json.loads((tmp_path / "page" / "config.json").read_text())["export"]
     assert config["num_ws"] == 6 and config["title"] == "A <b>"
     assert gz.OnnxGenerator.from_pretrained(tmp_path / "page").num_ws == 6
-    code, out, err = call("push", tmp_path / "page", "me/page", "--space", "static", "--dry-run")
-    assert not code and "index.html" in out and "the Space would be me/page" in out
+    out = done("push", tmp_path / "page", "me/page", "--space", "static", "--dry-run")
+    assert "index.html" in out and "the Space would be me/page" in out
     for options, said in (
         (["--space", "docker"], "allowed are static and gradio"),
         (["--space", "gradio"], "is no Gradio Space: it has no app.py"),
@@ -56,9 +52,3 @@ def test_what_is_no_page_and_what_cannot_be_drawn(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="npm is not installed"):
         export_web(tiny_generator(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_options_of_pages_without_a_page(call, tmp_path):
-    tiny_generator().save_pretrained(tmp_path / "model")
-    code, _, err = call("export", tmp_path / "model", tmp_path / "out", "--cdn")
-    assert code == 1 and "the export is no page; leave out --cdn" in err

@@ -115,18 +115,9 @@ class TestCriteria:
 class TestFaceParser:
     def parser(self, folder, names):
         transformers = pytest.importorskip("transformers")
-        config = transformers.SegformerConfig(
-            num_encoder_blocks=1,
-            depths=[1],
-            sr_ratios=[4],
-            hidden_sizes=[8],
-            patch_sizes=[7],
-            strides=[8],
-            num_attention_heads=[1],
-            mlp_ratios=[2],
-            decoder_hidden_size=8,
-            id2label=dict(enumerate(names)),
-        )
+        sizes = {"num_encoder_blocks": 1, "depths": [1], "sr_ratios": [4], "hidden_sizes": [8], "patch_sizes": [7]}
+        sizes |= {"strides": [8], "num_attention_heads": [1], "mlp_ratios": [2], "decoder_hidden_size": 8}
+        config = transformers.SegformerConfig(**sizes, id2label=dict(enumerate(names)))
         transformers.SegformerForSemanticSegmentation(config).save_pretrained(folder)
         return FaceParser(str(folder))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pruned generators: the papers' sizes, exact copies of what stays, options, saved form, refusals."""
+"""Pruned models: the papers' sizes of generators, exact copies of what stays, options, saved form, refusals."""
 
 import json
 import math
@@ -9,12 +9,16 @@ import torch
 
 import hf_ganzip as gz
 from hf_ganzip.core.record import recorded_steps
-from hf_ganzip.pruning import RULES, PruneConfig, prune_
+from hf_ganzip.pruning import PruneConfig, prune_
 from hf_ganzip.pruning.channels import keep_after_removing, keep_at_least_three
+from hf_ganzip.pruning.macs import count_macs
 from hf_ganzip.pruning.rules import rule_of
 
-from ..conftest import changed, randomized, run, state_of, tiny_biggan, tiny_generator, tiny_stylegan
-from .conftest import GENERATORS, KeepFirst
+from ..conftest import TINY, changed, randomized, refused, reopened, run, state_of, tiny_generator
+from .conftest import GENERATORS, UNETS, KeepFirst
+
+
+ALL = GENERATORS | UNETS
 
 
 class TestSizes:
@@ -27,22 +31,19 @@ class TestSizes:
             ("ffhq-256-small", 0.7, 4_959_947),
             ("ffhq-256-small", 0.9, 2_685_074),
             ("ffhq-256-small", 0.5, 8_724_994),
+            ("ffhq-256-t", 0, 23_320_443),
+            ("ffhq-256-t", 0.7, 3_179_876),
+            ("ffhq-256-t", 0.9, 1_016_989),
         ],
     )
-    def test_stylegan2_of_the_papers(self, preset, ratio, parameters):
-        assert self.size(gz.StyleGAN2Generator, preset, ratio) == parameters
-
-    @pytest.mark.parametrize("ratio, parameters", [(0, 23_320_443), (0.7, 3_179_876), (0.9, 1_016_989)])
-    def test_stylegan3_of_the_papers(self, ratio, parameters):
-        assert self.size(gz.StyleGAN3Generator, "ffhq-256-t", ratio) == parameters
-
-    def size(self, cls, preset, ratio):
+    def test_of_the_papers(self, preset, ratio, parameters):
+        cls = gz.StyleGAN3Generator if preset == "ffhq-256-t" else gz.StyleGAN2Generator
         with torch.device("meta"):
             model = cls.from_preset(preset)
             rule = rule_of(model)
             counts = {channels.name: rule.keep(channels.width, ratio) for channels in rule.sets(model)}
             options = {key: value for key, value in model.config.items() if not key.startswith("_")}
-            return cls(**options | rule.config(model, counts)).num_parameters()
+            assert cls(**options | rule.config(model, counts)).num_parameters() == parameters
 
     def test_kept_widths_of_both_rules(self):
         assert [keep_after_removing(512, p) for p in (0.3, 0.5, 0.7, 0.9)] == [359, 256, 154, 52]
@@ -92,28 +93,33 @@ class TestEveryFamily:
         if "biggan" not in name:
             torch.testing.assert_close(run(model), expected, rtol=1e-3, atol=1e-4)
 
+
+@pytest.mark.parametrize("name", sorted(ALL))
+class TestEveryModel:
     @pytest.mark.processor
-    def test_saves_quantizes_and_restores(self, name, tmp_path):
-        model = randomized(GENERATORS[name]())
+    def test_saved_refined_and_quantized(self, name, tmp_path):
+        model = randomized(ALL[name]())
         prune_(model, PruneConfig("random", 0.4))
-        expected = run(model)
-        model.save_pretrained(tmp_path / "pruned")
-        restored = gz.load_model(tmp_path / "pruned")
-        assert torch.equal(run(restored), expected)
+        restored = reopened(model, tmp_path / "pruned")
+        assert torch.equal(run(restored), run(model))
         assert recorded_steps(restored)[0]["options"]["kept"]
-        gz.refine_(restored, gz.RefineConfig(progress=False))
-        gz.quantize_(restored, gz.QuantizeConfig(bits=4))
-        expected = run(restored)
-        restored.save_pretrained(tmp_path / "small")
-        final = gz.load_model(tmp_path / "small")
-        assert torch.equal(run(final), expected)
-        assert [step["name"] for step in recorded_steps(final)] == ["prune", "refine", "quantize"]
+        for each in (restored, model):  # saving takes nothing from what is done afterwards
+            gz.refine_(each, gz.RefineConfig(progress=False))
+            gz.quantize_(each, bits=4)
+            expected, small = run(each), reopened(each, tmp_path / "small")
+            assert torch.equal(run(small), expected) and small.is_quantized
+            assert [step["name"] for step in recorded_steps(small)] == ["prune", "refine", "quantize"]
+        gz.dequantize_(small)
+        assert torch.equal(run(small), expected)
+        assert torch.equal(run(reopened(small, tmp_path / "dense")), expected)
 
     def test_ratio_zero_is_the_identity_and_says_so(self, name):
-        model = GENERATORS[name]()
-        expected = run(model)
+        model = ALL[name]()
+        expected, before = run(model), state_of(model)
         report = prune_(model, PruneConfig("random", 0.0))
-        assert torch.equal(run(model), expected) and "nothing was removed" in str(report)
+        assert torch.equal(run(model), expected) and not changed(before, model)
+        assert "nothing was removed" in str(report) and report.macs_before == report.macs_after
+        assert model.config.get("quantization_config") is None
 
 
 class TestOptions:
@@ -126,13 +132,17 @@ class TestOptions:
         prune_(model, PruneConfig("random", **options))
         assert model.config.channels == (8, 8, 8)
 
-    def test_a_limit_on_parameters(self):
-        model = tiny_generator(channels=(64, 64, 32))
-        dense = model.num_parameters()
-        report = prune_(model, PruneConfig("random", max_params=dense // 2))
-        assert dense // 4 < report.parameters_after <= dense // 2
-        with pytest.raises(ValueError, match="cannot be reached; the least are"):
-            prune_(model, PruneConfig("random", max_params=10))
+    @pytest.mark.parametrize("option", ["max_params", "max_macs"])
+    @pytest.mark.parametrize("make, part", [(lambda: tiny_generator(channels=(64, 64, 32)), 4), (TINY["unet"], 5)])
+    def test_limits(self, make, part, option):
+        model = make()
+        dense = model.num_parameters() if option == "max_params" else count_macs(model)
+        with refused(model, "cannot be reached; the least are"):
+            prune_(model, PruneConfig("random", **{option: 10}))
+        report = prune_(model, PruneConfig("random", **{option: dense // 2}))
+        after = report.parameters_after if option == "max_params" else report.macs_after
+        assert dense // part < after <= dense // 2
+        assert report.macs_after == count_macs(model)
 
     def test_mapping_only_and_fresh_weights(self):
         model = randomized(tiny_generator())
@@ -150,13 +160,11 @@ class TestOptions:
         assert float(conv.weight.detach().std()) == pytest.approx(math.sqrt(2 / (32 * 9)), rel=0.05)
         assert conv.bias.eq(0).all() and bool(conv.affine.bias.eq(0).all()) != keep
 
-    def test_the_generator_of_random_numbers_is_left_alone(self):
-        model = tiny_generator()
-        torch.manual_seed(4)
-        expected = torch.rand(3)
-        torch.manual_seed(4)
-        prune_(model, PruneConfig("random", 0.5))
-        assert torch.equal(torch.rand(3), expected)
+    @pytest.mark.parametrize("make, options", [(tiny_generator, {}), (TINY["unet"], {"init": "he"})])
+    def test_the_generator_of_random_numbers_is_left_alone(self, make, options):
+        model, state = make(), torch.random.get_rng_state()
+        prune_(model, PruneConfig("random", 0.5, **options))
+        assert torch.equal(torch.random.get_rng_state(), state)
 
     @pytest.mark.parametrize("name", ["stylegan2", "stylegan3", "biggan"])
     def test_frozen_parameters_stay_frozen(self, name):
@@ -200,9 +208,9 @@ class TestBadInput:
 
     def test_models(self):
         with pytest.raises(ValueError, match="no rule for StyleGANGenerator; .*Add one"):
-            prune_(tiny_stylegan())
+            prune_(TINY["stylegan"]())
         with pytest.raises(ValueError, match="attention"):
-            prune_(tiny_biggan())
+            prune_(TINY["biggan"]())
         model = tiny_generator()
         with pytest.raises(ValueError, match="'x.*' match no channels"):
             prune_(model, PruneConfig("random", ratios={"x.*": 0.5}))
@@ -212,23 +220,23 @@ class TestBadInput:
 
     def test_broken_scores_change_nothing(self):
         model = tiny_generator()
-        expected, config = run(model), dict(model.config)
+        config = dict(model.config)
         for bad in (torch.nan, torch.inf):
             broken = PruneConfig(lambda m, sets, bad=bad: {each.name: torch.full((each.width,), bad) for each in sets})
-            with pytest.raises(ValueError, match="not finite; nothing was changed"):
+            with refused(model, "not finite; nothing was changed"):
                 prune_(model, broken)
-        with pytest.raises(ValueError, match="gives no"):
+        with refused(model, "gives no"):
             prune_(model, PruneConfig(lambda m, sets: {}))
-        assert torch.equal(run(model), expected) and dict(model.config) == config
+        assert dict(model.config) == config
 
-    def test_an_output_that_is_not_finite_names_the_module(self):
-        model = tiny_generator()
+    @pytest.mark.parametrize("make, module", [(tiny_generator, "synthesis.b8.conv0"), (TINY["unet"], "conv_in")])
+    def test_an_output_that_is_not_finite_names_the_module(self, make, module):
+        model = make()
         with torch.no_grad():
-            model.synthesis.b8.conv0.bias[0] = torch.inf
-        before = state_of(model)
-        with pytest.raises(ValueError, match="synthesis.b8.conv0 is not finite after pruning"):
-            prune_(model, PruneConfig(KeepFirst(), 0.5))
-        assert not changed(before, model)
+            model.get_submodule(module).bias[:] = torch.inf
+        with refused(model, f"{module} is not finite after pruning"):
+            prune_(model, PruneConfig("random", 0.5))
+        assert model.config.get("quantization_config") is None and not recorded_steps(model)
 
 
 def test_report_and_record_are_json():
@@ -239,4 +247,3 @@ def test_report_and_record_are_json():
     (step,) = recorded_steps(model)
     json.dumps(step)
     assert step["options"]["criterion"] == "random" and len(step["options"]["kept"]["synthesis.b8.conv0"]) == 8
-    assert all(rule_of(GENERATORS[name]()) in RULES.values() for name in GENERATORS)

@@ -11,17 +11,14 @@ import hf_ganzip as gz
 from hf_ganzip.core.modes import watching
 from hf_ganzip.quantization.packed import packed_modules
 
-from ..conftest import run, tiny_unet
+from ..conftest import refused, run, tiny_unet
+from .conftest import given
 
 
 def convolutions():
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.ConvTranspose2d(8, 4, 2, stride=2), nn.Flatten(2)]
     return nn.Sequential(*layers, nn.Linear(64, 5), nn.Linear(5, 5, bias=False)).eval()
-
-
-def given(values):
-    return lambda model, batch_size, seed: iter([lambda module: module(values)] * 20)
 
 
 @pytest.mark.parametrize("activations", [None, "int8"])
@@ -58,9 +55,7 @@ def test_errors_leave_the_model_as_it_was():
         yield lambda module: module(torch.rand(1, 3, 4, 4))
         raise RuntimeError("no more inputs")
 
-    no_inputs = (
-        "biases are corrected by running the model, and a Sequential has no inputs of its own; give activation_inputs"
-    )
+    no_inputs = "biases are .* by running the model, and a Sequential has no inputs of its own; give activation_inputs"
     infinite = "outputs are NaN or infinite while biases are corrected: 0, 2, 4; nothing was changed"
     for options, message in (
         ({}, no_inputs),
@@ -68,6 +63,6 @@ def test_errors_leave_the_model_as_it_was():
         ({"activation_inputs": given(torch.full((1, 3, 4, 4), torch.inf))}, infinite),
     ):
         model = convolutions()
-        with pytest.raises((ValueError, RuntimeError), match=message):
+        with refused(model, message, (ValueError, RuntimeError)):
             gz.quantize_(model, bits=4, bias_correction=True, **options)
-        assert not packed_modules(model) and not model[0]._forward_hooks
+        assert not model[0]._forward_hooks

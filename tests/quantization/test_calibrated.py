@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """gptq and latent_distill: what they keep, what they gain, and how they fail."""
 
+import copy
 import itertools
 
 import pytest
@@ -14,13 +15,9 @@ from hf_ganzip.quantization.methods import latent_distill as module
 from hf_ganzip.quantization.methods.gptq import compensated
 from hf_ganzip.quantization.packed import packed_modules
 
-from ..conftest import changed, run, state_of, tiny_biggan, tiny_discriminator, tiny_generator, tiny_unet
-
-
-QUICK = {
-    "gptq": {"batches": 3, "batch_size": 4, "progress": False},
-    "latent_distill": {"steps": 3, "batch_size": 4, "base": "codebook", "progress": False},
-}
+from ..conftest import changed, refused, run, state_of, tiny_biggan, tiny_discriminator, tiny_generator, tiny_unet
+from ..test_integration import QUICK
+from .conftest import given
 
 
 def config(method, bits=3, **options):
@@ -39,17 +36,16 @@ def output_error(model, reference):
 @pytest.mark.processor
 @pytest.mark.parametrize("method", sorted(QUICK))
 class TestBoth:
-    @pytest.mark.parametrize("build", [tiny_generator, tiny_discriminator, tiny_unet])
+    @pytest.mark.parametrize("build", [tiny_discriminator, tiny_unet])
     def test_the_model_of_a_seed_is_always_the_same(self, method, build):
-        first, second = build(), build()
-        second.load_state_dict(first.state_dict())
+        first = build()
+        second = copy.deepcopy(first)
         reports = [gz.quantize_(model, config(method)) for model in (first, second)]
         assert torch.equal(run(first), run(second)) and reports[0].to_dict() == reports[1].to_dict()
-        assert first.config.quantization_config.to_dict()["method"] == method
 
     def test_other_methods_keep_their_layers(self, method):
-        model, plain = tiny_generator(), tiny_generator()
-        plain.load_state_dict(model.state_dict())
+        model = tiny_generator()
+        plain = copy.deepcopy(model)
         overrides = {"mapping.*": {"method": "linear", "bits": 8}}
         overrides["synthesis.b4.conv1"] = {"method": "outlier_splitting"}
         gz.quantize_(model, gz.QuantizeConfig(method, bits=3, method_options=QUICK[method], overrides=overrides))
@@ -65,12 +61,9 @@ class TestBoth:
 
         model = tiny_generator().train()
         model.mapping.fc0.weight.requires_grad_(False)
-        before = state_of(model)
-        method_class = {"gptq": GPTQ, "latent_distill": LatentDistill}[method]
-        base = {"base": "codebook", "inputs": broken, "progress": False}
-        with pytest.raises(RuntimeError, match="no more inputs"):
-            gz.quantize_(model, gz.QuantizeConfig(method_class(**base), bits=3))
-        assert not changed(before, model) and model.training and model.synthesis.training
+        with refused(model, "no more inputs", RuntimeError):
+            gz.quantize_(model, config(method, base="codebook", inputs=broken))
+        assert model.training and model.synthesis.training
         assert not model.mapping.fc0.weight.requires_grad and model.mapping.fc1.weight.requires_grad
 
     def test_a_model_of_no_family_needs_inputs(self, method):
@@ -80,21 +73,16 @@ class TestBoth:
                 x = torch.randn(batch_size, 6, generator=generator)
                 yield lambda module, x=x: module(x)
 
-        build = lambda: nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 5))  # noqa: E731
-        with pytest.raises(ValueError, match="Sequential has no calibration inputs; give the method `inputs`"):
-            gz.quantize_(build(), config(method))
-        report = gz.quantize_(build(), config(method, inputs=inputs))
-        assert len(report.quantized) == 2
+        model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 5))
+        with refused(model, "Sequential has no calibration inputs; give the method `inputs`"):
+            gz.quantize_(model, config(method))
+        assert len(gz.quantize_(model, config(method, inputs=inputs)).quantized) == 2
 
     def test_layers_with_spectral_norm_are_folded_in_a_copy(self, method):
-        def inputs(model, batch_size, seed):
-            while True:
-                yield lambda module: module(torch.ones(batch_size, 6))
-
         norm = torch.nn.utils.parametrizations.spectral_norm
         model = nn.Sequential(norm(nn.Linear(6, 12)), nn.ReLU(), nn.Linear(12, 5)).eval()
         expected = model(torch.ones(1, 6)).detach()
-        gz.quantize_(model, config(method, bits=8, inputs=inputs))
+        gz.quantize_(model, config(method, bits=8, inputs=given(torch.ones(4, 6))))
         assert set(packed_modules(model)) == {"0", "2"}
         torch.testing.assert_close(model(torch.ones(1, 6)), expected, atol=0.02, rtol=0)
 
@@ -116,13 +104,9 @@ def test_requantizing_a_folded_model_tunes_its_folded_weights():
 
 
 def test_gptq_of_outputs_that_are_not_finite_is_refused():
-    def inputs(model, batch_size, seed):
-        while True:
-            yield lambda module: module(torch.full((batch_size, 6), torch.inf))
-
     model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 5))
     with pytest.raises(ValueError, match="gptq: the curvature of 0 is not finite"):
-        gz.quantize_(model, config("gptq", inputs=inputs))
+        gz.quantize_(model, config("gptq", inputs=given(torch.full((4, 6), torch.inf))))
     assert not packed_modules(model)
 
 
@@ -165,19 +149,19 @@ class TestLatentDistill:
         reference = tiny_generator()
         errors = {}
         for steps in (1, 60):
-            model = tiny_generator()
-            model.load_state_dict(reference.state_dict())
+            model = copy.deepcopy(reference)
             gz.quantize_(model, config("latent_distill", steps=steps, batch_size=16, base=base))
             errors[steps] = output_error(model, reference)
         assert errors[60] < 0.6 * errors[1]
 
     def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(self, tmp_path, monkeypatch):
         monkeypatch.setattr(module, "_CHECK_EVERY", 4)
-        whole, resumed = tiny_generator(), tiny_generator()
-        resumed.load_state_dict(whole.state_dict())
+        step, train, calls, first = module._Run.step, module._Run.train, itertools.count(), []
+        monkeypatch.setattr(module._Run, "train", lambda self: train(self) or first.append(self.first))
+        whole = tiny_generator()
+        resumed = copy.deepcopy(whole)
         gz.quantize_(whole, config("latent_distill", steps=12))
         options = config("latent_distill", steps=12, checkpoint_dir=str(tmp_path))
-        step, calls = module._Run.step, itertools.count()
 
         def killed(self, *args):
             if next(calls) == 6:
@@ -192,47 +176,26 @@ class TestLatentDistill:
         gz.quantize_(resumed, options)
         assert len(taken) == 8  # from the checkpoint after step 4
         assert torch.equal(run(resumed), run(whole))
-        with pytest.raises(ValueError, match="belongs to another run; choose another checkpoint_dir"):
-            gz.quantize_(tiny_generator(), config("latent_distill", steps=13, checkpoint_dir=str(tmp_path)))
+        assert first[0] == first[1] > 0, "the error before the first step"
 
     def test_a_checkpoint_of_another_model_or_other_options_is_refused(self, tmp_path, monkeypatch):
         monkeypatch.setattr(module, "_CHECK_EVERY", 2)
-        model, other = tiny_generator(), tiny_generator()
-        kept = state_of(model)
+        model = tiny_generator()
+        again = copy.deepcopy(model)
         options = {"steps": 4, "checkpoint_dir": str(tmp_path)}
         gz.quantize_(model, config("latent_distill", **options))
-        changes = ({"feature_weight": 1.0}, {"tune": "none"}, {"scale_learning_rate": 1e-3}, {"base": "linear"})
-        again = tiny_generator()
-        for change in changes:
-            again.load_state_dict(kept)
-            with pytest.raises(ValueError, match="belongs to another run"):
-                gz.quantize_(again, config("latent_distill", **options | change))
-        with pytest.raises(ValueError, match="belongs to another run"):
-            gz.quantize_(other, config("latent_distill", **options))
+        changes = [{"steps": 5}, {"feature_weight": 1.0}, {"tune": "none"}, {"scale_learning_rate": 1e-3}]
+        others = [(tiny_generator(), {}), *((copy.deepcopy(again), each) for each in (*changes, {"base": "linear"}))]
+        for other, change in others:
+            with pytest.raises(ValueError, match="belongs to another run; choose another checkpoint_dir"):
+                gz.quantize_(other, config("latent_distill", **options | change))
         gz.quantize_(again, config("latent_distill", **options))
         assert torch.equal(run(again), run(model))
 
-    def test_a_resumed_run_knows_the_error_before_the_first_step(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(module, "_CHECK_EVERY", 2)
-        found = []
-        train = module._Run.train
-
-        def watched(self):
-            train(self)
-            found.append(self.first)
-
-        monkeypatch.setattr(module._Run, "train", watched)
-        first, second = tiny_generator(), tiny_generator()
-        second.load_state_dict(first.state_dict())
-        for model in (first, second):
-            gz.quantize_(model, config("latent_distill", steps=20, checkpoint_dir=str(tmp_path)))
-        assert found[0] == found[1] > 0
-
     def test_a_run_that_diverges_keeps_the_best_state_and_says_so(self, monkeypatch):
         monkeypatch.setattr(module, "_CHECK_EVERY", 1)
-        reference, model, start = tiny_generator(), tiny_generator(), tiny_generator()
-        for other in (model, start):
-            other.load_state_dict(reference.state_dict())
+        reference = tiny_generator()
+        model, start = copy.deepcopy(reference), copy.deepcopy(reference)
         options = {"steps": 50, "scale_learning_rate": 50.0}
         with pytest.warns(UserWarning, match="diverged at step .* the best state is kept. Lower learning_rate"):
             gz.quantize_(model, config("latent_distill", bits=4, **options))
@@ -242,16 +205,14 @@ class TestLatentDistill:
     @pytest.mark.parametrize("tune", ["all", "biases", "none"])
     def test_which_parameters_in_full_precision_are_tuned(self, tune):
         model = tiny_generator()
-        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        before = state_of(model)
         options = QUICK["latent_distill"] | {"steps": 20, "tune": tune}
         gz.quantize_(model, "latent_distill", bits=2, method_options=options, skip_last_block=True)
-        changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+        tuned = changed(before, model) & dict(model.named_parameters()).keys()
         if tune == "all":
-            assert "synthesis.b16.conv1.weight" in changed and "synthesis.b4.const" in changed
-        elif tune == "biases":
-            assert changed and all(name.endswith(".bias") for name in changed)
+            assert {"synthesis.b16.conv1.weight", "synthesis.b4.const"} <= tuned
         else:
-            assert not changed
+            assert bool(tuned) == (tune == "biases") and all(name.endswith(".bias") for name in tuned)
 
     def test_a_method_that_splits_channels_is_no_start(self):
         with pytest.raises(ValueError, match="allowed are methods that look at single rows"):
@@ -264,8 +225,8 @@ class TestLatentDistill:
         """
         start = GPTQ(base=base, **QUICK["gptq"])
         still = {"steps": 1, "learning_rate": 0.0, "scale_learning_rate": 0.0, "base": start}
-        learned, plain = tiny_generator(), tiny_generator()
-        plain.load_state_dict(learned.state_dict())
+        learned = tiny_generator()
+        plain = copy.deepcopy(learned)
         gz.quantize_(learned, config("latent_distill", **still))
         gz.quantize_(plain, gz.QuantizeConfig(start, bits=3, granularity="channel"))
         for name, layer in packed_modules(plain).items():
@@ -273,12 +234,8 @@ class TestLatentDistill:
             torch.testing.assert_close(packed_modules(learned)[name].weight_scale, layer.weight_scale)
 
     def test_gptq_by_name_gets_the_same_seed_and_inputs(self):
-        def inputs(model, batch_size, seed):
-            while True:
-                yield lambda module: module(torch.full((batch_size, 6), float(seed)))
-
-        method = LatentDistill(seed=3, inputs=inputs, progress=False)
-        assert method._base() == GPTQ(seed=3, inputs=inputs, progress=False)
+        options = {"seed": 3, "inputs": given(torch.zeros(2, 6)), "progress": False}
+        assert LatentDistill(**options)._base() == GPTQ(**options)
 
 
 @pytest.mark.parametrize(("make", "steps", "rate"), [(tiny_generator, 300, 0.01), (tiny_unet, 300, 0.004)])

@@ -55,29 +55,33 @@ def test_without_graph_breaks(method, compute):
     check(model, of_two_sizes(model)[:1], fullgraph=not OLD, backend="eager")
 
 
-@pytest.mark.parametrize("compute", COMPUTE)
-def test_a_convolution_of_one_pixel(compute):
-    """Once: TypeError: Multiple dispatch failed for aten.convolution, on the second call."""
-    model = nn.Sequential(nn.Conv2d(8, 8, 1)).eval()
-    gz.quantize_(model, gz.QuantizeConfig(compute=compute))
-    check(model, [((torch.randn(2, 8, 4, 4),), {})], backend="aot_eager")
+SINGLE = {
+    # once: TypeError: Multiple dispatch failed for aten.convolution, on the second call
+    "one pixel": (lambda: nn.Conv2d(8, 8, 1), (2, 8, 4, 4), {}),
+    "rotated, low rank": (lambda: nn.Linear(128, 64), (2, 128), {"bits": 3, "svd_rank": 1, "hadamard": True}),
+}
 
 
-@pytest.mark.process
 @pytest.mark.parametrize("compute", COMPUTE)
-@pytest.mark.parametrize("name", ALL)
-def test_every_architecture(name, compute):
-    model = ALL[name]().eval()
-    gz.quantize_(model, gz.QuantizeConfig(bits=4, compute=compute))
-    check(model, of_two_sizes(model), backend="aot_eager")
+@pytest.mark.parametrize("name", SINGLE)
+def test_single_layers(name, compute):
+    make, shape, options = SINGLE[name]
+    model = nn.Sequential(make()).eval()
+    gz.quantize_(model, compute=compute, headroom=0, **options)
+    check(model, [((torch.randn(shape),), {})], fullgraph=not OLD, backend="aot_eager")
+
+
+def every_architecture():
+    """With two sizes of batches; and with one by the default backend, which takes minutes."""
+    for name in ALL:
+        yield pytest.param(name, "aot_eager", 2, marks=pytest.mark.process)
+        yield pytest.param(name, "inductor", 1, marks=pytest.mark.process if name == "unet" else pytest.mark.slow)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, when inductor is imported
 @pytest.mark.parametrize("compute", COMPUTE)
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.process if name == "unet" else pytest.mark.slow) for name in ALL]
-)
-def test_every_architecture_with_the_default_backend(name, compute):
+@pytest.mark.parametrize("name, backend, sizes", list(every_architecture()))
+def test_every_architecture(name, backend, sizes, compute):
     model = ALL[name]().eval()
     gz.quantize_(model, gz.QuantizeConfig(bits=4, compute=compute))
-    check(model, of_two_sizes(model)[:1])
+    check(model, of_two_sizes(model)[:sizes], backend=backend)

@@ -16,7 +16,6 @@ from hf_ganzip.quantization.packing import unpack
 from hf_ganzip.quantization.rotation import block_of, rotated, rotated_curvature, unrotated
 
 from ..conftest import tiny_generator, tiny_unet
-from ..test_contracts import method  # noqa: F401  a fixture: every method
 
 
 @pytest.mark.parametrize(("length", "block"), [(1152, 32), (288, 32), (48, 16), (12, 4), (27, 0), (2, 0)])
@@ -109,13 +108,6 @@ def test_an_outlier_is_spread_over_its_row_and_takes_no_bytes():
     assert found[True].bytes_after == found[False].bytes_after
 
 
-def test_every_method_has_it_beside_a_low_rank(method):  # noqa: F811
-    model = tiny_unet(block_out_channels=(32, 32), norm_num_groups=8)
-    report = gz.quantize_(model, method, bits=4, hadamard=True, svd_rank=1, preset="best", headroom=0)
-    assert any(layer.packed_layout.rank and layer.packed_layout.rotation for layer in packed_modules(model).values())
-    assert all(layer.sqnr_db > 5 for layer in report.quantized)
-
-
 @pytest.mark.parametrize(
     ("make", "options", "rotates"),
     [
@@ -144,13 +136,3 @@ def test_layers_of_odd_rows_are_not_rotated_and_the_report_says_so():
     gz.quantize_(plain, bits=4, headroom=0)
     assert torch.equal(model[0].weight, plain[0].weight) and not torch.equal(model[1].weight, plain[1].weight)
     assert [each.packed_layout.rotation for each in model] == [0, 8]
-
-
-@pytest.mark.process
-def test_rotated_layers_with_a_low_rank_are_compiled_without_a_break():
-    model = nn.Sequential(nn.Linear(128, 64))
-    gz.quantize_(model, bits=3, svd_rank=1, hadamard=True, headroom=0)
-    inputs = torch.randn(2, 128)
-    with torch.no_grad():
-        compiled = torch.compile(model, backend="eager", fullgraph=True)(inputs)
-        torch.testing.assert_close(compiled, model(inputs))

@@ -55,8 +55,7 @@ def test_the_error_is_what_quantizing_only_this_layer_gives(model, method):
     assert report.conditions["method"] == (method if method == "codebook" else "gptq")
     (forward,) = itertools.islice(family_of(model).calibration(model, 2, 0), 1)
     name = "synthesis.b8.conv0"
-    other = tiny_generator()
-    other.load_state_dict(model.state_dict())
+    other = copy.deepcopy(model)
     overrides = {name: {"bits": 3}, "*": {"bits": None}}
     gz.quantize_(other, gz.QuantizeConfig(method, overrides=overrides, **options))
     with torch.no_grad():
@@ -82,9 +81,7 @@ def test_what_starts_from_a_method_that_compensates_errors_is_measured_by_it(mod
 def test_an_allocation_keeps_its_budget_and_beats_equal_bits(model, report, mean_bits):
     overrides = report.allocate(mean_bits=mean_bits)
     config = gz.QuantizeConfig("codebook", granularity="channel", overrides=overrides)
-    other = tiny_generator()
-    other.load_state_dict(model.state_dict())
-    quantized = gz.quantize_(other, config)
+    quantized = gz.quantize_(copy.deepcopy(model), config)
     assert quantized.bits_per_weight <= mean_bits
     spent = {layer.name: layer for layer in report.layers}
     sizes = [spent[name].bytes[change["bits"]] for name, change in overrides.items()]
@@ -137,22 +134,13 @@ def test_picture_and_text(report, tmp_path):
     assert str(report).splitlines()[1].startswith(max(report.layers, key=lambda layer: layer.errors[2]).name)
 
 
-def test_diffusion_models_are_measured_on_their_own_trajectories():
-    report = gz.sensitivity(tiny_unet(), (2, 8), num_samples=2, progress=False)
-    assert all(layer.errors[8] >= 0 for layer in report.layers)
-    assert sum(layer.errors[2] for layer in report.layers) > sum(layer.errors[8] for layer in report.layers)
-
-
 def test_wrong_weights_counts_metrics_and_bits_are_refused(report):
     broken = tiny_generator()
     with torch.no_grad():
         broken.mapping.fc0.weight[0, 0] = torch.nan
     with pytest.raises(ValueError, match="sensitivity: weights with NaN or infinity: mapping.fc0"):
         gz.sensitivity(broken, (2,), num_samples=2, progress=False)
-    for wrong, message in (
-        ({"num_samples": 0}, "num_samples is 0; allowed are 1"),
-        ({"metric": "psnr"}, "'mse' or a"),
-    ):
+    for wrong, message in (({"num_samples": 0}, "num_samples is 0; allowed"), ({"metric": "psnr"}, "'mse' or a")):
         with pytest.raises(ValueError, match=message):
             gz.sensitivity(tiny_generator(), (2,), **wrong, progress=False)
     with pytest.raises(ValueError, match="6 bits were not measured; allowed are 2, 3, 4, 8"):

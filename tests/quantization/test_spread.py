@@ -47,12 +47,6 @@ def test_no_layer_gets_less_than_asked_and_all_together_keep_the_budget(found, s
     assert more <= share * sum(size * before for size, before in zip(sizes, asked)) * (1 + 1e-12)
 
 
-@given(layers())
-def test_no_share_changes_nothing(found):
-    sizes, asked, sensitive = found
-    assert spread(sizes, asked, 0.0, sensitive) == asked
-
-
 @given(SIZES, st.integers(2, 8), SHARES, st.booleans())
 def test_smaller_layers_never_get_fewer_bits_than_larger_ones_of_their_kind(sizes, asked, share, sensitive):
     sizes = sorted(sizes)

@@ -47,21 +47,6 @@ class TestStyleGAN2:
         for name in ("synthesis.b8.conv0.bias", "synthesis.b8.conv0.affine.bias"):
             bias, new = before[name].double(), model.state_dict()[name].double()
             torch.testing.assert_close(new, bias / (bias.norm() + 1e-8).sqrt(), rtol=1e-5, atol=1e-7)
-            assert float(new.norm() ** 2) == pytest.approx(float(bias.norm()), rel=1e-4)
-
-    def test_affine_biases_of_ones(self):
-        """154 ones: each becomes 0.283870."""
-        layer = nn.Linear(3, 154)
-        nn.init.ones_(layer.bias)
-        refine_(layer, RefineConfig(**QUIET))
-        torch.testing.assert_close(layer.bias.detach(), torch.full((154,), 0.283870), rtol=0, atol=1e-6)
-
-    def test_zero_biases_stay_zero(self):
-        for scaling in SCALINGS:
-            layer = nn.Linear(3, 4)
-            nn.init.zeros_(layer.bias)
-            refine_(layer, RefineConfig(scaling, **QUIET))
-            assert torch.equal(layer.bias.detach(), torch.zeros(4))
 
 
 def test_stylegan3_refines_its_input_and_image_layers():
@@ -143,17 +128,6 @@ class TestRecord:
         refine_(restored, RefineConfig(again=True, **QUIET))
         assert len(recorded_steps(restored)) == 2
 
-    def test_quantizing_keeps_the_record(self, tmp_path):
-        model, reports = gz.compress(
-            tiny_generator(), [{"step": "refine", "progress": False}, {"step": "quantize", "bits": 4}]
-        )
-        assert [type(report).__name__ for report in reports] == ["RefineReport", "QuantizeReport"]
-        model.save_pretrained(tmp_path)
-        restored = gz.load_model(tmp_path)
-        assert [step["name"] for step in recorded_steps(restored)] == ["refine", "quantize"]
-        with pytest.raises(ValueError, match="is quantized"):
-            refine_(restored)
-
 
 class TestBadInput:
     def test_nothing_changes_when_a_weight_is_broken(self):
@@ -177,8 +151,12 @@ class TestBadInput:
         with pytest.raises(ValueError, match=message):
             RefineConfig(**options)
 
-    def test_nothing_to_refine(self):
+    def test_nothing_to_refine_and_quantized_models(self):
         with pytest.raises(ValueError, match="'x.*' match no tensor"):
             refine_(tiny_generator(), RefineConfig(skip=("x.*",), **QUIET))
         with pytest.raises(ValueError, match="nothing to refine in ReLU"):
             refine_(nn.ReLU(), RefineConfig(**QUIET))
+        quantized = tiny_generator()
+        gz.quantize_(quantized)
+        with pytest.raises(ValueError, match="is quantized"):
+            refine_(quantized)
