@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core.reports import markdown_table
 from ..evaluation.eval_results import figures
 from ..saved.folder import Saved
 
@@ -31,7 +30,7 @@ def subject(report: Mapping[str, Any]) -> str:
 def cost_table(report: Mapping[str, Any]) -> str:
     """A cost report beside that of the full model, with its conditions."""
     before, after, conditions = report.get("reference"), report["model"], report["conditions"]
-    rows = []
+    lines = ["| | full model | this model | |", "|---|---|---|---|"] if before else ["| | |", "|---|---|"]
     for name, (title, form, unit) in _COSTS.items():
         value, old = after.get(name), (before or {}).get(name)
         if value is None:
@@ -40,10 +39,9 @@ def cost_table(report: Mapping[str, Any]) -> str:
         if before:
             old_text = form.format(old / unit if unit != 1 else old) if old is not None else "-"
             cells = [old_text, *cells, f"{old / value:.2f}x" if old and value else "-"]
-        rows.append((title, *cells))
-    table = _table(("", "full model", "this model", "") if before else ("", ""), rows)
+        lines.append(f"| {title} | {' | '.join(cells)} |")
     verdict = f"{report['verdict'].capitalize()}. " if before else ""
-    return f"{table}\n\n{verdict}Conditions: {_conditions(conditions)}."
+    return "\n".join(lines) + f"\n\n{verdict}Conditions: {_conditions(conditions)}."
 
 
 def quality_table(evaluations: Sequence[Mapping[str, Any]]) -> str:
@@ -51,12 +49,13 @@ def quality_table(evaluations: Sequence[Mapping[str, Any]]) -> str:
     if not evaluations:
         return ""
     names = {name: title for report in evaluations for _, name, title, _ in figures(report)}
-    rows = []
+    lines = ["| | " + " | ".join(names.values()) + " |", "|---" * (len(names) + 1) + "|"]
     for report in evaluations:
         values = {name: value for _, name, _, value in figures(report)}
-        rows.append([subject(report), *(f"{values[name]:.3f}" if name in values else "-" for name in names)])
+        cells = [f"{values[name]:.3f}" if name in values else "-" for name in names]
+        lines.append(f"| {subject(report)} | {' | '.join(cells)} |")
     notes = dict.fromkeys(_conditions(report["conditions"]) for report in evaluations)
-    return _table(["", *names.values()], rows) + "\n\nConditions: " + ". ".join(notes) + "."
+    return "\n".join(lines) + "\n\nConditions: " + ". ".join(notes) + "."
 
 
 def _conditions(conditions: Mapping[str, Any]) -> str:
@@ -165,7 +164,8 @@ def _packed(saved: Saved) -> str:
 
 def _table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Markdown; "" without rows."""
-    return markdown_table([titles, *(tuple(map(str, row)) for row in rows)]) if rows else ""
+    head, *lines = ["| " + " | ".join(map(str, line)) + " |" for line in (titles, *rows)]
+    return "\n".join([head, "|---" * len(titles) + "|", *lines]) if rows else ""
 
 
 def _shape(entry: Mapping[str, Any]) -> str:
