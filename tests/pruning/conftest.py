@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small models to prune."""
 
+import copy
 import functools
 
 import torch
@@ -8,7 +9,7 @@ import torch
 from hf_ganzip.pruning import PruneConfig, prune_
 from hf_ganzip.pruning.rules import rule_of
 
-from ..conftest import state_of, tiny_biggan, tiny_generator, tiny_stylegan3, tiny_unet
+from ..conftest import randomized, tiny_biggan, tiny_generator, tiny_stylegan3, tiny_unet
 from ..tiny_diffusion import conditional_unet, xl_unet
 
 
@@ -41,14 +42,17 @@ UNETS = {
 }
 
 
+ALL = GENERATORS | UNETS
+
+
 @functools.cache
 def halved(name):
-    """A model with half of its channels, its report, and the tensors and channel sets of before; to be copied, not
+    """A model with half of its channels, its report, and the model and the channel sets of before; to be copied, not
     changed.
     """
-    model = UNETS[name]()
-    dense, sets = state_of(model), rule_of(model).sets(model)
-    return model, prune_(model, PruneConfig("random", 0.5)), dense, sets
+    model = randomized(ALL[name]())
+    dense = copy.deepcopy(model)
+    return model, prune_(model, PruneConfig("random", 0.5)), dense, rule_of(dense).sets(dense)
 
 
 def images(count=4, channels=3):

@@ -113,19 +113,6 @@ class TestSizes:
 
 @pytest.mark.parametrize("name", sorted(UNETS))
 class TestEveryUNet:
-    def test_pruned_tensors_are_dense_ones_at_the_kept_indices(self, name):
-        model, report, dense, sets = halved(name)
-        kept = {each.name: torch.tensor(each.kept) for each in report.sets}
-        expected = dict(dense)
-        for key, value in dense.items():
-            for axis in range(value.ndim):
-                parts = [(c, p) for c in sets for p in c.slices if p.tensor == key and p.axis == axis]
-                rows = [part.rows(kept[channels.name]) for channels, part in parts]
-                if rows:
-                    expected[key] = expected[key].index_select(axis, torch.cat(rows).sort().values)
-        assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
-        assert report.parameters_after < 0.5 * report.parameters_before
-
     def test_every_block_loses_as_many(self, name):
         model, report, _, sets = halved(name)
         sets = {channels.name: channels for channels in sets}

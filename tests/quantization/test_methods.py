@@ -169,6 +169,13 @@ def test_grid_aware_halves_round_to_what_the_whole_rounds_to():
         assert torch.equal(folded, whole)
 
 
+def test_splitting_a_channel_twice_names_the_original():
+    weight = torch.tensor([[8.0, 1, 1, 1]])[:, :, None]
+    split, sources = split_channels(weight, 0.5)
+    assert sources.tolist() == [0, 0]
+    torch.testing.assert_close(fold_channels(split, sources), weight)
+
+
 # -- clipping by search and codebooks ---------------------------------------------------------------------------------
 
 
