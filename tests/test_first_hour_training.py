@@ -93,7 +93,7 @@ def test_a_pruned_model_finds_its_teacher_in_its_record(tmp_path, monkeypatch):
     import hf_ganzip as gz
     from hf_ganzip.scripts import finetuning
 
-    monkeypatch.setattr(finetuning.shared, "make_accelerator", lambda *_, **__: SimpleNamespace())
+    monkeypatch.setattr(finetuning, "make_accelerator", lambda *_, **__: SimpleNamespace())
 
     def teacher(name):
         args = SimpleNamespace(output_dir=str(tmp_path / "out"), smoke=False, teacher=None, recipe=None, revision=None)

@@ -23,8 +23,17 @@ from ..publishing import push_to_hub
 from ..recipes import compress, read_recipe
 from ..training.logs import figures_of
 from ..training.run_config import RunConfig
-from . import shared
 from .flags import config_flags, data_flags, hub_flags, loader_flags, make_parser, run_flags, validation_flags
+from .shared import (
+    apply_smoke,
+    check_data_flags,
+    given,
+    load_data,
+    make_accelerator,
+    make_validator,
+    recorded,
+    write_report,
+)
 
 
 _START = "start"  # folder of the compressed model before training
@@ -65,9 +74,9 @@ def parse_finetune_args(
         parser.error("this script starts from nothing; a finetune script takes a model and a recipe")
     if not (from_scratch or args.smoke or args.pretrained_model_name_or_path):
         parser.error("give --pretrained_model_name_or_path (or --smoke)")
-    shared.check_data_flags(parser, args)
+    check_data_flags(parser, args)
     if args.smoke:
-        shared.apply_smoke(args)
+        apply_smoke(args)
         args.train_batch_size, args.num_validation_images = 8, 8
     return args
 
@@ -94,7 +103,7 @@ class Finetuning:
 
     def __init__(self, args: argparse.Namespace, name: str, smoke_model: Callable[[], ModelMixin], **options: Any):
         self.args, self.output = args, Path(args.output_dir)
-        self.accelerator = shared.make_accelerator(args, name, **options)
+        self.accelerator = make_accelerator(args, name, **options)
         self.smoke_model = smoke_model
 
     def config(self, kind: type[RunConfig], preset: dict[str, Any]) -> RunConfig:
@@ -103,7 +112,7 @@ class Finetuning:
         Raises:
             ValueError: The batch cannot be shared out evenly, or options do not fit.
         """
-        options, flags = dict(preset), shared.given(self.args, kind)
+        options, flags = dict(preset), given(self.args, kind)
         if "train_batch_size" in preset and "train_batch_size" not in flags:
             processes, micro = self.accelerator.num_processes, self.args.gradient_accumulation_steps
             if preset["train_batch_size"] % (processes * micro):
@@ -172,7 +181,7 @@ class Finetuning:
 
     def images(self, resolution: int, channels: int) -> TensorDataset:
         """Training images of the model's size."""
-        dataset = shared.load_data(self.args, resolution)
+        dataset = load_data(self.args, resolution)
         if self.args.smoke:
             return TensorDataset(dataset.tensors[0].expand(-1, channels, -1, -1), dataset.tensors[1])
         found = dataset.tensors[0].shape[1]
@@ -182,7 +191,7 @@ class Finetuning:
 
     def validator(self, dense: ModelMixin | None = None) -> Validator | None:
         """Figures during training, with ``--validation_data``; with the ``dense`` model also likeness to its images."""
-        return shared.make_validator(self.args, self.accelerator, dense)
+        return make_validator(self.args, self.accelerator, dense)
 
     def publish(self, model: ModelMixin) -> None:
         """Upload the final model; without a namespace in ``--hub_model_id`` to that of whoever is logged in."""
@@ -197,8 +206,8 @@ class Finetuning:
     ) -> None:
         """Record the step with all options of its config, save the model, plot the log, and upload where asked."""
         if self.accelerator.is_main_process:
-            options = shared.recorded(config) | options
-            figures = shared.write_report(self.output, options)
+            options = recorded(config) | options
+            figures = write_report(self.output, options)
             last = {"figures": figures_of(figures[-1])} if figures else {}
             record_step(model, Step(step, options | last))
             model.save_pretrained(self.output / folder)

@@ -104,9 +104,7 @@ def test_flags_that_do_not_fit(capsys, name, flags, message):
 
 
 def made(monkeypatch, args, processes=1):
-    monkeypatch.setattr(
-        finetuning.shared, "make_accelerator", lambda *_, **__: SimpleNamespace(num_processes=processes)
-    )
+    monkeypatch.setattr(finetuning, "make_accelerator", lambda *_, **__: SimpleNamespace(num_processes=processes))
     return Finetuning(args, "x", None)
 
 
