@@ -16,6 +16,7 @@ from hf_ganzip.core.shipped import recipes
 
 from .conftest import run, tiny_ugatit, tiny_unet
 from .docs.pages import ROOT
+from .tiny_pipelines import build
 
 
 REAL = "fashion-mnist-test-5000"
@@ -87,10 +88,7 @@ def test_evaluate_takes_options_of_metrics(call, done, tmp_path):
 
 
 def test_text_to_image_pipelines_sample_prompts(call, done, folder, tmp_path):
-    pytest.importorskip("transformers")
-    from .test_transformers import tiny_pipeline
-
-    tiny_pipeline(tmp_path / "tokenizer").save_pretrained(tmp_path / "pipe")
+    build("stable diffusion").save_pretrained(tmp_path / "pipe")
     (tmp_path / "prompts.txt").write_text("b\n\n")
     flags = ("--prompt", "a", "--prompts-file", tmp_path / "prompts.txt", "--steps", 2, "--guidance-scale", 3)
 

@@ -3,6 +3,7 @@
 
 import ast
 import fnmatch
+import importlib
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import hf_ganzip as gz
+from hf_ganzip.core.post_import import when_imported
 from hf_ganzip.core.registry import lookup
 
 
@@ -108,23 +110,18 @@ def test_a_model_quantizes_when_the_integration_is_imported_first():
     assert result.stdout.strip() == "True", result.stderr
 
 
-def test_a_callback_waits_for_an_import_that_succeeds(tmp_path):
+def test_a_callback_waits_for_an_import_that_succeeds(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "late.py").write_text("import missing_at_first")
-    result = python(f"""
-import pathlib, sys
-sys.path.insert(0, {str(tmp_path)!r})
-from hf_ganzip.core.post_import import when_imported
-when_imported("late", lambda: print("called"))
-for attempt in range(2):
-    try:
-        import late
-    except ImportError:
-        print("failed")
-        pathlib.Path({str(tmp_path)!r}, "missing_at_first.py").touch()
-        import importlib
-        importlib.invalidate_caches()
-""")
-    assert result.stdout.split() == ["failed", "called"], result.stderr
+    called = []
+    when_imported("late", lambda: called.append("late"))
+    with pytest.raises(ImportError):
+        importlib.import_module("late")
+    assert not called
+    (tmp_path / "missing_at_first.py").touch()
+    importlib.invalidate_caches()
+    importlib.import_module("late")
+    assert called == ["late"]
 
 
 def test_lookup_suggests_and_lists():
