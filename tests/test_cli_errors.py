@@ -75,7 +75,6 @@ def test_errors_are_one_line_without_traceback(call, folder, tmp_path, arguments
         (("study", "--reference", REAL, "--option", "steps=3"), "write METHOD.steps=VALUE"),
         (("evaluate", REAL, "--k", "3", "--option", "k=2"), "k is given both as an option of its own and by --option"),
         (("sample", "{tmp}/grid.gif"), "grid.gif is no folder; files of grids end in .png, .jpg, .jpeg, .webp"),
-        (("sample", "{tmp}/grid.pgn"), "grid.pgn is no folder; files of grids end in"),
         (("compress", "--dtype", "float8"), "Invalid value for '--dtype'"),
     ],
 )

@@ -116,7 +116,8 @@ def test_keep_in_fp32_modules_stay_float32(packed):
 
 _FRESH = """
 import sys, torch
-import hf_ganzip, diffusers, transformers
+import hf_ganzip, diffusers.quantizers.auto, transformers
+assert "hf_ganzip" in diffusers.quantizers.auto.AUTO_QUANTIZER_MAPPING
 results = []
 for name, cls in (
     ("generator", hf_ganzip.StyleGAN2Generator),
