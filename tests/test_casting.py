@@ -11,7 +11,8 @@ import hf_ganzip as gz
 from hf_ganzip.quantization.packed import packed_modules
 
 from .conftest import run, tiny_generator, tiny_unet
-from .test_transformers import encode, generate, text_encoder, tiny_pipeline
+from .test_transformers import encode, text_encoder
+from .tiny_pipelines import build, generate
 
 
 CASTS = {
@@ -94,7 +95,7 @@ def quantized(model):
     "ignore:.torch_dtype. is deprecated:FutureWarning"
 )  # `dtype` is unknown to older diffusers
 def test_pipelines_are_cast_and_become_others(tmp_path):
-    pipe = tiny_pipeline(tmp_path / "tokenizer")
+    pipe = build("stable diffusion")
     for part in (pipe.unet, pipe.vae, pipe.text_encoder):
         quantized(part)
     pipe.save_pretrained(tmp_path / "packed")

@@ -16,6 +16,7 @@ from hf_ganzip.core.shipped import recipes
 
 from .conftest import run, tiny_ugatit, tiny_unet
 from .docs.pages import ROOT
+from .tiny_pipelines import build
 
 
 REAL = "fashion-mnist-test-5000"
@@ -65,15 +66,6 @@ def test_sample_grid_and_folder(call, done, folder, tmp_path):
     assert code == 1 and "is not empty" in err and sorted((tmp_path / "images").glob("*.png")) == files
 
 
-def test_evaluate_prints_metrics_and_conditions(done, folder):
-    flags = ("--num-samples", 150, "--metric", "knn_precision_recall", "--json")
-    report = json.loads(done("evaluate", REAL, folder, *flags))
-    assert set(report["metrics"]) == {"knn_precision_recall"}
-    assert report["conditions"]["n_generated"] == 150 and report["conditions"]["n_real"] == 5000
-    assert len(report["conditions"]["extractor_digest"]) == 64
-    assert 0 <= report["metrics"]["knn_precision_recall"]["precision"] <= 1
-
-
 def test_evaluate_takes_options_of_metrics(call, done, tmp_path):
     np.save(tmp_path / "real.npy", np.random.default_rng(0).normal(size=(5, 8)))
     flags = ("--metric", "frechet_distance", "--metric", "kernel_distance", "--json")
@@ -87,10 +79,7 @@ def test_evaluate_takes_options_of_metrics(call, done, tmp_path):
 
 
 def test_text_to_image_pipelines_sample_prompts(call, done, folder, tmp_path):
-    pytest.importorskip("transformers")
-    from .test_transformers import tiny_pipeline
-
-    tiny_pipeline(tmp_path / "tokenizer").save_pretrained(tmp_path / "pipe")
+    build("stable diffusion").save_pretrained(tmp_path / "pipe")
     (tmp_path / "prompts.txt").write_text("b\n\n")
     flags = ("--prompt", "a", "--prompts-file", tmp_path / "prompts.txt", "--steps", 2, "--guidance-scale", 3)
 
@@ -131,7 +120,10 @@ def test_pipelines_are_taken_like_their_network(done, tmp_path):
     done("cost", tmp_path / "small", "--base", tmp_path / "pipe", "--repeats", 1, "--no-memory")
     flags = ("--num-samples", 5, "--steps", 3, "--clip-sample", "--metric", "knn_precision_recall", "--json")
     np.save(tmp_path / "real.npy", np.zeros((5, 1, 8, 8), np.uint8))
-    conditions = json.loads(done("evaluate", tmp_path / "real.npy", tmp_path / "pipe", *flags))["conditions"]
+    report = json.loads(done("evaluate", tmp_path / "real.npy", tmp_path / "pipe", *flags))
+    assert report["metrics"].keys() == {"knn_precision_recall"}
+    conditions = report["conditions"]
+    assert (conditions["n_real"], conditions["n_generated"], len(conditions["extractor_digest"])) == (5, 5, 64)
     assert (conditions["steps"], conditions["clip_sample"]) == (4, True)
 
 
@@ -164,20 +156,14 @@ def test_demo_prints_its_table_and_files(done, tmp_path, monkeypatch):
     assert (tmp_path / "demo" / "samples.png").is_file() and (tmp_path / "demo" / "model" / "config.json").is_file()
 
 
-@pytest.mark.process
-def test_study_prints_its_report(done, tmp_path):
-    flags = ("--method", "linear", "--method", "gptq", "--option", "gptq.batches=1", "--option", "gptq.progress=false")
-    small = ("--bits", 4, "--num-samples", 130, "--draws", 1, "--output-dir", tmp_path / "study")
-    out = done("study", "stylegan2-fashion-mnist", "--reference", REAL, *flags, *small)
-    assert out.splitlines()[0] == str(tmp_path / "study" / "report.md") and "| gptq | 4 |" in out
-
-
 def test_study_of_a_diffusion_pipeline(done, tmp_path):
     pipeline = DDPMPipeline(tiny_unet(sample_size=8, in_channels=1, out_channels=1), DDPMScheduler())
     pipeline.save_pretrained(tmp_path / "small-ddpm")
-    flags = ("--method", "auto", "--bits", 4, "--num-samples", 130, "--draws", 1, "--steps", 2, "--spacing", "quad")
-    flags += ("--clip-sample", "--sqnr-images", 2, "--output-dir", tmp_path / "study")
+    flags = ("--method", "auto", "--method", "gptq", "--option", "gptq.batches=1", "--option", "gptq.progress=false")
+    flags += ("--bits", 4, "--num-samples", 130, "--draws", 1, "--steps", 2, "--spacing", "quad", "--clip-sample")
+    flags += ("--sqnr-images", 2, "--output-dir", tmp_path / "study")
     out = done("study", tmp_path / "small-ddpm", "--reference", REAL, *flags)
+    assert out.splitlines()[0] == str(tmp_path / "study" / "report.md") and "| gptq | 4 |" in out
     assert "| auto | 4 |" in out and "study of small-ddpm" in out and "SQNR dB" in out
     assert "2 steps (quad spacing of 1000 timesteps, predicted images clipped)" in out
 

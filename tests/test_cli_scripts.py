@@ -12,11 +12,10 @@ from hf_ganzip.recipes import read_recipe
 from .docs.pages import ROOT
 
 
-def test_all_scripts_have_a_door_or_are_listed(call):
+def test_all_scripts_have_a_door_or_are_listed(done):
     assert shipped("examples") == ROOT / "examples"
-    code, out, _ = call("examples", "--json")
-    found = json.loads(out)
-    assert code == 0 and set(found["scripts"]) == {path.stem for path in (ROOT / "examples").glob("*.py")}
+    found = json.loads(done("examples", "--json"))
+    assert set(found["scripts"]) == {path.stem for path in (ROOT / "examples").glob("*.py")}
     assert set(found["recipes"]) == {"small-and-quantized", "diff-prune-ddpm", "svs-ddpm", "svs-stylegan2"}
     assert all(found["scripts"].values()) and all(found["recipes"].values())
 
@@ -51,10 +50,9 @@ def test_launch_goes_through_accelerate(call, monkeypatch):
 
 
 @pytest.mark.process
-def test_a_run_on_two_processes(tmp_path, call):
+def test_a_run_on_two_processes(tmp_path, done):
     launch = "--cpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
-    code, _, err = call("train", "biggan", "--launch", launch, "--smoke", "--output_dir", tmp_path / "out")
-    assert code == 0, err
+    done("train", "biggan", "--launch", launch, "--smoke", "--output_dir", tmp_path / "out")
     assert (tmp_path / "out" / "generator" / "config.json").is_file()
 
 

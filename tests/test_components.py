@@ -11,27 +11,19 @@ from hf_ganzip.evaluation.cost import measure_cost
 from hf_ganzip.quantization.packed import packed_modules
 
 from .conftest import run, tiny_generator, tiny_unet
-from .test_transformers import generate, tiny_pipeline
+from .tiny_pipelines import build, generate
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pipelines")
-    tiny_pipeline(folder / "tokenizer").save_pretrained(folder / "pipeline")
-    return folder / "pipeline"
+    folder = tmp_path_factory.mktemp("pipeline")
+    build("stable diffusion").save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture
 def pipeline(folder):
     return DiffusionPipeline.from_pretrained(folder)
-
-
-def test_the_denoiser_is_the_default(pipeline, tmp_path):
-    report = gz.quantize_(pipeline)
-    assert list(report) == ["unet"] and not packed_modules(pipeline.text_encoder) and not packed_modules(pipeline.vae)
-    assert all(name.startswith("unet.") for name in packed_modules(pipeline))
-    pipeline.save_pretrained(tmp_path / "small")
-    assert (generate(DiffusionPipeline.from_pretrained(tmp_path / "small")) == generate(pipeline)).all()
 
 
 def test_components_are_chosen_and_reported_one_by_one(pipeline):

@@ -154,21 +154,24 @@ def test_the_only_column_of_images_is_found(tmp_path):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("column", ["image", "img"])
-def test_datasets_of_the_hub(tmp_path, column):
-    cells = [{"bytes": png_bytes(pixels), "path": None} for pixels in PIXELS]
-    (tmp_path / "repository" / "data").mkdir(parents=True)
-    table = pa.table({column: cells, "label": list(range(len(cells)))})
-    for split in ("train", "test"):
-        pq.write_table(table, tmp_path / "repository" / "data" / f"{split}-00000-of-00001.parquet")
+def test_datasets_of_the_hub(tmp_path):
+    """With a column of images by either name."""
+    cells, labels = [{"bytes": png_bytes(pixels), "path": None} for pixels in PIXELS], list(range(len(PIXELS)))
+    for column in ("image", "img"):
+        (tmp_path / column / "data").mkdir(parents=True)
+        for split in ("train", "test"):
+            file = tmp_path / column / "data" / f"{split}-00000-of-00001.parquet"
+            pq.write_table(pa.table({column: cells, "label": labels}), file)
     code = (
         "from hf_ganzip.images import read_images\n"
-        "images, labels = read_images('org/images', split='test')\n"
-        "print(sum(int(i.sum()) for i in images), labels.tolist())"
+        "for column in ('image', 'img'):\n"
+        "    images, labels = read_images(f'org/{column}', split='test')\n"
+        "    print(column, sum(int(i.sum()) for i in images), labels.tolist())"
     )
-    with LocalHub({"datasets/org/images": tmp_path / "repository"}) as hub:
+    with LocalHub({f"datasets/org/{column}": tmp_path / column for column in ("image", "img")}) as hub:
         found = hub.run(code, tmp_path / "cache")
-    assert found.split(maxsplit=1) == [str(int(np.sum(PIXELS, dtype=np.int64))), f"{list(range(len(PIXELS)))}\n"]
+    total = np.sum(PIXELS, dtype=np.int64)
+    assert found.splitlines() == [f"{column} {total} {labels}" for column in ("image", "img")]
 
 
 def test_sources_without_images(tmp_path):

@@ -39,10 +39,15 @@ def lora(*targets, **options):
     return LoraConfig(r=2, target_modules=list(targets), init_lora_weights=False, **options)
 
 
-def predict(unet):
+def forward(unet):
     generator = torch.Generator().manual_seed(0)
     sample, states = (torch.randn(size, generator=generator) for size in ((2, 4, 8, 8), (2, 3, 12)))
     return unet(sample, 7, states).sample
+
+
+@torch.no_grad()
+def predict(unet):
+    return forward(unet)
 
 
 def trained(unet):
@@ -52,7 +57,7 @@ def trained(unet):
     before = state_of(unet)
     parameters = [parameter for parameter in unet.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=0.1)
-    predict(unet).square().mean().backward()
+    forward(unet).square().mean().backward()
     optimizer.step()
     moved = changed(before, unet)
     assert moved and all("lora_" in name for name in moved)
@@ -61,17 +66,15 @@ def trained(unet):
 @pytest.mark.parametrize("compute", ["dequantized", "packed"])
 def test_an_adapter_is_trained_saved_and_loaded_again(unet, folder, tmp_path, compute):
     gz.set_compute_(unet, compute)
-    with torch.no_grad():
-        plain = predict(unet)
+    plain = predict(unet)
     trained(unet)
     unet.save_lora_adapter(tmp_path / "lora")
     again = UNet2DConditionModel.from_pretrained(folder)
     gz.set_compute_(again, compute)
     again.load_lora_adapter(tmp_path / "lora", **WEIGHTS)
-    with torch.no_grad():
-        assert torch.equal(predict(again), predict(unet)) and not torch.allclose(predict(again), plain)
-        again.disable_lora()
-        assert torch.equal(predict(again), plain)
+    assert torch.equal(predict(again), predict(unet)) and not torch.allclose(predict(again), plain)
+    again.disable_lora()
+    assert torch.equal(predict(again), plain)
 
 
 def digests(unet):
@@ -80,7 +83,6 @@ def digests(unet):
 
 @pytest.mark.parametrize("compute", ["dequantized", "packed"])
 @pytest.mark.parametrize("rank", [0, 1])
-@torch.no_grad()
 def test_fusing_leaves_the_codes_alone_and_is_taken_back_bit_by_bit(compute, rank):
     unet = conditional_unet()
     overrides = {"*.attn1.to_q": {"svd_rank": rank}}
@@ -102,7 +104,6 @@ def test_fusing_leaves_the_codes_alone_and_is_taken_back_bit_by_bit(compute, ran
 
 
 @pytest.mark.filterwarnings("ignore:Already f:UserWarning")  # of peft, at every second adapter
-@torch.no_grad()
 def test_adapters_are_fused_one_on_the_other_with_a_scale(unet):
     for name in ("one", "two"):
         unet.add_adapter(lora("to_q"), name)
@@ -122,7 +123,6 @@ def test_adapters_are_fused_one_on_the_other_with_a_scale(unet):
         unfuse_(layer, "one")
 
 
-@torch.no_grad()
 def test_a_fused_model_is_cast_and_copied_and_counts_its_adapters(unet):
     size = sum(tensor.nbytes for tensor in unet.buffers())
     unet.add_adapter(lora("to_q"))
@@ -141,11 +141,10 @@ def test_a_fused_model_is_not_saved_without_what_is_fused(unet, tmp_path):
     unet.unload_lora()
     with pytest.raises(ValueError, match="save_pretrained: an adapter is fused into .*to_q .*unfuse_lora"):
         unet.save_pretrained(tmp_path / "fused")
-    with torch.no_grad():
-        expected = predict(unet)
-        gz.dequantize_(unet)
-        unet.save_pretrained(tmp_path / "fused")
-        assert torch.equal(predict(UNet2DConditionModel.from_pretrained(tmp_path / "fused")), expected)
+    expected = predict(unet)
+    gz.dequantize_(unet)
+    unet.save_pretrained(tmp_path / "fused")
+    assert torch.equal(predict(UNet2DConditionModel.from_pretrained(tmp_path / "fused")), expected)
 
 
 @torch.no_grad()
@@ -175,30 +174,27 @@ def test_layers_that_are_not_packed_are_merged_as_ever():
 
 def test_merging_goes_through_unpacked_weights(unet, tmp_path):
     trained(unet)
-    with torch.no_grad():
-        expected = predict(unet)
-        gz.dequantize_(unet)
-        torch.testing.assert_close(predict(unet), expected)
-        unet.fuse_lora()
-        unet.unload_lora()
-        torch.testing.assert_close(predict(unet), expected, rtol=1e-4, atol=1e-5)
-        unet.save_pretrained(tmp_path / "merged")
-        merged = UNet2DConditionModel.from_pretrained(tmp_path / "merged")
-        assert torch.equal(predict(merged), predict(unet))
-        gz.quantize_(merged, bits=4)
-        assert packed_modules(merged)
+    expected = predict(unet)
+    gz.dequantize_(unet)
+    torch.testing.assert_close(predict(unet), expected)
+    unet.fuse_lora()
+    unet.unload_lora()
+    torch.testing.assert_close(predict(unet), expected, rtol=1e-4, atol=1e-5)
+    unet.save_pretrained(tmp_path / "merged")
+    merged = UNet2DConditionModel.from_pretrained(tmp_path / "merged")
+    assert torch.equal(predict(merged), predict(unet))
+    gz.quantize_(merged, bits=4)
+    assert packed_modules(merged)
 
 
 def test_a_model_with_adapters_is_not_saved_as_one_without(unet, tmp_path):
-    with torch.no_grad():
-        expected = predict(unet)
+    expected = predict(unet)
     trained(unet)
     with pytest.raises(ValueError, match="packed layers were changed, .* save_lora_adapter, and call unload_lora"):
         unet.save_pretrained(tmp_path / "again")
     unet.unload_lora()
     unet.save_pretrained(tmp_path / "again")
-    with torch.no_grad():
-        assert torch.equal(predict(UNet2DConditionModel.from_pretrained(tmp_path / "again")), expected)
+    assert torch.equal(predict(UNet2DConditionModel.from_pretrained(tmp_path / "again")), expected)
 
 
 def test_adapters_of_text_encoders(tmp_path):

@@ -119,13 +119,10 @@ def test_the_machine_is_named_by_its_processor():
     ],
 )
 def test_folders_that_are_no_model_are_refused(tmp_path, content, message):
+    with pytest.raises(FileNotFoundError, match="has no config.json"):
+        gz.load_model(tmp_path)
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ValueError, match=message):
-        gz.load_model(tmp_path)
-
-
-def test_folder_without_config(tmp_path):
-    with pytest.raises(FileNotFoundError, match="has no config.json"):
         gz.load_model(tmp_path)
 
 

@@ -9,39 +9,31 @@ from hf_ganzip.integration.structure import apply_structure_, structure_of
 from .conftest import tiny_unet
 
 
-@pytest.mark.parametrize(
-    "structure",
-    [
-        None,
-        [],
-        {},
-        {"attributes": {}},
-        {"attributes": [], "shapes": {}},
-        {"attributes": {}, "shapes": []},
-        {"attributes": {"conv_in": ["out_channels"]}, "shapes": {}},
-        {"attributes": None, "shapes": None},
-    ],
-    ids=str,
-)
-def test_damaged_structures_are_refused(structure):
-    with pytest.raises(ValueError, match="the structure in config.json is damaged"):
-        apply_structure_(tiny_unet(), structure)
+DAMAGED, FOREIGN = "the structure in config.json is damaged", "does not fit the model"
 
 
 @pytest.mark.parametrize(
-    "structure",
+    "structure, message",
     [
-        {"attributes": {"nothing": {"out_channels": 4}}, "shapes": {}},
-        {"attributes": {"conv_in": {"_modules": 4}}, "shapes": {}},
-        {"attributes": {"conv_in": {"forward": 3}}, "shapes": {}},
-        {"attributes": {}, "shapes": {"conv_in.wait": [4]}},
-        {"attributes": {}, "shapes": {"conv_in.weight": [4, 3, 3]}},
-        {"attributes": {}, "shapes": {"conv_in.weight": [4, 3, 3, 0]}},
+        (None, DAMAGED),
+        ([], DAMAGED),
+        ({}, DAMAGED),
+        ({"attributes": {}}, DAMAGED),
+        ({"attributes": [], "shapes": {}}, DAMAGED),
+        ({"attributes": {}, "shapes": []}, DAMAGED),
+        ({"attributes": {"conv_in": ["out_channels"]}, "shapes": {}}, DAMAGED),
+        ({"attributes": None, "shapes": None}, DAMAGED),
+        ({"attributes": {"nothing": {"out_channels": 4}}, "shapes": {}}, FOREIGN),
+        ({"attributes": {"conv_in": {"_modules": 4}}, "shapes": {}}, FOREIGN),
+        ({"attributes": {"conv_in": {"forward": 3}}, "shapes": {}}, FOREIGN),
+        ({"attributes": {}, "shapes": {"conv_in.wait": [4]}}, FOREIGN),
+        ({"attributes": {}, "shapes": {"conv_in.weight": [4, 3, 3]}}, FOREIGN),
+        ({"attributes": {}, "shapes": {"conv_in.weight": [4, 3, 3, 0]}}, FOREIGN),
     ],
     ids=str,
 )
-def test_structures_of_another_model_are_refused(structure):
-    with pytest.raises(ValueError, match="does not fit the model"):
+def test_structures_that_are_damaged_or_of_another_model_are_refused(structure, message):
+    with pytest.raises(ValueError, match=message):
         apply_structure_(tiny_unet(), structure)
 
 

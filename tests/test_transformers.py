@@ -7,24 +7,17 @@ import sys
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.models import AutoencoderKL
+from diffusers import DiffusionPipeline
 from diffusers.quantizers import PipelineQuantizationConfig
 from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoModel,
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTokenizer,
-    T5Config,
-    T5EncoderModel,
-)
+from transformers import AutoModel, CLIPTextModel, T5EncoderModel
 
 import hf_ganzip as gz
 from hf_ganzip.core.components import all_networks
 from hf_ganzip.quantization.packed import packed_modules
 
-from .conftest import same_conditions
+from .conftest import tiny_unet
+from .tiny_pipelines import build, clip, generate, t5
 
 
 IDS = torch.arange(12).view(2, 6)
@@ -32,8 +25,7 @@ IDS = torch.arange(12).view(2, 6)
 
 def text_encoder():
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
-    return CLIPTextModel(CLIPTextConfig(vocab_size=64, max_position_embeddings=12, **sizes)).eval()
+    return clip()[1]
 
 
 @torch.no_grad()
@@ -103,14 +95,34 @@ def packed(folder, tmp_path):
     return model
 
 
+WITHOUT_THE_IMPORT = """
+import sys
+from diffusers import UNet2DModel
+from transformers import AutoModel, CLIPTextModel
+for cls, folder in ((AutoModel, sys.argv[1]), (CLIPTextModel, sys.argv[1]), (UNet2DModel, sys.argv[2])):
+    try:
+        cls.from_pretrained(folder)
+    except Exception as error:
+        print(f"{cls.__name__}: {error}")
+import hf_ganzip  # after all that was imported
+AutoModel.from_pretrained(sys.argv[1])
+UNet2DModel.from_pretrained(sys.argv[2])
+"""
+
+
 @pytest.mark.process
-@pytest.mark.parametrize("loader", ["AutoModel", "CLIPTextModel"])
-def test_a_fresh_process_without_the_import_raises_rather_than_loads_noise(packed, tmp_path, loader):
-    code = f"import sys; from transformers import {loader} as M; M.from_pretrained(sys.argv[1]); print('loaded')"
-    command = [sys.executable, "-c", code, tmp_path / "packed"]
+def test_a_fresh_process_raises_rather_than_loads_noise_until_we_are_imported(packed, tmp_path):
+    unet = tiny_unet()
+    gz.quantize_(unet)
+    unet.save_pretrained(tmp_path / "unet")
+    command = [sys.executable, "-c", WITHOUT_THE_IMPORT, tmp_path / "packed", tmp_path / "unet"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert result.returncode != 0 and "loaded" not in result.stdout
-    assert "Unknown quantization type, got hf_ganzip" in result.stderr and "MISMATCH" in result.stderr
+    assert result.returncode == 0, result.stderr
+    messages = dict(line.split(": ", 1) for line in result.stdout.splitlines())
+    assert messages.keys() == {"AutoModel", "CLIPTextModel", "UNet2DModel"}
+    assert "Unknown quantization type, got hf_ganzip" in messages["UNet2DModel"]
+    assert result.stderr.count("Unknown quantization type, got hf_ganzip") >= 2
+    assert result.stderr.count("CLIPTextModel LOAD REPORT") >= 2 and "MISMATCH" in result.stderr
 
 
 def test_codes_of_transformers_have_the_name_of_the_weight_in_another_shape(packed, folder, tmp_path):
@@ -129,23 +141,12 @@ def test_codes_of_transformers_have_the_name_of_the_weight_in_another_shape(pack
         assert torch.equal(encode(CLIPTextModel.from_pretrained(tmp_path / "again")), encode(packed))
 
 
-@pytest.mark.process
-def test_a_fresh_process_restores_it(packed, tmp_path):
-    code = (
-        "import sys, torch, hf_ganzip; from transformers import AutoModel; "
-        "m = AutoModel.from_pretrained(sys.argv[1]).eval()\n"
-        "with torch.no_grad(): torch.save(m(torch.arange(12).view(2, 6)).last_hidden_state, sys.argv[2])"
-    )
-    subprocess.run([sys.executable, "-c", code, tmp_path / "packed", tmp_path / "out.pt"], check=True, timeout=200)
-    assert torch.equal(torch.load(tmp_path / "out.pt"), encode(packed))
-
-
 @pytest.mark.parametrize("while_loading", [False, True])
 def test_embeddings_that_encoder_and_decoder_share_are_restored(while_loading, tmp_path):
     """T5 ties the tables of its stacks, which transformers wants to be parameters."""
     torch.manual_seed(0)
     config, tokens = gz.QuantizeConfig(bits=4, embeddings=True), torch.arange(8)[None]
-    model = T5EncoderModel(T5Config(vocab_size=16, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2)).eval()
+    model = t5(8)[1]
     if while_loading:
         model.save_pretrained(tmp_path / "full")
         model = T5EncoderModel.from_pretrained(tmp_path / "full", quantization_config=gz.GanzipConfig.of(config))
@@ -164,8 +165,7 @@ def test_layers_that_are_kept_in_float32_are_restored(scale_dtype, tmp_path):
     are.
     """
     torch.manual_seed(0)
-    model = T5EncoderModel(T5Config(vocab_size=16, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2))
-    model.save_pretrained(tmp_path / "full")
+    t5(8)[1].save_pretrained(tmp_path / "full")
     model = T5EncoderModel.from_pretrained(tmp_path / "full", dtype=torch.float16).eval()
     gz.quantize_(model, gz.QuantizeConfig(bits=4, scale_dtype=scale_dtype))
     model.save_pretrained(tmp_path / "small")
@@ -178,68 +178,20 @@ def test_layers_that_are_kept_in_float32_are_restored(scale_dtype, tmp_path):
         assert torch.equal(restored(tokens).last_hidden_state, model(tokens).last_hidden_state)
 
 
-def tiny_pipeline(folder):
-    torch.manual_seed(0)
-    vocabulary = {token: i for i, token in enumerate(["<|startoftext|>", "<|endoftext|>", "a", "b", "a</w>", "b</w>"])}
-    folder.mkdir()
-    (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=12)
-    blocks = {"block_out_channels": (8, 16), "norm_num_groups": 4}
-    unet = UNet2DConditionModel(
-        **blocks,
-        sample_size=8,
-        layers_per_block=1,
-        cross_attention_dim=16,
-        attention_head_dim=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )
-    types = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    vae = AutoencoderKL(**blocks, **types, latent_channels=4, sample_size=16)
-    return StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder(),
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+def tiny_pipeline(_):
+    """Stable Diffusion."""
+    return build("stable diffusion")
 
 
-def generate(pipeline):
-    pipeline.set_progress_bar_config(disable=True)
-    generator = torch.Generator().manual_seed(0)
-    with same_conditions(*all_networks(pipeline).values()):
-        return pipeline(
-            "a b", num_inference_steps=2, generator=generator, output_type="np", height=16, width=16
-        ).images
-
-
-class TestPipelines:
-    @pytest.fixture
-    def saved(self, tmp_path):
-        tiny_pipeline(tmp_path / "tokenizer").save_pretrained(tmp_path / "pipeline")
-        return tmp_path / "pipeline"
-
-    @pytest.mark.parametrize("how", ["quant_mapping", "quant_backend"])
-    def test_components_are_quantized_and_restored(self, saved, tmp_path, how):
-        if how == "quant_mapping":
-            mapping = {"unet": gz.GanzipConfig(bits=4), "text_encoder": gz.GanzipConfig("codebook", bits=6)}
-            config = PipelineQuantizationConfig(quant_mapping=mapping)
-        else:
-            kwargs = {"method": "aciq", "bits": 4}
-            config = PipelineQuantizationConfig(
-                quant_backend="hf_ganzip", quant_kwargs=kwargs, components_to_quantize=["unet", "text_encoder", "vae"]
-            )
-        pipeline = StableDiffusionPipeline.from_pretrained(saved, quantization_config=config, safety_checker=None)
-        assert packed_modules(pipeline.unet) and packed_modules(pipeline.text_encoder)
-        assert bool(packed_modules(pipeline.vae)) == (how == "quant_backend")
-        expected = generate(pipeline)
-        pipeline.save_pretrained(tmp_path / "packed")
-        index = json.loads((tmp_path / "packed" / "model_index.json").read_text())
-        assert index["unet"] == ["diffusers", "UNet2DConditionModel"] and index["text_encoder"][0] == "transformers"
-        restored = DiffusionPipeline.from_pretrained(tmp_path / "packed", safety_checker=None)
-        assert (generate(restored) == expected).all()
+def test_components_of_a_pipeline_are_quantized_by_their_own_options(tmp_path):
+    build("stable diffusion").save_pretrained(tmp_path / "full")
+    mapping = {"unet": gz.GanzipConfig(bits=4), "text_encoder": gz.GanzipConfig("codebook", bits=6)}
+    config = PipelineQuantizationConfig(quant_mapping=mapping | {"vae": gz.GanzipConfig("aciq", bits=4)})
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "full", quantization_config=config)
+    assert all(packed_modules(network) for network in all_networks(pipeline).values())
+    assert pipeline.text_encoder.config.quantization_config.to_dict()["bits"] == 6
+    expected = generate(pipeline)
+    pipeline.save_pretrained(tmp_path / "packed")
+    index = json.loads((tmp_path / "packed" / "model_index.json").read_text())
+    assert index["unet"] == ["diffusers", "UNet2DConditionModel"] and index["text_encoder"][0] == "transformers"
+    assert (generate(DiffusionPipeline.from_pretrained(tmp_path / "packed")) == expected).all()

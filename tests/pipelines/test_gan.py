@@ -29,22 +29,6 @@ def test_output_types(pipe):
     np.testing.assert_array_equal(np.asarray(images[1]), np.round(array[1] * 255).astype(np.uint8))
 
 
-def test_image_i_does_not_depend_on_the_batch(pipe):
-    with torch.no_grad():
-        for name, parameter in pipe.generator.named_parameters():
-            if name.endswith("noise_strength"):
-                parameter.fill_(0.3)
-    options = {"output_type": "latent", "class_labels": 1}
-    together = pipe(5, generator=sample_generators(7, 5), **options).images
-    parts = [
-        pipe(n, generator=sample_generators(7, n, start), **options).images for start, n in ((0, 2), (2, 1), (3, 2))
-    ]
-    torch.testing.assert_close(torch.cat(parts), together)
-    split = pipe(5, generator=sample_generators(7, 5), max_batch_size=2, **options).images
-    torch.testing.assert_close(split, together)
-    assert not torch.allclose(together[0], together[1])
-
-
 def test_labels_and_latents(pipe):
     z = torch.randn(4, 8)
     by_default = pipe(latents=z, noise_mode="const", output_type="latent").images

@@ -15,9 +15,12 @@ from ..conftest import TINY, gan_pipeline, sources, tiny_biggan, tiny_biggan_dee
 GENERATORS = [name for name, make in TINY.items() if isinstance(make(), GeneratorMixin)]
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("name", GENERATORS)
-def test_every_generator_samples_saves_and_loads(name, tmp_path):
+def test_every_generator_samples_saves_and_loads(name, packed, tmp_path):
     pipe = gan_pipeline(TINY[name]())
+    if packed:
+        gz.quantize_(pipe.generator, bits=4)
     options = {"noise_mode": "const", "output_type": "latent", "truncation_psi": 0.7}
     expected = pipe(3, generator=torch.Generator().manual_seed(1), **options).images
     pipe.save_pretrained(tmp_path)
@@ -29,11 +32,18 @@ def test_every_generator_samples_saves_and_loads(name, tmp_path):
 @pytest.mark.parametrize("name", GENERATORS)
 def test_image_i_depends_on_its_source_only(name):
     pipe = gan_pipeline(TINY[name]())
+    with torch.no_grad():
+        for parameter_name, parameter in pipe.generator.named_parameters():
+            if parameter_name.endswith("noise_strength"):
+                parameter.fill_(0.3)
     label = 1 if pipe.generator.config.num_classes else None
     options = {"output_type": "latent", "class_labels": label, "truncation_psi": 0.5}
     together = pipe(3, generator=sources(1, 2, 3), **options).images
     alone = pipe(1, generator=sources(2), **options).images
     torch.testing.assert_close(together[1:2], alone, rtol=0, atol=1e-5)
+    split = pipe(3, generator=sources(1, 2, 3), max_batch_size=2, **options).images
+    torch.testing.assert_close(split, together, rtol=0, atol=1e-5)
+    assert not torch.allclose(together[0], together[1])
 
 
 @pytest.mark.parametrize("make", [tiny_generator, tiny_stylegan3])
