@@ -134,6 +134,9 @@ def test_features_need_no_extractor_and_options_reach_the_metrics():
     report = evaluate(FEATURES, FEATURES, metrics=metrics, options=options, seed=3)
     lsh = report.metrics["lsh_precision_recall"]
     assert (lsh["k"], lsh["draws"], lsh["seed"]) == (2, 4, 3)
+    taken = report.conditions["metric_options"]
+    assert taken["knn_precision_recall"] == {"k": 2}
+    assert options.items() | {("seed", 3)} <= taken["lsh_precision_recall"].items()
     assert report.conditions["extractor"] == "features as given"
     with pytest.raises(ValueError, match="none of the metrics frechet_distance has the option draws"):
         evaluate(FEATURES, FEATURES, metrics=["frechet_distance"], options={"draws": 4})

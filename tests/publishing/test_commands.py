@@ -29,8 +29,7 @@ def folder(tmp_path):
 
 
 class TestPush:
-    @pytest.mark.process
-    def test_there_and_back(self, call, hub, folder, tmp_path):
+    def test_there_and_back(self, call, hub, equal, folder, tmp_path):
         tiny_generator().save_pretrained(tmp_path / "full")
         flags = ("--report", tmp_path / "quantize.json", "--license", "mit", "--base", tmp_path / "full", "--json")
         code, out, err = call("push", folder, "me/small", "--samples", "4", "--public", *flags)

@@ -72,13 +72,6 @@ class TestWhole:
         folder = snapshot_download("me/pipeline", cache_dir=tmp_path / "cache")
         assert torch.equal(run(DDPMPipeline.from_pretrained(folder).unet), run(unet))
 
-    def test_a_model_that_loads_with_other_bits_by_remote_code_stays_here(self, hub, equal, monkeypatch):
-        other = {"model": {"tensors": "0", "output": "0"}}
-        monkeypatch.setattr("hf_ganzip.publishing.push.run_remote_snippet", lambda *args, **options: other)
-        with pytest.raises(ValueError, match=r"tensors of model \(with trust_remote_code=True\)"):
-            push(quantized())
-        assert hub.requests == []
-
     def test_what_is_measured(self, hub, equal):
         model, full = quantized(), tiny_generator()
         assert "Size and speed" not in push(model, dry_run=True, measure=False).card

@@ -19,18 +19,20 @@ OLD_HUB = int(huggingface_hub.__version__.partition(".")[0]) < 2
 
 
 class TestNothingHalf:
-    @pytest.mark.process
-    def test_a_model_that_loads_with_other_bits_stays_here(self, hub, monkeypatch):
-        original = check.run_snippet
-
-        def damaged(snippet):
-            found = original(snippet)
-            found["model"]["output"] = "0" * 64
-            return found
-
-        monkeypatch.setattr("hf_ganzip.publishing.push.run_snippet", damaged)
-        with pytest.raises(ValueError, match="other bits: output of model. Nothing was uploaded"):
-            push(quantized())
+    @pytest.mark.parametrize(
+        "run, kind, said",
+        [
+            ("run_snippet", "output", "output of model. Nothing was uploaded"),
+            ("run_remote_snippet", "tensors", r"tensors of model \(with trust_remote_code=True\)"),
+        ],
+    )
+    def test_a_model_that_loads_with_other_bits_stays_here(self, hub, equal, monkeypatch, run, kind, said):
+        model = quantized()
+        found = check.fingerprint(model)
+        found["model"][kind] = "0" * 64
+        monkeypatch.setattr(f"hf_ganzip.publishing.push.{run}", lambda *args, **options: found)
+        with pytest.raises(ValueError, match=f"other bits: {said}"):
+            push(model)
         assert hub.requests == []
 
     @pytest.mark.process
@@ -104,17 +106,12 @@ class TestNothingHalf:
         with pytest.raises(ValueError, match="namespace/name"):
             push(quantized(), name, dry_run=True)
 
-    def test_a_pull_request_to_a_branch_is_refused_before_anything_is_made(self, hub):
+    def test_what_is_refused_before_anything_is_made(self, hub):
         for dry_run in (True, False):
             with pytest.raises(ValueError, match="a pull request goes to main"):
                 push(quantized(), create_pr=True, revision="dev", dry_run=dry_run)
-        assert hub.requests == []
-
-    def test_a_dict_that_is_no_report(self, hub):
         with pytest.raises(TypeError, match="no report that a card shows"):
             push(quantized(), report={"foo": 1})
-        assert hub.requests == []
-
-    def test_no_model(self, hub):
         with pytest.raises(TypeError, match="a dict is no model"):
             push({})
+        assert hub.requests == []
