@@ -22,9 +22,16 @@ def fresh_accelerate():
 
 @pytest.fixture
 def adam_steps(monkeypatch):
-    """Adam, once for every step that it makes."""
+    """Learning rate and norm of the gradient of every step that Adam makes."""
     made, step = [], torch.optim.Adam.step
-    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure=None: made.append(self) or step(self, closure))
+
+    def record(self, closure=None):
+        (group,) = self.param_groups
+        gradients = [p.grad.norm() for p in group["params"] if p.grad is not None]
+        made.append((group["lr"], float(torch.stack(gradients).norm())))
+        return step(self, closure)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", record)
     return made
 
 

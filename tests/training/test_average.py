@@ -38,12 +38,6 @@ def test_what_each_step_counts(half_life, rampup):
     assert average.share_of_start(steps) == pytest.approx(wanted[0], abs=1e-12)
 
 
-def test_a_short_run_leaves_its_start_behind():
-    fixed = WeightAverage(torch.nn.Identity(), 8, 10_000, rampup=0)
-    assert fixed.share_of_start(120) == pytest.approx(0.5 ** (960 / 10_000))  # 94 %: the run that was reported
-    assert WeightAverage(torch.nn.Identity(), 8, 10_000).share_of_start(1) == pytest.approx(0.5**20)
-
-
 def test_decay_as_half_life():
     for decay in (0.0, 0.5, 0.9999):
         assert WeightAverage(torch.nn.Identity(), 32, half_life_of(decay, 32), 0).decay(7) == pytest.approx(decay)

@@ -78,6 +78,11 @@ class TestSchedules:
         assert are_rows_of(revived, seen)
         near(layer.embed_avg / layer.cluster_size[:, None], layer.embed, 1e-3)
 
+    def test_codes_from_the_data(self):
+        layer, h = quantizer(3, 4, init="data", decay=1.0), torch.randn(30, 3)
+        layer(h)
+        assert are_rows_of(layer.embed, h)
+
 
 class TestLife:
     """Codebooks live: they start from features when these have settled, move with them, and move codes that fall

@@ -22,12 +22,11 @@ AUGMENTED = {"family": "stylegan3", "path_every": 0, "ada_target": 0.6 if twice_
 SCHEDULED = {"lr_scheduler": "cosine", "lr_warmup_steps": 1, "max_grad_norm": 0.5}
 
 
-@pytest.mark.processor
 @pytest.mark.parametrize(
     "train, steps, options",
     [  # 8 steps cross an epoch
-        pytest.param(train_tiny_gan, 8, {}, id="gan"),
-        pytest.param(train_tiny_gan, 8, {"class_group_size": 4}, id="gan, batches of groups"),
+        pytest.param(train_tiny_gan, 8, {}, id="gan", marks=pytest.mark.processor),
+        pytest.param(train_tiny_gan, 8, {"class_group_size": 4}, id="gan, groups", marks=pytest.mark.processor),
         pytest.param(train_tiny_gan, 4, OFFICIAL, id="gan, official codebooks"),
         pytest.param(train_tiny_gan, 4, LIVING, id="gan, living codebooks"),
         pytest.param(train_tiny_gan, 4, OFFICIAL | {"accumulation": 2}, id="gan, official codebooks, micro-batches"),
