@@ -49,13 +49,14 @@ class Network:
 
 
 def save_tensorflow(path, networks, protocol=4):
-    """Pickle of (G, D, Gs), each (variables, {component: variables}, static_kwargs)."""
+    """Pickle of (G, D, Gs), each (variables, {component: variables}, static_kwargs); its path."""
     with fake_modules(dnnlib__tflib__network__Network=Network):
         objects = [
             Network(variables, {name: Network(own) for name, own in components.items()}, kwargs)
             for variables, components, kwargs in networks
         ]
         path.write_bytes(pickle.dumps(tuple(objects), protocol=protocol))
+    return path
 
 
 def array(tensor):
@@ -142,30 +143,22 @@ def rosinality_generator(weights):
 
 def rosinality_discriminator(weights, resolution):
     """State dict of the rosinality discriminator from the official one's tensors."""
+    names = {  # of the modules with weight and bias
+        "fromrgb": ("convs.0.0", "convs.0.1"),
+        "conv0": ("convs.{}.conv1.0", "convs.{}.conv1.1"),
+        "conv1": ("convs.{}.conv2.1", "convs.{}.conv2.2"),
+        "skip": ("convs.{}.skip.1", None),
+        "conv": ("final_conv.0", "final_conv.1"),
+        "fc": ("final_linear.0", "final_linear.0"),
+        "out": ("final_linear.1", "final_linear.1"),
+    }
     state = {}
     for key, value in weights.items():
         if "resample_filter" in key:
             continue
         block, layer, kind = key.split(".")
-        size = int(block.removeprefix("b"))
-        index = resolution.bit_length() - size.bit_length() + 1
-        names = {
-            ("fromrgb", "weight"): "convs.0.0.weight",
-            ("fromrgb", "bias"): "convs.0.1.bias",
-            ("conv0", "weight"): f"convs.{index}.conv1.0.weight",
-            ("conv0", "bias"): f"convs.{index}.conv1.1.bias",
-            ("conv1", "weight"): f"convs.{index}.conv2.1.weight",
-            ("conv1", "bias"): f"convs.{index}.conv2.2.bias",
-            ("skip", "weight"): f"convs.{index}.skip.1.weight",
-            ("conv", "weight"): "final_conv.0.weight",
-            ("conv", "bias"): "final_conv.1.bias",
-            ("fc", "weight"): "final_linear.0.weight",
-            ("fc", "bias"): "final_linear.0.bias",
-            ("out", "weight"): "final_linear.1.weight",
-            ("out", "bias"): "final_linear.1.bias",
-        }
-        if (layer, kind) in names:
-            state[names[layer, kind]] = value
+        index = resolution.bit_length() - int(block.removeprefix("b")).bit_length() + 1
+        state[f"{names[layer][kind == 'bias'].format(index)}.{kind}"] = value
     return state
 
 

@@ -12,11 +12,13 @@ import hf_ganzip as gz
 from hf_ganzip.checkpoints import CONVERTERS, CheckpointError, DamagedCheckpointError, save_converted
 from hf_ganzip.checkpoints.torch_file import read_torch
 
+from ..conftest import changed, state_of
 from ..models.golden import close, load_golden, part
 from .conftest import FORMATS, PICKLES, notes, save
 
 
 class TestBigGAN:
+    @pytest.mark.processor
     @FORMATS
     @pytest.mark.parametrize("name", ["biggan32_cifar", "biggan64_hier"])
     @torch.no_grad()
@@ -83,6 +85,7 @@ class TestBigGANDeep:
         save(path / "pytorch_model.bin", weights, zipped)
         return path, io
 
+    @pytest.mark.processor
     @FORMATS
     @torch.no_grad()
     def test_official_values(self, tmp_path, zipped):
@@ -117,6 +120,7 @@ class TestBigGANDeep:
 
 
 class TestUGATIT:
+    @pytest.mark.processor
     @FORMATS
     @torch.no_grad()
     def test_official_values(self, tmp_path, zipped):
@@ -129,10 +133,12 @@ class TestUGATIT:
         found = model(io["x"])
         close(found.sample, io["img"])
         close(found.cam_logits, io["cam"])
-        for network, name in (("disLB", "local"), ("D", "global")):
-            expected = io[f"{name}_cam"]
-            cam = gz.convert(path, network=network)(io["xd"]).cam_logits
-            close(cam, expected, float(expected.abs().max()) * 1e-5)
+        close(found.heatmap, io["heatmap"])
+        for network, name, logits in (("disLB", "local", "local"), ("D", "global", "global_")):
+            found = gz.convert(path, network=network)(io["xd"])
+            for value, key in (("logits", logits), ("cam_logits", f"{name}_cam"), ("heatmap", f"{name}_heatmap")):
+                # spectral norms were not iterated: values reach 1e10, so the tolerance is relative to them
+                close(found[value], io[key], float(io[key].abs().max()) * 1e-5)
         with pytest.raises(CheckpointError, match="no network 'genB2A'; it has genA2B, disGB, disLB"):
             gz.convert(path, network="genB2A")
 
@@ -151,7 +157,7 @@ class TestSource:
         with caplog.at_level(logging.WARNING):
             restored = gz.load_model(tmp_path)
         source = restored.config["_ganzip_source"]
-        assert not caplog.records
+        assert not caplog.records and not changed(state_of(model), restored)
         assert source["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
         assert source["format"] == "stylegan-torch" and source["network"] == "G_ema"
         card = (tmp_path / "README.md").read_text()
@@ -163,14 +169,6 @@ class TestSource:
         assert "license: other\nlicense_name: nvidia-source-code-license-nc\n" in header
         save_converted(gz.convert(PICKLES / "stylegan3_t.pkl", license="cc-by-nc-4.0"), tmp_path)
         assert "license: cc-by-nc-4.0" in (tmp_path / "README.md").read_text()
-
-    def test_saved_folder_repeats_the_converted_model(self, tmp_path):
-        model = gz.convert(PICKLES / "stylegan2_small_skip.pkl")
-        save_converted(model, tmp_path)
-        z = torch.randn(2, model.config.z_dim)
-        with torch.no_grad():
-            expected = model(z, noise_mode="const").sample
-            assert torch.equal(gz.load_model(tmp_path)(z, noise_mode="const").sample, expected)
 
 
 def test_unknown_content_is_described(tmp_path):

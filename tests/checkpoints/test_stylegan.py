@@ -46,8 +46,7 @@ class TestTensorFlow:
     def file(self, folder, kwargs):
         """A pickle of the reference generator with these options."""
         main, components = foreign.tensorflow_stylegan2(part(load_golden("stylegan2_small_skip")[1], "G."))
-        foreign.save_tensorflow(folder / "network.pkl", [(main, components, kwargs)] * 3)
-        return folder / "network.pkl"
+        return foreign.save_tensorflow(folder / "network.pkl", [(main, components, kwargs)] * 3)
 
     @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
     @torch.no_grad()
@@ -57,9 +56,9 @@ class TestTensorFlow:
         discriminator = foreign.tensorflow_discriminator(part(weights, "D."))
         kwargs = {"resample_kernel": [1, 3, 3, 1], "architecture": "skip"}
         networks = [(main, components, kwargs), (discriminator, {}, kwargs), (main, components, kwargs)]
-        foreign.save_tensorflow(tmp_path / "network.pkl", networks, protocol)
-        close(gz.convert(tmp_path / "network.pkl")(io["z"], noise_mode="const").sample, io["img"])
-        close(gz.convert(tmp_path / "network.pkl", network="D")(io["img"]).logits, io["logits"])
+        path = foreign.save_tensorflow(tmp_path / "network.pkl", networks, protocol)
+        close(gz.convert(path)(io["z"], noise_mode="const").sample, io["img"])
+        close(gz.convert(path, network="D")(io["img"]).logits, io["logits"])
 
     @torch.no_grad()
     def test_extra_keywords_are_ignored_with_a_note(self, tmp_path):
@@ -97,8 +96,8 @@ class TestTensorFlow:
     @torch.no_grad()
     def test_stylegan_computes_what_the_graph_computes(self, tmp_path, resolution, channels):
         main, components = foreign.random_stylegan(resolution, channels, w_dim=16, layers=3)
-        foreign.save_tensorflow(tmp_path / "karras2019.pkl", [(main, components, {})] * 3)
-        generator = gz.convert(tmp_path / "karras2019.pkl")
+        path = foreign.save_tensorflow(tmp_path / "karras2019.pkl", [(main, components, {})] * 3)
+        generator = gz.convert(path)
         assert isinstance(generator, gz.StyleGANGenerator) and generator.config.resolution == resolution
         z = torch.randn(2, 16)
         expected = foreign.tensorflow_stylegan_images(main, components, z).float()
@@ -115,8 +114,7 @@ class TestTensorFlow:
         synthesis = components["synthesis"]
         for name in [name for name in synthesis if "ToRGB" in name]:
             synthesis[name.replace("ToRGB", "ToRGB_lod0")] = synthesis.pop(name)
-        foreign.save_tensorflow(tmp_path / "b.pkl", [(main, components, {})] * 3)
-        found = gz.convert(tmp_path / "b.pkl")
+        found = gz.convert(foreign.save_tensorflow(tmp_path / "b.pkl", [(main, components, {})] * 3))
         z = torch.randn(2, 8)
         assert found.config.architecture == "orig"
         close(found(z, noise_mode="const").sample, generator(z, noise_mode="const").sample)

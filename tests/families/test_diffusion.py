@@ -58,34 +58,19 @@ def test_classes_and_texts_are_random():
     assert not torch.equal(texts[0][0], texts[0][1]) and not torch.equal(texts[0], texts[1])
 
 
-def test_inputs_repeat_under_a_seed_and_differ_between_seeds():
-    model = tiny_unet(num_class_embeds=5)
-    first, second, other = (inputs_of(model, 2, seed=seed)[1] for seed in (0, 0, 2**32))
-    assert torch.equal(first[0], second[0]) and torch.equal(first[2]["class_labels"], second[2]["class_labels"])
-    assert not torch.equal(first[0], other[0])
-
-
-@pytest.mark.parametrize("make", [tiny_unet, lambda: tiny_unet(num_class_embeds=5), conditional_unet])
-def test_bfloat16_models_are_calibrated(make):
-    model = make().to(torch.bfloat16)
-    for forward in itertools.islice(family_of(model).calibration(model, 2, 0), 2):
-        output = forward(model)
-        assert output.dtype == torch.bfloat16 and torch.isfinite(output).all()
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("name", ALL)
 def test_every_kind_of_model_and_condition_has_repeatable_passes(name):
     model = ALL[name]()
     assert len(output(model)) == 2
     starts = {}
-    for seed in (0, 0, 1):
+    for seed in (0, 0, 2**32):
         (forward,) = itertools.islice(family_of(model).calibration(model, 3, seed), 2, 3)
         first, again = forward(model), forward(model)
         assert len(first) == 3 and torch.isfinite(first).all() and torch.equal(first, again)
         assert seed not in starts or torch.equal(starts[seed], first)
         starts[seed] = first
-    assert not torch.equal(starts[0], starts[1])
+    assert not torch.equal(starts[0], starts[2**32])
 
 
 @torch.no_grad()

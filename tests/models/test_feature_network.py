@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,10 +70,11 @@ def test_image_size_must_halve_for_every_convolution(image_size):
         FeatureNetwork(image_size=image_size)
 
 
-def test_training_script_repeats_itself_under_a_seed(script, tmp_path):
+def test_training_script_repeats_itself_under_a_seed(monkeypatch, tmp_path):
     weights = []
     for name in ("first", "second"):
-        script.main(script.parse_args(["--smoke", "--output_dir", str(tmp_path / name)]))
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--smoke", "--output_dir", str(tmp_path / name)])
+        runpy.run_path(str(SCRIPT), run_name="__main__")
         PartialState._reset_state()
         weights.append((tmp_path / name / "diffusion_pytorch_model.safetensors").read_bytes())
     assert weights[0] == weights[1]
@@ -92,7 +95,8 @@ def test_augmentation_moves_and_mirrors_whole_images(script):
     assert left[:, 0].min() == 1 and left[:, 0].max() == 5
 
 
-def test_script_needs_exactly_one_source(script, capsys):
-    with pytest.raises(SystemExit):
-        script.parse_args(["--output_dir", "out"])
-    assert "give one of --dataset_name and --train_data_dir" in capsys.readouterr().err
+def test_a_folder_without_test_images_gives_no_test_accuracy(script, tmp_path):
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    flags = ["--train_data_dir", str(tmp_path / "images"), "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match="has no test images; allowed are"):
+        script.main(script.parse_args(flags))

@@ -10,11 +10,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
 from torch.utils.data import TensorDataset
 
-from hf_ganzip.training.feature_quantization import add_feature_quantizers
 from hf_ganzip.training.feature_quantizer import FeatureQuantizer
-from hf_ganzip.training.gan_loop import GANTrainingConfig, train_gan
-
-from ..conftest import tiny_discriminator, tiny_generator
 
 
 @pytest.fixture(autouse=True)
@@ -26,9 +22,16 @@ def fresh_accelerate():
 
 @pytest.fixture
 def adam_steps(monkeypatch):
-    """Adam, once for every step that it makes."""
+    """Learning rate and norm of the gradient of every step that Adam makes."""
     made, step = [], torch.optim.Adam.step
-    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure=None: made.append(self) or step(self, closure))
+
+    def record(self, closure=None):
+        (group,) = self.param_groups
+        gradients = [p.grad.norm() for p in group["params"] if p.grad is not None]
+        made.append((group["lr"], float(torch.stack(gradients).norm())))
+        return step(self, closure)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", record)
     return made
 
 
@@ -82,17 +85,3 @@ def quantizer(dim=2, codes=2, embed=None, **options):
 
 def near(actual, expected, tolerance=1e-6):
     torch.testing.assert_close(torch.as_tensor(actual), torch.as_tensor(expected), rtol=0, atol=tolerance)
-
-
-def train_tiny_gan(folder, steps, accumulation=1, classes=2, validate=None, fq=None, **options):
-    """Train tiny networks on batches of 8, 5 micro-steps an epoch; (generator, discriminator, average)."""
-    torch.manual_seed(1)
-    networks = {"resolution": 8, "channels": (8, 4), "num_classes": classes if classes > 1 else 0}
-    generator, discriminator = tiny_generator(**networks).train(), tiny_discriminator(**networks).train()
-    if fq is not None:
-        add_feature_quantizers(discriminator, {"b8": fq})
-    accelerator = cpu_accelerator(gradient_accumulation_steps=accumulation)
-    options = {"train_batch_size": 8, "r1_every": 2, "validation_steps": 1000, "checkpointing_steps": 4} | options
-    config = GANTrainingConfig(output_dir=str(folder), max_train_steps=steps, **options)
-    average = train_gan(generator, discriminator, images(classes=classes), config, accelerator, validate)
-    return generator, discriminator, average

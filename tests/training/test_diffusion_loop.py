@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training of noise predictors: exact resume, the same result for every number of processes and micro-batches, pruned
-structures.
-"""
+"""Training of noise predictors: timesteps, averages, grids, pruned structures, teachers, broken losses."""
 
 import math
 
@@ -16,22 +14,11 @@ from hf_ganzip.training.diffusion_loop import (
     DiffusionTrainingConfig,
     antithetic_timesteps,
     save_pipeline,
-    train_diffusion,
 )
-from hf_ganzip.training.logs import read_log
 
 from ..conftest import run, tiny_unet
-from ..processes import run_processes
-from .conftest import close, cpu_accelerator, images, join_group, same, weights
-
-
-def train(folder, steps, accumulation=1, model=None, teacher=None, validate=None, **options):
-    torch.manual_seed(1)
-    model = model or tiny_unet()
-    accelerator = cpu_accelerator(gradient_accumulation_steps=accumulation)
-    options = {"train_batch_size": 8, "checkpointing_steps": 4, "validation_steps": 1000} | options
-    config = DiffusionTrainingConfig(str(folder), max_train_steps=steps, **options)
-    return model, train_diffusion(model, images(), config, accelerator, teacher, validate)
+from .conftest import same, weights
+from .loops import train_noise_predictor as train
 
 
 def test_antithetic_timesteps():
@@ -42,60 +29,15 @@ def test_antithetic_timesteps():
         assert all(int(found[i] + found[half + i]) == 999 for i in range(count - half))
 
 
-@pytest.mark.parametrize("options", [{}, {"dropout": 0.1, "lr_scheduler": "cosine"}])
-def test_a_resumed_run_is_an_uninterrupted_run(tmp_path, options):
-    whole = weights(train(tmp_path / "whole", 8, **options))  # crosses an epoch of 5 steps
-    if "lr_scheduler" in options:
-        with pytest.raises(KeyboardInterrupt):
-            train(tmp_path / "parts", 8, validation_steps=5, validate=interrupt, **options)
-    else:
-        train(tmp_path / "parts", 4, **options)
-    torch.manual_seed(99)
-    assert same(whole, weights(train(tmp_path / "parts", 8, resume_from_checkpoint="latest", **options)))
-
-
-def interrupt(model):
-    raise KeyboardInterrupt
-
-
-def test_micro_batches_do_not_matter(tmp_path, adam_steps):
-    whole = weights(train(tmp_path / "whole", 3))
-    parts = weights(train(tmp_path / "parts", 3, accumulation=4, train_batch_size=2))
-    assert len(adam_steps) == 3 + 3
-    close(whole, parts, 2e-4)
-
-
-RUN_OPTIONS = {"lr_scheduler": "cosine", "lr_warmup_steps": 1, "max_grad_norm": 0.5}
-
-
 def test_recomputed_activations_change_nothing(tmp_path):
-    options = {"dropout": 0.1}
-    kept = weights(train(tmp_path / "kept", 2, **options))
-    torch.manual_seed(1)
-    model = tiny_unet()
-    torch.manual_seed(1)
-    recomputed = weights(train(tmp_path / "recomputed", 2, model=model, gradient_checkpointing=True, **options))
-    assert model.is_gradient_checkpointing and same(kept, recomputed)
+    kept = train(tmp_path / "kept", 2, dropout=0.1)
+    recomputed = train(tmp_path / "recomputed", 2, dropout=0.1, gradient_checkpointing=True)
+    assert recomputed[0].is_gradient_checkpointing and same(weights(kept), weights(recomputed))
 
 
-def train_in_a_group(rank, count, folder):
-    join_group(rank, count)
-    return weights(train(f"{folder}/group", 3, train_batch_size=4, dataloader_num_workers=1, **RUN_OPTIONS))
-
-
-@pytest.mark.process
-def test_two_processes_are_one_with_twice_the_batch(tmp_path):
-    alone = weights(train(tmp_path / "alone", 3, **RUN_OPTIONS))
-    first, second = run_processes(train_in_a_group, 2, tmp_path, str(tmp_path))
-    assert same(first, second)
-    close(alone, first, 2e-4)
-
-
-def test_the_average_follows_and_grids_are_written(tmp_path):
-    model, average = train(tmp_path, 2, ema_decay=0.5, validation_steps=2, validate=lambda average: {"x": 1.0})
+def test_the_average_follows(tmp_path):
+    model, average = train(tmp_path, 2, ema_decay=0.5)
     assert not torch.equal(average.conv_in.weight, model.conv_in.weight)
-    assert (tmp_path / "samples" / "step-0000002-average.png").is_file()
-    assert read_log(tmp_path / "figures.jsonl") == [{"step": 2, "images": 16, "average_x": 1.0, "trained_x": 1.0}]
 
 
 def test_grids_take_as_many_steps_as_they_are_told(tmp_path):

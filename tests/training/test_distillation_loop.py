@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tuning by distillation: exact resume, the same result for every number of processes and micro-batches, whole
-checkpoints.
-"""
+"""Fine-tuning by distillation: its terms, its ablations, what it refuses, whole checkpoints."""
 
 import copy
 import math
@@ -17,68 +15,15 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 import hf_ganzip as gz
-from hf_ganzip.pruning import PruneConfig, prune_
 from hf_ganzip.training import distillation_loop, distilled_networks
-from hf_ganzip.training.augment import twice_differentiable
 from hf_ganzip.training.distillation_config import DISTILLATION_PRESETS, DistillationConfig
-from hf_ganzip.training.distillation_loop import train_distilled
 from hf_ganzip.training.feature_quantization import FQConfig, add_feature_quantizers
 from hf_ganzip.training.logs import read_log
 
-from ..conftest import run, tiny_discriminator, tiny_generator, tiny_stylegan3
-from ..processes import run_processes
-from . import conftest
-from .conftest import close, cpu_accelerator, join_group, same
-
-
-def networks(family="stylegan2"):
-    torch.manual_seed(1)
-    build = {"stylegan2": tiny_generator, "stylegan3": tiny_stylegan3}[family]
-    teacher, student = build(), build()
-    student.load_state_dict(teacher.state_dict())
-    prune_(student, PruneConfig("magnitude", 0.5, criterion_options={"samples": 4}))
-    torch.manual_seed(2)
-    config = teacher.config
-    discriminator = tiny_discriminator(
-        resolution=config.resolution,
-        num_classes=config.num_classes,
-        channels=(8, 8, 4) if config.resolution == 16 else (8, 8, 8, 4),
-        mbstd_group_size=1,
-    )
-    return student, teacher, discriminator
-
-
-def distance(first, second):
-    return (first - second).square().mean(dim=(1, 2, 3))
-
-
-def train(folder, steps, family="stylegan2", made=None, side=None, **options):
-    """Train tiny networks on batches of 8, 6 steps an epoch; (student, discriminator, average)."""
-    student, teacher, discriminator = made or networks(family)
-    functions = {name: options.pop(name, None) for name in ("validate", "mask")}
-    functions["perceptual"] = options.pop("perceptual", distance)
-    options = {"train_batch_size": 8, "relation_batch": 2, "r1_every": 2, "path_every": 2} | options
-    options = {"checkpointing_steps": 4, "validation_steps": 1000} | options
-    config = DistillationConfig(str(folder), max_train_steps=steps, **options)
-    data = conftest.images(side or teacher.config.resolution, 48, classes=3)
-    average = train_distilled(student, teacher, discriminator, data, config, cpu_accelerator(), **functions)
-    return student, discriminator, average
-
-
-def weights(models):
-    """Without averages of styles: each process and micro-batch has its own."""
-    return {name: value for name, value in conftest.weights(models).items() if not name.endswith("w_avg")}
-
-
-AUGMENTED = {"path_every": 0, "ada_target": 0.6 if twice_differentiable() else None}
-
-
-@pytest.mark.parametrize("family, options", [("stylegan2", {}), ("stylegan3", AUGMENTED)])
-def test_a_resumed_run_is_an_uninterrupted_run(tmp_path, family, options):
-    whole = weights(train(tmp_path / "whole", 8, family, **options))  # crosses an epoch of 6 steps
-    train(tmp_path / "parts", 4, family, **options)
-    torch.manual_seed(99)
-    assert same(whole, weights(train(tmp_path / "parts", 8, family, resume_from_checkpoint="latest", **options)))
+from ..conftest import run, tiny_discriminator, tiny_generator
+from .conftest import same, weights
+from .loops import distance, networks_to_distill
+from .loops import train_distillation as train
 
 
 def test_augmentation_with_r1_is_refused_where_torch_cannot(tmp_path, monkeypatch):
@@ -89,37 +34,10 @@ def test_augmentation_with_r1_is_refused_where_torch_cannot(tmp_path, monkeypatc
     train(tmp_path / "out", 1, ada_target=0.6, r1_every=0)
 
 
-def test_micro_batches_do_not_matter(tmp_path, adam_steps):
-    whole = weights(train(tmp_path / "whole", 3, train_batch_size=8))
-    adam_steps.clear()
-    parts = weights(train(tmp_path / "parts", 3, train_batch_size=2, gradient_accumulation_steps=4))
-    assert len(adam_steps) == 3 * 2 + 2 * 2  # one of each network, and path lengths and R1 at steps 0 and 2
-    close(whole, parts, 2e-4)
-
-
-def train_in_a_group(rank, count, folder):
-    join_group(rank, count)
-    whole = weights(train(f"{folder}/whole", 3, train_batch_size=4))
-    train(f"{folder}/parts", 2, train_batch_size=4, checkpointing_steps=2)
-    parts = weights(train(f"{folder}/parts", 3, train_batch_size=4, resume_from_checkpoint="latest"))
-    return {**{f"whole.{k}": v for k, v in whole.items()}, **{f"parts.{k}": v for k, v in parts.items()}}
-
-
-@pytest.mark.process
-def test_two_processes_are_one_with_twice_the_batch(tmp_path):
-    alone = weights(train(tmp_path / "alone", 3, train_batch_size=8))
-    first, second = run_processes(train_in_a_group, 2, tmp_path, str(tmp_path))
-    assert same(first, second)
-    whole = {name.removeprefix("whole."): value for name, value in first.items() if name.startswith("whole.")}
-    parts = {name.removeprefix("parts."): value for name, value in first.items() if name.startswith("parts.")}
-    close(whole, parts, 1e-5)
-    close(alone, whole, 2e-4)
-
-
 class TestTerms:
     def test_a_student_like_its_teacher_has_no_distance(self, tmp_path, monkeypatch):
         found = {}
-        _, teacher, discriminator = networks()
+        _, teacher, discriminator = networks_to_distill()
         for name, parameter in teacher.named_parameters():
             if name.endswith("noise_strength"):
                 parameter.data.zero_()
@@ -171,18 +89,9 @@ def test_ablations_train_and_give_plain_models(tmp_path, options):
     assert torch.equal(run(restored.requires_grad_(False)), run(average.requires_grad_(False)))
 
 
-def test_validation_figures_are_logged(tmp_path):
-    train(tmp_path, 4, validation_steps=2, validate=lambda model: {"size": model.num_parameters()})
-    rows = read_log(tmp_path / "figures.jsonl")
-    assert [row["step"] for row in rows if {"average_size", "trained_size"} <= row.keys()] == [2, 4]
-    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == [
-        f"step-000000{step}-{weights}.png" for step in (2, 4) for weights in ("average", "trained")
-    ]
-
-
 class TestBadInput:
     def test_networks_and_images_that_do_not_fit(self, tmp_path):
-        student, teacher, discriminator = networks()
+        student, teacher, discriminator = networks_to_distill()
         quantized = tiny_discriminator(channels=(8, 8, 4))
         add_feature_quantizers(quantized, {"b8": FQConfig(4)})
         for message, options in {
@@ -203,18 +112,13 @@ class TestBadInput:
             calls.append(1)
             return distance(first, second) * (math.nan if len(calls) > 4 else 1)
 
-        with pytest.raises(FloatingPointError, match="perceptual is not finite at step 5"):
+        with pytest.raises(
+            FloatingPointError, match="perceptual is not finite at step 5; the last checkpoint is whole"
+        ):
             train(tmp_path, 8, perceptual=breaks)
         assert [path.name for path in tmp_path.glob("checkpoint*")] == ["checkpoint-4"]
         restored = gz.StyleGAN2Generator.from_pretrained(tmp_path / "checkpoint-4" / "generator_ema")
         assert torch.isfinite(run(restored)).all()
-
-    def test_a_checkpoint_of_another_structure(self, tmp_path):
-        train(tmp_path, 2, checkpointing_steps=2)
-        student, *others = networks()
-        prune_(student, PruneConfig("random", 0.5))
-        with pytest.raises(ValueError, match="belongs to another network"):
-            train(tmp_path, 4, made=(student, *others), resume_from_checkpoint="latest")
 
     def test_a_full_disk_leaves_the_last_checkpoint(self, tmp_path, monkeypatch):
         save, calls = Accelerator.save_state, []

@@ -6,6 +6,7 @@ import copy
 import pytest
 import torch
 
+from hf_ganzip.families import example_inputs
 from hf_ganzip.models import BigGANDiscriminator, StyleGAN2Discriminator, UGATITDiscriminator
 from hf_ganzip.training.feature_quantization import (
     FQ_PRESETS,
@@ -20,24 +21,20 @@ from .conftest import near
 
 class TestPlaces:
     CASES = [
-        (tiny_biggan_discriminator, ("blocks.0.0", "blocks.1.0"), (2, 3, 16, 16)),
-        (tiny_discriminator, ("b16", "b8"), (4, 3, 16, 16)),
-        (tiny_ugatit_discriminator, ("model.5", "model.8"), (2, 3, 64, 64)),
+        (tiny_biggan_discriminator, ("blocks.0.0", "blocks.1.0")),
+        (tiny_discriminator, ("b16", "b8")),
+        (tiny_ugatit_discriminator, ("model.5", "model.8")),
     ]
 
-    def inputs(self, model, shape):
-        labels = torch.arange(shape[0]) % 3 if model.config.get("num_classes") else None
-        return (torch.randn(shape), labels) if labels is not None else (torch.randn(shape),)
-
-    @pytest.mark.parametrize("make, paths, shape", CASES)
-    def test_continuous_feed_changes_no_logit_and_removal_leaves_no_trace(self, make, paths, shape):
+    @pytest.mark.parametrize("make, paths", CASES)
+    def test_continuous_feed_changes_no_logit_and_removal_leaves_no_trace(self, make, paths):
         model = make()
-        inputs = self.inputs(model, shape)
+        inputs, _ = example_inputs(model)
         plain, state, config = model(*inputs).logits, set(model.state_dict()), dict(model.config)
         add_feature_quantizers(model, {path: FQConfig(4, preset="official") for path in paths})
         output = model(*inputs)
         assert torch.equal(output.logits, plain)
-        assert output.quantization_loss.shape == (shape[0],) and output.quantization_loss.min() > 0
+        assert output.quantization_loss.shape == (2,) and output.quantization_loss.min() > 0
         assert len(model.codebooks) == 2 and set(model.state_dict()) > state
         remove_feature_quantizers(model)
         again = model(*inputs)
@@ -46,12 +43,12 @@ class TestPlaces:
         with pytest.raises(ValueError, match="no feature quantizers"):
             remove_feature_quantizers(model)
 
-    @pytest.mark.parametrize("make, paths, shape", CASES)
-    def test_quantized_feed_saves_and_restores(self, make, paths, shape, tmp_path):
+    @pytest.mark.parametrize("make, paths", CASES)
+    def test_quantized_feed_saves_and_restores(self, make, paths, tmp_path):
         model = make()
         options = {"num_codes": 4, "warmup_steps": 0, "anneal_steps": 0, "settle_steps": 0}
         add_feature_quantizers(model, dict.fromkeys(paths, options))
-        inputs = self.inputs(model, shape)
+        inputs, _ = example_inputs(model)
         model.train()(*inputs)
         model.eval()
         expected = model(*inputs)
@@ -65,25 +62,18 @@ class TestPlaces:
         add_feature_quantizers(model, {"blocks.0.0": FQConfig(4, preset="official")})
         other = copy.deepcopy(model).train()
         before = model.codebooks["blocks/0/0"].embed.clone()
-        other(*self.inputs(other, (4, 3, 16, 16)))
+        other(*example_inputs(other)[0])
         assert torch.equal(model.codebooks["blocks/0/0"].embed, before)
         assert not torch.equal(other.codebooks["blocks/0/0"].embed, before)
 
     def test_losses_of_places_add_up_and_gradients_reach_the_trunk(self):
-        model = tiny_biggan_discriminator()
-        inputs = self.inputs(model, (2, 3, 16, 16))
-        single = []
-        for path in ("blocks.0.0", "blocks.2.0"):
-            torch.manual_seed(1)
-            add_feature_quantizers(model, {path: FQConfig(4, preset="official", init="kaiming")})
-            model.codebooks[path.replace(".", "/")].embed.zero_()
-            single.append(model(*inputs).quantization_loss)
-            remove_feature_quantizers(model)
+        model, losses = tiny_biggan_discriminator(), []
         add_feature_quantizers(model, {p: FQConfig(4, preset="official") for p in ("blocks.0.0", "blocks.2.0")})
         for layer in model.codebooks.values():
-            layer.embed.zero_()
-        loss = model(*inputs).quantization_loss
-        near(loss.detach(), (single[0] + single[1]).detach(), 1e-5)
+            layer.register_forward_hook(lambda layer, args, output: losses.append(output.loss))
+        loss = model(*example_inputs(model)[0]).quantization_loss
+        assert len(losses) == 2 and all(each.min() > 0 for each in losses)
+        near(loss.detach(), sum(losses).detach(), 1e-5)
         loss.sum().backward()
         assert model.blocks[0][0].conv1.weight.grad.abs().sum() > 0
 

@@ -5,7 +5,7 @@ import torch
 from hf_ganzip.models.biggan_layers import StatisticsNorm
 from hf_ganzip.training.standing_statistics import set_standing_statistics_
 
-from ..conftest import run, tiny_biggan, tiny_generator
+from ..conftest import changed, run, state_of, tiny_biggan, tiny_generator
 
 
 def test_one_batch_gives_the_statistics_of_that_batch():
@@ -22,14 +22,13 @@ def test_one_batch_gives_the_statistics_of_that_batch():
 
 def test_nothing_else_changes_and_it_is_repeatable():
     model = tiny_biggan().train()
-    before = {key: value.clone() for key, value in model.state_dict().items()}
+    before = state_of(model)
     set_standing_statistics_(model, batches=3, batch_size=8)
-    after = {key: value.clone() for key, value in model.state_dict().items()}
-    changed = {key for key, value in after.items() if not torch.equal(before[key], value)}
-    assert changed and all(key.rpartition(".")[2] in ("stored_mean", "stored_var") for key in changed)
+    after, moved = state_of(model), changed(before, model)
+    assert moved and all(key.rpartition(".")[2] in ("stored_mean", "stored_var") for key in moved)
     assert model.training and all(m.momentum == 0.1 for m in model.modules() if isinstance(m, StatisticsNorm))
     set_standing_statistics_(model, batches=3, batch_size=8)
-    assert all(torch.equal(after[key], value) for key, value in model.state_dict().items())
+    assert not changed(after, model)
     assert torch.isfinite(run(model.eval())).all()
 
 
