@@ -3,6 +3,8 @@
 batch sizes.
 """
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -72,15 +74,18 @@ def test_single_layers(name, compute):
 
 
 def every_architecture():
-    """With two sizes of batches; and with one by the default backend, which takes minutes."""
-    for name in ALL:
-        yield pytest.param(name, "aot_eager", 2, marks=pytest.mark.process)
-        yield pytest.param(name, "inductor", 1, marks=pytest.mark.process if name == "unet" else pytest.mark.slow)
+    """With two sizes of batches; and with one by the default backend, which takes minutes. Dequantized weights are
+    tensors like any others: of all architectures they are compiled in the slow lane only.
+    """
+    for name, compute in itertools.product(ALL, COMPUTE):
+        quick = compute == COMPUTE[0] or name in ("generator", "unet")
+        yield pytest.param(name, "aot_eager", 2, compute, marks=pytest.mark.process if quick else pytest.mark.slow)
+        quick = name == "unet"
+        yield pytest.param(name, "inductor", 1, compute, marks=pytest.mark.process if quick else pytest.mark.slow)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, when inductor is imported
-@pytest.mark.parametrize("compute", COMPUTE)
-@pytest.mark.parametrize("name, backend, sizes", list(every_architecture()))
+@pytest.mark.parametrize("name, backend, sizes, compute", list(every_architecture()))
 def test_every_architecture(name, backend, sizes, compute):
     model = ALL[name]().eval()
     gz.quantize_(model, gz.QuantizeConfig(bits=4, compute=compute))
