@@ -95,6 +95,7 @@ GIVEN = ("--dataset_name", "org/images", "--pretrained_model_name_or_path", "org
         ("finetune_ddpm", GIVEN[:2], "give --pretrained_model_name_or_path"),
         ("train_ddpm", GIVEN, "starts from nothing"),
         ("train_ddpm", (), "give one of --dataset_name and --train_data_dir"),
+        ("train_feature_network", (), "give one of --dataset_name and --train_data_dir"),
     ],
 )
 def test_flags_that_do_not_fit(capsys, name, flags, message):
