@@ -167,7 +167,8 @@ def sensitivity(
     method: Annotated[
         str,
         typer.Option(
-            help="Method; calibrated ones are measured by what they start from.", autocompletion=completion.methods
+            help="Method; gptq, and latent_distill, which starts from it, with errors compensated.",
+            autocompletion=completion.methods,
         ),
     ] = "codebook",
     granularity: Annotated[str, typer.Option(help="tensor, channel or group.")] = "channel",
