@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scripts as users run them, and images for them."""
 
-import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,23 +14,23 @@ from ..processes import run_script
 
 
 ROOT = Path(__file__).parents[2]
-ACCELERATE = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1")
-ACCELERATE += ("--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1")
 
 
-def launch(script, *arguments, check=True, environment=None, launcher=()):
-    """A script in a process of its own, in a fresh one with other variables or with ``launcher=ACCELERATE``, as
-    ``accelerate launch`` runs it.
-    """
-    if environment is None and not launcher:
+def launch(name, *arguments, check=True, environment=None):
+    """``python examples/NAME.py ARGUMENTS`` in a process of its own, with other variables in a fresh one."""
+    script = ROOT / "examples" / f"{name}.py"
+    if environment is None:
         return run_script(script, *arguments, check=check)
-    command = [sys.executable, *launcher]
-    environment = (environment or os.environ) | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
-    result = subprocess.run(
-        [*command, str(script), *map(str, arguments)], capture_output=True, text=True, env=environment
-    )
+    environment = environment | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, str(script), *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert not check or result.returncode == 0, result.stderr
     return result
+
+
+def defined_by(name):
+    """What a script defines, by name."""
+    return runpy.run_path(str(ROOT / "examples" / f"{name}.py"))
 
 
 @pytest.fixture

@@ -2,26 +2,22 @@
 """The study as users run it."""
 
 import json
-import runpy
 import shutil
 
 import pytest
 
 from hf_ganzip.assets import asset_path
 
-from .conftest import ROOT, launch
+from .conftest import defined_by, launch
 
 
 pytestmark = pytest.mark.process
 
 
-SCRIPT = ROOT / "examples" / "study_fq.py"
-
-
 def test_smoke_run_a_longer_one_and_one_that_finds_everything_done(tmp_path, folder):
     out = tmp_path / "out"
     flags = ("--smoke", "--output_dir", out, "--images", folder, "--variants", "plain", "FQ, quantized")
-    launch(SCRIPT, *flags, "--max_train_steps", 4)
+    launch("study_fq", *flags, "--max_train_steps", 4)
     report = json.loads((out / "report.json").read_text())
     assert [(run["variant"], run["seed"]) for run in report["runs"]] == [("plain", 0), ("FQ, quantized", 0)]
     plain, quantized = report["runs"]
@@ -35,15 +31,15 @@ def test_smoke_run_a_longer_one_and_one_that_finds_everything_done(tmp_path, fol
     assert all((out / name).is_file() for name in ("curves.png", "codes_in_use.png", "per_class.png", "samples.png"))
     assert (out / "FQ-quantized-0" / "codes.png").is_file()
     assert not plain["codes_in_use"] and [step for step, _ in quantized["codes_in_use"]["blocks.0.0"]] == [4]
-    launch(SCRIPT, *flags)
+    launch("study_fq", *flags)
     text = (out / "report.json").read_text()
     longer = json.loads(text)["runs"]
     assert all([point["step"] for point in run["curve"]] == [2, 4, 6] for run in longer)
     assert [[steps for steps, _ in run["seconds"]] for run in longer] == [[4, 2], [4, 2]]
     assert [run["curve"][:2] for run in longer] == [run["curve"] for run in report["runs"]]
-    launch(SCRIPT, *flags)
+    launch("study_fq", *flags)
     assert (out / "report.json").read_text() == text
-    result = launch(SCRIPT, *flags, "--num_samples", 160, "--mixed_precision", "no", check=False)
+    result = launch("study_fq", *flags, "--num_samples", 160, "--mixed_precision", "no", check=False)
     assert result.returncode and "mixed_precision 'bf16', now 'no'" in result.stderr
 
 
@@ -51,15 +47,15 @@ def test_stylegan2_and_more_seeds_where_only_the_report_is_left(tmp_path, folder
     out = tmp_path / "out"
     flags = ("--smoke", "--output_dir", out, "--images", folder, "--architecture", "stylegan2", "--places", 1, 2)
     flags += ("--variants", "plain", "FQ, quantized", "--max_train_steps", 2)
-    launch(SCRIPT, *flags)
+    launch("study_fq", *flags)
     report = json.loads((out / "report.json").read_text())
     assert set(report["runs"][1]["usage"]) == {"b16", "b8"}
     assert "of a StyleGAN2" in (out / "report.md").read_text()
     for run in report["runs"]:
         shutil.rmtree(out / run["folder"])
-    result = launch(SCRIPT, *flags)
+    result = launch("study_fq", *flags)
     assert json.loads((out / "report.json").read_text())["runs"] == report["runs"] and "train:" not in result.stderr
-    finished = runpy.run_path(str(SCRIPT))["finished"]
+    finished = defined_by("study_fq")["finished"]
     conditions = report["conditions"]
     assert set(finished(out / "report.json", conditions)) == {("plain", 0), ("FQ, quantized", 0)}
     assert not finished(out / "report.json", conditions | {"width": 0.5})
@@ -70,7 +66,7 @@ def test_stylegan2_and_more_seeds_where_only_the_report_is_left(tmp_path, folder
 
 
 def test_a_run_with_more_steps_is_not_taken_for_a_shorter_one(tmp_path):
-    unfinished, done = runpy.run_path(str(SCRIPT))["unfinished"], tmp_path / "run.json"
+    unfinished, done = defined_by("study_fq")["unfinished"], tmp_path / "run.json"
     assert unfinished(done, 4)
     done.write_text('{"steps": 6}')
     assert unfinished(done, 7) and not unfinished(done, 6)
@@ -81,7 +77,7 @@ def test_a_run_with_more_steps_is_not_taken_for_a_shorter_one(tmp_path):
 def test_ablation_grid(tmp_path, folder):
     flags = ("--smoke", "--output_dir", tmp_path / "out", "--images", folder)
     flags += ("--grid", "num_codes=2", "places=0,1+2", "--grid", "decay=0.5")
-    launch(SCRIPT, *flags)
+    launch("study_fq", *flags)
     runs = json.loads((tmp_path / "out" / "report.json").read_text())["runs"]
     names = ["plain", "FQ, continuous", "num_codes 2, places 0", "num_codes 2, places 1+2", "decay 0.5"]
     assert [run["variant"] for run in runs] == names
@@ -95,7 +91,7 @@ def test_codebooks_of_the_study_live_during_the_whole_training(tmp_path):
     flags = ("--output_dir", tmp_path / "out", "--images", asset_path("fashion-mnist-test-5000"), "--seeds", 1)
     flags += ("--variants", "FQ, quantized", "--max_train_steps", 60, "--validation_steps", 60, "--num_samples", 200)
     flags += ("--train_batch_size", 16, "--options", "settle_steps=40", "warmup_steps=60", "anneal_steps=20")
-    result = launch(SCRIPT, *flags)
+    result = launch("study_fq", *flags)
     (run,) = json.loads((tmp_path / "out" / "report.json").read_text())["runs"]
     assert set(run["codes_in_use"]) == {f"blocks.{i}.0" for i in range(4)}
     for place, rows in run["codes_in_use"].items():

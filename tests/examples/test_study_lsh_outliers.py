@@ -2,22 +2,18 @@
 """The study as users run it."""
 
 import json
-from pathlib import Path
 
 import pytest
 
-from ..processes import run_script
+from .conftest import launch
 
 
 pytestmark = pytest.mark.process
 
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "study_lsh_outliers.py"
-
-
 def test_smoke_run_goes_on_where_it_stopped_and_refuses_other_conditions(tmp_path):
     out = tmp_path / "out"
-    run_script(SCRIPT, "--smoke", "--output_dir", out)
+    launch("study_lsh_outliers", "--smoke", "--output_dir", out)
     first = (out / "report.json").read_text()
     report = json.loads(first)
     assert [(run["kind"], run["seed"], run["dim"]) for run in report["runs"]] == [
@@ -35,8 +31,10 @@ def test_smoke_run_goes_on_where_it_stopped_and_refuses_other_conditions(tmp_pat
     assert "outliers: digits" in text and "| classifier (d = 1,536) | must stay |" in text
     assert (out / "outliers.png").stat().st_size > 10_000
     (out / "classifier-0.json").unlink()
-    result = run_script(SCRIPT, "--smoke", "--output_dir", out)
+    result = launch("study_lsh_outliers", "--smoke", "--output_dir", out)
     assert "classifier, seed 0: measured" in result.stdout and "random" not in result.stdout
     assert (out / "report.json").read_text() == first
-    refused = run_script(SCRIPT, "--smoke", "--output_dir", out, "--outliers", "fashion-mnist-test-5000", check=False)
+    refused = launch(
+        "study_lsh_outliers", "--smoke", "--output_dir", out, "--outliers", "fashion-mnist-test-5000", check=False
+    )
     assert refused.returncode and "outliers 'digits', now 'fashion-mnist-test-5000'" in refused.stderr

@@ -2,7 +2,6 @@
 """The study as users run it."""
 
 import json
-import runpy
 import shutil
 
 import pytest
@@ -13,7 +12,7 @@ from torch.utils.data import TensorDataset
 from hf_ganzip.core.record import recorded_steps
 from hf_ganzip.scripts.svs_report import write_report
 
-from .conftest import ROOT, launch
+from .conftest import ROOT, defined_by, launch
 
 
 pytestmark = pytest.mark.process
@@ -23,7 +22,7 @@ def test_smoke_run_and_a_second_that_finds_everything_in_the_report(tmp_path, fo
     flags = ("--smoke", "--output_dir", tmp_path / "out", "--images", folder)
     flags += ("--variants", "pruned weights", "SVS sqrt")
     for again in (False, True):
-        result = launch(ROOT / "examples" / "study_svs.py", *flags)
+        result = launch("study_svs", *flags)
         assert ("train:" in result.stderr) != again
         report = json.loads((tmp_path / "out" / "report.json").read_text())
         assert [(run["variant"], run["seed"]) for run in report["runs"]] == [("pruned weights", 0), ("SVS sqrt", 0)]
@@ -42,7 +41,7 @@ def test_diffusion_models_are_judged_by_their_noise_error_and_likeness_to_the_de
     flags = ("--smoke", "--output_dir", out, "--images", folder, "--model", "ddpm-fashion-mnist", "--ratio", "0.5")
     flags += ("--variants", "pruned weights", "SVS sqrt, norms kept", "--first_seed", "9")
     flags += ("--distillation_weight", "0.5")
-    launch(ROOT / "examples" / "study_svs.py", *flags)
+    launch("study_svs", *flags)
     report = json.loads((out / "report.json").read_text())
     plain, scaled = report["runs"]
     assert plain["seed"] == scaled["seed"] == 9 and report["dense"]["ssim"] == pytest.approx(1)
@@ -55,13 +54,13 @@ def test_diffusion_models_are_judged_by_their_noise_error_and_likeness_to_the_de
     text = (out / "report.md").read_text()
     assert "noise error after" in text and text.count("| SVS sqrt, norms kept | 1 |") == 4
     assert (out / "differences.png").is_file()
-    result = launch(ROOT / "examples" / "study_svs.py", *flags[:-1], "0.7", check=False)
+    result = launch("study_svs", *flags[:-1], "0.7", check=False)
     assert result.returncode and "distillation_weight 0.5, now 0.7" in result.stderr
 
 
 @pytest.fixture
 def study():
-    return runpy.run_path(str(ROOT / "examples" / "study_svs.py"))
+    return defined_by("study_svs")
 
 
 def start(study, variant: str, *flags: str):
