@@ -1,19 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-
-import pytest
 import torch
 
 from benchmarks.feature_quantizer import OneHot
 from hf_ganzip.training.feature_quantizer import FeatureQuantizer
-
-from . import quick_run
-
-
-@pytest.mark.process
-def test_quick_run_writes_ratios_and_conditions(tmp_path):
-    result = quick_run("feature_quantizer", tmp_path)
-    assert {row["section"] for row in result["rows"]} == {"layer", "memory", "step"}
-    assert all(row["ratio"] > 0 for row in result["rows"]) and "1 threads" in result["conditions"]["machine"]
 
 
 def test_the_formulation_compared_with_does_the_same():

@@ -3,8 +3,6 @@ import pytest
 
 from benchmarks._curves import best_at, front, gains, save_plot
 
-from . import quick_run
-
 
 def points(method, *pairs):
     return [{"method": method, "bytes": size, "dB": value, "by": method} for size, value in pairs]
@@ -42,31 +40,3 @@ def test_a_plot_has_a_panel_for_every_model(tmp_path):
     ]
     save_plot(rows, "dB", tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
-
-
-@pytest.mark.process
-def test_quick_run_of_a_diffusion_model_counts_every_byte(tmp_path):
-    chosen = ["--diffusion-methods", "auto", "linear", "auto mixed", "--diffusion-bits", "4", "2", "--images", "2"]
-    rows = quick_run("quantization", tmp_path, "--only", "diffusion", "--no-peers", "--random-model", *chosen)["rows"]
-    found = {(row["model"], row["method"], row["bits"]): row for row in rows}
-    whole = found["ddpm-fashion-mnist", "full precision", 32]
-    assert whole["bytes"] == 4451204 and whole["bits per weight"] == pytest.approx(32)
-    auto, few, mixed, linear = (
-        found["ddpm-fashion-mnist", method, bits]
-        for method, bits in (("auto", 4), ("auto", 2), ("auto mixed", 2), ("linear", 2))
-    )
-    assert few["bytes"] < auto["bytes"] < whole["bytes"] / 6 and 0.9 * few["bytes"] < mixed["bytes"] <= few["bytes"]
-    assert (
-        linear["SQNR dB"] < few["SQNR dB"] < auto["SQNR dB"] and few["PSNR dB, 50 steps"] < auto["PSNR dB, 50 steps"]
-    )
-    assert {row["method"] for row in rows if row["model"].startswith("random")} == {"full precision", "auto", "linear"}
-
-
-@pytest.mark.process
-def test_quick_run_of_loading_compares_fresh_processes(tmp_path):
-    rows = quick_run("quantization", tmp_path, "--only", "large")["rows"]
-    sides = {row["method"]: row for row in rows if row["section"] == "large"}
-    assert {"plain", "auto", "our folder", "plain folder"} <= sides.keys()
-    assert sides["auto"]["MiB"] == sides["our folder"]["MiB"] < sides["plain"]["MiB"] / 3
-    ratios = [row["ratio"] for row in rows if row["section"] == "large, ratios"]
-    assert len(ratios) >= 7 and all(ratio > 0 for ratio in ratios)

@@ -21,7 +21,7 @@ from hf_ganzip.studies.codebooks import (
 from hf_ganzip.studies.user_study import count_votes, export_pairs
 from hf_ganzip.training.feature_quantization import FQConfig, add_feature_quantizers
 
-from ..conftest import tiny_discriminator
+from ..conftest import changed, state_of, tiny_discriminator
 
 
 def discriminator(codes=6):
@@ -47,12 +47,12 @@ def test_usage_by_hand():
 
 def test_maps_change_nothing_and_do_not_depend_on_batches():
     model = discriminator().train()
-    before = {key: value.clone() for key, value in model.state_dict().items()}
+    before = state_of(model)
     labels = torch.arange(5) % 3
     maps = code_maps(model, "b16", images(), labels)
     assert maps.dtype == torch.int64 and maps.shape[0] == 5 and maps.ndim == 3 and int(maps.max()) < 6
     assert torch.equal(maps, code_maps(model, "b16", images(), labels, batch_size=2))
-    assert model.training and all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert model.training and not changed(before, model)
     with pytest.raises(ValueError, match="it has b16, b8"):
         code_maps(model, "b4", images(), labels)
 

@@ -24,47 +24,29 @@ QUICK = {"methods": ("linear", "latent_distill mixed"), "bits": (6, 4, 2), "num_
 QUICK |= {"method_options": {"latent_distill": {"steps": 1, "batch_size": 2, "base": "codebook", "progress": False}}}
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("study")
-    result = run_study(MODEL, REFERENCE, folder, StudyConfig(**QUICK), progress=False)
-    write_report(result, folder, "A title")
-    return folder, result
-
-
 @pytest.mark.process
-def test_every_setting_has_a_row_with_spread(study):
-    _, result = study
-    settings = [(row["method"], row["bits"]) for row in result["rows"]]
-    assert settings == [("full", 32), *((name, bits) for name in QUICK["methods"] for bits in QUICK["bits"])]
-    assert len(result["draws"]) == 2 * len(settings)
-    for row in result["rows"]:
-        own = [d for d in result["draws"] if (d["method"], d["bits"]) == (row["method"], row["bits"])]
+def test_figures_report_and_pictures_of_a_study(tmp_path):
+    result = run_study(MODEL, REFERENCE, tmp_path, StudyConfig(**QUICK), progress=False)
+    rows = {(row["method"], row["bits"]): row for row in result["rows"]}
+    assert list(rows) == [("full", 32), *((name, bits) for name in QUICK["methods"] for bits in QUICK["bits"])]
+    assert len(result["draws"]) == 2 * len(result["rows"]) == 2 * len(rows)
+    for setting, row in rows.items():
+        own = [d for d in result["draws"] if (d["method"], d["bits"]) == setting]
         assert row["recall"] == pytest.approx(sum(d["recall"] for d in own) / 2)
         assert row["recall_std"] == pytest.approx(abs(own[0]["recall"] - own[1]["recall"]) / 2**0.5)
         assert len(row["realism_per_class"]) == 10 and row["n_draws"] == 2
-
-
-@pytest.mark.process
-def test_mixed_bits_take_no_more_bytes_than_equal_ones(study):
-    _, result = study
-    sizes = {(row["method"], row["bits"]): row["bits_per_weight"] for row in result["rows"]}
-    for bits in QUICK["bits"]:
-        assert bits - 0.35 < sizes["latent_distill mixed", bits] < bits + 0.08
-    rows = {(row["method"], row["bits"]): row for row in result["rows"]}
+    for bits in QUICK["bits"]:  # mixed bits take no more bytes than equal ones
+        assert bits - 0.35 < rows["latent_distill mixed", bits]["bits_per_weight"] < bits + 0.08
     assert rows["latent_distill mixed", 4]["frechet_distance"] < rows["linear", 4]["frechet_distance"]
 
-
-@pytest.mark.process
-def test_report_and_pictures(study):
-    folder, result = study
-    text = (folder / "report.md").read_text()
+    write_report(result, tmp_path, "A title")
+    text = (tmp_path / "report.md").read_text()
     assert text.startswith("# A title") and "| Q | 4 |" in text and "±" in text and "digest" in text
-    saved = json.loads((folder / "report.json").read_text())
+    saved = json.loads((tmp_path / "report.json").read_text())
     assert saved["rows"] == result["rows"] and saved["correlations"]["linear"] and saved["pareto_front"]
     for name in ("samples", "mean_images", "precision_recall", "pareto", "realism"):
         assert f"({name}.png)" in text
-        with Image.open(folder / f"{name}.png") as image:
+        with Image.open(tmp_path / f"{name}.png") as image:
             assert image.width > 60
 
 

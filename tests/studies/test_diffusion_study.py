@@ -49,17 +49,32 @@ def study(folder, tmp_path_factory):
 
 
 @pytest.mark.process
-def test_noise_predictions_are_nearer_with_more_bits(study):
-    _, result = study
+def test_figures_conditions_and_report_of_a_diffusion_model(study):
+    output, result = study
     rows = {(row["method"], row["bits"]): row for row in result["rows"]}
     assert "sqnr" not in rows.pop(("full", 32)) and len(rows) == 6
-    for name in QUICK["methods"]:
+    for name in QUICK["methods"]:  # noise predictions are nearer with more bits
         values = [rows[name, bits]["sqnr"] for bits in QUICK["bits"]]
         assert values[0] > values[1] + 5
     assert rows["auto", 4]["sqnr"] > rows["aciq", 4]["sqnr"] and rows["auto", 4]["bytes"] < rows["aciq", 4]["bytes"]
     for bits in QUICK["bits"]:  # what is stored besides codes is no part of the budget: a few bytes a layer
         assert rows["auto mixed", bits]["bytes"] < 1.05 * rows["auto", bits]["bytes"]
     assert all(row["sqnr_std"] > 0 and "realism_per_class" not in row for row in rows.values())
+
+    conditions = result["conditions"]
+    expected = {"steps": 4, "spacing": "uniform", "clip_sample": True, "sqnr_images": 6, "num_train_timesteps": 100}
+    expected |= {"model": "small-ddpm", "sampler": "DDIM, eta 0"}
+    assert {name: conditions[name] for name in expected} == expected  # 3 of 100 are 0, 33, 66, 99
+
+    text = (output / "report.md").read_text()
+    assert "DDIM, eta 0, 4 steps (uniform spacing of 100 timesteps, predicted images clipped)" in text
+    assert "trajectories of 6 images" in text and "The same noise in every row" in text and "![Real" not in text
+    head, _, full, first = [line.split(" | ") for line in text.splitlines() if line.startswith("|")][:4]
+    column = head.index("SQNR dB")
+    row = result["rows"][1]
+    assert (full[column], first[column]) == ("-", f"{row['sqnr']:.1f} ± {row['sqnr_std']:.1f}")
+    with Image.open(output / "rate_distortion.png") as image:
+        assert image.width > 1000  # two panels
 
 
 def test_the_ratio_is_that_of_a_comparison():
@@ -79,28 +94,6 @@ def test_images_follow_the_schedule_of_the_pipeline(folder):
     alone = Drawing(unet(), config)
     assert not torch.equal(alone.images(unet(), 7, seen.append)[0], images)
     assert (alone.name, alone.conditions()["num_train_timesteps"]) == ("UNet2DModel", 1000)
-
-
-@pytest.mark.process
-def test_conditions_say_how_images_were_drawn(study):
-    conditions = study[1]["conditions"]
-    assert conditions["model"] == "small-ddpm" and conditions["sampler"] == "DDIM, eta 0"
-    expected = {"steps": 4, "spacing": "uniform", "clip_sample": True, "sqnr_images": 6, "num_train_timesteps": 100}
-    assert {name: conditions[name] for name in expected} == expected  # 3 of 100 are 0, 33, 66, 99
-
-
-@pytest.mark.process
-def test_report_of_a_diffusion_model(study):
-    output, result = study
-    text = (output / "report.md").read_text()
-    assert "DDIM, eta 0, 4 steps (uniform spacing of 100 timesteps, predicted images clipped)" in text
-    assert "trajectories of 6 images" in text and "The same noise in every row" in text and "![Real" not in text
-    head, _, full, first = [line.split(" | ") for line in text.splitlines() if line.startswith("|")][:4]
-    column = head.index("SQNR dB")
-    row = result["rows"][1]
-    assert (full[column], first[column]) == ("-", f"{row['sqnr']:.1f} ± {row['sqnr_std']:.1f}")
-    with Image.open(output / "rate_distortion.png") as image:
-        assert image.width > 1000  # two panels
 
 
 @pytest.mark.process
