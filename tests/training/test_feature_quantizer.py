@@ -100,7 +100,11 @@ class TestByHand:
         other = features.permute(axes).contiguous().permute([axes.index(axis) for axis in range(4)])
         assert other.shape == features.shape
         layer, copy = quantizer(6, 6, embed=torch.eye(6).tolist()), quantizer(6, 6, embed=torch.eye(6).tolist())
-        expected, found = layer(features), copy(other)
+        expected, found = layer(features), copy(other.requires_grad_())
+        (gradient,) = torch.autograd.grad(found.loss.sum(), other)
+        near(gradient, (other - found.output).detach() * (2 * copy.weight / (6 * 4 * 5)))
+        steps = [each.stride()[samples == 1 :] for each in (gradient, other)]  # of one sample anything goes
+        assert steps[0] == steps[1]
         assert torch.equal(found.indices, expected.indices)
         near(found.loss, expected.loss)
         near(found.output, expected.output)
