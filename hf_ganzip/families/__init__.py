@@ -37,6 +37,7 @@ class Family:
         mixed: As ``calibration``, with a timestep of its own for every sample of a batch, for training; None:
             ``calibration``.
         distillation: Options of ``latent_distill`` where they are not given, other than those of generators.
+        parts: Name of a module that all others depend on -> as ``calibration``, passes through it alone.
         float_activations: Model -> glob patterns of modules whose inputs are not rounded to 8 bits; None: the
             sensitive ones.
     """
@@ -50,6 +51,7 @@ class Family:
     samples_together: int = 16
     mixed: Calibration | None = None
     distillation: Mapping[str, float] = field(default_factory=dict, hash=False)
+    parts: Mapping[str, Calibration] = field(default_factory=dict, hash=False)
     float_activations: Callable[[nn.Module], tuple[str, ...]] | None = None
 
 
@@ -84,6 +86,11 @@ def _of_latents(last_block: Callable[..., tuple[str, ...]], **options: Any) -> F
     return Family(last_block, gan.latent_inputs, gan.latent_calibration, **options)
 
 
+def _of_styles(last_block: Callable[..., tuple[str, ...]], **options: Any) -> Family:
+    """A StyleGAN: latents become styles first."""
+    return _of_latents(last_block, refine_prefix="synthesis.", parts={"mapping": gan.style_calibration}, **options)
+
+
 def _of_images(last_block: Callable[..., tuple[str, ...]]) -> Family:
     return Family(last_block, gan.image_inputs, gan.image_calibration)
 
@@ -91,19 +98,14 @@ def _of_images(last_block: Callable[..., tuple[str, ...]]) -> Family:
 _noises, _flows = trajectories.noise_trajectories, trajectories.flow_trajectories
 
 FAMILIES = {
-    "StyleGAN2Generator": _of_latents(
+    "StyleGAN2Generator": _of_styles(
         gan.stylegan_last_block,
-        refine_prefix="synthesis.",
         sensitive=sensitive.stylegan_sensitive,
         float_activations=sensitive.stylegan2_float_activations,
     ),
     "StyleGAN2Discriminator": _of_images(gan.discriminator_last_block),
-    "StyleGANGenerator": _of_latents(
-        gan.stylegan1_last_block, refine_prefix="synthesis.", sensitive=sensitive.stylegan_sensitive
-    ),
-    "StyleGAN3Generator": _of_latents(
-        gan.stylegan3_last_block, refine_prefix="synthesis.", sensitive=sensitive.stylegan3_sensitive
-    ),
+    "StyleGANGenerator": _of_styles(gan.stylegan1_last_block, sensitive=sensitive.stylegan_sensitive),
+    "StyleGAN3Generator": _of_styles(gan.stylegan3_last_block, sensitive=sensitive.stylegan3_sensitive),
     "BigGANDeepGenerator": _of_latents(gan.biggan_deep_last_block),
     "UGATITGenerator": _of_images(gan.translation_last_block),
     "UGATITDiscriminator": _of_images(gan.patch_discriminator_last_block),

@@ -80,14 +80,24 @@ def _image_shape(model: ModelMixin, batch_size: int) -> tuple[int, ...]:
 
 def latent_calibration(model: ModelMixin, batch_size: int, seed: int) -> Iterator[Pass]:
     """Images (B, C, H, W) of random latents, random classes and random noise; batch i depends on (seed, i)."""
+    for z, labels, noise_state in _latents(model, batch_size, seed):
+        yield functools.partial(_generate, z=z, labels=labels, noise_state=noise_state)
+
+
+def style_calibration(model: ModelMixin, batch_size: int, seed: int) -> Iterator[Pass]:
+    """Styles (B, L, w_dim) of random latents and random classes; batch i depends on (seed, i)."""
+    for z, labels, _ in _latents(model, batch_size, seed):
+        yield functools.partial(_map, z=z, labels=labels)
+
+
+def _latents(model: ModelMixin, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
     config, device = model.config, next(model.parameters()).device
     for number in itertools.count():
         generator = _generator_of_batch(seed, number)
-        z = model.draw_latents(batch_size, generator).to(device)
-        labels = None
+        z, labels = model.draw_latents(batch_size, generator).to(device), None
         if config.num_classes:
             labels = torch.randint(config.num_classes, (batch_size,), generator=generator).to(device)
-        yield functools.partial(_generate, z=z, labels=labels, noise_state=generator.get_state())
+        yield z, labels, generator.get_state()
 
 
 def image_calibration(model: ModelMixin, batch_size: int, seed: int) -> Iterator[Pass]:
@@ -110,6 +120,10 @@ def _generate(model: nn.Module, z: Tensor, labels: Tensor | None, noise_state: T
     noise = torch.Generator()
     noise.set_state(noise_state)  # every time the same
     return model(z, labels, noise_mode="random", generator=noise, return_dict=False)[0]
+
+
+def _map(model: Any, z: Tensor, labels: Tensor | None) -> Tensor:
+    return model.mapping(z, labels)
 
 
 def _output(model: nn.Module, inputs: list[Tensor]) -> Tensor:

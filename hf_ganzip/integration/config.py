@@ -39,7 +39,7 @@ class GanzipConfig(QuantizationConfigMixin):
         embeddings: Also quantize embedding tables.
         headroom: Share of bytes on top of ``bits`` for small and sensitive layers.
         svd_rank: Rank of a part of every weight that is kept in 16 bits; 0 for none.
-        hadamard: Rotate rows of weights before they are rounded; None: those of denoisers at 3 bits.
+        hadamard: Rotate rows of weights before they are rounded; None: as in :class:`.QuantizeConfig`.
         preset: "best" or "paper": what options that are not given are.
         compute: "packed", "dequantized" or "int8".
         activations: None, or "int8": inputs of layers are rounded to 8 bits, too.

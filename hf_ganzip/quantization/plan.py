@@ -72,9 +72,9 @@ def plan_quantization(model: nn.Module, config: QuantizeConfig) -> QuantizationP
             settings[name] = decision
     for name, chosen in settings.items():
         if chosen.hadamard is None:
-            few = config.bits == getattr(chosen.method, "rotates_denoisers_at", None)
-            rotates = few and family is not None and family.mixed is not None
-            settings[name] = dataclasses.replace(chosen, hadamard=rotates)
+            rotates = getattr(chosen.method, "rotates", lambda bits, denoiser: False)
+            denoiser = family is not None and family.mixed is not None
+            settings[name] = dataclasses.replace(chosen, hadamard=rotates(config.bits, denoiser))
     _spread_headroom(config, model, settings, skipped, notes)
     problems += _fit_groups(weights, settings, notes) + _fit_low_rank(config, weights, settings, notes)
     problems += _fit_activations(config, model, settings, notes)

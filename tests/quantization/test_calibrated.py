@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import hf_ganzip as gz
+from hf_ganzip.families.gan import latent_calibration
 from hf_ganzip.quantization.grid import QuantizedRows
 from hf_ganzip.quantization.methods import GPTQ, LatentDistill
 from hf_ganzip.quantization.methods import latent_distill as module
@@ -157,14 +158,14 @@ class TestLatentDistill:
     def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(self, tmp_path, monkeypatch):
         monkeypatch.setattr(module, "_CHECK_EVERY", 4)
         step, train, calls, first = module._Run.step, module._Run.train, itertools.count(), []
-        monkeypatch.setattr(module._Run, "train", lambda self: train(self) or first.append(self.first))
+        monkeypatch.setattr(module._Run, "train", lambda self, title: train(self, title) or first.append(self.first))
         whole = tiny_generator()
         resumed = copy.deepcopy(whole)
         gz.quantize_(whole, config("latent_distill", steps=12))
         options = config("latent_distill", steps=12, checkpoint_dir=str(tmp_path))
 
         def killed(self, *args):
-            if next(calls) == 6:
+            if next(calls) == 12 + 6:  # after the mapping network
                 raise KeyboardInterrupt
             return step(self, *args)
 
@@ -176,7 +177,7 @@ class TestLatentDistill:
         gz.quantize_(resumed, options)
         assert len(taken) == 8  # from the checkpoint after step 4
         assert torch.equal(run(resumed), run(whole))
-        assert first[0] == first[1] > 0, "the error before the first step"
+        assert first[:2] == first[-2:] and min(first) > 0, "errors before the first step"
 
     def test_a_checkpoint_of_another_model_or_other_options_is_refused(self, tmp_path, monkeypatch):
         monkeypatch.setattr(module, "_CHECK_EVERY", 2)
@@ -214,6 +215,18 @@ class TestLatentDistill:
         else:
             assert bool(tuned) == (tune == "biases") and all(name.endswith(".bias") for name in tuned)
 
+    def test_the_mapping_network_is_trained_by_itself_first(self):
+        """Inputs of one's own know of no styles: they train everything together."""
+        torch.manual_seed(5)
+        reference, z, labels = tiny_generator(), torch.randn(200, 8), torch.arange(200) % 3
+        errors = []
+        for inputs in (None, latent_calibration):
+            model = copy.deepcopy(reference)
+            gz.quantize_(model, config("latent_distill", bits=2, steps=40, inputs=inputs))
+            with torch.no_grad():
+                errors.append(float((model.mapping(z, labels) - reference.mapping(z, labels)).square().mean()))
+        assert errors[0] < 0.8 * errors[1]
+
     def test_a_method_that_splits_channels_is_no_start(self):
         with pytest.raises(ValueError, match="allowed are methods that look at single rows"):
             gz.quantize_(tiny_generator(), config("latent_distill", base="outlier_splitting"))
@@ -238,7 +251,7 @@ class TestLatentDistill:
         assert LatentDistill(**options)._base() == GPTQ(**options)
 
 
-@pytest.mark.parametrize(("make", "steps", "rate"), [(tiny_generator, 300, 0.01), (tiny_unet, 300, 0.004)])
+@pytest.mark.parametrize(("make", "steps", "rate"), [(tiny_discriminator, 300, 0.01), (tiny_unet, 300, 0.004)])
 def test_options_of_training_that_are_not_given_are_those_of_the_kind_of_model(monkeypatch, make, steps, rate):
     class Stop(Exception):
         pass

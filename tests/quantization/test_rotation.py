@@ -11,11 +11,15 @@ import hf_ganzip as gz
 from hf_ganzip.quantization.buffers import pack_rows, unpack_rows
 from hf_ganzip.quantization.grid import QuantizedRows
 from hf_ganzip.quantization.layout import PackedLayout
+from hf_ganzip.quantization.methods import LatentDistill
 from hf_ganzip.quantization.packed import packed_modules
 from hf_ganzip.quantization.packing import unpack
 from hf_ganzip.quantization.rotation import block_of, rotated, rotated_curvature, unrotated
 
 from ..conftest import tiny_generator, tiny_unet
+
+
+LEARNED = LatentDistill(base="mse_clip", steps=1, batch_size=2, progress=False)
 
 
 @pytest.mark.parametrize(("length", "block"), [(1152, 32), (288, 32), (48, 16), (12, 4), (27, 0), (2, 0)])
@@ -118,10 +122,13 @@ def test_an_outlier_is_spread_over_its_row_and_takes_no_bytes():
         (tiny_unet, {"bits": 3, "method": "codebook"}, False),
         (tiny_unet, {"bits": 3, "activations": "int8"}, False),
         (tiny_generator, {"bits": 3}, False),
+        (tiny_generator, {"bits": 2, "method": LEARNED}, True),
+        (tiny_unet, {"bits": 2, "method": LEARNED}, False),
+        (tiny_generator, {"bits": 3, "method": LEARNED}, False),
         (tiny_generator, {"bits": 3, "hadamard": True}, True),
     ],
 )
-def test_denoisers_of_three_bits_are_rotated_by_default(make, options, rotates):
+def test_denoisers_of_three_bits_and_learned_generators_of_two_are_rotated_by_default(make, options, rotates):
     model = make()
     gz.quantize_(model, **options)
     found = [layer.packed_layout.rotation for layer in packed_modules(model).values()]

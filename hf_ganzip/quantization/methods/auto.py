@@ -30,8 +30,12 @@ class Auto:
     """
 
     casts_rows: ClassVar[bool] = True
-    rotates_denoisers_at: ClassVar[int] = 3  # bits, where hadamard is None
 
     def __call__(self, rows: Tensor, bits: int, scale_dtype: torch.dtype = torch.float32) -> QuantizedRows:
         method = Codebook() if bits <= _FEW_BITS else MSEClip()
         return method(rows, bits, scale_dtype)
+
+    @staticmethod
+    def rotates(bits: int, denoiser: bool) -> bool:
+        """Where ``hadamard`` is None."""
+        return denoiser and bits == 3
