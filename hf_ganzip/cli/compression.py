@@ -64,7 +64,7 @@ def compress(
         typer.Option(
             "--hadamard/--no-hadamard",
             help="Rotate rows of weights before they are rounded, and back when unpacked.",
-            show_default="denoisers at 3 bits by auto, others at 2 by latent_distill",
+            show_default="denoisers at 3 bits by auto, others up to 4 by latent_distill",
         ),
     ] = None,
     activations: Annotated[

@@ -119,7 +119,7 @@ class QuantizeConfig:
             none. Layers that it would cost more than a bit per weight have none, and the report says so.
         hadamard: Rotate rows of weights by signs and Hadamard matrices of up to 32 before they are rounded, and back
             when they are unpacked. Takes no bytes. None: where images gained by it: denoisers with ``bits`` 3
-            by "auto", other models with ``bits`` 2 by "latent_distill".
+            by "auto", other models with up to 4 by "latent_distill".
         preset: What options that are None are: "best", the best that was found without calibration ("auto", a float16
             scale per output channel, a tenth of the bytes more for small and sensitive layers), or "paper" (C+Q with
             one float32 scale per tensor, the last block in full precision, all layers in equal bits); None: "paper"

@@ -200,7 +200,7 @@ class TestLatentDistill:
         options = {"steps": 50, "scale_learning_rate": 50.0}
         with pytest.warns(UserWarning, match="diverged at step .* the best state is kept. Lower learning_rate"):
             gz.quantize_(model, config("latent_distill", bits=4, **options))
-        gz.quantize_(start, gz.QuantizeConfig("codebook", bits=4, granularity="channel"))
+        gz.quantize_(start, gz.QuantizeConfig("codebook", bits=4, granularity="channel", hadamard=True))
         assert output_error(model, reference) <= 1.01 * output_error(start, reference)
 
     @pytest.mark.parametrize("tune", ["all", "biases", "none"])
@@ -241,7 +241,7 @@ class TestLatentDistill:
         learned = tiny_generator()
         plain = copy.deepcopy(learned)
         gz.quantize_(learned, config("latent_distill", **still))
-        gz.quantize_(plain, gz.QuantizeConfig(start, bits=3, granularity="channel"))
+        gz.quantize_(plain, gz.QuantizeConfig(start, bits=3, granularity="channel", hadamard=True))
         for name, layer in packed_modules(plain).items():
             assert torch.equal(packed_modules(learned)[name].weight, layer.weight), name
             torch.testing.assert_close(packed_modules(learned)[name].weight_scale, layer.weight_scale)

@@ -124,11 +124,12 @@ def test_an_outlier_is_spread_over_its_row_and_takes_no_bytes():
         (tiny_generator, {"bits": 3}, False),
         (tiny_generator, {"bits": 2, "method": LEARNED}, True),
         (tiny_unet, {"bits": 2, "method": LEARNED}, False),
-        (tiny_generator, {"bits": 3, "method": LEARNED}, False),
+        (tiny_generator, {"bits": 4, "method": LEARNED}, True),
+        (tiny_generator, {"bits": 5, "method": LEARNED}, False),
         (tiny_generator, {"bits": 3, "hadamard": True}, True),
     ],
 )
-def test_denoisers_of_three_bits_and_learned_generators_of_two_are_rotated_by_default(make, options, rotates):
+def test_denoisers_of_three_bits_and_learned_generators_up_to_four_are_rotated_by_default(make, options, rotates):
     model = make()
     gz.quantize_(model, **options)
     found = [layer.packed_layout.rotation for layer in packed_modules(model).values()]

@@ -150,7 +150,7 @@ class LatentDistill:
     @staticmethod
     def rotates(bits: int, denoiser: bool) -> bool:
         """Where ``hadamard`` is None."""
-        return bits == 2 and not denoiser
+        return bits <= 4 and not denoiser
 
 
 class _Student:
