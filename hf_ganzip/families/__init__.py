@@ -36,7 +36,7 @@ class Family:
             shares a timestep, so that many timesteps are seen.
         mixed: As ``calibration``, with a timestep of its own for every sample of a batch, for training; None:
             ``calibration``.
-        distillation: Options of ``latent_distill`` where they are not given, other than those of generators.
+        distillation: Options of ``latent_distill`` where they are not given, other than those of most generators.
         parts: Name of a module that all others depend on -> as ``calibration``, passes through it alone.
         float_activations: Model -> glob patterns of modules whose inputs are not rounded to 8 bits; None: the
             sensitive ones.
@@ -109,7 +109,9 @@ FAMILIES = {
     "BigGANDeepGenerator": _of_latents(gan.biggan_deep_last_block),
     "UGATITGenerator": _of_images(gan.translation_last_block),
     "UGATITDiscriminator": _of_images(gan.patch_discriminator_last_block),
-    "BigGANGenerator": _of_latents(gan.biggan_last_block, sensitive=sensitive.biggan_sensitive),
+    "BigGANGenerator": _of_latents(
+        gan.biggan_last_block, sensitive=sensitive.biggan_sensitive, distillation={"moment_weight": 5.0}
+    ),
     "BigGANDiscriminator": _of_images(gan.biggan_discriminator_last_block),
     "UNet2DModel": _denoiser(
         diffusion.unet_last_block,
