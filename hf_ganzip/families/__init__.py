@@ -110,7 +110,7 @@ FAMILIES = {
     "UGATITGenerator": _of_images(gan.translation_last_block),
     "UGATITDiscriminator": _of_images(gan.patch_discriminator_last_block),
     "BigGANGenerator": _of_latents(
-        gan.biggan_last_block, sensitive=sensitive.biggan_sensitive, distillation={"moment_weight": 5.0}
+        gan.biggan_last_block, sensitive=sensitive.biggan_sensitive, distillation={"moment_weight": 3.0}
     ),
     "BigGANDiscriminator": _of_images(gan.biggan_discriminator_last_block),
     "UNet2DModel": _denoiser(

@@ -72,7 +72,7 @@ class LatentDistill:
         scale_learning_rate: Of log s, of the levels and of the parameters in full precision; None: 0.002, or 0.0005.
         feature_weight: Weight of the layers' outputs against that of the model's output; None: 3, or 0.3.
         moment_weight: Weight of means and deviations over the batch (:func:`.moment_error`), of the output and of the
-            layers' outputs, so that images do not vary less; None: 10, 5 of a BigGAN, or 0 of diffusion models.
+            layers' outputs, so that images do not vary less; None: 10, 3 of a BigGAN, or 0 of diffusion models.
         tune: Which parameters in full precision are trained, too: "all", "biases" or "none". None is stored larger for
             it.
         seed: Of the inputs.
