@@ -66,7 +66,9 @@ def test_the_error_is_what_quantizing_only_this_layer_gives(model, method):
 
 def test_what_starts_from_a_method_that_compensates_errors_is_measured_by_it(model, capsys):
     def errors(method):
-        report = gz.sensitivity(model, (3,), config=gz.QuantizeConfig(method), num_samples=4, progress=False)
+        report = gz.sensitivity(
+            model, (3,), config=gz.QuantizeConfig(method, hadamard=True), num_samples=4, progress=False
+        )
         return [layer.errors for layer in report.layers]
 
     compensated = GPTQ(batches=3, progress=False)
