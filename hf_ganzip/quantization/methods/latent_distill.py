@@ -8,24 +8,23 @@ import functools
 import hashlib
 import math
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...core.modes import evaluating, only_gradients_of, watching
 from ...families import family_of
 from ...families.passes import Calibration, Pass
-from ..calibration import CalibrationTask, Rounder, expanded, substituted
+from ..calibration import CalibrationTask, Rounder, substituted
 from ..grid import QuantizedRows
 from .base import base_method
 from .batch_moments import moment_error
 from .gptq import GPTQ
-from .learned_weight import LearnedWeight
+from .learned_weight import Student
 
 
 _CHECK_EVERY = 25  # steps between measurements on held-out inputs
@@ -141,8 +140,10 @@ class LatentDistill:
 
     def _trained(self, task: CalibrationTask, title: str = "") -> tuple[dict[str, QuantizedRows], dict[str, Tensor]]:
         model = task.working_model()
-        student = _Student(task, model, self.tune)
-        optimizer = torch.optim.Adam(student.parameter_groups(self), betas=(0.9, 0.999))
+        student = Student(task, model, self.tune)
+        optimizer = torch.optim.Adam(
+            student.parameter_groups(self.learning_rate, self.scale_learning_rate), betas=(0.9, 0.999)
+        )
         with only_gradients_of((), model), evaluating(model):
             _Run(self, task, model, student, optimizer).train(f"latent_distill{title}")
         return student.result()
@@ -151,62 +152,6 @@ class LatentDistill:
     def rotates(bits: int, denoiser: bool) -> bool:
         """Where ``hadamard`` is None."""
         return bits <= 4 and not denoiser
-
-
-class _Student:
-    """What is trained, a learned weight per layer and tuned parameters; and the weights that stay as quantized."""
-
-    def __init__(self, task: CalibrationTask, model: nn.Module, tune: str):
-        self.layers = {
-            name: LearnedWeight(model.get_submodule(name), task.settings[name].bits, task.start[name])
-            for name in task.own
-        }
-        self.fixed = {
-            f"{name}.weight": expanded(model.get_submodule(name), task.start[name])
-            for name in task.settings
-            if name not in self.layers
-        }
-        quantized = {f"{name}.weight" for name in task.settings}
-        self.tuned = {
-            name: parameter.detach().clone().requires_grad_(True)
-            for name, parameter in model.named_parameters()
-            if name not in quantized and (tune == "all" or (tune == "biases" and name.endswith(".bias")))
-        }
-
-    def parameter_groups(self, options: LatentDistill) -> list[dict[str, Any]]:
-        """Groups of the optimizer with their learning rates."""
-        slow = [layer.log_scale for layer in self.layers.values()] + list(self.tuned.values())
-        slow += [layer.codebook for layer in self.layers.values() if layer.codebook is not None]
-        groups = [
-            {"params": [layer.position], "lr": options.learning_rate * layer.spacing} for layer in self.layers.values()
-        ]
-        return [*groups, {"params": slow, "lr": options.scale_learning_rate}]
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Tensors to compute with, by parameter name."""
-        learned = {f"{name}.weight": layer.weight() for name, layer in self.layers.items()}
-        return learned | self.fixed | self.tuned
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything trained, by name."""
-        found = {f"tuned:{name}": parameter for name, parameter in self.tuned.items()}
-        for name, layer in self.layers.items():
-            found |= {f"{part}:{name}": tensor for part, tensor in layer.tensors().items()}
-        return {name: tensor.detach().clone() for name, tensor in found.items()}
-
-    @torch.no_grad()
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Inverse of :meth:`state`."""
-        for name, parameter in self.tuned.items():
-            parameter.copy_(state[f"tuned:{name}"])
-        for name, layer in self.layers.items():
-            for part, tensor in layer.tensors().items():
-                tensor.copy_(state[f"{part}:{name}"])
-
-    def result(self) -> tuple[dict[str, QuantizedRows], dict[str, Tensor]]:
-        """Codes and scales, and tuned parameters."""
-        tuned = {name: parameter.detach().clone() for name, parameter in self.tuned.items()}
-        return {name: layer.quantized() for name, layer in self.layers.items()}, tuned
 
 
 class _Run:

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A quantized weight whose codes, scales and levels can be trained."""
+"""Quantized weights whose codes, scales and levels can be trained: one, and all of a model."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..calibration import channels_first
+from ..calibration import CalibrationTask, channels_first, expanded
 from ..grid import QuantizedRows, nearest_codes, stored_scale
 from ..rotation import unrotated
 
@@ -80,3 +82,59 @@ class LearnedWeight:
         return nearest_codes(
             self.position.detach(), one, self.bits, level_offset=self.start.level_offset, codebook=codebook
         )
+
+
+class Student:
+    """What is trained, a learned weight per layer and tuned parameters; and the weights that stay as quantized."""
+
+    def __init__(self, task: CalibrationTask, model: nn.Module, tune: str):
+        self.layers = {
+            name: LearnedWeight(model.get_submodule(name), task.settings[name].bits, task.start[name])
+            for name in task.own
+        }
+        self.fixed = {
+            f"{name}.weight": expanded(model.get_submodule(name), task.start[name])
+            for name in task.settings
+            if name not in self.layers
+        }
+        quantized = {f"{name}.weight" for name in task.settings}
+        self.tuned = {
+            name: parameter.detach().clone().requires_grad_(True)
+            for name, parameter in model.named_parameters()
+            if name not in quantized and (tune == "all" or (tune == "biases" and name.endswith(".bias")))
+        }
+
+    def parameter_groups(self, rate: float, slow_rate: float) -> list[dict[str, Any]]:
+        """Groups of the optimizer: positions at ``rate`` times the distance between levels, all others at
+        ``slow_rate``.
+        """
+        slow = [layer.log_scale for layer in self.layers.values()] + list(self.tuned.values())
+        slow += [layer.codebook for layer in self.layers.values() if layer.codebook is not None]
+        groups = [{"params": [layer.position], "lr": rate * layer.spacing} for layer in self.layers.values()]
+        return [*groups, {"params": slow, "lr": slow_rate}]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Tensors to compute with, by parameter name."""
+        learned = {f"{name}.weight": layer.weight() for name, layer in self.layers.items()}
+        return learned | self.fixed | self.tuned
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything trained, by name."""
+        found = {f"tuned:{name}": parameter for name, parameter in self.tuned.items()}
+        for name, layer in self.layers.items():
+            found |= {f"{part}:{name}": tensor for part, tensor in layer.tensors().items()}
+        return {name: tensor.detach().clone() for name, tensor in found.items()}
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Inverse of :meth:`state`."""
+        for name, parameter in self.tuned.items():
+            parameter.copy_(state[f"tuned:{name}"])
+        for name, layer in self.layers.items():
+            for part, tensor in layer.tensors().items():
+                tensor.copy_(state[f"{part}:{name}"])
+
+    def result(self) -> tuple[dict[str, QuantizedRows], dict[str, Tensor]]:
+        """Codes and scales, and tuned parameters."""
+        tuned = {name: parameter.detach().clone() for name, parameter in self.tuned.items()}
+        return {name: layer.quantized() for name, layer in self.layers.items()}, tuned
