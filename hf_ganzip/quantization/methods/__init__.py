@@ -6,10 +6,11 @@ quantized with a scale of its own, ``bits`` and the dtype of the stored scales r
 :class:`~hf_ganzip.quantization.grid.QuantizedRows`. The codes are computed with the scale as it is stored; all-zero
 rows become zeros (below 1e-37).
 
-Five attributes are optional: ``preset``, the one of ``PRESETS`` whose settings go with the method ("best");
+Six attributes are optional: ``preset``, the one of ``PRESETS`` whose settings go with the method ("best");
 ``casts_rows = True`` of a method that also takes rows in half precision and casts some at a time
 (:mod:`~hf_ganzip.quantization.chunks`), which saves a copy of every large weight; ``center(rows)`` (R, 1), what an
-asymmetric quantizer subtracts (default: the mean); ``quantize_channels(weight, bits, rows, scale_dtype)`` for methods
+asymmetric quantizer subtracts (default: the mean); ``rotates(bits, denoiser)``, whether rows are rotated where
+``hadamard`` is None (default: no); ``quantize_channels(weight, bits, rows, scale_dtype)`` for methods
 that need the input channels; and, for methods that need the whole model, ``calibrate(task)`` with a
 :class:`~hf_ganzip.quantization.calibration.CalibrationTask`, which returns better rows by module name and new values
 of other parameters by name.
