@@ -59,7 +59,8 @@ def quality_section(arguments) -> list[dict]:
     generator = gz.load_model(asset_path(arguments.generator)).eval()
     bits = (4, 2) if arguments.quick else arguments.bits
     count = 100 if arguments.quick else 2500
-    options = {"latent_distill": {"progress": False}, "gptq": {"progress": False}}
+    calibration = {"progress": False, "seed": arguments.seed}
+    options = {"latent_distill": {**calibration}, "gptq": {**calibration}}
     if arguments.quick:
         options["latent_distill"] |= {"steps": 2, "base": "codebook"}
         options["gptq"] |= {"batches": 2}
@@ -204,6 +205,9 @@ def main() -> None:
     )
     arguments_parser.add_argument(
         "--generator", default="stylegan2-fashion-mnist", help="bundled one, of the section quality"
+    )
+    arguments_parser.add_argument(
+        "--seed", type=int, default=0, help="of the calibrated methods of the section quality"
     )
     arguments_parser.add_argument("--methods", nargs="+", help="of the section quality; default: all, and the peers")
     _diffusion.add_options(arguments_parser)
