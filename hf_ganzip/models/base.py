@@ -212,6 +212,7 @@ class GeneratorMixin(PresetMixin):
 
     config: Any  # ConfigMixin's
     truncates_only_latents: ClassVar[bool] = False  # forward does not use truncation_psi
+    discriminator_phase: ClassVar[dict[str, Any]] = {}  # options of a call in the discriminator's phase of training
 
     def draw_latents(
         self, count: int, generator: RandomSource = None, device: Any = None, truncation_psi: float = 1.0

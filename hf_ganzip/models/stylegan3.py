@@ -114,6 +114,7 @@ class StyleGAN3Generator(StyleGeneratorMixin, ModelMixin, ConfigMixin):
         },
         "ffhq-256-t": {"resolution": 256, "channel_base": 16384},
     }
+    discriminator_phase = {"update_magnitude": True}
     _supports_gradient_checkpointing = True
     _no_split_modules = ["SynthesisLayer"]
     _repeated_blocks = ["SynthesisLayer"]

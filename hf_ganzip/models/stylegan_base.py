@@ -239,6 +239,7 @@ class StyleGeneratorMixin(GeneratorMixin):
         noise_mode: str = "random",
         generator: RandomSource = None,
         return_dict: bool = True,
+        **options: Any,
     ) -> GeneratorOutput | tuple[Tensor]:
         """Generate images.
 
@@ -251,6 +252,7 @@ class StyleGeneratorMixin(GeneratorMixin):
                 inputs.
             generator: Source of the random noise; a list of B generators makes sample i independent of the batch.
             return_dict: False returns a plain tuple.
+            **options: Further ones of :meth:`synthesize` (``update_magnitude`` of StyleGAN3).
 
         Returns:
             ``.sample`` float32 (B, C, H, W), about [-1, 1].
@@ -259,7 +261,7 @@ class StyleGeneratorMixin(GeneratorMixin):
             ValueError: An argument has a wrong shape, length or value.
         """
         ws = self.mapping(z, class_labels, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
-        image = self.synthesize(ws, noise_mode=noise_mode, generator=generator)
+        image = self.synthesize(ws, noise_mode=noise_mode, generator=generator, **options)
         return GeneratorOutput(sample=image) if return_dict else (image,)
 
 

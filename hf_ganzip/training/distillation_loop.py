@@ -204,7 +204,7 @@ class _Training(TrainingRun):
         draw = self.draws(self.step, 2, micro)
         with self.autocast():
             with torch.no_grad():
-                images, _ = self.student(draw)
+                images, _ = self.student(draw, "fakes")
             generated = self.discriminator(self.augmented(images, 1, micro), draw["labels"]).logits
             of_real = self.discriminator(self.augmented(real, 2, micro), labels).logits
         loss = LOSSES["logistic"][0](of_real, generated)

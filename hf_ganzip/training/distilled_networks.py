@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,11 +52,15 @@ class Tapped(nn.Module):
         return ws
 
     def forward(self, draw: Mapping[str, Any], part: str = "images") -> tuple[Tensor, list[Tensor] | Tensor]:
-        """Images (B, C, H, W), and features of shifted pairs (``part="relations"``) or path lengths (``"lengths"``)."""
+        """Images (B, C, H, W), and features of shifted pairs (``part="relations"``) or path lengths (``"lengths"``);
+        ``"fakes"`` are images for the discriminator's phase.
+        """
         ws, noise = self.styles(draw), draw["noise"]
         if part == "lengths":
             images = self._synthesize(ws, noise)
             return images, path_lengths(images, ws, draw["directions_of_images"].to(images))
+        if part == "fakes":
+            return self._synthesize(ws, noise, **self.generator.discriminator_phase), []
         if part == "images" or not self.layers:
             return self._synthesize(ws, noise), []
         features: list[Tensor] = []
@@ -68,10 +71,8 @@ class Tapped(nn.Module):
             images = self._synthesize(torch.cat([ws, ws + draw["shift"][:, None]]), [*noise, *draw["noise2"]])
         return images[: len(ws)], features
 
-    def _synthesize(self, ws: Tensor, noise: Sequence[torch.Generator]) -> Tensor:
-        if "noise_mode" in inspect.signature(self.generator.synthesize).parameters:
-            return self.generator.synthesize(ws, noise_mode="random", generator=list(noise))
-        return self.generator.synthesize(ws)
+    def _synthesize(self, ws: Tensor, noise: Sequence[torch.Generator], **options: Any) -> Tensor:
+        return self.generator.synthesize(ws, noise_mode="random", generator=list(noise), **options)
 
 
 def student_layers(student: nn.Module, teacher: nn.Module, layers: Sequence[str]) -> list[str]:

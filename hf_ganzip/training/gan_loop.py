@@ -102,6 +102,7 @@ class _Training(TrainingRun):
         enable_gradient_checkpointing_(config, generator, discriminator)
         self.conditional = generator.config.num_classes > 0
         self.z_dim = generator.config.z_dim
+        self.discriminator_phase = getattr(generator, "discriminator_phase", {})
         self.discriminator_loss, self.generator_loss = LOSSES[config.loss]
         self.sampler = None
         batch = config.train_batch_size * config.discriminator_steps
@@ -148,7 +149,8 @@ class _Training(TrainingRun):
         self.discriminator.requires_grad_(True)
         with self.autocast():
             with torch.no_grad():
-                generated = self.generator(self.latents(len(real), random), labels, generator=random).sample
+                options = {"generator": random} | self.discriminator_phase
+                generated = self.generator(self.latents(len(real), random), labels, **options).sample
             of_generated = self.discriminator(diff_augment(generated, self.config.diffaugment, random), labels)
         with self.autocast(enabled=not regularize):
             real = real.requires_grad_(bool(regularize))

@@ -22,11 +22,12 @@ from ..conftest import tiny_discriminator, tiny_generator, tiny_stylegan3, tiny_
 from .conftest import cpu_accelerator, images
 
 
-def train_tiny_gan(folder, steps, accumulation=1, classes=2, validate=None, fq=None, **options):
+def train_tiny_gan(folder, steps, accumulation=1, classes=2, validate=None, fq=None, generator=None, **options):
     """Train tiny networks on batches of 8, 5 micro-steps an epoch; (generator, discriminator, average)."""
     torch.manual_seed(1)
     networks = {"resolution": 8, "channels": (8, 4), "num_classes": classes if classes > 1 else 0}
-    generator, discriminator = tiny_generator(**networks).train(), tiny_discriminator(**networks).train()
+    generator = (generator or tiny_generator(**networks)).train()
+    discriminator = tiny_discriminator(**networks).train()
     if fq is not None:
         add_feature_quantizers(discriminator, {"b8": fq})
     accelerator = cpu_accelerator(gradient_accumulation_steps=accumulation)

@@ -6,11 +6,13 @@ what is written beside checkpoints.
 import pytest
 import torch
 
+from hf_ganzip.models.stylegan3_layers import SynthesisLayer
 from hf_ganzip.training.augment import twice_differentiable
 from hf_ganzip.training.feature_quantization import FQConfig
 from hf_ganzip.training.logs import read_log
 from hf_ganzip.training.run import TrainingRun
 
+from ..conftest import tiny_stylegan3
 from ..processes import run_processes
 from .conftest import close, join_group, same, weights
 from .loops import train_distillation, train_noise_predictor, train_tiny_gan, train_translators
@@ -54,6 +56,25 @@ def test_a_resumed_run_is_an_uninterrupted_run(tmp_path, monkeypatch, train, ste
         train(tmp_path / "parts", steps, **options)
     torch.manual_seed(99)
     assert same(whole, weights(train(tmp_path / "parts", steps, resume_from_checkpoint="latest", **options)))
+
+
+@pytest.mark.parametrize("train", [train_tiny_gan, train_distillation])
+def test_magnitudes_of_a_stylegan3_move_in_the_phase_of_the_discriminator(tmp_path, monkeypatch, train):
+    moved, beta, move = [], 0.999, SynthesisLayer.update_magnitude_
+    monkeypatch.setattr(SynthesisLayer, "update_magnitude_", lambda self, x: moved.append(self) or move(self, x))
+    of = (
+        {"generator": tiny_stylegan3(resolution=8, num_classes=2)}
+        if train is train_tiny_gan
+        else {"family": "stylegan3"}
+    )
+    generator, _, average = train(tmp_path, 3, **of)
+    layers = [getattr(generator.synthesis, name) for name in generator.synthesis.layer_names]
+    assert moved == 3 * layers
+    for name in generator.synthesis.layer_names:
+        kept = getattr(generator.synthesis, name).magnitude_ema
+        assert (
+            0 < abs(kept - 1) and kept > beta**3 and torch.equal(kept, getattr(average.synthesis, name).magnitude_ema)
+        )
 
 
 @pytest.mark.parametrize(
