@@ -6,7 +6,7 @@ compare the curves.
     python examples/study_svs.py --output_dir svs-ddpm --model ddpm-folder --images
     fashion-mnist-folder --distillation_weight 1
 
-A StyleGAN2 is fine-tuned by distillation against its unpruned self, a diffusion UNet by predicting noise, what its
+A StyleGAN is fine-tuned by distillation against its unpruned self, a diffusion UNet by predicting noise, what its
 unpruned self predicts, or a mixture of both. Runs go seed by seed; an interrupted study goes on where it stopped,
 and of finished runs the report.json alone is enough for more --seeds and --variants. Writes report.json (every figure
 of every run), report.md with differences to the first variant, curves.png, differences.png and spectra.png.
@@ -85,7 +85,7 @@ def parse_args(input_args=None) -> argparse.Namespace:
     add(
         "--model",
         default="stylegan2-fashion-mnist",
-        help="bundled name, folder or Hub id of a StyleGAN2 or UNet2DModel",
+        help="bundled name, folder or Hub id of a StyleGAN2, StyleGAN3 or UNet2DModel",
     )
     add("--images", required=True, help="training images: `datasets` id, parquet, folder of images or idx files")
     add("--reference", default="fashion-mnist-test-5000", help="real images of the figures")
@@ -250,11 +250,17 @@ def train(args: argparse.Namespace, variant: str, seed: int, dataset, held_out, 
     if hasattr(model, "mapping"):
         set_seed(seed)
         options = {name: teacher.config[name] for name in ("resolution", "image_channels", "num_classes")}
-        channels = tuple(c if isinstance(c, int) else max(c) for c in teacher.config.channels)
-        discriminator = gz.StyleGAN2Discriminator(channels=channels, mapping_layers=2, mbstd_group_size=8, **options)
+        if hasattr(teacher.synthesis, "block_resolutions"):
+            options["channels"] = tuple(c if isinstance(c, int) else max(c) for c in teacher.config.channels)
+            phases = {}
+        else:  # StyleGAN3
+            options |= {name: teacher.config[name] for name in ("channel_base", "channel_max")}
+            phases = {"path_every": 0, "mixing_probability": 0.0}
+        discriminator = gz.StyleGAN2Discriminator(mapping_layers=2, mbstd_group_size=8, **options)
         rate = args.learning_rate or 2.5e-3
         config = DistillationConfig(
             **shared,
+            **phases,
             learning_rate=rate,
             lr_scheduler=args.lr_scheduler or "constant",
             discr_learning_rate=rate,

@@ -10,6 +10,7 @@ from diffusers import UNet2DModel
 from torch.utils.data import TensorDataset
 
 from hf_ganzip.core.record import recorded_steps
+from hf_ganzip.models import StyleGAN3Generator
 from hf_ganzip.scripts.svs_report import write_report
 
 from .conftest import ROOT, defined_by, launch
@@ -56,6 +57,19 @@ def test_diffusion_models_are_judged_by_their_noise_error_and_likeness_to_the_de
     assert (out / "differences.png").is_file()
     result = launch("study_svs", *flags[:-1], "0.7", check=False)
     assert result.returncode and "distillation_weight 0.5, now 0.7" in result.stderr
+
+
+def test_a_stylegan3_of_the_example(tmp_path, folder):
+    launch("train_stylegan3", "--smoke", "--train_data_dir", folder, "--output_dir", tmp_path / "full")
+    model, out = tmp_path / "full" / "generator", tmp_path / "out"
+    config = StyleGAN3Generator.from_pretrained(model).config
+    assert (config.num_classes, config.num_layers, config.margin_size) == (2, 6, 2)
+    flags = ("--images", folder, "--model", model, "--ratio", "0.2", "--variants", "SVS sqrt")
+    launch("study_svs", "--smoke", "--output_dir", out, *flags)
+    (run,) = json.loads((out / "report.json").read_text())["runs"]
+    assert [point["step"] for point in run["curve"]] == [0, 2, 4]
+    log = (out / "SVS-sqrt-0" / "log.jsonl").read_text()
+    assert '"relation"' in log and '"path"' not in log  # as published
 
 
 @pytest.fixture
