@@ -102,6 +102,8 @@ def test_a_layer_computes_with_codes_and_low_rank(layer):
     error = (layer.weight - weight).square().sum() / weight.square().sum()
     assert report.sqnr_db == pytest.approx(-10 * float(error.log10()), abs=1e-3)
     assert report.bytes_after == layout.packed_bytes == sum(tensor.nbytes for tensor in stored.values())
+    digest = layer.digest()
+    assert layer.to(torch.bfloat16).to(torch.float32).digest() == digest  # the factors, too, are not cast
 
 
 @pytest.mark.parametrize("hadamard", [False, True])

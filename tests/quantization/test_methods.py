@@ -117,6 +117,18 @@ def test_monte_carlo_is_unbiased():
     assert (mean - rows).abs().max() < 0.15 and abs(float((mean - rows).mean())) < 1e-3
 
 
+@pytest.mark.parametrize(
+    "bits, per_weight, zeros, expected", [(2, 0.20, 0.80, -3.3), (3, 0.59, 0.47, 5.1), (4, 1.27, 0.24, 11.8)]
+)
+def test_monte_carlo_on_a_gaussian(bits, per_weight, zeros, expected):
+    """At 2 bits it is worse than setting all weights to zero; the values vary with the largest of the weights."""
+    rows = torch.randn(1, 600_000, generator=torch.Generator().manual_seed(0)).double()
+    found = MonteCarlo()(rows, bits)
+    assert sqnr(rows, found) == pytest.approx(expected, abs=0.6)
+    assert float(found.codes.abs().sum()) / rows.numel() == pytest.approx(per_weight, rel=0.1)
+    assert float((found.codes == 0).double().mean()) == pytest.approx(zeros, abs=0.04)
+
+
 # -- outlier channel splitting ----------------------------------------------------------------------------------------
 
 

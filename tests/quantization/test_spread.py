@@ -55,6 +55,13 @@ def test_smaller_layers_never_get_fewer_bits_than_larger_ones_of_their_kind(size
     assert all(one == other for (m, one), (n, other) in itertools.combinations(zip(sizes, bits), 2) if m == n)
 
 
+@given(SIZES, st.integers(2, 8), SHARES)
+def test_sensitive_layers_never_get_fewer_bits_than_others_of_their_size(sizes, asked, share):
+    count = len(sizes)
+    bits = spread(sizes + sizes, asked, share, set(range(count)))
+    assert all(own >= other for own, other in zip(bits[:count], bits[count:]))
+
+
 @given(layers(), SHARES, SHARES)
 def test_more_headroom_takes_no_bits_from_any_layer(found, one, other):
     sizes, asked, sensitive = found
