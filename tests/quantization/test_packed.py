@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packed layers: what they compute, the memory that is lent to their weights, how they are copied and loaded."""
+"""Packed layers: what they compute, the memory that is lent to their weights, how they are copied, cast and loaded."""
 
 import copy
 import pickle
@@ -97,6 +97,13 @@ def test_levels_of_a_codebook_are_looked_up_exactly(bits):
         codes = torch.randint(0, 2**bits, (1, count), dtype=torch.uint8)
         found = to_values(codes, None, codebook=codebook)
         assert torch.equal(found.view(torch.int32), codebook.float()[codes.int()].view(torch.int32))
+
+
+def test_layerwise_casting_is_refused_with_the_reason():
+    model = tiny_unet()
+    gz.quantize_(model, bits=4)
+    with pytest.raises(RuntimeError, match="layerwise casting would destroy its scales"):
+        model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
 
 
 def test_loading_another_state_changes_what_is_computed():

@@ -83,7 +83,7 @@ def test_non_finite_weights_are_all_named():
 
 def test_nothing_to_quantize_is_an_error():
     with pytest.raises(ValueError, match="there is nothing to quantize in Sequential"):
-        gz.quantize_(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()))
+        gz.quantize_(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Bilinear(2, 2, 2)))
     with pytest.raises(ValueError, match="nothing to quantize"):
         gz.quantize_(tiny_generator(), skip=("*",))
 
