@@ -112,12 +112,6 @@ def record_step(model: Any, step: Step) -> None:
 def table(rows: Iterable[tuple[str, ...]]) -> list[str]:
     """Lines of a text table: first column left, numbers right, last column left."""
     rows = list(rows)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    last = len(widths) - 1
-    return [
-        "  ".join(
-            cell.ljust(width) if i in (0, last) else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths))
-        ).rstrip()
-        for row in rows
-    ]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    sides = [str.ljust, *[str.rjust] * (len(widths) - 2), str.ljust]
+    return ["  ".join(side(cell, width) for side, cell, width in zip(sides, row, widths)).rstrip() for row in rows]

@@ -46,6 +46,9 @@ class RestoringQuantizer(DiffusersQuantizer):
     """
 
     use_keep_in_fp32_modules = True
+    is_serializable = True
+    is_trainable = True  # adapters beside packed layers
+    is_compileable = True
 
     def __init__(self, quantization_config: QuantizationConfigMixin, **kwargs: Any) -> None:
         from diffusers import ModelMixin  # which may import this module
@@ -140,18 +143,6 @@ class RestoringQuantizer(DiffusersQuantizer):
         refuse_fused(state_dict)
         # A second key beside "format" would come in random order: files would differ from save to save.
         return state_dict, {}
-
-    @property
-    def is_serializable(self) -> bool:
-        return True
-
-    @property
-    def is_trainable(self) -> bool:
-        return True  # adapters beside packed layers
-
-    @property
-    def is_compileable(self) -> bool:
-        return True
 
 
 class RestoredConfig(QuantizationConfigMixin):

@@ -46,6 +46,9 @@ class TransformersGanzipConfig(GanzipConfig, QuantizationConfigMixin):
 class GanzipHfQuantizer(HfQuantizer):
     """Quantizes a transformers model after its weights were loaded, or restores packed weights."""
 
+    is_trainable = True  # adapters beside packed layers
+    is_compileable = True
+
     def __init__(self, quantization_config: GanzipConfig | QuantizeConfig, **kwargs: Any):
         from transformers.modeling_utils import PreTrainedModel  # which imports this module
 
@@ -102,14 +105,6 @@ class GanzipHfQuantizer(HfQuantizer):
         return {codes.get(name, name): tensor for name, tensor in model.state_dict().items()}, {}
 
     def is_serializable(self) -> bool:
-        return True
-
-    @property
-    def is_trainable(self) -> bool:
-        return True  # adapters beside packed layers
-
-    @property
-    def is_compileable(self) -> bool:
         return True
 
 

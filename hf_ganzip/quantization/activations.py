@@ -26,18 +26,14 @@ class Observed:
     def __init__(self) -> None:
         self.low, self.high, self.parts = torch.tensor(0.0), torch.tensor(0.0), []
 
-    def add(self, x: Tensor) -> None:
-        """One batch of inputs, any shape."""
+    def add(self, x: Tensor, bias: Tensor | None = None) -> None:
+        """One batch of inputs, any shape; in place of ``integer_product``: None, to compute in floating point."""
         x = x.detach().permute(0, 2, 3, 1) if x.ndim == 4 else x.detach()
         low, high = torch.aminmax(x)
         self.low, self.high = torch.minimum(self.low, low.float().cpu()), torch.maximum(self.high, high.float().cpu())
         flat = x.reshape(-1)
         places = torch.linspace(0, len(flat) - 1, min(_KEPT, len(flat)), dtype=torch.float64)  # prime to no pattern
         self.parts.append(flat[places.long().to(flat.device)].float().cpu())
-
-    def integer_product(self, x: Tensor, bias: Tensor | None = None) -> None:
-        """In place of a layer's own, which it calls where its inputs are ready; None lets it compute as ever."""
-        self.add(x)
 
     def pre_hook(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         self.add(args[0])
@@ -76,7 +72,7 @@ def observing(model: nn.Module, names: Iterable[str]) -> Iterator[Mapping[str, O
         for name, of_layer in observed.items():
             module = model.get_submodule(name)
             if hasattr(module, "integer_geometry"):  # asks for its product where its inputs are ready
-                module.integer_product = of_layer.integer_product
+                module.integer_product = of_layer.add
                 undone.callback(module.__dict__.pop, "integer_product")
             else:
                 undone.enter_context(module.register_forward_pre_hook(of_layer.pre_hook))

@@ -126,9 +126,8 @@ def packing_error(buffers: dict[str, Tensor], layout: PackedLayout, weight: Tens
         direct = layout.unpacks_in_place and exact.dtype == torch.float32
         found = _unpack_channels(buffers, layout, channels.start, channels.stop, values if direct else None)
         torch.sub(exact, found.view(exact.shape), out=values)
-        signal, noise = (
-            total + float(torch.dot(x.view(-1), x.view(-1))) for total, x in ((signal, exact), (noise, values))
-        )
+        signal += float(torch.dot(exact.view(-1), exact.view(-1)))
+        noise += float(torch.dot(values.view(-1), values.view(-1)))
     return signal, noise
 
 

@@ -76,7 +76,5 @@ def _is_normalized(module: nn.Module) -> bool:
 
 
 def _hook(module: nn.Module) -> SpectralNorm | WeightNorm | None:
-    for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, (SpectralNorm, WeightNorm)) and hook.name == "weight":
-            return hook
-    return None
+    hooks = (hook for hook in module._forward_pre_hooks.values() if isinstance(hook, (SpectralNorm, WeightNorm)))
+    return next((hook for hook in hooks if hook.name == "weight"), None)

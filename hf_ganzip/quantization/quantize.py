@@ -32,7 +32,6 @@ class Keeper(NamedTuple):
 
 # By the base class of a library's models; :mod:`hf_ganzip.integration` fills it when a library is imported.
 KEEPERS: dict[str, Keeper] = {}
-_NO_LOW_RANK = "no low rank (beyond float16)"
 
 
 def quantize_(
@@ -197,7 +196,7 @@ def quantization_report(model: nn.Module, plan: QuantizationPlan, sqnr_db: dict[
             entry |= {"bytes_before": math.prod(layout.shape) * module.packed_dtype.itemsize, "bits": settings.bits}
             notes = [plan.notes.get(name)]
             if settings.svd_rank and not layout.rank:
-                notes.append(_NO_LOW_RANK)
+                notes.append("no low rank (beyond float16)")
             if settings.activations and not layout.activations:
                 notes.append(f"activations in float ({layout.not_integers()})")
             entry |= {"method": settings.method_name, "sqnr_db": sqnr_db[name]}

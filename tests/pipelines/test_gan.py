@@ -44,12 +44,8 @@ def test_labels_and_latents(pipe):
 @pytest.mark.parametrize("count, sources", [(5, 3), (2, 3), (2, 1)])
 def test_a_list_of_generators_has_one_per_image(make, count, sources):
     pipe = gan_pipeline(make())
-    latents = {"latents": torch.randn(count, pipe.generator.config.z_dim)}
-    for call, options in (
-        (pipe, {"batch_size": count}),
-        (pipe, latents),
-        (pipe.interpolate, {"num_keyframes": count}),
-    ):
+    z = torch.randn(count, pipe.generator.config.z_dim)
+    for call, options in ((pipe, {"latents": z}), (pipe.interpolate, {"num_keyframes": count})):
         with pytest.raises(ValueError, match=f"generator is a list of {sources} for {count} samples"):
             call(**options, generator=sample_generators(0, sources))
 

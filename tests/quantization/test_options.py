@@ -74,30 +74,14 @@ def test_modules_to_not_convert_are_names_or_parts_of_names(modules, expected):
     assert packed[0] - packed[1] == named and named
 
 
-def test_modules_to_not_convert_are_saved_as_what_is_skipped(tmp_path):
-    model = tiny_unet()
-    gz.quantize_(model, modules_to_not_convert="mid_block", skip=["conv_in"])
-    saved = reopened(model, tmp_path).config.quantization_config.quantize_config
-    assert saved.skip == ("conv_in", ".mid_block.")
-    assert gz.GanzipConfig(modules_to_not_convert="mid_block", skip=["conv_in"]).quantize_config.skip == saved.skip
-
-
 def test_the_ways_to_say_how_to_quantize_are_one():
     wanted = gz.QuantizeConfig("linear", bits=3, skip_last_block=False)
-    for args, options in (
-        ((wanted,), {}),
-        ((gz.GanzipConfig("linear", 3, skip_last_block=False),), {}),
-        (("linear",), {"bits": 3, "skip_last_block": False}),
-        ((), {"method": "linear", "bits": 3, "skip_last_block": False}),
-        (
-            (gz.QuantizeConfig("aciq", method_options={"sigma": "std"}, skip_last_block=False),),
-            {"method": "linear", "bits": 3},
-        ),
-        ((gz.GanzipConfig("linear", skip_last_block=False),), {"bits": 3}),
-    ):
-        assert gz.QuantizeConfig.of(*args, **options) == wanted
-    for options in ({"bit": 3}, {"modules_to_not_covert": ["conv_in"]}):
-        with pytest.raises(TypeError, match="Did you mean '(bits|modules_to_not_convert)'"):
+    assert gz.QuantizeConfig.of(gz.GanzipConfig("linear", 3, skip_last_block=False)) == wanted
+    assert gz.QuantizeConfig.of("linear", bits=3, skip_last_block=False) == wanted
+    aciq = gz.GanzipConfig("aciq", method_options={"sigma": "std"}, skip_last_block=False)
+    assert gz.QuantizeConfig.of(aciq, method="linear", bits=3) == wanted
+    for options in ({"bit": 3}, {"modules_to_not_covert": ["conv_in"]}, {"presets": "paper"}):
+        with pytest.raises(TypeError, match="Did you mean '(bits|modules_to_not_convert|preset)'"):
             gz.quantize_(tiny_unet(), **options)
     with pytest.raises(TypeError, match="config is 4; allowed are a QuantizeConfig"):
         gz.quantize_(tiny_unet(), 4)
@@ -107,6 +91,7 @@ def test_the_ways_to_say_how_to_quantize_are_one():
     "options, message",
     [
         ({"method": "acik"}, "Unknown quantization method 'acik'. Did you mean 'aciq'"),
+        ({"preset": "papers"}, "Unknown preset 'papers'. Did you mean 'paper'"),
         *(({"bits": bits}, "bits is .*; allowed are integers from 2 to 8") for bits in (1, 9, 4.0, True)),
         *(({"group_size": size}, "group_size is .*; allowed are integers from 2") for size in (1, "16")),
         *(({"svd_rank": rank}, "svd_rank is .*; allowed are integers from 0") for rank in (-1, 1.5, True, "4")),

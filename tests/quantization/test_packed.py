@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packed layers: what they compute, how they are copied, cast, offloaded and loaded, what they refuse."""
+"""Packed layers: what they compute, the memory that is lent to their weights, how they are copied, cast and loaded."""
 
 import copy
 import pickle
+import threading
 
 import pytest
 import torch
 from torch import nn
 
 import hf_ganzip as gz
+from hf_ganzip.quantization import buffers
 from hf_ganzip.quantization.grid import to_values
 from hf_ganzip.quantization.packed import PackedWeightMixin, packed_modules
 
@@ -81,7 +83,7 @@ def test_unpacking_in_parts_is_unpacking_at_once(monkeypatch):
                 layers += [layer, copy.deepcopy(layer).to(torch.bfloat16)]
     expected = [layer.weight for layer in layers]
     for chunk in (1, 100):  # one output channel at a time, and two
-        monkeypatch.setattr("hf_ganzip.quantization.buffers._CHUNK", chunk)
+        monkeypatch.setattr(buffers, "_CHUNK", chunk)
         for layer, weight in zip(layers, expected):
             assert torch.equal(layer.weight, weight) and layer.weight.stride() == weight.stride()
 
@@ -97,32 +99,11 @@ def test_levels_of_a_codebook_are_looked_up_exactly(bits):
         assert torch.equal(found.view(torch.int32), codebook.float()[codes.int()].view(torch.int32))
 
 
-def test_split_channels_are_folded_back():
-    layer = nn.Conv2d(8, 4, 3)
-    model = nn.Sequential(layer)
-    shape, size = layer.weight.shape, layer.weight.nbytes
-    report = gz.quantize_(model, "outlier_splitting", bits=4)
-    assert model[0].weight.shape == shape and model[0].weight_sources.dtype == torch.int16
-    assert (report.layers[0].bytes_before, report.layers[0].bytes_after) == (size, 4 * 9 * 9 // 2 + 4 + 2)
-    model.load_state_dict(model.state_dict())
-
-
 def test_layerwise_casting_is_refused_with_the_reason():
     model = tiny_unet()
     gz.quantize_(model, bits=4)
     with pytest.raises(RuntimeError, match="layerwise casting would destroy its scales"):
         model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
-
-
-@pytest.mark.parametrize("compute", ["dequantized", "packed"])
-@pytest.mark.parametrize("offload_type", ["block_level", "leaf_level"])
-def test_group_offload_gives_the_same_output(compute, offload_type):
-    model = tiny_unet()
-    gz.quantize_(model, bits=4, compute=compute)
-    expected = run(model)
-    options = {"num_blocks_per_group": 1} if offload_type == "block_level" else {}
-    model.enable_group_offload(torch.device("cpu"), offload_type=offload_type, **options)
-    assert torch.equal(run(model), expected)
 
 
 def test_loading_another_state_changes_what_is_computed():
@@ -133,3 +114,48 @@ def test_loading_another_state_changes_what_is_computed():
         model(x)
     models[0].load_state_dict(models[1].state_dict())
     assert torch.equal(models[0](x), models[1](x))
+
+
+# -- memory that is lent to unpacked weights -------------------------------------------------------------------------
+
+
+def two_layers():
+    model = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3))
+    gz.quantize_(model, bits=4)
+    return model
+
+
+def test_memory_goes_from_one_weight_to_the_next():
+    addresses = {layer.weight.data_ptr() for layer in (*two_layers(), *two_layers())}
+    assert len(addresses) == 1
+    assert addresses.pop() % 64 == 0  # kernels differ for memory that is not aligned
+
+
+def test_nothing_that_lives_is_overwritten():
+    """The weight itself, a view of it, and what a backward pass keeps."""
+    first, second = two_layers()
+    expected = first.weight.clone()
+    for kept in (first.weight, first.weight.transpose(0, 1)[1:].detach()):
+        before = kept.clone()
+        assert torch.equal(second.weight, second.dequantized_weight())
+        assert torch.equal(kept, before)
+        del kept
+    x = torch.randn(1, 8, 7, 7, requires_grad=True)
+    output = first(x)
+    assert not torch.equal(second.weight, expected)
+    (slope,) = torch.autograd.grad(output.sum(), x)
+    (exact,) = torch.autograd.grad(nn.functional.conv2d(x, expected, first.bias).sum(), x)
+    torch.testing.assert_close(slope, exact)
+
+
+def test_large_weights_and_other_threads_have_their_own_memory(monkeypatch):
+    first, second = two_layers()
+    here, found = first.weight, []
+    thread = threading.Thread(target=lambda: found.append(second.weight))
+    thread.start()
+    thread.join()
+    assert found[0].data_ptr() != here.data_ptr() and torch.equal(found[0], second.weight)
+    del here
+    monkeypatch.setattr(buffers, "_KEPT", 4 * first.weight.numel() - 1)
+    one = first.weight
+    assert one.data_ptr() != second.weight.data_ptr() and torch.equal(one, first.dequantized_weight())

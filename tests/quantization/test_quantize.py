@@ -11,6 +11,7 @@ import hf_ganzip as gz
 from hf_ganzip.quantization.packed import PackedWeightMixin, packed_modules
 
 from ..conftest import changed, refused, reopened, run, state_of, tiny_generator
+from ..tiny_diffusion import FAMILIES
 
 
 NORM_VECTORS = ("u0", "sv0", "parametrizations.weight.0._u", "parametrizations.weight.0._v")
@@ -38,6 +39,16 @@ def test_the_papers_rule_keeps_last_block_and_small_tensors(tiny_model):
     assert any("last block" in layer.skipped for layer in report.skipped)
 
 
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_every_projection_and_convolution_of_diffusers_models_is_packed(name):
+    report = gz.quantize_(FAMILIES[name](), bits=3, headroom=0, skip_last_block=True)
+    reasons = [layer.skipped for layer in report.skipped]
+    assert any("last block" in reason for reason in reasons)
+    assert all(any(kind in reason for kind in ("last block", "norm", "embedding")) for reason in reasons)
+    attention = [layer.name for layer in report.quantized if ".to_q." in layer.name or ".to_out.0." in layer.name]
+    assert len(attention) >= 2
+
+
 def test_report_counts_every_byte(tiny_model):
     state = {**dict(tiny_model.named_parameters()), **dict(tiny_model.named_buffers())}
     report = gz.quantize_(tiny_model, bits=3)
@@ -47,14 +58,6 @@ def test_report_counts_every_byte(tiny_model):
     assert report.bytes_after == sum(t.nbytes for t in [*tiny_model.parameters(), *tiny_model.buffers()])
     assert report.to_dict()["bytes_after"] == report.bytes_after
     assert "bits per weight" in str(report)
-
-
-def test_three_bits_take_three_bits():
-    model = nn.Sequential(nn.Linear(256, 256))
-    report = gz.quantize_(copy.deepcopy(model), bits=3, preset="paper")
-    assert report.layers[0].bytes_after == 256 * 256 * 3 // 8 + 4
-    report = gz.quantize_(model, bits=3)  # a float16 scale per channel, and the levels
-    assert report.layers[0].bytes_after == 256 * 256 * 3 // 8 + 2 * 256 + 2 * 2**3
 
 
 def test_dequantize_restores_ordinary_layers(tiny_model, tmp_path):
@@ -80,7 +83,7 @@ def test_non_finite_weights_are_all_named():
 
 def test_nothing_to_quantize_is_an_error():
     with pytest.raises(ValueError, match="there is nothing to quantize in Sequential"):
-        gz.quantize_(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()))
+        gz.quantize_(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Bilinear(2, 2, 2)))
     with pytest.raises(ValueError, match="nothing to quantize"):
         gz.quantize_(tiny_generator(), skip=("*",))
 
@@ -149,28 +152,21 @@ class TestRequantizing:
         assert torch.equal(run(twice), run(once)) and torch.equal(run(reopened(twice, tmp_path)), run(once))
 
 
-class TestTiedHeads:
-    """Language models whose output layer shares its weight with the input embeddings."""
-
-    @pytest.mark.parametrize("embeddings", [False, True])
-    def test_stay_and_the_model_is_restored(self, embeddings, tmp_path):
-        transformers = pytest.importorskip("transformers")
-        sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-        model = transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=30, **sizes)).eval()
-        report = gz.quantize_(model, bits=4, embeddings=embeddings)
-        head = next(layer for layer in report.layers if layer.name == "cls.predictions.decoder.weight")
-        assert "output embeddings" in head.skipped
-        restored = reopened(model, tmp_path).eval()
-        ids = torch.arange(6).view(1, 6)
-        with torch.no_grad():
-            assert torch.equal(restored(ids).logits, model(ids).logits)
-
-    def test_are_not_reached_by_overrides(self):
-        transformers = pytest.importorskip("transformers")
-        sizes = {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 8, "add_cross_attention": False}
-        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=30, **sizes)).eval()
-        with pytest.raises(ValueError, match="nothing to quantize"):  # its layers are transformers' own Conv1D
-            gz.quantize_(model, bits=4, overrides={"lm_head": {"bits": 8}})
+@pytest.mark.parametrize(
+    "options", [{}, {"embeddings": True}, {"overrides": {"cls.predictions.decoder": {"bits": 8}}}], ids=str
+)
+def test_tied_heads_of_language_models_stay_and_the_model_is_restored(options, tmp_path):
+    """Output layers that share their weight with the input embeddings."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=30, **sizes)).eval()
+    report = gz.quantize_(model, bits=4, **options)
+    head = next(layer for layer in report.layers if layer.name == "cls.predictions.decoder.weight")
+    assert "output embeddings" in head.skipped
+    restored = reopened(model, tmp_path).eval()
+    ids = torch.arange(6).view(1, 6)
+    with torch.no_grad():
+        assert torch.equal(restored(ids).logits, model(ids).logits)
 
 
 def test_the_record_holds_what_describes_the_result():

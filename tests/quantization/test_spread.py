@@ -84,20 +84,14 @@ def test_no_other_bits_have_less_error_for_the_same_bytes(found, share):
 # -- in models -------------------------------------------------------------------------------------------------------
 
 
-class Entry(nn.Module):
+def entry():
     """One sensitive layer, by its name, a twin of its size, and larger ones."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Linear(64, 64)
-        self.conv_in, self.twin = nn.Linear(64, 16), nn.Linear(64, 16)
-        self.large = nn.Linear(64, 2048)
-        self.tiny = nn.Linear(4, 4)
-        self.last = nn.Linear(64, 64)
+    sizes = {"first": (64, 64), "conv_in": (64, 16), "twin": (64, 16), "large": (64, 2048), "tiny": (4, 4)}
+    return nn.ModuleDict({name: nn.Linear(*size) for name, size in (sizes | {"last": (64, 64)}).items()})
 
 
 def test_the_report_says_which_layers_have_more_and_why():
-    report = gz.quantize_(Entry(), bits=4)
+    report = gz.quantize_(entry(), bits=4)
     layers = {layer.name.removesuffix(".weight"): layer for layer in report.layers}
     assert (layers["large"].bits, layers["large"].note) == (4, None)
     assert layers["twin"].bits > 4 and layers["twin"].note == "small (headroom)"
@@ -124,7 +118,7 @@ def test_the_bytes_of_a_model_keep_the_budget(headroom):
 
 def test_bits_that_overrides_choose_stay_and_other_overrides_leave_them_free():
     overrides = {"twin": {"bits": 4}, "tiny": {"bits": 2}, "conv_in": {"method": "linear"}}
-    report = gz.quantize_(Entry(), bits=4, overrides=overrides)
+    report = gz.quantize_(entry(), bits=4, overrides=overrides)
     layers = {layer.name.removesuffix(".weight"): layer for layer in report.layers}
     assert (layers["twin"].bits, layers["twin"].note, layers["tiny"].bits) == (4, None, 2)
     assert layers["conv_in"].note == "sensitive (headroom)" and layers["conv_in"].method == "linear"
