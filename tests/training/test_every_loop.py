@@ -79,7 +79,8 @@ def shared(models):
 
 
 GROUPS = {  # loop, images a step, options
-    "gan": (train_tiny_gan, 8, OFFICIAL),
+    "gan": (train_tiny_gan, 8, {}),
+    "gan, codebooks": (train_tiny_gan, 8, OFFICIAL),
     "distillation": (train_distillation, 8, {}),
     "diffusion": (train_noise_predictor, 8, SCHEDULED | {"dataloader_num_workers": 1}),
     "translation": (train_translators, 2, {}),
@@ -101,7 +102,13 @@ def train_in_a_group(rank, count, folder, name, resumes):
 @pytest.mark.process
 @pytest.mark.parametrize(
     "name, rtol, resumes",
-    [("gan", None, True), ("distillation", 2e-4, True), ("diffusion", 2e-4, False), ("translation", 2e-3, False)],
+    [
+        ("gan", None, True),
+        ("gan, codebooks", None, False),
+        ("distillation", 2e-4, True),
+        ("diffusion", 2e-4, False),
+        ("translation", 2e-3, False),
+    ],
 )
 def test_two_processes_stay_equal_and_are_one_with_twice_the_batch(tmp_path, name, rtol, resumes):
     train, images, options = GROUPS[name]
