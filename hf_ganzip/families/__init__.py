@@ -82,6 +82,17 @@ def _denoiser(
     )
 
 
+def _unet(inputs: Callable[..., Any]) -> Family:
+    return _denoiser(
+        diffusion.unet_last_block,
+        inputs,
+        trajectories.noise_trajectories,
+        sensitive.unet_sensitive,
+        counts_vectors=True,
+        float_activations=sensitive.unet_float_activations,
+    )
+
+
 def _of_latents(last_block: Callable[..., tuple[str, ...]], **options: Any) -> Family:
     return Family(last_block, gan.latent_inputs, gan.latent_calibration, **options)
 
@@ -113,22 +124,8 @@ FAMILIES = {
         gan.biggan_last_block, sensitive=sensitive.biggan_sensitive, distillation={"moment_weight": 3.0}
     ),
     "BigGANDiscriminator": _of_images(gan.biggan_discriminator_last_block),
-    "UNet2DModel": _denoiser(
-        diffusion.unet_last_block,
-        diffusion.unet_inputs,
-        _noises,
-        sensitive.unet_sensitive,
-        counts_vectors=True,
-        float_activations=sensitive.unet_float_activations,
-    ),
-    "UNet2DConditionModel": _denoiser(
-        diffusion.unet_last_block,
-        diffusion.conditional_unet_inputs,
-        _noises,
-        sensitive.unet_sensitive,
-        counts_vectors=True,
-        float_activations=sensitive.unet_float_activations,
-    ),
+    "UNet2DModel": _unet(diffusion.unet_inputs),
+    "UNet2DConditionModel": _unet(diffusion.conditional_unet_inputs),
     "DiTTransformer2DModel": _denoiser(
         diffusion.transformer_last_block,
         diffusion.class_conditional_transformer_inputs,

@@ -121,17 +121,12 @@ class _Training(TrainingRun):
         betas = torch.linspace(config.beta_start, config.beta_end, config.timesteps, dtype=torch.float64)
         self.signal = torch.cumprod(1 - betas, dim=0).float().to(accelerator.device)
         optimizer = torch.optim.Adam(unet.parameters(), lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-8)
-        loader = DataLoader(
-            dataset,
-            batch_size=config.train_batch_size,
-            shuffle=True,
-            drop_last=True,
-            num_workers=config.dataloader_num_workers,
-        )
+        batch, workers = config.train_batch_size, config.dataloader_num_workers
+        loader = DataLoader(dataset, batch_size=batch, shuffle=True, drop_last=True, num_workers=workers)
         self.unet, self.optimizer, self.loader = accelerator.prepare(unet.train(), optimizer, loader)
         self.accumulation = accelerator.gradient_accumulation_steps
         config = config.in_steps(len(self.loader) // self.accumulation)
-        images_per_step = config.train_batch_size * accelerator.num_processes * self.accumulation
+        images_per_step = batch * accelerator.num_processes * self.accumulation
         half_life = half_life_of(config.ema_decay, images_per_step)
         average = WeightAverage(unet, images_per_step, half_life, config.ema_rampup)
         enable_gradient_checkpointing_(config, unet)

@@ -45,18 +45,10 @@ DISTILLATION_PRESETS: dict[str, dict[str, Any]] = {  # values of the published r
         "ada_target": 0.6,
         "max_train_steps": 625_000,
     },
-    "dcp-stylegan2": {
-        "train_batch_size": 16,
-        "relation_batch": 4,
-        "learning_rate": 2e-3,
-        "discr_learning_rate": 2e-3,
-        "r1_gamma": 10.0,
-        "ema_images": 5_000.0,
-        "ema_rampup": 0.0,
-        "max_train_steps": 450_001,
-    },
 }
-DISTILLATION_PRESETS["stylegan2"] = DISTILLATION_PRESETS["svs-stylegan2-base"] | {"ema_rampup": RAMPUP}
+_BASE = DISTILLATION_PRESETS["svs-stylegan2-base"]
+_DCP = {"train_batch_size": 16, "ema_images": 5_000.0, "max_train_steps": 450_001}
+DISTILLATION_PRESETS |= {"dcp-stylegan2": _BASE | _DCP, "stylegan2": _BASE | {"ema_rampup": RAMPUP}}
 
 
 @dataclasses.dataclass(frozen=True)

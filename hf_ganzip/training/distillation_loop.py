@@ -18,8 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ..images import to_model_range, to_uint8
-from ..images.grids import save_image_grid
+from ..images import to_model_range
 from ..quantization.folding import remove_parametrization_
 from ..refine.refine import RefineConfig, scale_weights_
 from .augment import AdaptiveAugment, twice_differentiable
@@ -28,7 +27,7 @@ from .distillation import StepDraws, latent_directions, relation_loss, rgb_dista
 from .distillation_config import DistillationConfig
 from .distilled_networks import Tapped, add_spectral_norms_, published_layers, student_layers, without_spectral_norms
 from .feature_quantizer import FeatureQuantizer
-from .gan_loop import lazy_adam
+from .gan_loop import lazy_adam, save_samples
 from .losses import LOSSES, r1_penalty
 from .run import TrainingRun
 from .run_config import enable_gradient_checkpointing_
@@ -270,10 +269,7 @@ class _Training(TrainingRun):
 
     def save_grid(self, generator: nn.Module, path: Path) -> None:
         """The same latents in every grid."""
-        random = torch.Generator().manual_seed(self.config.seed)
-        z = generator.draw_latents(len(self.grid_labels), random).to(self.accelerator.device)
-        labels = self.grid_labels.to(self.accelerator.device) if self.conditional else None
-        save_image_grid(to_uint8(generator(z, labels, noise_mode="const").sample), path, columns=10)
+        save_samples(generator, self.grid_labels.to(self.accelerator.device), self.config.seed, path)
 
 
 def _nothing(output: Tensor) -> Tensor:

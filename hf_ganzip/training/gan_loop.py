@@ -219,7 +219,11 @@ class _Training(TrainingRun):
 
     def save_grid(self, generator: nn.Module, path: Path) -> None:
         """Ten latents per class, the same in every grid."""
-        random = torch.Generator().manual_seed(self.config.seed)
-        z = torch.randn(len(self.grid_labels), self.z_dim, generator=random).to(self.accelerator.device)
-        labels = self.grid_labels.to(self.accelerator.device) if self.conditional else None
-        save_image_grid(to_uint8(generator(z, labels, noise_mode="const").sample), path, columns=10)
+        save_samples(generator, self.grid_labels.to(self.accelerator.device), self.config.seed, path)
+
+
+def save_samples(generator: nn.Module, labels: Tensor, seed: int, path: Path) -> None:
+    """Write images of the latents of a seed and of labels, which networks without classes ignore, ten in a row."""
+    z = torch.randn(len(labels), generator.config.z_dim, generator=torch.Generator().manual_seed(seed))
+    classes = labels if generator.config.num_classes else None
+    save_image_grid(to_uint8(generator(z.to(labels.device), classes, noise_mode="const").sample), path, columns=10)

@@ -99,12 +99,10 @@ class Discriminators(nn.Module):
 
     def forward(self, images: dict[str, tuple[Tensor, ...]]) -> dict[str, list[list[tuple]]]:
         """For every domain and batch: (logits, CAM logits, quantization loss or None) of both discriminators."""
-        found: dict[str, list[list[tuple]]] = {}
+        found = {}
         for domain, batches in images.items():
-            found[domain] = []
-            for batch in batches:
-                outputs = [discriminator(batch) for discriminator in self.domains[domain]]
-                found[domain].append([(each.logits, each.cam_logits, each.quantization_loss) for each in outputs])
+            outputs = [[discriminator(batch) for discriminator in self.domains[domain]] for batch in batches]
+            found[domain] = [[(out.logits, out.cam_logits, out.quantization_loss) for out in both] for both in outputs]
         return found
 
 
@@ -137,8 +135,7 @@ def generator_terms(
             adversarial = adversarial + (logits.float() - 1).square().mean() + (cam.float() - 1).square().mean()
             if extra is not None:
                 quantization = extra.mean() + (0 if quantization is None else quantization)
-    ones, zeros = torch.ones_like, torch.zeros_like
-    cam = sum(_bce(made[name][1], ones) for name in ("a", "b")) + sum(_bce(made[f"same_{n}"][1], zeros) for n in "ab")
+    cam = sum(_bce(made[n][1], 1.0) for n in "ab") + sum(_bce(made[f"same_{n}"][1], 0.0) for n in "ab")
     terms = {
         "adversarial": adversarial,
         "cycle": F.l1_loss(made["cycle_a"][0], a) + F.l1_loss(made["cycle_b"][0], b),
@@ -148,17 +145,8 @@ def generator_terms(
     return terms if quantization is None else terms | {"quantization": quantization}
 
 
-def _bce(logits: Tensor, target) -> Tensor:
-    logits = logits.float()
-    return F.binary_cross_entropy_with_logits(logits, target(logits))
-
-
-@torch.no_grad()
-def clip_rho_(model: nn.Module) -> None:
-    """Keep the shares of instance and layer normalization in [0, 1]."""
-    for name, parameter in model.named_parameters():
-        if name.endswith("rho"):
-            parameter.clamp_(0, 1)
+def _bce(logits: Tensor, target: float) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits, target, dtype=torch.float32))
 
 
 def train_translation(
@@ -266,7 +254,8 @@ class _Training(TrainingRun):
         accelerator.backward(loss)
         self.optimize(self.generators, self.optimizer_g)
         self.discriminators.requires_grad_(True)
-        clip_rho_(self.generators)
+        for generator in self.trained.children():
+            generator.clip_rho_()
         used = codes_in_use(accelerator.unwrap_model(self.discriminators))
         return {name: value.detach() for name, value in (terms | found).items()} | used
 

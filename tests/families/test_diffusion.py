@@ -41,13 +41,6 @@ def inputs_of(model, count, batch_size=3, seed=0):
     return [(state, float(timestep[0]), conditions) for state, timestep, conditions in found]
 
 
-def test_every_timestep_once_a_trajectory():
-    found = inputs_of(tiny_unet(), 2 * STEPS)
-    assert all(state.shape == (3, 3, 8, 8) for state, _, _ in found)
-    for part in (found[:STEPS], found[STEPS:]):
-        assert len({timestep for _, timestep, _ in part}) == STEPS
-
-
 def test_classes_and_texts_are_random():
     found = inputs_of(tiny_unet(num_class_embeds=5), 4 * STEPS + 1)[::STEPS]
     labels = torch.stack([conditions["class_labels"] for _, _, conditions in found])

@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The feature network and its training script."""
 
-from __future__ import annotations
-
-import importlib.util
 import json
 import runpy
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,15 +16,10 @@ from hf_ganzip.models.feature_network import FeatureNetwork
 pytestmark = pytest.mark.processor
 
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "train_feature_network.py"
-
-
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("train_feature_network", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    path = Path(__file__).parents[2] / "examples" / "train_feature_network.py"
+    return SimpleNamespace(**runpy.run_path(str(path)))
 
 
 @pytest.fixture(autouse=True)
@@ -36,8 +28,8 @@ def forget_accelerate_state():
     PartialState._reset_state()
 
 
-def images(count: int = 4, channels: int = 1) -> torch.Tensor:
-    return torch.rand(count, channels, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+def images(channels=1):
+    return torch.rand(4, channels, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def test_embedding_is_the_non_negative_input_of_the_classifier():
@@ -70,12 +62,10 @@ def test_image_size_must_halve_for_every_convolution(image_size):
         FeatureNetwork(image_size=image_size)
 
 
-def test_training_script_repeats_itself_under_a_seed(monkeypatch, tmp_path):
+def test_training_script_repeats_itself_under_a_seed(script, tmp_path):
     weights = []
     for name in ("first", "second"):
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--smoke", "--output_dir", str(tmp_path / name)])
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-        PartialState._reset_state()
+        script.main(script.parse_args(["--smoke", "--output_dir", str(tmp_path / name)]))
         weights.append((tmp_path / name / "diffusion_pytorch_model.safetensors").read_bytes())
     assert weights[0] == weights[1]
     report = json.loads((tmp_path / "first" / "training.json").read_text())

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The StyleGAN2 generator: values of the official networks and of the plain formulation, and its contracts."""
+"""StyleGAN2: values of the official networks and of the plain formulation, contracts of generator and discriminator."""
 
 import pytest
 import torch
 
 from benchmarks._reference_stylegan2 import synthesize
 from hf_ganzip.models import StyleGAN2Discriminator, StyleGAN2Generator
+from hf_ganzip.models.stylegan2_discriminator import minibatch_std
 
-from ..conftest import changed, sources, state_of, tiny_generator
+from ..conftest import changed, sources, state_of, tiny_discriminator, tiny_generator
 from .golden import close, load_golden, part
 
 
@@ -19,20 +20,12 @@ def golden(request):
     """Generator and discriminator with the official networks' weights, and their inputs and outputs."""
     options, weights, io = load_golden(request.param)
     g, d = options["g"], options["d"]
-    synthesis = g["synthesis_kwargs"]
     shared = {"resolution": g["img_resolution"], "image_channels": g["img_channels"], "num_classes": g["c_dim"]}
-    generator = StyleGAN2Generator(
-        **shared,
-        z_dim=g["z_dim"],
-        w_dim=g["w_dim"],
-        mapping_layers=g["mapping_kwargs"]["num_layers"],
-        channel_base=synthesis["channel_base"],
-        channel_max=synthesis["channel_max"],
-        conv_clamp=synthesis["conv_clamp"],
-    )
-    discriminator = StyleGAN2Discriminator(
-        **shared, channel_base=d["channel_base"], channel_max=d["channel_max"], architecture=d["architecture"]
-    )
+    given = {name: g["synthesis_kwargs"][name] for name in ("channel_base", "channel_max", "conv_clamp")}
+    given |= {"z_dim": g["z_dim"], "w_dim": g["w_dim"], "mapping_layers": g["mapping_kwargs"]["num_layers"]}
+    generator = StyleGAN2Generator(**shared, **given)
+    given = {name: d[name] for name in ("channel_base", "channel_max", "architecture")}
+    discriminator = StyleGAN2Discriminator(**shared, **given)
     generator.load_state_dict(part(weights, "G."))
     discriminator.load_state_dict(part(weights, "D."))
     return generator.eval(), discriminator.eval(), io
@@ -70,23 +63,17 @@ def test_equals_one_weight_per_sample_and_grouped_convolutions(architecture, dty
             if name.endswith(("noise_strength", "bias")):
                 parameter.normal_()
         ws = torch.randn(3, generator.num_ws, 8, dtype=dtype)
+        before, kept = state_of(generator), ws.clone()
         for mode in ("const", "none"):
             found = generator.synthesize(ws, noise_mode=mode).to(dtype)
             close(found, synthesize(generator, ws, noise_mode=mode), tolerance)
+    assert torch.equal(ws, kept) and not changed(before, generator)  # overwritten are its own tensors alone
 
 
 @torch.no_grad()
-def test_noise_modes():
-    generator, z, labels = tiny_generator(), torch.randn(3, 8), torch.arange(3)
-    random, none = (generator(z, labels, noise_mode=mode).sample for mode in ("random", "none"))
-    assert torch.equal(random, none)  # the strength starts at zero
-    for name, parameter in generator.named_parameters():
-        if name.endswith("noise_strength"):
-            parameter.fill_(0.5)
-    const, none = (generator(z, labels, noise_mode=mode).sample for mode in ("const", "none"))
-    assert not torch.allclose(const, none)
-    assert torch.equal(const, generator(z, labels, noise_mode="const").sample)
-    assert not torch.equal(generator(z, labels).sample, generator(z, labels).sample)
+def test_noise_starts_with_no_strength():
+    generator, ws = tiny_generator(), torch.randn(3, 6, 8)
+    assert torch.equal(generator.synthesize(ws, noise_mode="random"), generator.synthesize(ws, noise_mode="none"))
 
 
 @torch.no_grad()
@@ -99,13 +86,6 @@ def test_truncation_zero_gives_the_mean_style_which_moves_in_training_only():
     assert torch.equal(generator.mapping.w_avg, before)
     generator.train().mapping(z, labels)
     close(generator.mapping.w_avg, 0.995 * before + 0.005 * w.mean(0), 1e-6)
-
-
-def test_labels_as_ids_or_rows():
-    generator, z = tiny_generator(), torch.randn(3, 8)
-    ids = torch.tensor([2, 0, 1])
-    rows = torch.nn.functional.one_hot(ids, 3).float()
-    assert torch.equal(generator.mapping(z, ids), generator.mapping(z, rows))
 
 
 Z, LABELS = torch.zeros(2, 8), torch.zeros(2).long()
@@ -146,18 +126,50 @@ def test_bfloat16_and_autocast_keep_mapping_and_image_in_float32(tmp_path):
         assert (image - expected).abs().mean() < 0.02 * expected.abs().mean()
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("architecture", ["skip", "resnet", "orig"])
-def test_sampling_overwrites_nothing_but_its_own_tensors(architecture):
-    generator = tiny_generator(architecture=architecture, conv_clamp=1.0)
-    before, ws = state_of(generator), torch.randn(2, generator.num_ws, 8)
-    kept = ws.clone()
-    generator.synthesize(ws, noise_mode="const")
-    assert torch.equal(ws, kept) and not changed(before, generator)
+@pytest.mark.parametrize("architecture", ["skip", "orig"])
+def test_every_parameter_of_the_discriminator_gets_a_gradient(architecture):
+    discriminator = tiny_discriminator(architecture=architecture)
+    discriminator(torch.randn(4, 3, 16, 16), torch.arange(4) % 3).logits.sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in discriminator.parameters())
 
 
-def test_tuple_instead_of_an_output_object():
-    generator = tiny_generator()
-    z, labels = torch.randn(1, 8), torch.zeros(1).long()
-    (image,) = generator(z, labels, noise_mode="none", return_dict=False)
-    assert torch.equal(image, generator(z, labels, noise_mode="none").sample)
+def test_minibatch_deviation_by_hand():
+    x = torch.randn(6, 2, 4, 4)
+    result = minibatch_std(x, 3)
+    assert result.shape == (6, 3, 4, 4) and torch.equal(result[:, :2], x)
+    for first in (0, 1):  # groups are samples first, first + 2, first + 4
+        group = x[first::2]
+        deviation = (group.var(dim=0, correction=0) + 1e-8).sqrt().mean()
+        torch.testing.assert_close(result[first::2, 2], deviation.expand(3, 4, 4))
+    assert torch.equal(minibatch_std(x[:3], 4), minibatch_std(x[:3], 3))  # a small batch is one group
+
+
+def test_logits_of_a_sample_alone_without_minibatch_deviation():
+    discriminator = tiny_discriminator(mbstd_group_size=1)
+    images, labels = torch.randn(5, 3, 16, 16), torch.arange(5) % 3
+    together = discriminator(images, labels).logits
+    close(torch.cat([discriminator(i[None], c[None]).logits for i, c in zip(images, labels)]), together, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "images, labels, message",
+    [
+        ((4, 3, 8, 8), (4,), r"images has shape \(4, 3, 8, 8\); allowed is \(batch, 3, 16, 16\)"),
+        ((4, 3, 16, 16), None, "class_labels is required"),
+        ((6, 3, 16, 16), (6,), "batch size 6 is not a multiple of mbstd_group_size=4"),
+    ],
+)
+def test_wrong_calls_of_the_discriminator(images, labels, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_discriminator()(torch.zeros(images), None if labels is None else torch.zeros(labels).long())
+
+
+def test_derivatives_of_the_discriminator_agree_with_finite_differences():
+    discriminator = tiny_discriminator(resolution=8, channels=(4, 4), num_classes=0, image_channels=1).double()
+    images = torch.randn(2, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+
+    def logits(x):
+        return discriminator(x).logits
+
+    assert torch.autograd.gradcheck(logits, images)
+    assert torch.autograd.gradgradcheck(logits, images)

@@ -30,15 +30,6 @@ def test_light_model_takes_other_sizes_and_the_full_one_does_not():
             model(torch.zeros(shape))
 
 
-def test_rho_is_clipped():
-    model = tiny_ugatit()
-    with torch.no_grad():
-        model.UpBlock1_1.norm1.rho.fill_(1.5)
-        model.UpBlock2[3].rho.fill_(-0.5)
-    model.clip_rho_()
-    assert model.UpBlock1_1.norm1.rho.eq(1).all() and model.UpBlock2[3].rho.eq(0).all()
-
-
 def test_power_iterations_happen_in_training_mode_only():
     model = tiny_ugatit_discriminator()
     with torch.no_grad():

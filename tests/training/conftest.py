@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the tests of the training loops share."""
 
+import itertools
+import math
 import os
 
 import pytest
@@ -42,6 +44,12 @@ def cpu_accelerator(**options):
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         **options,
     )
+
+
+def broken_at(call, function):
+    """The function, whose loss at one of its calls is NaN."""
+    calls = itertools.count(1)
+    return lambda *args: function(*args) * (math.nan if next(calls) == call else 1)
 
 
 def join_group(rank, count):

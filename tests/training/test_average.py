@@ -10,23 +10,17 @@ import torch
 from hf_ganzip.training.average import WeightAverage, half_life_of, update_ema_
 
 
-def shares(average, steps):
-    """What the starting point and each step's weights count in the average, read off unit vectors."""
-    network = torch.nn.Linear(steps + 1, 1, bias=False).double()
-    found = WeightAverage(network, average.images_per_step, average.half_life, average.rampup)
-    for step in range(steps + 1):
-        with torch.no_grad():
-            network.weight.zero_()[0, step] = 1
-        if step == 0:
-            found.model.load_state_dict(network.state_dict())
-        else:
-            found.update_(network, step)
-    return found.model.weight[0].tolist()
-
-
 @pytest.mark.parametrize("half_life, rampup", [(40.0, 0.0), (40.0, 0.05), (40.0, 0.5), (1e9, 0.05), (0.0, 0.0)])
 def test_what_each_step_counts(half_life, rampup):
-    average, steps = WeightAverage(torch.nn.Identity(), 8, half_life, rampup), 30
+    """Read off unit vectors: the n-th is the network's weight after step n, the first its start."""
+    steps = 30
+    units = torch.eye(steps + 1, dtype=torch.float64)[:, None]
+    network = torch.nn.Linear(steps + 1, 1, bias=False)
+    network.weight.data = units[0]
+    average = WeightAverage(network, 8, half_life, rampup)
+    for step in range(1, steps + 1):
+        network.weight.data = units[step]
+        average.update_(network, step)
 
     def decay(n):  # in closed form: 0.5 ** (images of a step / half-life)
         now = min(half_life, rampup * 8 * n) if rampup else half_life
@@ -34,7 +28,7 @@ def test_what_each_step_counts(half_life, rampup):
 
     wanted = [math.prod(map(decay, range(1, steps + 1)))]
     wanted += [(1 - decay(n)) * math.prod(map(decay, range(n + 1, steps + 1))) for n in range(1, steps + 1)]
-    assert shares(average, steps) == pytest.approx(wanted, abs=1e-12) and sum(wanted) == pytest.approx(1)
+    assert average.model.weight[0].tolist() == pytest.approx(wanted, abs=1e-12) and sum(wanted) == pytest.approx(1)
     assert average.share_of_start(steps) == pytest.approx(wanted[0], abs=1e-12)
 
 

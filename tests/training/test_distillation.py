@@ -21,31 +21,16 @@ from hf_ganzip.training.perceptual import FeatureDistance, LPIPSDistance
 from ..conftest import tiny_generator
 
 
-STUDENT = torch.tensor([[1.0, 0], [0, 1], [1, 1], [0, 1]])  # two features, then those of the shifted styles
-TEACHER = torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1]])
-
-
 def test_relation_loss_by_hand():
-    assert float(relation_loss([STUDENT], [TEACHER])) == pytest.approx(0.0313773, abs=1e-6)
-
-
-def test_relation_loss_invariants():
-    student, teacher = torch.randn(16, 3, 4, 4, requires_grad=True), torch.randn(16, 5, 4, 4, requires_grad=True)
+    """Two features, then those of the shifted styles; twice, in two scales."""
+    student = torch.tensor([[1.0, 0], [0, 1], [1, 1], [0, 1]]).view(4, 1, 2).requires_grad_(True)
+    teacher = torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1]]).view(4, 2, 1).requires_grad_(True)
     loss = relation_loss([student, student * 2], [teacher, teacher])
-    assert float(loss.detach()) > 0
+    assert float(loss.detach()) == pytest.approx(2 * 0.0313773, abs=1e-6)
     loss.backward()
     assert student.grad.abs().sum() > 0 and teacher.grad is None
-    with torch.no_grad():
-        assert float(relation_loss([teacher], [teacher])) == pytest.approx(0, abs=1e-7)
-        scale = torch.rand(16, 1, 1, 1) + 0.5
-        same = relation_loss([student * scale], [teacher])
-        assert float(same) == pytest.approx(float(relation_loss([student], [teacher])), rel=1e-5)
-        order = torch.randperm(8)
-        both = torch.cat([order, order + 8])
-        permuted = relation_loss([student[both]], [teacher[both]])
-        assert float(permuted) == pytest.approx(float(same), rel=1e-5)
-        low = relation_loss([student.bfloat16()], [teacher])
-        assert low.dtype == torch.float32
+    half = relation_loss([student.detach().bfloat16()], [teacher])
+    assert half.dtype == torch.float32 and float(half) == pytest.approx(0.0313773, abs=1e-6)
 
 
 def test_relations_within_groups_do_not_depend_on_the_batch():
@@ -62,13 +47,11 @@ def test_relations_within_groups_do_not_depend_on_the_batch():
 
 def test_rgb_distance_and_masks():
     student, teacher = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
-    assert float(rgb_distance(student, student)) == 0
-    whole = rgb_distance(student, teacher)
-    assert torch.equal(rgb_distance(student, teacher, torch.ones(2, 1, 4, 4)), whole)
     half = torch.zeros(2, 1, 4, 4)
     half[..., :2] = 1
-    expected = (student - teacher).abs()[..., :2].sum() / student.numel()
-    assert float(rgb_distance(student, teacher, half)) == pytest.approx(float(expected))
+    for mask, columns in ((None, 4), (half, 2)):
+        expected = (student - teacher).abs()[..., :columns].sum() / student.numel()
+        assert float(rgb_distance(student, teacher, mask)) == pytest.approx(float(expected))
 
 
 def test_directions_are_leading_eigenvectors():
@@ -80,9 +63,7 @@ def test_directions_are_leading_eigenvectors():
     rows = torch.cat([model.get_submodule(name).affine.weight for name in groups[0]]).detach().double()
     rows = nn.functional.normalize(rows, dim=1)
     energy = (rows @ directions[:3].T.double()).square().sum(dim=0)
-    assert (energy.diff() <= 1e-9).all() and float(energy[0]) == pytest.approx(
-        float(torch.linalg.eigvalsh(rows.T @ rows)[-1]), rel=1e-6
-    )
+    torch.testing.assert_close(energy, torch.linalg.eigvalsh(rows.T @ rows).flip(0)[:3], rtol=1e-5, atol=1e-9)
 
 
 def test_shifts():
@@ -107,31 +88,29 @@ def test_sanitized_gradients():
     assert parameter.grad.tolist() == [0, 1e5, -1e5, 2]
 
 
+def random(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
 class TestAugment:
-    def random(self):
-        return torch.Generator().manual_seed(0)
-
-    def test_never_is_the_identity(self):
-        images = torch.rand(4, 3, 8, 8)
-        assert augment(images, 0.0, self.random()) is images
-
     @pytest.mark.parametrize("channels", [1, 3])
-    def test_shape_and_gradients(self, channels):
+    def test_shape_and_gradients_and_never_is_the_identity(self, channels):
         images = torch.rand(4, channels, 16, 16, requires_grad=True)
-        found = augment(images, 1.0, self.random())
+        found = augment(images, 1.0, random())
         assert found.shape == images.shape and torch.isfinite(found).all() and not torch.equal(found, images)
         found.sum().backward()
         assert images.grad.abs().sum() > 0
+        assert augment(images, 0.0, random()) is images
 
     def test_parts_of_a_step_are_the_step(self):
         images = torch.rand(6, 3, 8, 8)
-        whole = augment(images, 0.8, self.random())
-        parts = [augment(images[i : i + 2], 0.8, self.random(), i, 6) for i in (0, 2, 4)]
+        whole = augment(images, 0.8, random())
+        parts = [augment(images[i : i + 2], 0.8, random(), i, 6) for i in (0, 2, 4)]
         torch.testing.assert_close(torch.cat(parts), whole)
 
     def test_the_share_of_changed_images(self):
         images = torch.rand(2000, 1, 4, 4)
-        found = augment(images, 0.02, self.random())
+        found = augment(images, 0.02, random())
         changed = (found - images).abs().flatten(1).amax(dim=1) > 1e-4
         transformations = 9  # mirror and turns change only a part of what they are drawn for
         assert 0.5 * 0.02 * transformations < float(changed.float().mean()) < 0.02 * (transformations + 1)
@@ -160,7 +139,7 @@ class TestDiffAugment:
     @pytest.mark.parametrize("policy", ["color", "translation", "cutout", "color,translation,cutout"])
     def test_shape_gradients_and_seeds(self, policy):
         images = torch.rand(4, 3, 16, 16, requires_grad=True)
-        found = [diff_augment(images, policy, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+        found = [diff_augment(images, policy, random(seed)) for seed in (0, 0, 1)]
         assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
         assert found[0].shape == images.shape
         found[0].square().sum().backward()
@@ -169,19 +148,19 @@ class TestDiffAugment:
     def test_translation_moves_whole_pixels_and_fills_with_zeros(self):
         images = torch.ones(200, 1, 16, 16)
         images[:, :, 8, 8] = 5
-        found = diff_augment(images, "translation", torch.Generator().manual_seed(0))
+        found = diff_augment(images, "translation", random())
         rows, columns = (found == 5).nonzero()[:, 2], (found == 5).nonzero()[:, 3]
         assert len(rows) == 200 and int(rows.min()) == 6 and int(rows.max()) == 10 and len(columns.unique()) == 5
         assert (found[rows == 10][:, :, :2] == 0).all()
 
     def test_cutout_removes_a_square_of_half_the_side(self):
-        found = diff_augment(torch.ones(300, 1, 16, 16), "cutout", torch.Generator().manual_seed(0))
+        found = diff_augment(torch.ones(300, 1, 16, 16), "cutout", random())
         removed = (found == 0).flatten(1).sum(dim=1)
         assert int(removed.max()) == 64 and int(removed.min()) >= 16
 
     def test_color_keeps_the_order_of_pixels(self):
         images = torch.rand(5, 1, 4, 4)
-        found = diff_augment(images, "color", torch.Generator().manual_seed(0))
+        found = diff_augment(images, "color", random())
         assert torch.equal(images.flatten(1).argsort(dim=1), found.flatten(1).argsort(dim=1))
 
 

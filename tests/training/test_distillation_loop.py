@@ -2,7 +2,6 @@
 """Fine-tuning by distillation: its terms, its ablations, what it refuses, whole checkpoints."""
 
 import copy
-import math
 import multiprocessing
 import os
 import random
@@ -21,7 +20,7 @@ from hf_ganzip.training.feature_quantization import FQConfig, add_feature_quanti
 from hf_ganzip.training.logs import read_log
 
 from ..conftest import run, tiny_discriminator, tiny_generator
-from .conftest import same, weights
+from .conftest import broken_at, same, weights
 from .loops import distance, networks_to_distill
 from .loops import train_distillation as train
 
@@ -59,20 +58,17 @@ class TestTerms:
 
     def test_bfloat16_leaves_penalties_in_float32(self, tmp_path, monkeypatch):
         dtypes = {}
-        for module, name in ((distillation_loop, "r1_penalty"), (distilled_networks, "path_lengths")):
-            original = getattr(module, name)
 
-            def record(*args, name=name, original=original):
+        def recorded(name, original):
+            def record(*args):
                 dtypes[name] = {x.dtype for x in args}
                 return original(*args)
 
-            monkeypatch.setattr(module, name, record)
+            return record
 
-        def watched(first, second):
-            dtypes["perceptual"] = {first.dtype, second.dtype}
-            return distance(first, second)
-
-        train(tmp_path, 2, mixed_precision="bf16", perceptual=watched)
+        for module, name in ((distillation_loop, "r1_penalty"), (distilled_networks, "path_lengths")):
+            monkeypatch.setattr(module, name, recorded(name, getattr(module, name)))
+        train(tmp_path, 2, mixed_precision="bf16", perceptual=recorded("perceptual", distance))
         assert all(found == {torch.float32} for found in dtypes.values()) and len(dtypes) == 3
 
 
@@ -106,16 +102,9 @@ class TestBadInput:
                 train(tmp_path, 1, **options)
 
     def test_a_broken_term_is_named_and_spares_the_checkpoint(self, tmp_path):
-        calls = []
-
-        def breaks(first, second):
-            calls.append(1)
-            return distance(first, second) * (math.nan if len(calls) > 4 else 1)
-
-        with pytest.raises(
-            FloatingPointError, match="perceptual is not finite at step 5; the last checkpoint is whole"
-        ):
-            train(tmp_path, 8, perceptual=breaks)
+        message = "perceptual is not finite at step 5; the last checkpoint is whole"
+        with pytest.raises(FloatingPointError, match=message):
+            train(tmp_path, 8, perceptual=broken_at(5, distance))
         assert [path.name for path in tmp_path.glob("checkpoint*")] == ["checkpoint-4"]
         restored = gz.StyleGAN2Generator.from_pretrained(tmp_path / "checkpoint-4" / "generator_ema")
         assert torch.isfinite(run(restored)).all()

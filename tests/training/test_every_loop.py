@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What holds for every training loop: exact resume, the same result for every number of processes and micro-batches,
-what is written beside checkpoints.
+what is written beside checkpoints, learning rates.
 """
 
 import pytest
@@ -11,6 +11,7 @@ from hf_ganzip.training.augment import twice_differentiable
 from hf_ganzip.training.feature_quantization import FQConfig
 from hf_ganzip.training.logs import read_log
 from hf_ganzip.training.run import TrainingRun
+from hf_ganzip.training.run_config import LR_SCHEDULERS, RunConfig, make_scheduler
 
 from ..conftest import tiny_stylegan3
 from ..processes import run_processes
@@ -22,13 +23,14 @@ OFFICIAL = {"fq": FQConfig(4, preset="official", accumulate="step")}
 LIVING = {"fq": FQConfig(4, settle_steps=1, warmup_steps=3, anneal_steps=2, accumulate="step")}
 AUGMENTED = {"family": "stylegan3", "path_every": 0, "ada_target": 0.6 if twice_differentiable() else None}
 SCHEDULED = {"lr_scheduler": "cosine", "lr_warmup_steps": 1, "max_grad_norm": 0.5}
+GROUPED = SCHEDULED | {"class_group_size": 4, "dataloader_num_workers": 1}
 
 
 @pytest.mark.parametrize(
     "train, steps, options",
     [  # 8 steps cross an epoch
         pytest.param(train_tiny_gan, 8, {}, id="gan", marks=pytest.mark.processor),
-        pytest.param(train_tiny_gan, 8, {"class_group_size": 4}, id="gan, groups", marks=pytest.mark.processor),
+        pytest.param(train_tiny_gan, 8, GROUPED, id="gan, groups and rates", marks=pytest.mark.processor),
         pytest.param(train_tiny_gan, 4, OFFICIAL, id="gan, official codebooks"),
         pytest.param(train_tiny_gan, 4, LIVING, id="gan, living codebooks"),
         pytest.param(train_tiny_gan, 4, OFFICIAL | {"accumulation": 2}, id="gan, official codebooks, micro-batches"),
@@ -98,6 +100,8 @@ def shared(models):
 
 
 GROUPS = {  # loop, images a step, options
+    "gan": (train_tiny_gan, 8, {}),
+    "gan, codebooks": (train_tiny_gan, 8, OFFICIAL),
     "distillation": (train_distillation, 8, {}),
     "diffusion": (train_noise_predictor, 8, SCHEDULED | {"dataloader_num_workers": 1}),
     "translation": (train_translators, 2, {}),
@@ -118,23 +122,61 @@ def train_in_a_group(rank, count, folder, name, resumes):
 
 @pytest.mark.process
 @pytest.mark.parametrize(
-    "name, rtol, resumes", [("distillation", 2e-4, True), ("diffusion", 2e-4, False), ("translation", 2e-3, False)]
+    "name, rtol, resumes",
+    [
+        ("gan", None, True),
+        ("gan, codebooks", None, False),
+        ("distillation", 2e-4, True),
+        ("diffusion", 2e-4, False),
+        ("translation", 2e-3, False),
+    ],
 )
-def test_two_processes_are_one_with_twice_the_batch(tmp_path, name, rtol, resumes):
+def test_two_processes_stay_equal_and_are_one_with_twice_the_batch(tmp_path, name, rtol, resumes):
     train, images, options = GROUPS[name]
-    alone = shared(train(tmp_path / "alone", 3, train_batch_size=images, **options))
     (whole, parts), others = run_processes(train_in_a_group, 2, tmp_path, str(tmp_path), name, resumes)
     assert same(whole, others[0]) and same(parts, others[1])
-    close(whole, parts, 1e-5)
-    close(alone, whole, rtol, 2e-4)
+    if rtol is None:  # every process draws its own latents: other ones than one with twice the batch
+        assert same(whole, parts)
+    else:
+        close(whole, parts, 1e-5)
+        close(shared(train(tmp_path / "alone", 3, train_batch_size=images, **options)), whole, rtol, 2e-4)
 
 
 @pytest.mark.parametrize("train", [train_tiny_gan, train_distillation, train_noise_predictor])
-def test_figures_and_grids_of_both_weights(tmp_path, train):
-    train(tmp_path, 4, validation_steps=2, validate=lambda network: {"x": 1.0})
+def test_figures_and_grids_of_both_weights_disturb_nothing(tmp_path, train):
+    seen = []
+
+    def validate(network):
+        seen.append(network)
+        return {"x": float(torch.rand(1) < 2)}
+
+    plain = weights(train(tmp_path / "plain", 4))
+    trained, *others = train(tmp_path, 4, validation_steps=2, validate=validate)
+    assert same(plain, weights([trained, *others]))
+    assert seen == [others[-1], trained] * 2 and trained.training and not others[-1].training
     assert read_log(tmp_path / "figures.jsonl") == [
         {"step": step, "images": 8 * step, "average_x": 1.0, "trained_x": 1.0} for step in (2, 4)
     ]
     assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == [
         f"step-000000{step}-{weights}.png" for step in (2, 4) for weights in ("average", "trained")
     ]
+
+
+@pytest.mark.parametrize(
+    "name, warmup, factors",
+    [
+        ("linear", 2, [0, 1 / 2, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]),
+        ("constant_with_warmup", 2, [0, 1 / 2, 1, 1, 1, 1, 1, 1]),
+        ("linear_second_half", 0, [1, 1, 1, 1, 1, 3 / 4, 1 / 2, 1 / 4]),
+    ],
+)
+def test_learning_rates(name, warmup, factors):
+    config = RunConfig("x", max_train_steps=len(factors), lr_scheduler=name, lr_warmup_steps=warmup)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    scheduler, found = make_scheduler(optimizer, config), []
+    for _ in factors:
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert found == pytest.approx([0.5 * factor for factor in factors])
+    assert all(make_scheduler(optimizer, RunConfig("x", lr_scheduler=each)) for each in LR_SCHEDULERS)

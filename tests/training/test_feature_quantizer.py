@@ -85,13 +85,6 @@ class TestByHand:
         near(layer.cluster_size, counts)
         near(layer.embed, codes)
 
-    def test_second_update(self):
-        layer = quantizer(embed=CODES, weight=1.0)
-        layer(EXAMPLE)
-        near(layer(EXAMPLE).loss, [0.5630165])
-        near(layer.cluster_size, [1.19, 1.19])
-        near(layer.embed, [[0.159664, 0.159664], [2.159664, 2.0]], 2e-6)
-
     @pytest.mark.parametrize("order", ["NCHW", "NHWC", "NCWH", "CNHW", "HWCN"])
     @pytest.mark.parametrize("samples", [1, 3])
     def test_any_order_in_memory(self, samples, order):
@@ -109,13 +102,6 @@ class TestByHand:
         near(found.loss, expected.loss)
         near(found.output, expected.output)
         near(copy.embed, layer.embed)
-
-    def test_unequal_counts(self):
-        layer = quantizer(embed=CODES, weight=1.0)
-        found = layer(torch.tensor([[0.0, 0], [0, 1], [1, 0], [2, 2]]))
-        near(found.loss, [0.25])
-        near(found.perplexity, 1.7547653, 1e-5)
-        near(layer.embed, [[0.0833333965] * 2, [1.9999981818] * 2], 2.4e-7)
 
     def test_a_code_that_is_never_used_in_the_official_state(self):
         layer = quantizer(embed=[[0.0, 0], [1, 0]], init_state="official")
@@ -147,15 +133,61 @@ class TestInvariants:
         layer.to(dtype)
         assert layer.embed.dtype == torch.float32 and torch.equal(layer.embed, embed)
 
-    def test_chunks_translation_and_nearest_neighbours(self):
+    def test_nearest_neighbours_in_chunks(self):
         layer = quantizer(6, 20).eval()
         h = torch.randn(50, 6)
         indices = layer(h).indices
         assert torch.equal(indices, torch.cdist(h, layer.embed).argmin(dim=1))
         layer.chunk = 20 * 7
         assert torch.equal(layer(h).indices, indices)
-        layer.embed += 3
-        assert torch.equal(layer(h + 3).indices, indices)
+
+
+def sharing(share, **options):
+    """A quantizer with the same codes for every share."""
+    torch.manual_seed(0)
+    return quantizer(6, 12, share=share, **options)
+
+
+class TestShare:
+    """A codebook that matches a random share of the positions."""
+
+    @pytest.mark.parametrize("shape", [(5, 6, 4, 8), (5, 32, 6), (160, 6)])
+    @pytest.mark.parametrize("share, matched", [(0.25, 8), (0.01, 1), (0.99, 32), (1.0, 32)])
+    def test_as_many_positions_of_every_sample_get_their_nearest_code(self, shape, share, matched):
+        partly, wholly = sharing(share), sharing(1.0)
+        h = torch.randn(shape)
+        found, whole = partly(h), wholly(h)
+        indices = found.indices.view(1 if len(shape) == 2 else 5, -1)
+        matched = -(-int(share * 1000) * 160 // 1000) if len(shape) == 2 else matched
+        assert ((indices >= 0).sum(dim=1) == matched).all()
+        chosen = found.indices >= 0
+        assert torch.equal(found.indices[chosen], whole.indices[chosen]) and found.indices.shape == whole.indices.shape
+        mask = chosen[:, None] if len(shape) == 4 else chosen[..., None]
+        assert torch.equal(found.output, torch.where(mask, whole.output, h))
+        rows = (h.movedim(1, -1) if len(shape) == 4 else h)[chosen]
+        errors = (rows - sharing(1.0).embed[found.indices[chosen]]).square().view(len(indices), -1).mean(dim=1)
+        torch.testing.assert_close(found.loss, 0.25 * errors)
+
+    def test_only_the_matched_positions_move_the_codes_and_get_gradients_of_the_loss(self):
+        h = torch.randn(3, 6, 4, 4).requires_grad_()
+        partly = sharing(0.25, feed="continuous")
+        found = partly(h)
+        assert float(partly.last_counts.sum()) == 12 and int(found.codes_used) <= 12
+        assert found.output is h
+        found.loss.sum().backward()
+        assert torch.equal((h.grad != 0).any(dim=1), found.indices >= 0)
+        torch.manual_seed(1)
+        assert not torch.equal(partly(h).indices >= 0, found.indices >= 0)  # drawn anew
+
+    def test_the_mean_loss_is_that_of_all_positions_and_evaluation_takes_all(self):
+        partly = sharing(0.25, feed="continuous", decay=1.0)
+        h = torch.randn(2, 6, 8, 8)
+        expected = sharing(1.0, feed="continuous")(h).loss
+        mean = torch.stack([partly(h).loss for _ in range(400)]).mean(dim=0)
+        torch.testing.assert_close(mean, expected, rtol=0.03, atol=0)
+        found = partly.eval()(h)
+        assert (found.indices >= 0).all()
+        torch.testing.assert_close(found.loss, expected)
 
 
 class TestBadInput:
@@ -166,6 +198,9 @@ class TestBadInput:
             FeatureQuantizer(3, 4, "none")
         with pytest.raises(ValueError, match="phase is 'x'"), phase(quantizer(), "x"):
             pass
+        for share in (0, -0.5, 1.5, math.nan):
+            with pytest.raises(ValueError, match="share is .*allowed is above 0, to 1"):
+                quantizer(share=share)
 
     def test_features(self):
         layer = quantizer(4, 3)
@@ -174,11 +209,14 @@ class TestBadInput:
         with pytest.raises(TypeError, match="torch.int64"):
             layer(torch.zeros(2, 4, 3, 3, dtype=torch.int64))
 
-    def test_an_empty_batch_moves_nothing(self):
-        layer = quantizer(4, 3)
+    @pytest.mark.parametrize("share", [0.5, 1.0])
+    @pytest.mark.parametrize("shape", [(0, 6, 4, 4), (2, 0, 6), (0, 6)])
+    def test_nothing_to_match_moves_nothing(self, shape, share):
+        layer = quantizer(6, 12, share=share)
         before = layer.embed.clone()
-        found = layer(torch.zeros(0, 4, 3, 3))
-        assert found.loss.shape == (0,) and torch.equal(layer.embed, before) and int(layer.num_updates) == 0
+        found = layer(torch.zeros(shape))
+        assert found.output.shape == shape and not found.indices.numel() and not found.loss.any()
+        assert torch.equal(layer.embed, before) and int(layer.num_updates) == 0
 
     def test_non_finite_features_never_enter(self):
         layer, clean = quantizer(3, 4, embed=torch.eye(4, 3).tolist()), torch.randn(10, 3)
