@@ -15,7 +15,7 @@ from hf_ganzip.training.feature_quantization import (
     update_codebooks_,
     warn_of_dead_codebooks,
 )
-from hf_ganzip.training.feature_quantizer import FeatureQuantizer
+from hf_ganzip.training.feature_quantizer import PRESETS, FeatureQuantizer
 
 from ..conftest import tiny_biggan_discriminator
 from .conftest import near, quantizer
@@ -88,6 +88,14 @@ class TestLife:
     """Codebooks live: they start from features when these have settled, move with them, and move codes that fall
     behind.
     """
+
+    def test_the_paper_preset_lives_and_the_official_one_is_what_was_released(self):
+        alive = {"init": "data", "init_state": "consistent", "follow": True}
+        assert {name: PRESETS["paper"][name] for name in alive} == alive
+        assert PRESETS["paper"]["settle_steps"] > 0 and 0 < PRESETS["paper"]["revive_below"] < 1
+        layer = FeatureQuantizer(3, 4, preset="official")
+        assert (layer.init, layer.init_state, layer.settle_steps) == ("normal", "official", 0)
+        assert (layer.revive_below, layer.follow, layer.update_on) == (0, False, "d+g")
 
     def test_nothing_happens_until_the_features_have_settled(self):
         layer = quantizer(3, 4, settle_steps=3, init="data", weight=1.0)

@@ -85,6 +85,13 @@ class TestByHand:
         near(layer.cluster_size, counts)
         near(layer.embed, codes)
 
+    def test_second_update(self):
+        layer = quantizer(embed=CODES, weight=1.0)
+        layer(EXAMPLE)
+        near(layer(EXAMPLE).loss, [0.5630165])
+        near(layer.cluster_size, [1.19, 1.19])
+        near(layer.embed, [[0.159664, 0.159664], [2.159664, 2.0]], 2e-6)
+
     @pytest.mark.parametrize("order", ["NCHW", "NHWC", "NCWH", "CNHW", "HWCN"])
     @pytest.mark.parametrize("samples", [1, 3])
     def test_any_order_in_memory(self, samples, order):
@@ -102,6 +109,13 @@ class TestByHand:
         near(found.loss, expected.loss)
         near(found.output, expected.output)
         near(copy.embed, layer.embed)
+
+    def test_unequal_counts(self):
+        layer = quantizer(embed=CODES, weight=1.0)
+        found = layer(torch.tensor([[0.0, 0], [0, 1], [1, 0], [2, 2]]))
+        near(found.loss, [0.25])
+        near(found.perplexity, 1.7547653, 1e-5)
+        near(layer.embed, [[0.0833333965] * 2, [1.9999981818] * 2], 2.4e-7)
 
     def test_a_code_that_is_never_used_in_the_official_state(self):
         layer = quantizer(embed=[[0.0, 0], [1, 0]], init_state="official")
@@ -133,13 +147,15 @@ class TestInvariants:
         layer.to(dtype)
         assert layer.embed.dtype == torch.float32 and torch.equal(layer.embed, embed)
 
-    def test_nearest_neighbours_in_chunks(self):
+    def test_chunks_translation_and_nearest_neighbours(self):
         layer = quantizer(6, 20).eval()
         h = torch.randn(50, 6)
         indices = layer(h).indices
         assert torch.equal(indices, torch.cdist(h, layer.embed).argmin(dim=1))
         layer.chunk = 20 * 7
         assert torch.equal(layer(h).indices, indices)
+        layer.embed += 3
+        assert torch.equal(layer(h + 3).indices, indices)
 
 
 def sharing(share, **options):

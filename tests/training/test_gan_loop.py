@@ -66,13 +66,17 @@ def test_accumulated_micro_steps_are_one_step(tmp_path, monkeypatch, adam_steps)
     assert len(penalties) == 2 * 2  # steps 0 and 2, both micro-steps
 
 
-def test_codes_in_use_are_logged_and_a_dead_codebook_is_named(tmp_path, caplog):
+@pytest.mark.parametrize(
+    "preset, steps, options, lowest",
+    [("paper", 40, {"settle_steps": 10, "warmup_steps": 20}, 0.4), ("official", 52, {"update_on": "d"}, 0)],
+)
+def test_a_codebook_lives_from_its_start_on_and_a_dead_one_is_named(tmp_path, caplog, preset, steps, options, lowest):
     """At a high rate: the features jump and the generator changes."""
-    rates = {"learning_rate": 0.01, "discr_learning_rate": 0.01}
-    fq = FQConfig(64, preset="official", weight=1.0, accumulate="step", update_on="d")
-    train(tmp_path, 52, fq=fq, logging_steps=1, **rates)
-    used = [row["codes_in_use/b8"] for row in read_log(tmp_path / "log.jsonl")]
-    assert len(used) == 52 and min(used) < 0.2 * 64 and "codebook at b8 is dead" in caplog.text
+    fq = FQConfig(64, preset=preset, weight=1.0, accumulate="step", **options)
+    train(tmp_path, steps, fq=fq, logging_steps=1, learning_rate=0.01, discr_learning_rate=0.01)
+    used = [row["codes_in_use/b8"] for row in read_log(tmp_path / "log.jsonl") if "codes_in_use/b8" in row]
+    assert len(used) == steps - options.get("settle_steps", 0) and min(used) >= lowest * 64
+    assert ("codebook at b8 is dead" in caplog.text) == (min(used) < 0.2 * 64) == (preset == "official")
 
 
 @pytest.mark.parametrize("network", ["generator", "discriminator"])
@@ -155,3 +159,12 @@ def test_bfloat16_leaves_r1_in_float32(tmp_path, monkeypatch):
     assert all(torch.isfinite(x).all() for x in mixed.values())
     with pytest.raises(ValueError, match="allowed are 'no' and 'bf16'"):
         GANTrainingConfig(output_dir="x", mixed_precision="fp16")
+
+
+def test_the_loss_of_continuous_codebooks_trains_the_networks_and_of_weight_zero_changes_nothing(tmp_path):
+    plain = weights(train(tmp_path / "plain", 4))
+    for weight in (0.0, 1.0):
+        fq = FQConfig(4, preset="official", weight=weight, accumulate="step")
+        found = weights(train(tmp_path / f"{weight}", 4, fq=fq))
+        assert same(plain, {name: found[name] for name in plain}) == (weight == 0)
+        assert any("codebooks" in name for name in found)
