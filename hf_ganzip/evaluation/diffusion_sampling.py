@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from diffusers import UNet2DModel
@@ -91,29 +93,39 @@ def sample_diffusion(
     Raises:
         ValueError: ``num_samples`` < 1, no such class, or options of :func:`ddim_timesteps`.
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples is {num_samples}; allowed are 1 and more.")
     chosen = ddim_timesteps(steps, spacing, timesteps)
     signal = torch.cumprod(1 - torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64), dim=0).tolist()
     labels = labels_of(model.config.get("num_class_embeds"), num_samples, first, class_label)
     size, device = model.config.sample_size, model.device
+    shape = (1, model.config.in_channels, size, size)
+
+    def draw(start: int, count: int) -> Tensor:
+        sources = sample_generators(seed, count, first + start)
+        state = torch.cat([torch.randn(shape, generator=each) for each in sources]).to(device, model.dtype)
+        kwargs = {} if labels is None else {"class_labels": labels[start : start + count].to(device)}
+        for now, before in zip(reversed(chosen), [*reversed(chosen[:-1]), -1]):
+            noise = model(state, now, return_dict=False, **kwargs)[0]
+            state = _ddim_step(state, noise, signal[now], signal[before] if before >= 0 else 1.0, clip_sample)
+        return state
+
+    with computing(model, compute):
+        return in_batches(model, num_samples, batch_size, draw, progress), labels
+
+
+def in_batches(
+    model: Any, num_samples: int, batch_size: int, draw: Callable[[int, int], Tensor], progress: bool
+) -> Tensor:
+    """Images uint8 (num_samples, C, H, W) on the CPU of a model in evaluation mode; ``draw`` gets the number of the
+    first image of a batch and how many it has, and gives them in [-1, 1].
+    """
     images = []
     bar = tqdm(total=num_samples, desc="sample", unit="image", disable=not progress)
-    with evaluating(model), computing(model, compute), bar:
+    with evaluating(model), bar:
         for start in range(0, num_samples, batch_size):
             count = min(batch_size, num_samples - start)
-            sources = sample_generators(seed, count, first + start)
-            state = torch.cat(
-                [torch.randn(1, model.config.in_channels, size, size, generator=each) for each in sources]
-            )
-            state = state.to(device, model.dtype)
-            kwargs = {} if labels is None else {"class_labels": labels[start : start + count].to(device)}
-            for now, before in zip(reversed(chosen), [*reversed(chosen[:-1]), -1]):
-                noise = model(state, now, return_dict=False, **kwargs)[0]
-                state = _ddim_step(state, noise, signal[now], signal[before] if before >= 0 else 1.0, clip_sample)
-            images.append(to_uint8(state.float()).cpu())
+            images.append(to_uint8(draw(start, count)).cpu())
             bar.update(count)
-    return torch.cat(images), labels
+    return torch.cat(images)
 
 
 def _ddim_step(state: Tensor, noise: Tensor, signal: float, signal_after: float, clip: bool) -> Tensor:
@@ -129,8 +141,10 @@ def labels_of(classes: int | None, count: int, first: int = 0, class_label: int 
     """Class ids (count,) int64 of images from ``first`` on: one class, or all in turn; None without classes.
 
     Raises:
-        ValueError: There is no such class.
+        ValueError: ``count`` < 1, or there is no such class.
     """
+    if count < 1:
+        raise ValueError(f"num_samples is {count}; allowed are 1 and more.")
     if class_label is not None and not 0 <= class_label < (classes or 0):
         raise ValueError(f"class_label is {class_label}; the model has {classes or 0} classes.")
     if not classes:

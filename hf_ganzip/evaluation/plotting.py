@@ -45,7 +45,7 @@ def new_figure(width: float, height: float):
     return figure
 
 
-def _panels(count: int, columns: int, width: float, height: float, **shared: Any) -> tuple[Any, list[Any]]:
+def new_panels(count: int, columns: int, width: float, height: float, **shared: Any) -> tuple[Any, list[Any]]:
     """A figure of ``count`` panels of this size (inches), row by row, at most ``columns`` in a row."""
     columns = min(columns, count)
     rows = -(-count // columns)
@@ -121,15 +121,14 @@ def save_rate_distortion_plot(rows: list[dict], path: str | Path) -> None:
     Raises:
         ImportError: matplotlib is missing.
     """
-    figure = new_figure(1, 5)
-    from matplotlib.ticker import LogFormatter
-
     full = next(row for row in rows if row["bits"] == 32)
     compressed = [row for row in rows if row["bits"] != 32]
-    panels = {"frechet_distance": "Frechet distance", "sqnr": "SQNR of noise predictions in dB"}
-    panels = {key: title for key, title in panels.items() if any(key in row for row in rows)}
-    figure.set_figwidth(6 * len(panels))
-    for axes, (key, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
+    titles = {"frechet_distance": "Frechet distance", "sqnr": "SQNR of noise predictions in dB"}
+    titles = {key: title for key, title in titles.items() if any(key in row for row in rows)}
+    figure, panels = new_panels(len(titles), len(titles), 6, 5)
+    from matplotlib.ticker import LogFormatter
+
+    for axes, (key, title) in zip(panels, titles.items()):
         for method, style in _styles(row["method"] for row in compressed).items():
             own = sorted((row for row in compressed if row["method"] == method), key=lambda row: row["bytes"])
             sizes = [row["bytes"] / 1024 for row in own]
@@ -161,7 +160,7 @@ def save_realism_plot(rows: list[dict], path: str | Path, class_names: Sequence[
     """
     full = next(row for row in rows if row["bits"] == 32)
     methods = list(dict.fromkeys(row["method"] for row in rows if row["bits"] != 32))
-    figure, panels = _panels(len(methods), 3, 4, 3.2, sharey=True)
+    figure, panels = new_panels(len(methods), 3, 4, 3.2, sharey=True)
     for axes, method in zip(panels, methods):
         own = [full, *sorted((row for row in rows if row["method"] == method), key=lambda row: -row["bits"])]
         bits = [str(row["bits"]) for row in own]
@@ -218,7 +217,7 @@ def save_spectra_plot(report: RefineReport, path: str | Path) -> None:
     Raises:
         ImportError: matplotlib is missing.
     """
-    figure, panels = _panels(len(report.weights), 4, 3, 2.2)
+    figure, panels = new_panels(len(report.weights), 4, 3, 2.2)
     for axes, weight in zip(panels, report.weights):
         for label, values in (("before", weight.singular_values_before), ("after", weight.singular_values_after)):
             marker = "o" if len(values) == 1 else ""  # a line of one point is invisible
@@ -246,7 +245,7 @@ def save_training_curves(rows: Sequence[dict], path: str | Path) -> None:
     """
     lines = {name: name.partition("_")[::2] for row in rows for name in row if name not in ("step", "images")}
     names = list(dict.fromkeys(name for _, name in lines.values()))
-    figure, panels = _panels(len(names), 3, 4, 3.2)
+    figure, panels = new_panels(len(names), 3, 4, 3.2)
     for axes, name in zip(panels, names):
         axes.set_title(name.replace("_", " "), fontsize=10)
         axes.set_xlabel("images seen", fontsize=8)
@@ -306,8 +305,8 @@ def save_run_curves(
     Raises:
         ImportError: matplotlib is missing.
     """
-    figure = new_figure(5 * len(titles), 4.2)
-    for axis, (name, title) in zip(figure.subplots(1, len(titles), squeeze=False)[0], titles.items()):
+    figure, panels = new_panels(len(titles), len(titles), 5, 4.2)
+    for axis, (name, title) in zip(panels, titles.items()):
         for variant, curves in variants.items():
             points = list(zip(*curves))
             seen = [each[0]["images"] for each in points]

@@ -14,12 +14,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..core.components import all_networks
-from ..core.modes import evaluating
 from ..core.seeding import sample_generators
 from ..images import to_uint8
 from ..pipelines.gan import GANPipeline
 from ..quantization.packed import computing
-from .diffusion_sampling import ddim_timesteps, labels_of, sample_diffusion
+from .diffusion_sampling import ddim_timesteps, in_batches, labels_of, sample_diffusion
 
 
 def sample_images(
@@ -58,23 +57,12 @@ def sample_images(
         ValueError: ``num_samples`` < 1, the model makes no images, has no such class, or is a diffusion model, which
             has no truncation.
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples is {num_samples}; allowed are 1 and more.")
     if isinstance(model, UNet2DModel):
         if truncation_psi != 1:
             raise ValueError(f"truncation_psi is {truncation_psi}; a diffusion model has no truncation; leave it out.")
-        return sample_diffusion(
-            model,
-            num_samples,
-            seed=seed,
-            first=first,
-            batch_size=batch_size,
-            steps=steps,
-            clip_sample=clip_sample,
-            class_label=class_label,
-            compute=compute,
-            progress=progress,
-        )
+        options: dict[str, Any] = {"steps": steps, "clip_sample": clip_sample, "class_label": class_label}
+        options |= {"seed": seed, "first": first, "batch_size": batch_size, "compute": compute, "progress": progress}
+        return sample_diffusion(model, num_samples, **options)
     if "z_dim" not in model.config:
         raise ValueError(
             f"sample_images: {type(model).__name__} is no GAN generator (its config has no z_dim) and no UNet2DModel. "
@@ -83,22 +71,19 @@ def sample_images(
     pipeline: Any = GANPipeline(model)
     pipeline.set_progress_bar_config(disable=True)
     labels = labels_of(model.config.num_classes, num_samples, first, class_label)
-    images = []
-    bar = tqdm(total=num_samples, desc="sample", unit="image", disable=not progress)
-    with evaluating(model), computing(model, compute), bar:
-        for start in range(0, num_samples, batch_size):
-            count = min(batch_size, num_samples - start)
-            sample = pipeline(
-                batch_size=count,
-                class_labels=None if labels is None else labels[start : start + count],
-                generator=sample_generators(seed, count, first + start, model.device),
-                truncation_psi=truncation_psi,
-                max_batch_size=count,
-                output_type="latent",
-            ).images
-            images.append(to_uint8(sample).cpu())
-            bar.update(count)
-    return torch.cat(images), labels
+
+    def draw(start: int, count: int) -> Tensor:
+        return pipeline(
+            batch_size=count,
+            class_labels=None if labels is None else labels[start : start + count],
+            generator=sample_generators(seed, count, first + start, model.device),
+            truncation_psi=truncation_psi,
+            max_batch_size=count,
+            output_type="latent",
+        ).images
+
+    with computing(model, compute):
+        return in_batches(model, num_samples, batch_size, draw, progress), labels
 
 
 def sampling_conditions(

@@ -84,13 +84,6 @@ def find_reference(source: str | Path, *, split: str = "test") -> StoredImages:
         raise ValueError(f"{source}, split {split!r}: {error}") from error
 
 
-def resize(images: Tensor, resolution: int) -> Tensor:
-    """Images uint8 (N, C, H, W) at the side ``resolution``, as :func:`load_reference` resizes them."""
-    if images.shape[-2:] == (resolution, resolution):
-        return images
-    return stack_images([resize_image(image.permute(1, 2, 0).numpy(), resolution) for image in images.cpu()])
-
-
 def evenly(images: Tensor, count: int) -> Tensor:
     """At most ``count`` of ``images`` or labels, evenly spaced, so that those sorted by class keep their balance."""
     count = min(count, len(images))
@@ -176,7 +169,7 @@ def write_features(path: str | Path, features: Tensor, conditions: dict[str, Any
 
 def _of_tensor(name: str, values: Tensor, resolution: int | None = None, digest: str | None = None) -> Source:
     if values.ndim == 4 and values.dtype == torch.uint8:
-        return Source(name, images=values if resolution is None else resize(values, resolution))
+        return Source(name, images=squares(values, resolution, resize_image))
     if values.ndim == 2 and (values.is_floating_point() or values.dtype != torch.uint8):
         return Source(name, features=values, extractor_digest=digest)
     raise TypeError(

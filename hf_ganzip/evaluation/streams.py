@@ -6,7 +6,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,11 +157,13 @@ def _of_one_size(images: Tensor | ImageStream, places: range) -> Iterator[list[i
         yield from (group[start : start + count] for start in range(0, len(group), count))
 
 
-def squares(images: Tensor, resolution: int | None) -> Tensor:
-    """Images uint8 (N, C, H, W) as :func:`.square_image` resizes them; None leaves their size."""
+def squares(
+    images: Tensor, resolution: int | None, resize: Callable[[np.ndarray, int], np.ndarray] = square_image
+) -> Tensor:
+    """Images uint8 (N, C, H, W) as ``resize`` makes each of them; None leaves their size."""
     if resolution is None or tuple(images.shape[2:]) == (resolution, resolution):
         return images
-    return stack_images([square_image(image.permute(1, 2, 0).numpy(), resolution) for image in images.cpu()])
+    return stack_images([resize(image.permute(1, 2, 0).numpy(), resolution) for image in images.cpu()])
 
 
 def conditions_of_images(sides: Mapping[str, Tensor | ImageStream | None], resolution: int | None) -> dict[str, Any]:

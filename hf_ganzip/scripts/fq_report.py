@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..core.reports import markdown_table
-from ..evaluation.plotting import new_figure, save_run_curves
+from ..evaluation.plotting import new_figure, new_panels, save_run_curves
 from ..evaluation.sampling import sample_images
 from ..images.grids import save_image_grid
 from ..integration.opening import load_model
@@ -41,51 +41,32 @@ def write_report(report: dict[str, Any], output: Path) -> None:
         output: Folder that holds the folders of the runs.
     """
     conditions, runs = report["conditions"], report["runs"]
-    lines = [
+    blocks = [
         f"# Feature quantization in the discriminator of a {_TITLES[conditions['architecture']]}",
-        "",
         f"Mean and standard deviation over seeds after {conditions['max_train_steps']} steps of the generator, "
         f"{conditions['train_batch_size']} images each; {conditions['num_samples']} generated against the images of "
         f"{conditions['reference']}, KNN with k = 3, FD and inception score by the bundled classifier.",
-        "",
-        *runs_table(runs, _COLUMNS),
-        "",
+        runs_table(runs, _COLUMNS),
         "Differences to the first variant, seed by seed: mean and 95 % interval (Student's t).",
-        "",
-        *differences_table(runs, _COLUMNS),
-        "",
+        differences_table(runs, _COLUMNS),
         "![Curves](curves.png)",
-        "",
         "## Equal time",
-        "",
         "CPU seconds of a step with sampling and checkpoints but without validation, and the Frechet distance after "
         "as many seconds as all steps of the first variant took (interpolated).",
-        "",
         _equal_time(runs),
-        "",
         "## Codes in use",
-        "",
         "Perplexity of the codes of single updates, as a share of the codes: lowest, and mean, from the start of the "
         f"codebook on, over the logged steps of all seeds; {ALIVE} is dotted.",
-        "",
         _usage(runs, conditions),
-        "",
         "![Codes in use](codes_in_use.png)",
-        "",
         "## Classes",
-        "",
         "Frechet distance of each class, mean over seeds.",
-        "",
         _classes(runs),
-        "",
         "![Classes](per_class.png)",
-        "",
         "![Samples of the first seed](samples.png)",
-        "",
         f"Conditions: {json.dumps(conditions)}",
-        "",
     ]
-    (output / "report.md").write_text("\n".join(lines))
+    (output / "report.md").write_text("\n\n".join(blocks) + "\n")
     titles = {"frechet_distance": "Frechet distance", "inception_score": "inception score"}
     titles |= {"precision": "KNN precision", "recall": "KNN recall"}
     save_run_curves(variants_of(runs), output / "curves.png", titles, logarithmic=("frechet_distance",))
@@ -140,20 +121,16 @@ def _save_codes(runs: list[dict], conditions: dict, path: Path) -> None:
     """Share of the codes in use over steps, a panel for every place, a line for every run."""
     with_codes = [run for run in runs if run["codes_in_use"]]
     places = list(dict.fromkeys(place for run in with_codes for place in run["codes_in_use"])) or ["none"]
-    names = list(variants_of(with_codes))
-    figure = new_figure(4 * len(places), 3.8)
-    for axis, place in zip(figure.subplots(1, len(places), squeeze=False)[0], places):
+    colours = {name: f"C{number}" for number, name in enumerate(variants_of(with_codes), 1)}
+    figure, panels = new_panels(len(places), len(places), 4, 3.8)
+    for axis, place in zip(panels, places):
+        named = set()
         for run in with_codes:
-            rows, codes = run["codes_in_use"].get(place, []), conditions["options"][run["variant"]]["num_codes"]
-            index = names.index(run["variant"])
-            first = run is next(each for each in with_codes if each["variant"] == run["variant"])
-            axis.plot(
-                [step for step, _ in rows],
-                [value / codes for _, value in rows],
-                color=f"C{index + 1}",
-                alpha=0.7,
-                label=run["variant"] if first else None,
-            )
+            name = run["variant"]
+            rows, codes = run["codes_in_use"].get(place, []), conditions["options"][name]["num_codes"]
+            steps, shares = [step for step, _ in rows], [value / codes for _, value in rows]
+            axis.plot(steps, shares, color=colours[name], alpha=0.7, label=None if name in named else name)
+            named.add(name)
         axis.axhline(ALIVE, color="grey", linestyle=":")
         axis.set(xlabel="steps of the generator", ylabel="perplexity / codes", title=place, ylim=(0, 1))
     if with_codes:

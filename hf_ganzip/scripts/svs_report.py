@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.plotting import new_figure, save_run_curves
+from ..evaluation.plotting import new_figure, new_panels, save_run_curves
 from ..studies.runs import differences_table, half_interval, paired_differences, runs_table, variants_of
 
 
@@ -51,25 +51,19 @@ def write_report(report: dict[str, Any], output: Path) -> None:
     columns = {title: column for title, column in columns.items() if column[0] in measured}
     followed = [name for name in _DIGITS if name in measured]
     compared = len(variants_of(runs)) > 1
-    lines = [
+    blocks = [
         f"# Singular Value Scaling: {Path(str(conditions['model'])).name}, {conditions['ratio']:.0%} of the channels "
         "removed",
-        "",
         f"Mean and standard deviation over seeds after {conditions['max_train_steps']} steps of "
         f"{conditions['train_batch_size']} images; {conditions['num_samples']} generated against the images of "
         f"{conditions['reference']}, KNN with k = 3. " + _of_dense(dense),
-        "",
-        *runs_table(runs, columns, "start"),
-        "",
+        runs_table(runs, columns, "start"),
         "![Curves](curves.png)",
-        "",
         *(_differences(runs, followed) if compared else []),
         "![Singular values before and after training](spectra.png)",
-        "",
         f"Conditions: {json.dumps(conditions)}",
-        "",
     ]
-    (output / "report.md").write_text("\n".join(lines))
+    (output / "report.md").write_text("\n\n".join(blocks) + "\n")
     unpanelled = ("precision", "recall") if "ssim" in measured and "noise_error" in measured else ()
     titles = {name: title for name, title in _TITLES.items() if name in measured and name not in unpanelled}
     logarithmic = ("frechet_distance", "condition", "noise_error")
@@ -93,23 +87,20 @@ def _of_dense(dense: Mapping[str, float]) -> str:
 
 def _differences(runs: list[dict], followed: Sequence[str]) -> list[str]:
     """Tables of the differences to the first variant over the training."""
-    lines = [
-        f"Differences to {next(iter(variants_of(runs)))}, seed by seed, after so many steps: mean and 95 % interval "
-        "(Student's t).",
-        "",
-    ]
+    said = "seed by seed, after so many steps: mean and 95 % interval (Student's t)."
+    blocks = [f"Differences to {next(iter(variants_of(runs)))}, {said}"]
     steps = [point["step"] for point in runs[0]["curve"]]
     for name in followed:
         columns = {str(step): (name, place, _DIGITS[name]) for place, step in enumerate(steps)}
-        lines += [f"{_TITLES[name]}:", "", *differences_table(runs, columns, "start"), ""]
-    return [*lines, "![Differences over the training](differences.png)", ""]
+        blocks += [f"{_TITLES[name]}:", differences_table(runs, columns, "start")]
+    return [*blocks, "![Differences over the training](differences.png)"]
 
 
 def _save_differences(runs: list[dict], followed: Sequence[str], path: Path) -> None:
     """Means of the differences to the first variant after the start, with 95 % intervals from two seeds on."""
-    figure = new_figure(5 * len(followed), 4)
+    figure, panels = new_panels(len(followed), len(followed), 5, 4)
     steps = [point["step"] for point in runs[0]["curve"]]
-    for axis, name in zip(figure.subplots(1, len(followed), squeeze=False)[0], followed):
+    for axis, name in zip(panels, followed):
         found = [paired_differences(runs, name, place) for place in range(len(steps))]
         for number, variant in enumerate(found[0], 1):  # the first variant has colour 0 in the curves
             values = [each[variant] for each in found[1:]]

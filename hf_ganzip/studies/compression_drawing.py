@@ -99,14 +99,12 @@ class Drawing:
 
     def images(self, model: Any, seed: int, drawn: Callable[[int], Any]) -> tuple[Tensor, Tensor | None]:
         """Images (N, C, H, W) uint8 of one draw and their classes (N,), or None; ``drawn`` is told of every few."""
-        images: list[Tensor] = []
-        labels: list[Any] = []
+        found = []
         for first in range(0, self.config.num_samples, _AT_ONCE):
             count = min(_AT_ONCE, self.config.num_samples - first)
-            found = self._sample(model, count, seed, first)
-            images.append(found[0])
-            labels.append(found[1])
+            found.append(self._sample(model, count, seed, first))
             drawn(count)
+        images, labels = zip(*found)
         return torch.cat(images), None if labels[0] is None else torch.cat(labels)
 
     def _sample(self, model: Any, count: int, seed: int, first: int = 0) -> tuple[Tensor, Tensor | None]:

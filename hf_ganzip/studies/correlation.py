@@ -60,8 +60,7 @@ def correlation(x: Sequence[float], y: Sequence[float], *, method: str = "pearso
         if (column == column[0]).all():
             raise ValueError(f"correlation: {name} is constant ({column[0]:g}); values must differ.")
     result = getattr(stats, function)(*columns.values())
-    coefficient = min(max(float(result.statistic), -1.0), 1.0)
-    return {"coefficient": coefficient, "p_value": float(result.pvalue), "n": len(columns["x"])}
+    return {"coefficient": float(result.statistic), "p_value": float(result.pvalue), "n": len(columns["x"])}
 
 
 def correlation_table(

@@ -22,7 +22,6 @@ from .pooled_scores import METHODS, Balls, Pool
 PLACES = ("reference", "generated", "both")
 SIDES = ("precision", "recall")
 PARTS = ("stay", "fall", "both")
-UNITS = ("gap", "value", "point")
 Scores = Mapping[str, Sequence[float]]
 
 

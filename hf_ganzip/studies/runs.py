@@ -40,8 +40,8 @@ def spread(curves: Sequence[Sequence[Mapping[str, float]]], name: str, place: in
 
 def runs_table(
     runs: Sequence[Mapping[str, Any]], columns: Mapping[str, tuple[str, int, int]], heading: str = "variant"
-) -> list[str]:
-    """Markdown lines: a row per variant, a column per figure.
+) -> str:
+    """Markdown: a row per variant, a column per figure.
 
     Args:
         runs: As for :func:`variants_of`.
@@ -52,7 +52,7 @@ def runs_table(
         [variant, str(len(curves)), *(spread(curves, *column) for column in columns.values())]
         for variant, curves in variants_of(runs).items()
     ]
-    return markdown_table([[heading, "seeds", *columns], *rows]).splitlines()
+    return markdown_table([[heading, "seeds", *columns], *rows])
 
 
 def mean_with_interval(values: Sequence[float], digits: int = 2) -> str:
@@ -100,8 +100,8 @@ def paired_differences(runs: Sequence[Mapping[str, Any]], name: str, place: int 
 
 def differences_table(
     runs: Sequence[Mapping[str, Any]], columns: Mapping[str, tuple[str, int, int]], heading: str = "variant"
-) -> list[str]:
-    """Markdown lines: a row per variant but the first, a column per figure, of differences to the first variant seed
+) -> str:
+    """Markdown: a row per variant but the first, a column per figure, of differences to the first variant seed
     by seed with their 95 % intervals.
 
     Args:
@@ -114,4 +114,4 @@ def differences_table(
     for variant, values in next(iter(found.values())).items():
         cells = [mean_with_interval(found[title][variant], digits) for title, (_, _, digits) in columns.items()]
         rows.append([variant, str(len(values)), *cells])
-    return markdown_table([[heading, "seeds", *columns], *rows]).splitlines()
+    return markdown_table([[heading, "seeds", *columns], *rows])

@@ -13,43 +13,42 @@ from ..processes import run_script
 pytestmark = pytest.mark.process
 
 
-def quick_run(name: str, folder: Path, *flags: str) -> dict[str, Any]:
-    """What ``benchmarks/NAME.py --quick --json`` writes."""
+def quick_run(name: str, folder: Path, *flags: str) -> list[dict[str, Any]]:
+    """The rows that ``benchmarks/NAME.py --quick --json`` writes, beside its conditions."""
     script, path = Path(__file__).parents[2] / "benchmarks" / f"{name}.py", folder / "result.json"
     run_script(script, "--quick", "--repeats", "1", "--threads", "1", "--json", path, *flags, cwd=folder)
-    return json.loads(path.read_text())
+    result = json.loads(path.read_text())
+    assert "1 threads" in result["conditions"]["machine"] and "torch" in result["conditions"]["versions"]
+    return result["rows"]
 
 
-def test_checkpoints_writes_ratios_and_limits(tmp_path):
-    rows = quick_run("checkpoints", tmp_path)["rows"]
+def test_checkpoints(tmp_path):
+    rows = quick_run("checkpoints", tmp_path)
     assert [row["file"] for row in rows] == ["official pickle", "rosinality"]
     assert all(row["ratio"] > 0 and row["limit"] == 2 for row in rows)
 
 
-def test_feature_quantizer_writes_ratios_and_conditions(tmp_path):
-    result = quick_run("feature_quantizer", tmp_path)
-    assert {row["section"] for row in result["rows"]} == {"layer", "memory", "step"}
-    assert all(row["ratio"] > 0 for row in result["rows"]) and "1 threads" in result["conditions"]["machine"]
+def test_feature_quantizer(tmp_path):
+    rows = quick_run("feature_quantizer", tmp_path)
+    assert {row["section"] for row in rows} == {"layer", "memory", "step"} and all(row["ratio"] > 0 for row in rows)
 
 
-def test_pruning_writes_ratios_and_conditions(tmp_path):
-    result = quick_run("pruning", tmp_path)
-    assert [row["section"] for row in result["rows"]] == ["refine"] * 2 + ["sampling"] * 2 + ["scoring"]
-    for row in result["rows"]:
+def test_pruning(tmp_path):
+    rows = quick_run("pruning", tmp_path)
+    assert [row["section"] for row in rows] == ["refine"] * 2 + ["sampling"] * 2 + ["scoring"]
+    for row in rows:
         assert row.get("ratio", 1) > 0 and row.get("error", 0) < 1e-5 and row.get("macs", 2) > 1
-    assert result["rows"][-1]["steps per s"] > 0
-    assert "1 threads" in result["conditions"]["machine"] and "torch" in result["conditions"]["versions"]
+    assert rows[-1]["steps per s"] > 0
 
 
-def test_sampling_writes_ratios_and_conditions(tmp_path):
-    result = quick_run("sampling", tmp_path)
-    assert [row["dtype"] for row in result["rows"]] == ["float32", "bfloat16", "float32", "float32"]
-    assert all(row["ratio"] > 0 and row["difference"] < 0.03 for row in result["rows"])
-    assert "1 threads" in result["conditions"]["machine"] and "torch" in result["conditions"]["versions"]
+def test_sampling(tmp_path):
+    rows = quick_run("sampling", tmp_path)
+    assert [row["dtype"] for row in rows] == ["float32", "bfloat16", "float32", "float32"]
+    assert all(row["ratio"] > 0 and row["difference"] < 0.03 for row in rows)
 
 
 def test_quantization_writes_every_section(tmp_path):
-    rows = quick_run("quantization", tmp_path, "--methods", "linear", "aciq", "latent_distill mixed")["rows"]
+    rows = quick_run("quantization", tmp_path, "--methods", "linear", "aciq", "latent_distill mixed")
     psnr = {(row["method"], row["bits"]): row["PSNR dB"] for row in rows if "FD / full" in row and row["bits"] < 32}
     assert psnr["linear", 2] < psnr["aciq", 2] < psnr["aciq", 4] < psnr["latent_distill mixed", 4]
     size = next(row for row in rows if row["section"] == "size")
@@ -59,7 +58,7 @@ def test_quantization_writes_every_section(tmp_path):
 
 def test_quick_run_of_a_diffusion_model_counts_every_byte(tmp_path):
     chosen = ["--diffusion-methods", "auto", "linear", "auto mixed", "--diffusion-bits", "4", "2", "--images", "2"]
-    rows = quick_run("quantization", tmp_path, "--only", "diffusion", "--no-peers", "--random-model", *chosen)["rows"]
+    rows = quick_run("quantization", tmp_path, "--only", "diffusion", "--no-peers", "--random-model", *chosen)
     found = {(row["model"], row["method"], row["bits"]): row for row in rows}
     whole = found["ddpm-fashion-mnist", "full precision", 32]
     assert whole["bytes"] == 4451204 and whole["bits per weight"] == pytest.approx(32)
@@ -75,7 +74,7 @@ def test_quick_run_of_a_diffusion_model_counts_every_byte(tmp_path):
 
 
 def test_quick_run_of_loading_compares_fresh_processes(tmp_path):
-    rows = quick_run("quantization", tmp_path, "--only", "large")["rows"]
+    rows = quick_run("quantization", tmp_path, "--only", "large")
     sides = {row["method"]: row for row in rows if row["section"] == "large"}
     assert {"plain", "auto", "our folder", "plain folder"} <= sides.keys()
     assert sides["auto"]["MiB"] == sides["our folder"]["MiB"] < sides["plain"]["MiB"] / 3

@@ -28,13 +28,6 @@ def images():
     return torch.randint(0, 256, (7, 1, 4, 4), dtype=torch.uint8)
 
 
-def test_equal_images_are_extracted_once(tmp_path, images):
-    cache, extractor = FeatureCache(tmp_path), Counting()
-    first = extract_features(images, extractor, cache=cache, progress=False)
-    second = extract_features(images.clone(), extractor, cache=cache, progress=False)
-    assert extractor.calls == 1 and torch.equal(first, second)
-
-
 @pytest.mark.parametrize("change", ["pixel", "shape", "digest", "resize", "name"])
 def test_whatever_moves_the_features_moves_the_key(tmp_path, images, change):
     cache, extractor = FeatureCache(tmp_path), Counting()
@@ -60,10 +53,9 @@ def test_a_damaged_file_is_made_again(tmp_path, images, damage):
     expected = extract_features(images, extractor, cache=cache, progress=False)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-3] if damage is None else damage)
-    assert torch.equal(extract_features(images, extractor, cache=cache, progress=False), expected)
-    assert extractor.calls == 2
-    extract_features(images, extractor, cache=cache, progress=False)
-    assert extractor.calls == 2
+    for _ in range(2):  # equal images are extracted once
+        assert torch.equal(extract_features(images.clone(), extractor, cache=cache, progress=False), expected)
+        assert extractor.calls == 2
 
 
 def write_often(folder):

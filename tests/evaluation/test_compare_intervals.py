@@ -40,7 +40,7 @@ def test_intervals_hold_the_figure_and_shrink_with_more_images():
 
 class TestIntervals:
     def test_of_a_mean_is_what_the_normal_distribution_says(self):
-        values = torch.randn(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        values = torch.randn(400, dtype=torch.float64)
         found = interval_of_mean(values, resamples(400, 2000))
         expected = 2 * 1.96 * float(values.std()) / 20
         assert found.high - found.low == pytest.approx(expected, rel=0.1)
@@ -48,9 +48,8 @@ class TestIntervals:
     @pytest.mark.parametrize("metric", ["knn_precision_recall", "frechet_distance"])
     def test_of_distributions_have_the_spread_of_repeated_draws(self, metric):
         """Recall too, of which most uncertainty lies in the generated samples."""
-        generator = torch.Generator().manual_seed(0)
-        real = torch.randn(400, 8, generator=generator)
-        sets = [0.8 * torch.randn(80, 8, generator=generator) + 0.3 for _ in range(40)]
+        real = torch.randn(400, 8)
+        sets = [0.8 * torch.randn(80, 8) + 0.3 for _ in range(40)]
         options = {"seed": 0, "progress": False}
         repeated = [distribution(metric, real, each, each, drawn=halves(80, 0), **options) for each in sets]
         measured = [distribution(metric, real, each, each, drawn=halves(80, 60), **options) for each in sets[:4]]
@@ -64,8 +63,7 @@ class TestIntervals:
         "metric", ["knn_precision_recall", "frechet_distance", "lsh_precision_recall", "density_coverage"]
     )
     def test_values_are_those_of_evaluate(self, metric):
-        generator = torch.Generator().manual_seed(0)
-        real, generated = torch.randn(300, 8, generator=generator), torch.randn(200, 8, generator=generator)
+        real, generated = torch.randn(300, 8), torch.randn(200, 8)
         (expected,) = measure(real=real, generated=generated, metrics=[metric], seed=3).values()
         found = distribution(metric, None, real, generated, drawn=halves(200, 0), seed=3, progress=False)
         values = {name: each["candidate"].value for name, each in found.items()}
@@ -80,9 +78,8 @@ class TestIntervals:
 
     def test_differences_are_paired(self):
         """Both sides on the same seeds: what they share cancels."""
-        generator = torch.Generator().manual_seed(0)
-        real, original = (torch.randn(count, 8, generator=generator) for count in (300, 100))
-        candidate = original + 0.05 * torch.randn(100, 8, generator=generator)
+        real, original = (torch.randn(count, 8) for count in (300, 100))
+        candidate = original + 0.05 * torch.randn(100, 8)
         options = {"drawn": halves(100, 60), "seed": 0, "progress": False}
         found = distribution("frechet_distance", real, original, candidate, **options)["frechet_distance"]
         assert found["difference"].value == found["candidate"].value - found["original"].value

@@ -3,13 +3,11 @@
 
 import json
 import re
-import sys
 
 import pytest
 import torch
 
 import hf_ganzip as gz
-from hf_ganzip.evaluation.comparing import compare as module
 from hf_ganzip.evaluation.comparing import peak_memory
 from hf_ganzip.evaluation.comparing.sides import open_side, weights_of
 
@@ -57,9 +55,6 @@ class TestReport:
         assert found["n_images"] == 8 and found["seed"] == 0 and found["sampler"].startswith("DDIM, eta 0")
         assert "objects in memory; give folders" in found["peak_memory"] and found["timed_batches"] == 1
         assert found["candidate"] == "UNet2DModel (hf_ganzip, in memory)"
-
-    def test_figures_by_name(self, written):
-        assert written[0]["psnr"].unit == "dB"
         with pytest.raises(KeyError, match="the report has psnr, "):
             written[0]["sharpness"]
 
@@ -76,10 +71,16 @@ class TestReport:
             assert weights_of(open_side("candidate", model)).startswith(said)
 
 
-def test_folders_tell_their_bytes(tmp_path):
+@pytest.fixture
+def model(tmp_path):
+    """Saved in "full", and quantized in "small"."""
     model = grey_generator()
     model.save_pretrained(tmp_path / "full")
     quantized(model).save_pretrained(tmp_path / "small")
+    return model
+
+
+def test_folders_tell_their_bytes(model, tmp_path):
     report = gz.compare(tmp_path / "full", str(tmp_path / "small"), memory=False, **QUICK)
     size = (tmp_path / "full" / "diffusion_pytorch_model.safetensors").stat().st_size
     assert report["bytes_on_disk"].candidate.value < report["bytes_on_disk"].original.value == size
@@ -87,6 +88,17 @@ def test_folders_tell_their_bytes(tmp_path):
     assert "memory is off" in report.conditions["peak_memory"]
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         gz.compare(tmp_path / "full", tmp_path / "nowhere", **QUICK)
+
+
+def test_memory_is_measured_in_the_dtype_of_the_comparison_and_a_failure_leaves_the_rest(model, tmp_path, monkeypatch):
+    folder, asked = tmp_path / "full", []
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    report = gz.compare(folder, folder, **QUICK)
+    assert "the process that measures the memory failed" in report.failures["peak_bytes"]
+    monkeypatch.setattr(peak_memory, "printed_by", lambda *arguments: asked.append(arguments[4]) or 1)
+    for dtype in (None, torch.bfloat16):
+        gz.compare(folder, folder, dtype=dtype, **QUICK)
+    assert asked == ["None", "None", "bfloat16", "bfloat16"]
 
 
 @pytest.mark.process
@@ -100,27 +112,7 @@ def test_peak_memory_of_folders(tmp_path):
     assert report.conditions["peak_memory"] == "of a fresh process that opens the folder and draws one image"
 
 
-def test_memory_is_measured_in_the_dtype_of_the_comparison(tmp_path, monkeypatch):
-    grey_generator().save_pretrained(tmp_path)
-    asked = []
-    monkeypatch.setattr(peak_memory, "printed_by", lambda *arguments: asked.append(arguments[4]) or 1)
-    for dtype in (None, torch.bfloat16):
-        gz.compare(tmp_path, tmp_path, dtype=dtype, **QUICK)
-    assert asked == ["None", "None", "bfloat16", "bfloat16"]
-
-
-def test_a_failing_process_leaves_the_rest(tmp_path, monkeypatch):
-    grey_generator().save_pretrained(tmp_path / "full")
-    monkeypatch.setattr(sys.modules["hf_ganzip.evaluation.cost"].sys, "executable", "/bin/false")
-    report = gz.compare(tmp_path / "full", tmp_path / "full", **QUICK)
-    assert "the process that measures the memory failed" in report.failures["peak_bytes"]
-    assert module.compare is gz.compare
-
-
-def test_the_command(call, tmp_path):
-    model = grey_generator()
-    model.save_pretrained(tmp_path / "full")
-    quantized(model).save_pretrained(tmp_path / "small")
+def test_the_command(call, model, tmp_path):
     command = ["compare", tmp_path / "full", tmp_path / "small", "--num-images", 8, "--batch-size", 4]
     command += ["--bootstrap", 20, "--no-memory", "-q"]
     code, out, err = call(*command, "--out", tmp_path / "report", "--json")

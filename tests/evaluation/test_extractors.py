@@ -41,16 +41,12 @@ def test_small_images_are_centred_on_black(images, extractor):
     assert torch.equal(extractor(padded), extractor(images))
 
 
-def test_a_name_an_object_and_any_callable_extract(images, extractor):
+def test_a_name_an_object_and_any_callable_extract(images, extractor, capsys):
     by_name = extract_features(images, "fashion_mnist", progress=False)
     assert torch.equal(by_name, extract_features(images, extractor, progress=False))
-    features = extract_features(images, lambda batch: batch.flatten(1).double(), batch_size=16, progress=False)
+    features = extract_features(images, lambda batch: batch.flatten(1).double(), batch_size=16)
     assert torch.equal(features, images.flatten(1).float())
-
-
-def test_progress_bar_counts_images(images, extractor, capsys):
-    extract_features(images, extractor, batch_size=16)
-    assert "40/40" in capsys.readouterr().err
+    assert "40/40" in capsys.readouterr().err, "the bar counts images"
 
 
 @pytest.mark.parametrize(
@@ -77,5 +73,7 @@ def test_other_wrong_arguments(images):
         extract_features(images, batch_size=0)
     with pytest.raises(ValueError, match="Unknown extractor 'fashion_mnits'. Did you mean 'fashion_mnist'"):
         extract_features(images, "fashion_mnits")
+    with pytest.raises(ValueError, match="takes no source"):
+        extract_features(images, "fashion_mnist:elsewhere")
     with pytest.raises(ValueError, match=r"returned shape \(40, 1, 28, 28\) for 40 images"):
         extract_features(images, lambda batch: batch.float(), progress=False)

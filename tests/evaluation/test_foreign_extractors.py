@@ -130,8 +130,3 @@ def test_digest_sees_names_dtypes_and_bits():
     assert weights_digest(layer.double()) != digest
     layer.float().weight.data[0, 0] += 1e-7
     assert weights_digest(layer) != digest
-
-
-def test_a_source_for_bundled_weights():
-    with pytest.raises(ValueError, match="takes no source"):
-        load_extractor("fashion_mnist:elsewhere")

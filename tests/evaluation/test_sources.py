@@ -2,6 +2,7 @@
 """One rule finds images, features and models; what is something else is refused."""
 
 import io
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -12,11 +13,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from hf_ganzip.evaluation.evaluate import evaluate
-from hf_ganzip.evaluation.sources import open_source, write_features
+from hf_ganzip.evaluation.sources import load_reference, open_source, write_features
 
 from ..conftest import tiny_generator
 
 
+BUNDLED = "fashion-mnist-test-5000"
 FEATURES = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
 
 
@@ -145,3 +147,44 @@ def test_features_need_no_extractor_and_options_reach_the_metrics():
 def test_a_model_is_no_reference():
     with pytest.raises(ValueError, match="is a model; allowed are images and features"):
         evaluate(FEATURES, "stylegan2-fashion-mnist")
+
+
+def test_a_folder_without_classes_is_sorted_and_needs_a_resolution_for_several_sizes(tmp_path):
+    for value in (30, 10, 20):
+        Image.new("RGB", (6, 6), (value,) * 3).save(tmp_path / f"{value}.png")
+    images, labels = load_reference(tmp_path)
+    assert images.shape == (3, 3, 6, 6) and labels is None
+    assert images[:, 0, 0, 0].tolist() == [10, 20, 30]
+    Image.new("L", (8, 8)).save(tmp_path / "grey.png")
+    with pytest.raises(ValueError, match=r"images have 2 different sizes \(6x6, 8x8, ...\); set resolution"):
+        load_reference(tmp_path)
+    assert load_reference(tmp_path, resolution=8)[0].shape == (4, 3, 8, 8)
+
+
+def test_ids_of_datasets(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    pixels = np.arange(32, dtype=np.uint8).reshape(2, 4, 4)
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    data = datasets.Dataset.from_dict({"image": list(pixels), "label": [3, 1]}, features=features)
+
+    def load_dataset(name, split):
+        if name != "someone/images":
+            raise ConnectionError(f"Couldn't reach {name!r}")
+        if split != "test":
+            raise ValueError(f"Unknown split {split!r}. Should be one of ['test'].")
+        return data
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    images, labels = load_reference("someone/images")
+    assert torch.equal(images[:, 0], torch.from_numpy(pixels)) and labels.tolist() == [3, 1]
+    with pytest.raises(FileNotFoundError, match=f"neither here nor on the Hub, .* Did you mean '{BUNDLED}'"):
+        load_reference("fashion-mnist-tst-5000")
+    with pytest.raises(ValueError, match=r"someone/images, split 'train': Unknown split 'train'. .* \['test'\]"):
+        load_reference("someone/images", split="train")
+
+
+def test_bundled_images_load_without_datasets(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)  # importing it fails
+    assert len(load_reference(BUNDLED)[0]) == 5000
+    with pytest.raises(ImportError, match=r'pip install "hf_ganzip\[metrics\]"'):
+        load_reference("someone/images")

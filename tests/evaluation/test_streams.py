@@ -20,6 +20,10 @@ from hf_ganzip.evaluation.sources import open_source
 from hf_ganzip.evaluation.streams import batches
 
 
+TURNED = Image.Exif()
+TURNED[274] = 6
+
+
 class Resizing:
     """Features of images of any size: the pixels of a small copy."""
 
@@ -112,9 +116,7 @@ def test_every_kind_of_photograph(tmp_path):
     picture(6, 4).convert("CMYK").save(tmp_path / "print.jpg")
     Image.fromarray(np.full((4, 6), 0x12FF, np.uint16)).save(tmp_path / "deep.png")
     for kind in ("jpg", "tiff", "png"):
-        exif = Image.Exif()
-        exif[274] = 6
-        picture(6, 4).save(tmp_path / f"turned.{kind}", exif=exif)
+        picture(6, 4).save(tmp_path / f"turned.{kind}", exif=TURNED)
     (tmp_path / ".hidden.jpg").write_bytes(b"no image")
     stream = stream_of(tmp_path)
     found = {stream.stored.names[i].rpartition("/")[2]: stream.pixels(i) for i in range(len(stream))}
@@ -130,9 +132,7 @@ def test_every_kind_of_photograph(tmp_path):
 
 
 def test_an_orientation_behind_the_pixels_of_a_png_is_seen(tmp_path):
-    exif = Image.Exif()
-    exif[274] = 6
-    data, turned = encoded(picture(6, 4)), encoded(picture(6, 4), exif=exif)
+    data, turned = encoded(picture(6, 4)), encoded(picture(6, 4), exif=TURNED)
     chunk = turned[turned.index(b"eXIf") - 4 :][: 12 + int.from_bytes(turned[turned.index(b"eXIf") - 4 :][:4], "big")]
     end = data.index(b"IEND") - 4
     (tmp_path / "0.png").write_bytes(data)
@@ -143,9 +143,7 @@ def test_an_orientation_behind_the_pixels_of_a_png_is_seen(tmp_path):
 
 
 def test_damaged_exif_data_do_not_matter(tmp_path):
-    exif = Image.Exif()
-    exif[274] = 6
-    data = encoded(picture(6, 4), "JPEG", exif=exif)
+    data = encoded(picture(6, 4), "JPEG", exif=TURNED)
     assert data.count(b"MM\x00*") == 1
     (tmp_path / "0.jpg").write_bytes(data.replace(b"MM\x00*", b"MM\x00Y"))
     assert [tuple(batch.shape) for _, batch in batches(stream_of(tmp_path), 9)] == [(1, 3, 4, 6)]

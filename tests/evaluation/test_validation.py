@@ -40,7 +40,7 @@ def test_every_metric_gives_its_figures():
     assert all(type(value) is float for value in figures.values())
 
 
-def test_metrics_whose_figures_would_be_lost_are_refused():
+def test_metrics_whose_figures_would_be_lost_and_a_reference_of_features_are_refused():
     def mute(*, real, generated):
         return {"n_real": len(real), "note": "none"}
 
@@ -55,6 +55,8 @@ def test_metrics_whose_figures_would_be_lost_are_refused():
         validator(["kidd"])
     with pytest.raises(ValueError, match="inception_score is no metric of features"):
         validator(["is"])
+    with pytest.raises(ValueError, match="holds no images"):
+        Validator(torch.randn(8, 4))
 
 
 def test_likeness_to_the_dense_model():
@@ -62,11 +64,6 @@ def test_likeness_to_the_dense_model():
     assert validator(dense=model)(model)["ssim"] == pytest.approx(1)
     torch.manual_seed(5)
     assert validator(dense=model)(tiny_generator())["ssim"] < 0.99
-
-
-def test_a_reference_of_features_is_refused():
-    with pytest.raises(ValueError, match="holds no images"):
-        Validator(torch.randn(8, 4))
 
 
 def test_logs_of_resumed_runs_and_their_curves(tmp_path):

@@ -28,6 +28,11 @@ def launch(name, *arguments, check=True, environment=None):
     return result
 
 
+def checkpoints(folder):
+    """Names of the checkpoints of a run."""
+    return sorted(path.name for path in folder.glob("checkpoint*"))
+
+
 def defined_by(name):
     """What a script defines, by name."""
     return runpy.run_path(str(ROOT / "examples" / f"{name}.py"))

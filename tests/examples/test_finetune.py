@@ -14,7 +14,7 @@ from hf_ganzip.scripts.finetuning import Finetuning, hub_datasets
 from hf_ganzip.training.diffusion_loop import DiffusionTrainingConfig
 
 from ..hub import LocalHub
-from .conftest import defined_by, launch
+from .conftest import checkpoints, defined_by, launch
 
 
 RECIPE = """
@@ -37,7 +37,7 @@ def test_gans(tmp_path, name, cls):
     assert "64 images; student" in result.stdout
     model = cls.from_pretrained(out / "generator")
     assert [step["name"] for step in recorded_steps(model)] == ["prune", "refine", "finetune"]
-    assert sorted(path.name for path in out.glob("checkpoint*")) == ["checkpoint-2", "checkpoint-4"]
+    assert checkpoints(out) == ["checkpoint-2", "checkpoint-4"]
     options = recorded_steps(model)[-1]["options"]
     assert {"loss_d", "output_dir", "resume_from_checkpoint", "checkpointing_steps"}.isdisjoint(options)
     assert {"r1_gamma", "rgb_weight", "seed", "preset", "gradient_accumulation_steps"} <= options.keys()

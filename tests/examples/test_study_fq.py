@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The study as users run it."""
+"""The studies of feature quantization as users run them."""
 
 import json
 import shutil
 
 import pytest
+import torch
 
 from hf_ganzip.assets import asset_path
+from hf_ganzip.training.feature_quantizer import FeatureQuantizer
 
-from .conftest import defined_by, launch
+from .conftest import ROOT, defined_by, launch
 
 
 pytestmark = pytest.mark.process
@@ -82,6 +84,34 @@ def test_ablation_grid(tmp_path, folder):
     names = ["plain", "FQ, continuous", "num_codes 2, places 0", "num_codes 2, places 1+2", "decay 0.5"]
     assert [run["variant"] for run in runs] == names
     assert {place: use["codes"] for place, use in runs[3]["usage"].items()} == {"blocks.1.0": 2, "blocks.2.0": 2}
+
+
+def test_a_frozen_generator_and_a_run_that_finds_another_done(tmp_path, folder, monkeypatch):
+    flags = ("--smoke", "--output_dir", tmp_path, "--images", folder, "--generator", "biggan-fashion-mnist")
+    launch("study_fq_frozen", *flags, "--grid", "places=3", "--shuffled", "1+3")
+    report, shuffled = json.loads((tmp_path / "report.json").read_text()), "errors shuffled, places 1+3"
+    assert [run["variant"] for run in report["runs"]] == ["plain", "FQ, quantized", "places 3", shuffled]
+    for run, errors in zip(report["runs"], (0, 4, 1, 2)):
+        assert [point["step"] for point in run["curve"]] == [2, 4]
+        assert all(0 <= point["auc"] <= 1 and len(point) == 3 + errors for point in run["curve"])
+    assert 0 < report["runs"][2]["curve"][1]["blocks.3.0"] < 1
+    assert "| places 3 | 1 |" in (tmp_path / "report.md").read_text() and (tmp_path / "auc.png").is_file()
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    same = defined_by("study_fq_frozen")["shuffle_errors"]
+    quantizer = FeatureQuantizer(4, 3, settle_steps=0, init="normal", decay=1.0, revive_below=0.0).train()
+    h = torch.randn(5, 4, 3, 3, requires_grad=True)
+    plain = quantizer(h)
+    quantized = quantizer.embed[plain.indices].movedim(-1, 1)
+    changed = same(quantizer, (h,), plain).output
+    before, after = ((each - h).movedim(1, -1).flatten(0, 2) for each in (quantized, changed))
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(before.sort(dim=0).values, after.sort(dim=0).values)
+    changed.sum().backward()
+    assert (h.grad == 1).all()
+    result = launch("study_fq_frozen", *flags, "--grid", "num_codes=2")
+    longer = json.loads((tmp_path / "report.json").read_text())["runs"]
+    assert longer[:2] == report["runs"][:2] and longer[2]["variant"] == "num_codes 2"
+    assert "plain, seed 0" not in result.stdout and "num_codes 2, seed 0: AUC" in result.stdout
 
 
 def test_codebooks_of_the_study_live_during_the_whole_training(tmp_path):

@@ -69,8 +69,7 @@ def test_features_are_shares_and_mean_codes():
 
 @pytest.mark.parametrize("kernel", ["polynomial", "gaussian"])
 def test_discrepancy(kernel):
-    generator = torch.Generator().manual_seed(0)
-    first, second = torch.randn(400, 3, generator=generator), torch.randn(400, 3, generator=generator)
+    first, second = torch.randn(400, 3), torch.randn(400, 3)
     near = maximum_mean_discrepancy(real=first, generated=second, kernel=kernel)
     far = maximum_mean_discrepancy(real=first, generated=second + 1, kernel=kernel)
     assert abs(near) < 0.1 * far
@@ -93,8 +92,7 @@ def test_gaussian_discrepancy_by_hand():
 
 
 def test_distances_per_class():
-    generator = torch.Generator().manual_seed(0)
-    real, generated = torch.randn(60, 4, generator=generator), torch.randn(90, 4, generator=generator)
+    real, generated = torch.randn(60, 4), torch.randn(90, 4)
     labels, others = torch.arange(60) % 2, torch.arange(90) % 2
     generated[others == 1] += 3
     sets = {"real": real, "generated": generated, "real_labels": labels, "generated_labels": others}
@@ -130,39 +128,34 @@ def test_pictures(tmp_path):
         assert picture.mode == "RGB" and picture.size[0] > picture.size[1] > 0
 
 
-class TestPairs:
-    def answers(self, folder, wins):
-        """Raters who prefer "ours" in these rows."""
-        key = json.loads((folder / "key.json").read_text())
-        rows = []
-        for row, sides in key.items():
-            wanted = "ours" if int(row) in wins else "theirs"
-            rows += [(row, rater, side) for rater in "abc" for side, name in sides.items() if name == wanted]
-        with open(folder / "answers.csv", "w", newline="") as file:
-            csv.writer(file).writerows([("row", "rater", "answer"), *rows])
+def test_pairs_for_people_are_exported_and_counted(tmp_path):
+    systems = {"ours": images(20), "theirs": images(20, 1)}
+    shown = {"sources": images(20, 2), "exemplars": images(9, 3), "question": "Better <cat>?"}
+    export_pairs(tmp_path / "study", systems, **shown)
+    page = (tmp_path / "study" / "index.html").read_text()
+    assert "Better &lt;cat&gt;?" in page and "ours" not in page and page.count("<tr>") == 20
+    key = json.loads((tmp_path / "study" / "key.json").read_text())
+    assert {side["left"] for side in key.values()} == {"ours", "theirs"}
+    assert (tmp_path / "study" / "images" / "0-source.png").is_file()
+    rows = [("row", "rater", "answer")]
+    for row, sides in key.items():  # all raters prefer "ours" in 15 rows
+        wanted = "ours" if int(row) < 15 else "theirs"
+        rows += [(row, rater, side) for rater in "abc" for side, name in sides.items() if name == wanted]
+    with open(tmp_path / "study" / "answers.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    expected = {"images": 15, "share": 0.75, "low": 0.5313, "high": 0.8881}
+    assert count_votes(tmp_path / "study")["ours"] == pytest.approx(expected, abs=1e-4)
 
-    def test_export_and_count(self, tmp_path):
-        systems = {"ours": images(20), "theirs": images(20, 1)}
-        shown = {"sources": images(20, 2), "exemplars": images(9, 3), "question": "Better <cat>?"}
-        export_pairs(tmp_path / "study", systems, **shown)
-        page = (tmp_path / "study" / "index.html").read_text()
-        assert "Better &lt;cat&gt;?" in page and "ours" not in page and page.count("<tr>") == 20
-        key = json.loads((tmp_path / "study" / "key.json").read_text())
-        assert {side["left"] for side in key.values()} == {"ours", "theirs"}
-        assert (tmp_path / "study" / "images" / "0-source.png").is_file()
-        self.answers(tmp_path / "study", wins=range(15))
-        found = count_votes(tmp_path / "study")
-        expected = {"images": 15, "share": 0.75, "low": 0.5313, "high": 0.8881}
-        assert found["ours"] == pytest.approx(expected, abs=1e-4)
 
-    def test_bad_input(self, tmp_path):
-        with pytest.raises(ValueError, match="two systems"):
-            export_pairs(tmp_path / "a", {"ours": images(3), "theirs": images(4)})
-        export_pairs(tmp_path / "b", {"ours": images(3), "theirs": images(3, 1)})
-        with pytest.raises(ValueError, match="is not empty"):
-            export_pairs(tmp_path / "b", {"ours": images(3), "theirs": images(3, 1)})
-        with pytest.raises(ValueError, match="nothing was decided"):
-            count_votes(tmp_path / "b")
-        (tmp_path / "b" / "answers.csv").write_text("row,rater,answer\n0,a,middle\n")
-        with pytest.raises(ValueError, match="allowed are left and right"):
-            count_votes(tmp_path / "b")
+def test_wrong_pairs_and_answers(tmp_path):
+    pair = {"ours": images(3), "theirs": images(3, 1)}
+    with pytest.raises(ValueError, match="two systems"):
+        export_pairs(tmp_path, pair | {"theirs": images(4)})
+    export_pairs(tmp_path, pair)
+    with pytest.raises(ValueError, match="is not empty"):
+        export_pairs(tmp_path, pair)
+    with pytest.raises(ValueError, match="nothing was decided"):
+        count_votes(tmp_path)
+    (tmp_path / "answers.csv").write_text("row,rater,answer\n0,a,middle\n")
+    with pytest.raises(ValueError, match="allowed are left and right"):
+        count_votes(tmp_path)

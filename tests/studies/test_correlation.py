@@ -34,20 +34,6 @@ def test_pearson_and_spearman_by_hand():
     assert correlation(x, y)["n"] == 4 and 0 < correlation(x, y)["p_value"] < 1
 
 
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(-50, 50), st.integers(-50, 50)), min_size=3, max_size=20))
-def test_spearman_sees_ranks_only(pairs):
-    x, y = zip(*pairs)
-    if len(set(x)) == 1 or len(set(y)) == 1:
-        return
-    value = correlation(x, y, method="spearman")["coefficient"]
-    assert -1 <= value <= 1
-    cubes = [number**3 for number in x]
-    assert correlation(cubes, y, method="spearman")["coefficient"] == pytest.approx(value, abs=1e-12)
-    assert correlation(y, x, method="spearman")["coefficient"] == pytest.approx(value, abs=1e-12)
-    assert correlation([-number for number in x], y)["coefficient"] == pytest.approx(-correlation(x, y)["coefficient"])
-
-
 @pytest.mark.parametrize(
     "x, y, message",
     [
@@ -61,11 +47,8 @@ def test_spearman_sees_ranks_only(pairs):
 def test_what_has_no_correlation_is_refused(x, y, message):
     with pytest.raises(ValueError, match=message):
         correlation(x, y)
-
-
-def test_unknown_method_is_refused():
     with pytest.raises(ValueError, match="Unknown method 'spearmen'. Did you mean 'spearman'"):
-        correlation([1, 2, 3], [1, 2, 4], method="spearmen")
+        correlation(x, y, method="spearmen")
 
 
 def test_the_paper_s_finding_in_its_own_numbers():
@@ -93,11 +76,9 @@ def test_tables_that_cannot_be_made_are_refused():
     rows = paper_rows()
     with pytest.raises(ValueError, match="got 2 rows; at least 3"):
         correlation_table(rows[:2])
-    with pytest.raises(ValueError, match="lsh_recall is missing in rows 1, 4"):
-        correlation_table(
-            [row if i not in (1, 4) else {"frechet_distance": 1, "recall": 0} for i, row in enumerate(rows)],
-            scores=("lsh_recall",),
-        )
+    without = {"frechet_distance": 1, "recall": 0}
+    with pytest.raises(ValueError, match="lsh_recall is missing in rows 1, 3"):
+        correlation_table([rows[0], without, rows[2], without], scores=("lsh_recall",))
     with pytest.raises(ValueError, match="none of the distances kernel_distance"):
         correlation_table(rows, distances=("kernel_distance",))
     with pytest.raises(ValueError, match="frechet_distance have NaN or infinity"):
@@ -114,12 +95,9 @@ def test_pareto_front_by_its_definition(points):
     assert pareto_front(points) == [i for i, point in enumerate(points) if not dominated(point, points)]
 
 
-def test_pareto_front_of_many_points():
+def test_pareto_front_of_many_points_and_of_what_are_no_pairs():
     points = [(i, 200_000 - i) for i in range(200_000)]  # comparing all pairs would run into the time limit
     assert len(pareto_front(points)) == 200_000
-
-
-def test_pareto_front_refuses_what_are_no_pairs():
     for points in ([(1, 2, 3)], [(1, float("nan"))], [1, 2]):
         with pytest.raises(ValueError, match="allowed are pairs"):
             pareto_front(points)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
