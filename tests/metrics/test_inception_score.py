@@ -45,13 +45,6 @@ def test_extremes_and_classes_that_nobody_expects():
     assert inception_score(torch.zeros(40, 5))["inception_score"] == pytest.approx(1)
 
 
-def test_mode_collapse_scores_lower():
-    diverse = 5 * torch.eye(6).repeat(20, 1) + 0.1 * torch.randn(120, 6)
-    collapsed = diverse[::6]  # one class only
-    score = inception_score(diverse, splits=2)["inception_score"]
-    assert inception_score(collapsed, splits=2)["inception_score"] < score / 3
-
-
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="logits has 9 rows; splits=10 needs at least that many"):
         inception_score(torch.zeros(9, 3))
