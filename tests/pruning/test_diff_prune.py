@@ -33,34 +33,30 @@ class TestImportance:
         assert score(out, importance="absolute") == pytest.approx([0.5, 0.5])
         assert score(out, importance="sum") == pytest.approx([0.3, 0.1])
 
-    def losses(self, values):
-        """A criterion whose losses are given and whose gradients are 1 at every timestep."""
+    def summed(self, losses, threshold, **options):
+        """Timesteps that were looked at and the values of the sum where losses are given and gradients are 1."""
 
         class Given(DiffPrune):
             steps = []
 
             def _step(self, model, weights, images, noise, scale, t):
                 self.steps.append(t)
-                return values[t], [torch.ones_like(weight) for weight in weights]
+                return losses[t], [torch.ones_like(weight) for weight in weights]
 
-        return Given
+        model, criterion = tiny_unet(), Given(images(), threshold, progress=False, **options)
+        found = criterion._accumulate(model, {"conv_in.weight": model.conv_in.weight}, images())
+        return Given.steps, found["conv_in.weight"].unique().tolist()
 
     @pytest.mark.parametrize("include, counted", [(False, 3), (True, 4)])
     def test_where_the_sum_stops(self, include, counted):
-        given = self.losses([100.0, 80.0, 40.0, 4.9, 50.0])
-        criterion = given(images(), 0.05, timesteps=5, include_last=include, progress=False)
-        model = tiny_unet()
-        found = criterion._accumulate(model, {"conv_in.weight": model.conv_in.weight}, images())
-        assert given.steps == [0, 1, 2, 3] and found["conv_in.weight"].unique().tolist() == [counted]
+        losses = [100.0, 80.0, 40.0, 4.9, 50.0]
+        steps, values = self.summed(losses, 0.05, timesteps=5, include_last=include)
+        assert steps == [0, 1, 2, 3] and values == [counted]
 
     def test_thresholds_at_the_ends(self):
-        given = self.losses([1.0] * 1000)
-        model = tiny_unet()
-        weights = {"conv_in.weight": model.conv_in.weight}
-        given(images(), 0.0, progress=False)._accumulate(model, weights, images())
-        assert len(given.steps) == 1000
+        assert len(self.summed([1.0] * 1000, 0.0)[0]) == 1000
         with pytest.raises(ValueError, match="stops before the first timestep"):
-            given(images(), 1.01, progress=False)._accumulate(model, weights, images())
+            self.summed([1.0] * 1000, 1.01)
 
     def test_gradients_add_up_and_batches_change_memory_only(self):
         model = tiny_unet()
@@ -115,16 +111,12 @@ class TestImportance:
             DiffPrune(model_inputs={"encoder_hidden_states": text.flip(0)}, **options)(model, sets)
 
     @torch.no_grad()
-    def test_without_gradients_around(self):
-        options = {"images": images(), **QUICK}
-        assert prune_(tiny_unet(), PruneConfig("diff_prune", 0.5, criterion_options=options)).parameters_after > 0
-
-    def test_conditions(self):
+    def test_conditions_and_no_gradients_around(self):
         model = conditional()
         text = torch.randn(4, 5, 12)
         criterion = DiffPrune(images(channels=4), model_inputs={"encoder_hidden_states": text}, **QUICK)
         report = prune_(model, PruneConfig(criterion, 0.5))
-        assert report.criterion == "DiffPrune"
+        assert report.criterion == "DiffPrune" and report.parameters_after < report.parameters_before
         (step,) = recorded_steps(model)
         assert "images" not in step["options"]["criterion_options"]
 
