@@ -3,7 +3,6 @@
 
 import gc
 import time
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,12 +10,7 @@ import pytest
 from hf_ganzip import metrics
 
 from ..processes import run_processes
-from .conftest import FOLDERS, NAMES, pixels
-
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # third-party import-time warnings
-    evaluate = pytest.importorskip("evaluate")
+from .conftest import FOLDERS, NAMES, evaluate, pixels
 
 
 class TestSeveralProcesses:
