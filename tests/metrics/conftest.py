@@ -2,15 +2,15 @@
 """Golden values of other libraries and the features they are of."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from ..models.golden import GOLDEN
 
-FOLDER = Path(__file__).parents[1] / "golden"
+
 # The smallest example: its values by k nearest neighbours and by hashing were computed by hand.
 REAL = torch.tensor([(1.0, 1), (2, 2), (3, 1), (-1, 1), (-1, -2)])
 GENERATED = torch.tensor([(1.0, 2), (2, 1), (-2, 3), (1, -1)])
@@ -18,14 +18,14 @@ GENERATED = torch.tensor([(1.0, 2), (2, 1), (-2, 3), (1, -1)])
 
 @pytest.fixture(scope="session")
 def features():
-    return load_file(FOLDER / "metrics.io.safetensors")
+    return load_file(GOLDEN / "metrics.io.safetensors")
 
 
 @pytest.fixture(params=["overlap", "collapsed"])
 def golden(request, features):
     """The two sets of a toy distribution, and what other libraries say of them."""
     sets = {"real": features[f"{request.param}.real"], "generated": features[f"{request.param}.fake"]}
-    return sets, json.loads((FOLDER / "metrics.json").read_text())[request.param]
+    return sets, json.loads((GOLDEN / "metrics.json").read_text())[request.param]
 
 
 def naive(real, generated, k, real_keys=None, generated_keys=None):

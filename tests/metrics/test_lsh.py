@@ -89,6 +89,7 @@ def test_plain_lsh_is_the_other_half_of_lsh_with_neighbours():
         ({"num_hyperplanes": 63}, "allowed are integers from 1 to 62"),
         ({"draws": 0}, "draws is 0"),
         ({"k": 0}, "k is 0"),
+        *(({"log_base": base, "num_hyperplanes": 3}, "allowed are numbers above 1") for base in (1, -2, float("nan"))),
     ],
 )
 def test_options_out_of_range(options, message):

@@ -114,6 +114,7 @@ GREY, COLOURS = [Image.new("L", (8, 8))] * 3, [Image.new("RGB", (8, 8))] * 3
 
 
 ROWS = np.random.default_rng(0).normal(size=(9, 5)).astype("float32")
+EXTRACT = {"feature_extractor": pixels}
 
 
 @pytest.mark.parametrize(
@@ -125,16 +126,9 @@ ROWS = np.random.default_rng(0).normal(size=(9, 5)).astype("float32")
         (ROWS, ROWS.astype("complex64"), {}, "references is .*; allowed are real numbers"),
         (np.zeros((3, 1, 8, 8), "uint8"), GREY, {}, r"images of shape \(3, 1, 8, 8\), and no feature_extractor= was"),
         (GREY, GREY, {}, "predictions are 3 PIL images, and no feature_extractor= was given"),
-        (GREY, [*GREY, Image.new("L", (8, 9))], {"feature_extractor": pixels}, "references are images of 2 different"),
-        *(
-            (
-                COLOURS,
-                [*COLOURS, Image.new(mode, (8, 8))],
-                {"feature_extractor": pixels},
-                f"image 3 has mode {mode}; allowed",
-            )
-            for mode in ("RGBA", "I;16")
-        ),
+        (GREY, [*GREY, Image.new("L", (8, 9))], EXTRACT, "references are images of 2 different"),
+        (COLOURS, [*COLOURS, Image.new("RGBA", (8, 8))], EXTRACT, "image 3 has mode RGBA; allowed"),
+        (COLOURS, [*COLOURS, Image.new("I;16", (8, 8))], EXTRACT, "image 3 has mode I;16; allowed"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(load, predictions, references, options, message):

@@ -10,7 +10,7 @@ from hf_ganzip.pruning.channels import ChannelSet
 from hf_ganzip.pruning.criteria import DiffPrune
 from hf_ganzip.pruning.rules import rule_of
 
-from ..conftest import tiny_generator, tiny_unet
+from ..conftest import tiny_unet
 from .conftest import conditional, images
 
 
@@ -80,9 +80,11 @@ class TestImportance:
 
     def test_resumes_exactly(self, tmp_path, monkeypatch):
         monkeypatch.setattr("hf_ganzip.pruning.criteria.diff_prune._SAVE_EVERY", 2)
-        model = tiny_unet()
+        model, text = conditional(), torch.randn(4, 5, 12)
         sets = rule_of(model).sets(model)
-        whole = DiffPrune(images(), **QUICK)(model, sets)
+        options = {"images": images(channels=4), "model_inputs": {"encoder_hidden_states": text}, **QUICK}
+        whole = DiffPrune(**options)(model, sets)
+        options["checkpoint_dir"] = str(tmp_path)
         original, calls = DiffPrune._step, []
 
         def interrupted(self, *args):
@@ -93,22 +95,13 @@ class TestImportance:
 
         monkeypatch.setattr(DiffPrune, "_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            DiffPrune(images(), checkpoint_dir=str(tmp_path), **QUICK)(model, sets)
-        resumed = DiffPrune(images(), checkpoint_dir=str(tmp_path), **QUICK)(model, sets)
+            DiffPrune(**options)(model, sets)
+        resumed = DiffPrune(**options)(model, sets)
         assert calls == [0, 1, 2, 3, 4, 4, 5]
         assert all(torch.equal(whole[key], resumed[key]) for key in whole)
-        with pytest.raises(ValueError, match="another model, other images or options"):
-            DiffPrune(images(3), checkpoint_dir=str(tmp_path), **QUICK)(model, sets)
-
-    def test_other_conditions_belong_to_another_run(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("hf_ganzip.pruning.criteria.diff_prune._SAVE_EVERY", 2)
-        model = conditional()
-        sets = rule_of(model).sets(model)
-        options = {"images": images(channels=4), "checkpoint_dir": str(tmp_path), **QUICK}
-        text = torch.randn(4, 5, 12)
-        DiffPrune(model_inputs={"encoder_hidden_states": text}, **options)(model, sets)
-        with pytest.raises(ValueError, match="another model, other images or options"):
-            DiffPrune(model_inputs={"encoder_hidden_states": text.flip(0)}, **options)(model, sets)
+        for other in ({"images": images(3, channels=4)}, {"model_inputs": {"encoder_hidden_states": text.flip(0)}}):
+            with pytest.raises(ValueError, match="another model, other images or options"):
+                DiffPrune(**options | other)(model, sets)
 
     @torch.no_grad()
     def test_conditions_and_no_gradients_around(self):
@@ -145,11 +138,9 @@ class TestImportance:
         with pytest.raises(ValueError, match=r"allowed are tensors \(N, 3, 8, 8\) of floats in \[-1, 1\]"):
             prune_(tiny_unet(), PruneConfig("diff_prune", criterion_options={"images": bad, **QUICK}))
 
-    def test_without_images_or_a_unet(self):
+    def test_without_images(self):  # of generators: test_criteria.py
         with pytest.raises(ValueError, match="needs images"):
             prune_(tiny_unet(), PruneConfig("diff_prune"))
-        with pytest.raises(ValueError, match="StyleGAN2Generator is none"):
-            prune_(tiny_generator(), PruneConfig("diff_prune", criterion_options={"images": images()}))
 
     @pytest.mark.parametrize("options", [{"importance": "x"}, {"threshold": -1}, {"batch_size": 0}, {"timesteps": 0}])
     def test_wrong_options(self, options):

@@ -8,10 +8,6 @@ from hf_ganzip.refine import SCALINGS, scale_singular_values
 from hf_ganzip.refine.singular_values import scaled
 
 
-def close(actual, expected, tolerance=1e-6):
-    torch.testing.assert_close(actual, torch.as_tensor(expected, dtype=actual.dtype), rtol=0, atol=tolerance)
-
-
 @pytest.mark.parametrize(
     "scaling, expected",
     [
@@ -24,10 +20,8 @@ def close(actual, expected, tolerance=1e-6):
     ],
 )
 def test_diagonal(scaling, expected):
-    close(
-        scale_singular_values(torch.diag(torch.tensor([4.0, 1.0])), scaling),
-        torch.diag(torch.tensor(expected, dtype=torch.float32)),
-    )
+    found = scale_singular_values(torch.diag(torch.tensor([4.0, 1.0])), scaling)
+    torch.testing.assert_close(found, torch.diag(torch.tensor(expected).float()), rtol=0, atol=1e-6)
 
 
 WEIGHTS = {

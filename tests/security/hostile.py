@@ -9,7 +9,6 @@ import json
 import pickle
 import struct
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -148,43 +147,36 @@ def safetensors():
 
 
 def folders():
-    """BigGAN-deep folders: config.json and weights, by name."""
+    """Files of BigGAN-deep folders, config.json and weights, by name."""
     options = json.loads((GOLDEN / "biggan_deep_64.json").read_text())["config"]
     weights = saved({"embeddings.weight": torch.zeros(16, 6)})
-
-    def folder(config):
-        text = config if isinstance(config, str) else json.dumps(config)
-        return {"config.json": text.encode(), "pytorch_model.bin": weights}
-
-    return {
-        "deep_missing_tensors": folder(options),
-        "deep_width_huge": folder(options | {"channel_width": 10**12}),
-        "deep_classes_huge": folder(options | {"num_classes": 10**15}),
-        "deep_width_nan": folder(options | {"channel_width": float("nan")}),
-        "deep_width_boolean": folder(options | {"channel_width": True}),
-        "deep_layers_million": folder(options | {"layers": [[True, 1, 1]] * 100_000}),
-        "deep_layers_text": folder(options | {"layers": "x"}),
-        "deep_statistics_infinite": folder(options | {"n_stats": float("inf")}),
-        "deep_config_list": folder([options]),
-        "deep_config_not_json": folder("{"),
-        "deep_config_nested": folder("[" * 100_000 + "]" * 100_000),
-        "deep_config_huge": folder(json.dumps(options | {"comment": "x" * (2 << 20)})),
+    configs = {
+        "deep_missing_tensors": options,
+        "deep_width_huge": options | {"channel_width": 10**12},
+        "deep_classes_huge": options | {"num_classes": 10**15},
+        "deep_width_nan": options | {"channel_width": float("nan")},
+        "deep_width_boolean": options | {"channel_width": True},
+        "deep_layers_million": options | {"layers": [[True, 1, 1]] * 100_000},
+        "deep_layers_text": options | {"layers": "x"},
+        "deep_statistics_infinite": options | {"n_stats": float("inf")},
+        "deep_config_list": [options],
+        "deep_config_not_json": "{",
+        "deep_config_nested": "[" * 100_000 + "]" * 100_000,
+        "deep_config_huge": json.dumps(options | {"comment": "x" * (2 << 20)}),
     }
+    files = {}
+    for name, config in configs.items():
+        text = config if isinstance(config, str) else json.dumps(config)
+        files |= {f"{name}/config.json": text.encode(), f"{name}/pytorch_model.bin": weights}
+    return files
 
 
 def write(folder):
-    """Write all; returns their paths."""
-    folder = Path(folder)
+    """Write all; returns the paths of the files, and of folders that are one checkpoint."""
     canary = folder / "CANARY"
     files = executors(canary) | memory_bombs() | tensors() | arrays() | archives(canary) | networks()
-    files |= damaged() | safetensors()
-    paths = []
+    files |= damaged() | safetensors() | folders()
     for name, data in files.items():
-        paths.append(folder / name)
-        paths[-1].write_bytes(data)
-    for name, members in folders().items():
-        paths.append(folder / name)
-        paths[-1].mkdir()
-        for member, data in members.items():
-            (paths[-1] / member).write_bytes(data)
-    return paths
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
+    return sorted({folder / name.partition("/")[0] for name in files})
