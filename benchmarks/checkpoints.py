@@ -18,7 +18,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import hf_ganzip as gz
 from benchmarks._timing import conditions, interleaved, parser, ratio, report
-from tests.checkpoints.foreign import rosinality_generator, save_persistent
+from tests.checkpoints.foreign import Persistent, persistent_pickle, rosinality_generator
+
+
+def persistent(module):
+    """A module as the official pickles hold it, under the class names and attributes it has here."""
+    kept = ("training", "_parameters", "_buffers")
+    state = {k: v for k, v in module.__dict__.items() if k in kept or isinstance(v, (int, float, str))}
+    state["_modules"] = {name: persistent(child) for name, child in module._modules.items()}
+    return Persistent(state, type(module).__name__)
 
 
 class Reader(pickle.Unpickler):
@@ -36,7 +44,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         official, other = Path(folder, "network.pkl"), Path(folder, "550000.pt")
-        save_persistent(official, {"G_ema": model})
+        official.write_bytes(persistent_pickle({"G_ema": persistent(model)}))
         torch.save({"g_ema": rosinality_generator(model.state_dict())}, other)
 
         def read_pickle():

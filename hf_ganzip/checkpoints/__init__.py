@@ -16,7 +16,7 @@ from diffusers import ModelMixin
 
 from ..core.hub import model_folder
 from . import biggan, biggan_deep, rosinality, stylegan_tensorflow, stylegan_torch, ugatit
-from .build import Source, card
+from .build import card, checked_state
 from .pickle_reader import CheckpointError, DamagedCheckpointError, UnsafeCheckpointError
 from .torch_file import LEGACY_MAGIC, ZIP_MAGIC, read_pickle, read_torch
 
@@ -76,17 +76,9 @@ def convert(
         raise type(error)(f"{path.name}: {error}") from error
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise DamagedCheckpointError(f"{path.name}: its contents do not fit together: {error!r}.") from error
-    source = Source(
-        format=name,
-        file=file.name,
-        sha256=sha256,
-        network=network,
-        url=url,
-        license=license or CONVERTERS[name].LICENSE,
-        stated=license is not None,
-        notes=tuple(notes),
-    )
-    model.register_to_config(_ganzip_source=source.to_dict())
+    licence = {"license": license or CONVERTERS[name].LICENSE, "stated": license is not None}
+    source = {"format": name, "file": file.name, "sha256": sha256, "network": network, "url": url, **licence}
+    model.register_to_config(_ganzip_source=source | {"notes": notes})
     return model
 
 
@@ -100,7 +92,7 @@ def _open(path: Path, data: Any, network: str, notes: list[str]) -> tuple[str, M
             )
         if network not in ("G_ema", "G"):
             raise CheckpointError(f"BigGAN-deep checkpoints have no network {network!r}; allowed are G_ema, G.")
-        return "biggan-deep", biggan_deep.convert_biggan_deep(options, _state_dict(data))
+        return "biggan-deep", biggan_deep.convert_biggan_deep(options, checked_state(data, "the file of weights"))
     name = next((name for name, converter in CONVERTERS.items() if converter.matches(data)), None)
     if name is None:
         raise CheckpointError(f"it holds {_description(data)}; known formats are {', '.join(CONVERTERS)}.")
@@ -110,8 +102,7 @@ def _open(path: Path, data: Any, network: str, notes: list[str]) -> tuple[str, M
 def save_converted(model: ModelMixin, folder: str | Path) -> None:
     """Write the model and its card."""
     model.save_pretrained(folder)
-    source = Source(**{**model.config["_ganzip_source"], "notes": tuple(model.config["_ganzip_source"]["notes"])})
-    Path(folder, "README.md").write_text(card(model, source), encoding="utf-8")
+    Path(folder, "README.md").write_text(card(model), encoding="utf-8")
 
 
 def _read_bytes(path: Path) -> memoryview:
@@ -165,12 +156,6 @@ def _read_config(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise DamagedCheckpointError(f"{path.name} is no JSON: {error}.") from error
-
-
-def _state_dict(data: Any) -> dict[str, Any]:
-    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
-        raise DamagedCheckpointError(f"the weights are {_description(data)}, not a dict of tensors.")
-    return data
 
 
 def _description(data: Any) -> str:

@@ -6,7 +6,6 @@ SHA-256, URL and licence, in the config and on the card.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -117,13 +116,15 @@ def network_state(data: Mapping[str, Any], names: Mapping[str, str], network: st
     return checked_state(state, names[network])
 
 
-def checked_state(state: Mapping[Any, Any], name: str) -> dict[str, Tensor]:
+def checked_state(state: Any, name: str) -> dict[str, Tensor]:
     """``state`` as it is.
 
     Raises:
-        DamagedCheckpointError: It holds something else than tensors.
+        DamagedCheckpointError: It is no dict, or holds something else than tensors.
     """
-    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
         raise DamagedCheckpointError(f"{name} holds something that is no tensor.")
     return dict(state)
 
@@ -186,44 +187,21 @@ def w_avg_beta(value: Any) -> float:
     return 0.995 if value is None else number(value, "w_avg_beta", 0, 1)
 
 
-@dataclass(frozen=True)
-class Source:
-    """Origin of converted weights.
+def card(model: Any) -> str:
+    """README.md of a converted model, from the origin in its config.
 
-    Args:
-        format: Key of ``CONVERTERS``.
-        file: Name of the file.
-        sha256: Of the file, hexadecimal.
-        network: Which network of the file.
-        url: Where it was found, or "".
-        license: As stated by whoever converted it, else what is known of the format; never freer than that.
-        stated: Whether ``license`` was stated.
-        notes: What conversion left out or assumed.
+    ``format`` is a key of ``CONVERTERS``, ``license`` what whoever converted it ``stated``, else what is known of the
+    format, never freer than that; ``notes`` say what conversion left out or assumed.
     """
-
-    format: str
-    file: str
-    sha256: str
-    network: str
-    url: str
-    license: str
-    stated: bool
-    notes: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dict for JSON."""
-        return asdict(self) | {"notes": list(self.notes)}
-
-
-def card(model: Any, source: Source) -> str:
-    """README.md of a converted model."""
-    name = "unknown" if source.license.startswith("unknown") else source.license
-    licence = f"license: {source.license}" if source.stated else f"license: other\nlicense_name: {name}"
-    link = f"license_link: {source.url}\n" if source.url and not source.stated else ""
-    rows = [("format", source.format), ("file", source.file), ("SHA-256", source.sha256), ("network", source.network)]
-    rows += [("URL", source.url or "not stated"), ("licence", source.license)]
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    notes = "".join(f"\n- {note}" for note in source.notes)
+    source = model.config["_ganzip_source"]
+    terms, url = source["license"], source["url"]
+    name = "unknown" if terms.startswith("unknown") else terms
+    licence = f"license: {terms}" if source["stated"] else f"license: other\nlicense_name: {name}"
+    link = f"license_link: {url}\n" if url and not source["stated"] else ""
+    rows = {key: source[key] for key in ("format", "file")} | {"SHA-256": source["sha256"]}
+    rows |= {"network": source["network"], "URL": url or "not stated", "licence": terms}
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    notes = "".join(f"\n- {note}" for note in source["notes"])
     return f"""---
 library_name: hf_ganzip
 {licence}
@@ -232,7 +210,7 @@ library_name: hf_ganzip
 - {type(model).__name__}
 ---
 
-# {type(model).__name__} from {source.file}
+# {type(model).__name__} from {source["file"]}
 
 Converted by hf_ganzip without running code of the checkpoint. The weights remain under the terms of their source.
 

@@ -46,8 +46,7 @@ _CALLED = {
     ("copy_reg", "_reconstructor"),
     ("argparse", "Namespace"),
     *((module, name) for module in _ARRAY_MODULES for name in ("_reconstruct", "scalar", "_frombuffer")),
-    *((module, name) for module in ("builtins", "__builtin__") for name in ("set", "frozenset", "slice", "complex")),
-    *((module, "object") for module in ("builtins", "__builtin__")),
+    *((m, name) for m in ("builtins", "__builtin__") for name in ("set", "frozenset", "slice", "complex", "object")),
 }
 _DTYPE_NAMES = {str(dtype).removeprefix("torch.") for dtype in STORAGE_DTYPES.values()}
 
@@ -101,7 +100,8 @@ def call(name: Name, args: tuple[Any, ...]) -> Any:
     if short == "_reconstruct":
         return _Array()
     if short == "scalar":
-        return _scalar(*args)
+        dtype, data = args
+        return _array(dtype, (), data, False).item()
     if short == "_frombuffer":
         data, dtype, shape, order = args
         return _array(dtype, shape, data, order == "F")
@@ -116,9 +116,7 @@ def call(name: Name, args: tuple[Any, ...]) -> Any:
         return Instance(args[0]) if isinstance(args[0], Name) else {}
     if short in ("set", "frozenset"):
         return set(args[0]) if args else set()
-    if short in ("slice", "complex", "device", "Namespace"):
-        return Instance(name, args)
-    if f"{name.module}.".startswith(_INERT_MODULES):
+    if short in ("slice", "complex", "device", "Namespace") or f"{name.module}.".startswith(_INERT_MODULES):
         return Instance(name, args)
     raise UnsafeCheckpointError(f"the pickle calls {name}.")
 
@@ -179,7 +177,7 @@ def _checked_code(code: Any) -> str:
         dtype = np.dtype(code) if isinstance(code, str) and len(code) <= 4 else None
     except TypeError:
         dtype = None
-    if dtype is None or dtype.kind not in _ARRAY_KINDS or dtype.hasobject:
+    if dtype is None or dtype.kind not in _ARRAY_KINDS:
         raise UnsafeCheckpointError(f"the pickle has an array of type {code!r}; allowed are numbers.")
     return dtype.str.replace(">", "<")
 
@@ -193,10 +191,6 @@ def _array(dtype: Any, shape: Any, data: Any, fortran: bool) -> np.ndarray:
     if math.prod(shape) * found.itemsize != len(data):
         raise DamagedCheckpointError(f"an array of shape {shape} and type {found} has {len(data):,} bytes.")
     return np.frombuffer(data, found).reshape(shape, order="F" if fortran else "C")
-
-
-def _scalar(dtype: Any, data: Any) -> Any:
-    return _array(dtype, (), data, False).item()
 
 
 def _persistent_object(meta: Any) -> Instance:

@@ -113,21 +113,15 @@ class _File(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def readable(self) -> bool:
-        return True
-
     def seek(self, offset: int, whence: int = 0) -> int:
         self._position = max(0, offset + (0, self._position, len(self._view))[whence])
         return self._position
 
-    def tell(self) -> int:
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        end = len(self._view) if size is None or size < 0 else self._position + size
-        found = bytes(self._view[self._position : end])
+    def readinto(self, buffer: Any) -> int:
+        found = self._view[self._position : self._position + len(buffer)]
+        buffer[: len(found)] = found
         self._position += len(found)
-        return found
+        return len(found)
 
 
 def _read_legacy(data: memoryview | bytes, offset: int) -> Any:
@@ -148,7 +142,7 @@ def _read_legacy(data: memoryview | bytes, offset: int) -> Any:
         dtype, key, count = _storage_id(identifier)
         if declared.setdefault(key, (dtype, count)) != (dtype, count):
             raise DamagedCheckpointError(f"the storage {key!r} is declared twice, differently.")
-        return _Declared(count)
+        return Storage(torch.empty(count, device="meta"))  # tensors on it are views of nothing
 
     _, offset = read_pickle(data, offset, collect)
     keys, offset = read_pickle(data, offset)
@@ -163,13 +157,6 @@ def _read_legacy(data: memoryview | bytes, offset: int) -> Any:
         found[key] = storage(dtype, view[offset + 8 : end], count)
         offset = end
     return read_pickle(data, start, lambda identifier: found[_storage_id(identifier)[1]])[0]
-
-
-class _Declared(Storage):
-    """A storage of which only the size is known: tensors on it are views of nothing."""
-
-    def __init__(self, count: int):
-        super().__init__(torch.empty(count, device="meta"))
 
 
 def _storage_id(identifier: Any) -> tuple[torch.dtype, str, int]:

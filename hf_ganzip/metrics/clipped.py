@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .inputs import as_features, check_integer
-from .knn import Balls, Points, Tile, tiles
+from .knn import Balls, Points, counts
 
 
 class _ClippedBalls(Balls):
@@ -71,29 +71,13 @@ def clipped_density_coverage(*, real: Any, generated: Any, k: int = 5) -> dict[s
         raise ValueError(f"k is {k} and real has {len(real)} rows; allowed is a k below that.")
     points = Points(real)
     clipped = _ClippedBalls(points, k)
-    inside, _ = _counts(Points(generated), clipped)
-    own, _ = _counts(points, clipped)  # every point lies in its own ball, which does not count
+    inside, _ = counts(Points(generated), clipped)
+    own, _ = counts(points, clipped)  # every point lies in its own ball, which does not count
     density = float((inside / k).clamp_max(1).mean() / ((own - 1) / k).clamp_max(1).mean())
-    _, held = _counts(Points(generated), Balls(points, k))
+    _, held = counts(Points(generated), Balls(points, k))
     mean, m = float((held / k).clamp_max(1).mean()), len(generated)
     coverage = float(np.interp(mean, expected_coverage(k, len(real), m), np.arange(m + 1))) / m
     return {"clipped_density": min(density, 1.0), "clipped_coverage": coverage}
-
-
-def _counts(queries: Points, balls: Balls) -> tuple[Tensor, Tensor]:
-    """In how many balls every query lies (M,), and how many queries every ball holds (N,), float64."""
-    of_queries, of_balls = (
-        torch.zeros(len(each), dtype=torch.float64, device=balls.radii.device) for each in (queries, balls.points)
-    )
-    for rows, columns, distances, row_norms, column_norms in tiles(queries, balls.points):
-        sure, open_rows, open_columns = Tile(distances, row_norms, column_norms, balls, columns).inside()
-        of_queries[rows] += sure.sum(dim=1)
-        of_balls[columns] += sure.sum(dim=0)
-        inside = balls.contain(queries, open_rows + rows.start, open_columns + columns.start)
-        one = of_queries.new_ones(int(inside.sum()))
-        of_queries.index_add_(0, open_rows[inside] + rows.start, one)
-        of_balls.index_add_(0, open_columns[inside] + columns.start, one)
-    return of_queries, of_balls
 
 
 def expected_coverage(k: int, n: int, m: int) -> np.ndarray:

@@ -212,6 +212,22 @@ def mutual_coverage(real: Balls, generated: Balls) -> tuple[Tensor, Tensor]:
     return generated_covered, real_covered
 
 
+def counts(queries: Points, balls: Balls) -> tuple[Tensor, Tensor]:
+    """In how many balls every query lies (M,), and how many queries every ball holds (N,), float64."""
+    of_queries, of_balls = (
+        torch.zeros(len(each), dtype=torch.float64, device=balls.radii.device) for each in (queries, balls.points)
+    )
+    for rows, columns, distances, row_norms, column_norms in tiles(queries, balls.points):
+        sure, open_rows, open_columns = Tile(distances, row_norms, column_norms, balls, columns).inside()
+        of_queries[rows] += sure.sum(dim=1)
+        of_balls[columns] += sure.sum(dim=0)
+        inside = balls.contain(queries, open_rows + rows.start, open_columns + columns.start)
+        one = of_queries.new_ones(int(inside.sum()))
+        of_queries.index_add_(0, open_rows[inside] + rows.start, one)
+        of_balls.index_add_(0, open_columns[inside] + columns.start, one)
+    return of_queries, of_balls
+
+
 def knn_precision_recall(*, real: Any, generated: Any, k: int = 3) -> dict[str, float]:
     """Improved precision and recall.
 
@@ -285,12 +301,6 @@ def density_coverage(*, real: Any, generated: Any, k: int = 5) -> dict[str, floa
     """
     check_integer("k", k, 1)
     real, generated = as_features(real=real, generated=generated)
-    queries, balls = Points(generated), Balls(Points(real), k)
-    total, hit = 0, torch.zeros(len(real), dtype=torch.bool, device=real.device)
-    for rows, columns, distances, row_norms, column_norms in tiles(queries, balls.points):
-        sure, open_rows, open_columns = Tile(distances, row_norms, column_norms, balls, columns).inside()
-        inside = balls.contain(queries, open_rows + rows.start, open_columns + columns.start)
-        total += int(sure.sum()) + int(inside.sum())
-        hit[columns] |= sure.any(dim=0)
-        hit[open_columns[inside] + columns.start] = True
-    return {"density": total / (k * len(generated)), "coverage": float(hit.double().mean())}
+    of_samples, of_balls = counts(Points(generated), Balls(Points(real), k))
+    density = float(of_samples.sum()) / (k * len(generated))
+    return {"density": density, "coverage": float((of_balls > 0).double().mean())}

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -156,7 +155,7 @@ def _exchange(model: ModelMixin, pruned: ModelMixin, rule: PruningRule) -> None:
     for name in names:
         setattr(model, name, getattr(pruned, name))
     if rule.part and hasattr(pruned, "mapping"):
-        model.mapping.load_state_dict(copy.deepcopy(pruned.mapping.state_dict()))
+        model.mapping.load_state_dict(pruned.mapping.state_dict())
     changed = {
         key: value
         for key, value in pruned.config.items()

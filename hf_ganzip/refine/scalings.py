@@ -35,11 +35,6 @@ def _root_of_norm(norm: float, largest: float | None) -> float:
     return (norm + _EPS) ** -0.5
 
 
-def _sqrt(s: Tensor) -> Tensor:
-    """The method's default: raises s < 1, lowers s > 1."""
-    return s.sqrt()
-
-
 def _abslog(s: Tensor) -> Tensor:
     """|log s|, 0 at 0: not monotone, erases s = 1."""
     return torch.where(s > 0, s.clamp_min(torch.finfo(s.dtype).tiny).log().abs(), 0.0)
@@ -59,7 +54,7 @@ def _spectral(s: Tensor) -> Tensor:
 
 
 SCALINGS: dict[str, Scaling] = {
-    "sqrt": Scaling(_sqrt, _root_of_norm),
+    "sqrt": Scaling(torch.sqrt, _root_of_norm),  # the method's default: raises s < 1, lowers s > 1
     "log1p": Scaling(torch.log1p, _log_bias),
     "abslog": Scaling(_abslog, _root_of_norm),
     # Ablations of table 6, which do not train well:

@@ -5,29 +5,24 @@ import contextlib
 import pickle
 import sys
 import types
+import unittest.mock
 
 import numpy as np
 import torch
 
+from ..models.golden import GOLDEN
+
 
 @contextlib.contextmanager
-def fake_modules(**classes):
-    """Modules with classes of these dotted names, for pickling only: ``dnnlib__tflib__network__Network=cls``."""
-    made = []
-    try:
-        for dotted, cls in classes.items():
-            *path, name = dotted.split("__")
-            for depth in range(1, len(path) + 1):
-                module = ".".join(path[:depth])
-                if module not in sys.modules:
-                    sys.modules[module] = types.ModuleType(module)
-                    made.append(module)
-            cls.__module__, cls.__qualname__, cls.__name__ = ".".join(path), name, name
-            setattr(sys.modules[".".join(path)], name, cls)
+def importable_as(dotted, thing):
+    """A class or function that pickles know under another name."""
+    thing.__module__, _, thing.__name__ = dotted.rpartition(".")
+    thing.__qualname__ = thing.__name__
+    package = thing.__module__.partition(".")[0]
+    modules = {name: types.ModuleType(name) for name in (package, thing.__module__)}
+    setattr(modules[thing.__module__], thing.__name__, thing)
+    with unittest.mock.patch.dict(sys.modules, modules):
         yield
-    finally:
-        for module in made:
-            del sys.modules[module]
 
 
 class Network:
@@ -50,7 +45,7 @@ class Network:
 
 def save_tensorflow(path, networks, protocol=4):
     """Pickle of (G, D, Gs), each (variables, {component: variables}, static_kwargs); its path."""
-    with fake_modules(dnnlib__tflib__network__Network=Network):
+    with importable_as("dnnlib.tflib.network.Network", Network):
         objects = [
             Network(variables, {name: Network(own) for name, own in components.items()}, kwargs)
             for variables, components, kwargs in networks
@@ -59,42 +54,15 @@ def save_tensorflow(path, networks, protocol=4):
     return path
 
 
+def tensorflow_stylegan2():
+    """Variables of the official generator of the reference vectors: (main, {component: variables})."""
+    with importable_as("dnnlib.tflib.network.Network", Network):
+        *_, averaged = pickle.loads((GOLDEN / "pickles" / "stylegan2_small_skip.tf.pkl").read_bytes())
+    return dict(averaged.variables), {name: dict(part.variables) for name, part in averaged.components.items()}
+
+
 def array(tensor):
     return np.array(tensor.detach().numpy(), order="C")
-
-
-def tensorflow_stylegan2(weights):
-    """Variables of the official generator from its torch tensors: (main, {component: variables})."""
-    mapping, synthesis = {}, {}
-    for key, value in weights.items():
-        parts = key.split(".")
-        if parts[:2] == ["mapping", "w_avg"] or "resample_filter" in key:
-            continue
-        if parts[0] == "mapping":
-            name = f"Dense{parts[1].removeprefix('fc')}/{parts[2]}"
-            mapping[name] = array(value.T if parts[2] == "weight" else value)
-            continue
-        size, layer, *rest = parts[1].removeprefix("b"), *parts[2:]
-        block = int(size).bit_length() - 3
-        own = {"const": "Const", "conv0": "Conv0_up", "torgb": "ToRGB", "skip": "Skip"}.get(layer)
-        own = own or ("Conv" if size == "4" else "Conv1")
-        name = f"{size}x{size}/{own}/"
-        kind = ".".join(rest)
-        if layer == "const":
-            synthesis[name + "const"] = array(value[None])
-        elif kind == "weight":
-            turned = value.flip(2, 3) if layer in ("conv0", "skip") else value
-            synthesis[name + "weight"] = array(turned.permute(2, 3, 1, 0))
-        elif kind == "affine.weight":
-            synthesis[name + "mod_weight"] = array(value.T)
-        elif kind == "affine.bias":
-            synthesis[name + "mod_bias"] = array(value - 1)
-        elif kind == "noise_const":
-            index = 0 if size == "4" else 2 * block - (layer == "conv0")
-            synthesis[f"noise{index}"] = array(value[None, None])
-        else:
-            synthesis[name + kind] = array(value)
-    return {"dlatent_avg": array(weights["mapping.w_avg"])}, {"mapping": mapping, "synthesis": synthesis}
 
 
 def tensorflow_discriminator(weights):
@@ -247,29 +215,22 @@ def tensorflow_stylegan_images(main, components, z):
     )
 
 
-class _Persistent:
-    """A module as StyleGAN's persistence writes it: class name, source text and the module's attributes."""
+class Persistent:
+    """An object as StyleGAN's persistence writes it: class name, source text and attributes."""
 
-    def __init__(self, module):
-        self.module = module
+    def __init__(self, state, class_name="Generator"):
+        self.meta = {"type": "class", "version": 6, "module_src": "raise RuntimeError('source was executed')"}
+        self.meta |= {"class_name": class_name, "state": state}
 
     def __reduce__(self):
-        state = dict(self.module.__dict__)
-        state["_modules"] = {name: _Persistent(child) for name, child in self.module._modules.items()}
-        state = {
-            key: value
-            for key, value in state.items()
-            if key in ("training", "_parameters", "_buffers", "_modules") or isinstance(value, (int, float, str))
-        }
-        meta = {"type": "class", "version": 6, "module_src": "raise RuntimeError('source was executed')"}
-        return reconstruct_persistent, ({**meta, "class_name": type(self.module).__name__, "state": state},)
+        return reconstruct_persistent, (self.meta,)
 
 
 def reconstruct_persistent(meta):
     raise AssertionError("only named, never called")
 
 
-def save_persistent(path, networks):
-    """Official torch pickle: a dict of modules under the class names and attributes they have here."""
-    with fake_modules(torch_utils__persistence___reconstruct_persistent_obj=reconstruct_persistent):
-        path.write_bytes(pickle.dumps({name: _Persistent(module) for name, module in networks.items()}, 4))
+def persistent_pickle(networks):
+    """Official torch pickle of a dict of such objects."""
+    with importable_as("torch_utils.persistence._reconstruct_persistent_obj", reconstruct_persistent):
+        return pickle.dumps(networks, 4)

@@ -45,18 +45,17 @@ class TestOfficialPickles:
 class TestTensorFlow:
     def file(self, folder, kwargs):
         """A pickle of the reference generator with these options."""
-        main, components = foreign.tensorflow_stylegan2(part(load_golden("stylegan2_small_skip")[1], "G."))
-        return foreign.save_tensorflow(folder / "network.pkl", [(main, components, kwargs)] * 3)
+        return foreign.save_tensorflow(folder / "network.pkl", [(*foreign.tensorflow_stylegan2(), kwargs)] * 3)
 
     @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
     @torch.no_grad()
     def test_stylegan2_of_every_pickle_protocol(self, tmp_path, protocol):
         _, weights, io = load_golden("stylegan2_small_skip")
-        main, components = foreign.tensorflow_stylegan2(part(weights, "G."))
-        discriminator = foreign.tensorflow_discriminator(part(weights, "D."))
         kwargs = {"resample_kernel": [1, 3, 3, 1], "architecture": "skip"}
-        networks = [(main, components, kwargs), (discriminator, {}, kwargs), (main, components, kwargs)]
-        path = foreign.save_tensorflow(tmp_path / "network.pkl", networks, protocol)
+        generator = (*foreign.tensorflow_stylegan2(), kwargs)
+        discriminator = (foreign.tensorflow_discriminator(part(weights, "D.")), {}, kwargs)
+        path = tmp_path / "network.pkl"
+        foreign.save_tensorflow(path, [generator, discriminator, generator], protocol)
         close(gz.convert(path)(io["z"], noise_mode="const").sample, io["img"])
         close(gz.convert(path, network="D")(io["img"]).logits, io["logits"])
 
@@ -107,17 +106,21 @@ class TestTensorFlow:
 
     @torch.no_grad()
     def test_configurations_b_to_d_are_stylegan2_orig(self, tmp_path):
-        generator = gz.StyleGAN2Generator(
-            resolution=8, z_dim=8, w_dim=8, channels=(8, 6), mapping_layers=2, architecture="orig"
-        ).eval()
-        main, components = foreign.tensorflow_stylegan2(generator.state_dict())
-        synthesis = components["synthesis"]
-        for name in [name for name in synthesis if "ToRGB" in name]:
-            synthesis[name.replace("ToRGB", "ToRGB_lod0")] = synthesis.pop(name)
+        """They have an image output at the last resolution only, under another name."""
+        main, components = foreign.tensorflow_stylegan2()
+        components["synthesis"] = {
+            name.replace("ToRGB", "ToRGB_lod0"): value
+            for name, value in components["synthesis"].items()
+            if "ToRGB" not in name or name.startswith("32x32")
+        }
         found = gz.convert(foreign.save_tensorflow(tmp_path / "b.pkl", [(main, components, {})] * 3))
-        z = torch.randn(2, 8)
+        expected = gz.convert(PICKLES / "stylegan2_small_skip.tf.pkl")
+        for size in (4, 8, 16):
+            for tensor in expected.get_submodule(f"synthesis.b{size}.torgb").parameters():
+                tensor.zero_()
+        z = torch.randn(2, 32)
         assert found.config.architecture == "orig"
-        close(found(z, noise_mode="const").sample, generator(z, noise_mode="const").sample)
+        close(found(z, noise_mode="const").sample, expected(z, noise_mode="const").sample)
 
 
 class TestRosinality:

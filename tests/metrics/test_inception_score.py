@@ -3,16 +3,14 @@ import json
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from hf_ganzip.metrics import inception_score
 
-from .conftest import FOLDER
+from ..models.golden import GOLDEN
 
 
 def test_golden_value_of_torch_fidelity(features):
-    expected = json.loads((FOLDER / "metrics.json").read_text())["isc"]
+    expected = json.loads((GOLDEN / "metrics.json").read_text())["isc"]
     result = inception_score(features["logits"], shuffle=False)
     assert result["inception_score"] == pytest.approx(expected["inception_score_mean"], rel=1e-12)
     assert result["inception_score_std"] == pytest.approx(expected["inception_score_std"], rel=1e-12)
@@ -29,27 +27,11 @@ def test_live_value_of_torch_fidelity(options):
     assert result["inception_score_std"] == pytest.approx(expected["inception_score_std"], rel=1e-10, abs=1e-12)
 
 
-@settings(max_examples=20, deadline=None)
-@given(shift=st.floats(-50, 50), classes=st.integers(2, 8))
-def test_range_and_invariances(shift, classes):
-    logits = torch.randn(60, classes, generator=torch.Generator().manual_seed(classes)).double() * 5
-    value = inception_score(logits, splits=1)["inception_score"]
-    assert 1 <= value <= classes
-    assert inception_score(logits + shift, splits=1)["inception_score"] == pytest.approx(value)
-    assert inception_score(logits.flip(0).flip(1), splits=1)["inception_score"] == pytest.approx(value)
-
-
 def test_extremes_and_classes_that_nobody_expects():
     sure = 2000 * torch.eye(5)[:4].repeat(10, 1)  # probabilities underflow to 0, the fifth class never occurs
     assert inception_score(sure, splits=2, shuffle=False)["inception_score"] == pytest.approx(4)
     assert inception_score(torch.zeros(40, 5))["inception_score"] == pytest.approx(1)
-
-
-def test_mode_collapse_scores_lower():
-    diverse = 5 * torch.eye(6).repeat(20, 1) + 0.1 * torch.randn(120, 6)
-    collapsed = diverse[::6]  # one class only
-    score = inception_score(diverse, splits=2)["inception_score"]
-    assert inception_score(collapsed, splits=2)["inception_score"] < score / 3
+    assert inception_score(sure[:1].repeat(40, 1))["inception_score"] == pytest.approx(1)  # mode collapse
 
 
 def test_bad_input_is_refused():

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,31 +6,7 @@ from hypothesis import strategies as st
 
 from hf_ganzip.metrics import density_coverage, knn, knn_precision_recall
 
-
-REAL = torch.tensor([(1.0, 1), (2, 2), (3, 1), (-1, 1), (-1, -2)])
-GENERATED = torch.tensor([(1.0, 2), (2, 1), (-2, 3), (1, -1)])
-
-
-def naive(real, generated, k):
-    """Distance matrices in float64."""
-    real, generated = (np.asarray(x, dtype=np.float64) for x in (real, generated))
-
-    def distances(a, b):
-        return ((a[:, None] - b[None]) ** 2).sum(-1)
-
-    def radii(points):
-        matrix = distances(points, points)
-        np.fill_diagonal(matrix, -1)
-        return np.sort(matrix, axis=1)[:, min(k, len(points) - 1)]
-
-    cross = distances(generated, real)
-    inside = cross <= radii(real)
-    return {
-        "precision": inside.any(1).mean(),
-        "recall": (cross <= radii(generated)[:, None]).any(0).mean(),
-        "density": inside.sum() / (k * len(generated)),
-        "coverage": inside.any(0).mean(),
-    }
+from .conftest import GENERATED, REAL, naive
 
 
 def test_mode_collapse_has_high_precision_and_low_recall():
@@ -73,14 +48,6 @@ def test_agrees_with_distance_matrices_on_grids_full_of_ties(n, m, dim, k, seed,
     assert result == pytest.approx(naive(real, generated, k), abs=1e-12)
 
 
-@pytest.mark.parametrize("copies", [1, 2, 5])
-def test_identical_sets_are_ideal_with_duplicates(copies):
-    x = torch.randn(40, 3).repeat(copies, 1)
-    assert knn_precision_recall(real=x, generated=x.flip(0)) == {"precision": 1.0, "recall": 1.0}
-    assert density_coverage(real=x, generated=x)["coverage"] == 1.0
-    assert knn_precision_recall(real=x, generated=x + 1000) == {"precision": 0.0, "recall": 0.0}
-
-
 def test_block_size_does_not_matter(monkeypatch):
     real, generated = torch.randn(130, 5), torch.randn(90, 5)
     functions = knn_precision_recall, density_coverage
@@ -88,18 +55,6 @@ def test_block_size_does_not_matter(monkeypatch):
     monkeypatch.setattr(knn, "TILE", 7)
     monkeypatch.setattr(knn, "_PAIR_BUDGET", 11)
     assert [function(real=real, generated=generated) for function in functions] == expected
-
-
-def test_invariances():
-    real, generated = torch.randn(80, 4, dtype=torch.float64), torch.randn(60, 4, dtype=torch.float64)
-    base = knn_precision_recall(real=real, generated=generated)
-    assert knn_precision_recall(real=real * 8, generated=generated * 8) == base
-    assert knn_precision_recall(real=real + 3, generated=generated + 3) == base
-    swapped = knn_precision_recall(real=generated, generated=real)
-    assert (swapped["precision"], swapped["recall"]) == (base["recall"], base["precision"])
-    assert knn_precision_recall(real=real, generated=generated.repeat(3, 1))["precision"] == base["precision"]
-    by_k = [knn_precision_recall(real=real, generated=generated, k=k)["precision"] for k in range(1, 10)]
-    assert by_k == sorted(by_k)
 
 
 @pytest.mark.parametrize("metric", [knn_precision_recall, density_coverage])

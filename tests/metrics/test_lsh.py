@@ -1,37 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-from collections import defaultdict
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_ganzip.metrics import cells, knn_precision_recall, lsh_precision_recall
+from hf_ganzip.metrics import LSHPrecisionRecall, cells, lsh_precision_recall
 from hf_ganzip.metrics.hyperplanes import hash_keys, hyperplanes
 from hf_ganzip.metrics.lsh import precision_recall_of_keys
 
+from .conftest import GENERATED, REAL, naive
 
-REAL = torch.tensor([(1.0, 1), (2, 2), (3, 1), (-1, 1), (-1, -2)])
-GENERATED = torch.tensor([(1.0, 2), (2, 1), (-2, 3), (1, -1)])
+
 AXES = torch.eye(2), torch.zeros(2)
-
-
-def naive_in_cells(reference, evaluated, reference_keys, evaluated_keys, k):
-    """Equations 8-10 with dictionaries, in float64."""
-    reference, evaluated = reference.double().numpy(), evaluated.double().numpy()
-    members = defaultdict(list)
-    for index, key in enumerate(reference_keys.tolist()):
-        members[key].append(index)
-    hits = 0
-    for point, key in zip(evaluated, evaluated_keys.tolist()):
-        for r in members[key]:
-            others = sorted(((reference[r] - reference[o]) ** 2).sum() for o in members[key] if o != r)
-            radius = others[min(k, len(others)) - 1] if others else 0.0
-            if ((point - reference[r]) ** 2).sum() <= radius:
-                hits += 1
-                break
-    return hits / len(evaluated)
 
 
 def test_mode_collapse_has_high_precision_and_low_recall():
@@ -51,10 +32,8 @@ def test_exact_small_example():
         assert list(precision_recall_of_keys(REAL, GENERATED, *keys, k).values()) == [0.75, 0.8, 0.5, 0.6]
 
 
-def test_planes_depend_on_seed_and_index_only():
-    few, many = hyperplanes(7, 3, seed=5), hyperplanes(7, 20, seed=5)
-    assert np.array_equal(few[0], many[0][:3]) and np.array_equal(few[1], many[1][:3])
-    assert not np.array_equal(few[0], hyperplanes(7, 3, seed=6)[0])
+def test_planes_are_random():
+    assert not np.array_equal(hyperplanes(7, 3, seed=5)[0], hyperplanes(7, 3, seed=6)[0])
     normals, offsets = hyperplanes(50, 2000, seed=0)
     assert abs(normals.mean()) < 0.02 and abs(normals.std() - 1) < 0.02
     assert 0 <= offsets.min() and offsets.max() < 1 and abs(offsets.mean() - 0.5) < 0.03
@@ -89,63 +68,18 @@ def test_agrees_with_dictionaries(n, m, dim, bits, k, seed, ties, large):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cells, "LARGE_CELL", large)  # both code paths
         result = precision_recall_of_keys(real, generated, *keys, k)
-    assert result["lsh_knn_precision"] == naive_in_cells(real, generated, *keys, k)
-    assert result["lsh_knn_recall"] == naive_in_cells(generated, real, *keys[::-1], k)
-    assert result["lsh_precision"] == np.mean([key in set(keys[0].tolist()) for key in keys[1].tolist()])
+    expected = naive(real, generated, k, *keys)
+    assert (result["lsh_knn_precision"], result["lsh_knn_recall"]) == (expected["precision"], expected["recall"])
+    shares = [np.isin(keys[side], keys[1 - side]).mean() for side in (1, 0)]
+    assert [result["lsh_precision"], result["lsh_recall"]] == shares
     assert result["lsh_knn_precision"] <= result["lsh_precision"]
 
 
-def test_one_cell_is_plain_knn():
-    real, generated = torch.randn(80, 5), torch.randn(70, 5)
-    one = torch.zeros(80, dtype=torch.int64), torch.zeros(70, dtype=torch.int64)
-    result = precision_recall_of_keys(real, generated, *one, 3)
-    knn = knn_precision_recall(real=real, generated=generated, k=3)
-    assert (result["lsh_knn_precision"], result["lsh_knn_recall"]) == (knn["precision"], knn["recall"])
-    assert result["lsh_precision"] == 1
-
-
-@pytest.mark.parametrize("copies", [1, 2, 5])
-def test_identical_sets_score_one_with_duplicates(copies):
-    x = torch.randn(60, 4).repeat(copies, 1)
-    result = lsh_precision_recall(real=x, generated=x.flip(0), draws=3)
-    assert all(result[name] == 1 for name in ("lsh_precision", "lsh_recall", "lsh_knn_precision", "lsh_knn_recall"))
-
-
-def test_opposite_sets_score_zero():
-    x = torch.rand(50, 3) * 100 + 100
-    result = lsh_precision_recall(real=x, generated=-x, num_hyperplanes=12)
-    assert result["lsh_knn_precision"] == 0 and result["lsh_knn_recall"] == 0
-
-
-@settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 999))
-def test_more_planes_never_raise_plain_lsh_and_roles_can_be_exchanged(seed):
-    generator = torch.Generator().manual_seed(seed)
-    real, generated = torch.randn(70, 4, generator=generator), torch.randn(50, 4, generator=generator)
-    previous = 1.0
-    for bits in range(1, 10):
-        options = {"num_hyperplanes": bits, "draws": 1, "k": None, "seed": seed}
-        precision = lsh_precision_recall(real=real, generated=generated, **options)["lsh_precision"]
-        assert precision == lsh_precision_recall(real=generated, generated=real, **options)["lsh_recall"]
-        assert precision <= previous
-        previous = precision
-
-
-def test_scaling_features_together_changes_no_distance_decision():
-    real, generated = torch.randn(90, 6), torch.randn(80, 6)
-    normals, offsets = hyperplanes(6, 5, seed=0)
-    results = []
-    for c in (1.0, 8.0):
-        keys = (hash_keys(c * side, normals, c * offsets) for side in (real, generated))
-        results.append(precision_recall_of_keys(c * real, c * generated, *keys, 3))
-    assert results[0] == results[1]
-
-
-def test_plain_lsh_and_conditions():
-    result = lsh_precision_recall(real=REAL, generated=GENERATED, k=None, draws=2, seed=7)
-    assert "lsh_knn_precision" not in result
-    conditions = {"num_hyperplanes": 3, "draws": 2, "k": None, "seed": 7, "n_real": 5, "n_generated": 4, "dim": 2}
-    assert {name: result[name] for name in conditions} == conditions
+def test_plain_lsh_is_the_other_half_of_lsh_with_neighbours():
+    sets = {"real": torch.randn(70, 4), "generated": torch.randn(50, 4)}
+    both, plain = (lsh_precision_recall(**sets, num_hyperplanes=8, draws=4, k=k) for k in (3, None))
+    assert plain == {name: value for name, value in both.items() if "knn" not in name} | {"k": None}
+    assert 0 < plain["lsh_recall"] < plain["lsh_precision"] < 1
 
 
 @pytest.mark.parametrize(
@@ -154,8 +88,8 @@ def test_plain_lsh_and_conditions():
         ({"num_hyperplanes": 0}, "num_hyperplanes is 0; allowed are integers from 1 to 62"),
         ({"num_hyperplanes": 63}, "allowed are integers from 1 to 62"),
         ({"draws": 0}, "draws is 0"),
-        ({"seed": -1}, "seed is -1"),
         ({"k": 0}, "k is 0"),
+        *(({"log_base": base, "num_hyperplanes": 3}, "allowed are numbers above 1") for base in (1, -2, float("nan"))),
     ],
 )
 def test_options_out_of_range(options, message):
@@ -166,3 +100,47 @@ def test_options_out_of_range(options, message):
 def test_62_planes_work():
     real = torch.randn(30, 4)
     assert lsh_precision_recall(real=real, generated=real, num_hyperplanes=62, draws=1)["lsh_knn_recall"] == 1
+
+
+class TestStreaming:
+    """What streamed LSH is besides an accumulator (test_accumulate.py)."""
+
+    @pytest.mark.parametrize("num_hyperplanes", [None, 4, 30])
+    @pytest.mark.parametrize("k", [None, 2])
+    def test_it_gives_the_values_and_conditions_of_the_function(self, k, num_hyperplanes):
+        sets = {"real": torch.randn(157, 6), "generated": 0.8 * torch.randn(120, 6)}
+        options = {"k": k, "num_hyperplanes": num_hyperplanes, "draws": 3, "seed": 5}
+        result = LSHPrecisionRecall(**options).update(**sets).compute()
+        assert result == lsh_precision_recall(**sets, **options)
+        conditions = options | {"num_hyperplanes": num_hyperplanes or 8, "n_real": 157, "n_generated": 120, "dim": 6}
+        assert result | conditions == result and ("lsh_knn_precision" in result) == (k is not None)
+
+    def test_plain_lsh_remembers_distinct_keys_only(self):
+        generator = torch.Generator().manual_seed(0)
+        metric = LSHPrecisionRecall(num_hyperplanes=6, draws=2)
+        for _ in range(40):
+            batch = torch.randn(5000, 16, generator=generator)
+            metric.update(real=batch, generated=batch + 1)
+            assert sum(map(len, metric._held["real"]._pending)) <= 2**16, "keys pile up before they are counted"
+        tensors = metric.state_dict().values()
+        assert sum(x.numel() for x in tensors) <= 2 * (2 * 2 * 2**6 + 4)
+        assert metric.compute()["n_real"] == 200_000
+
+    @pytest.mark.parametrize("change", [{"seed": 1}, {"draws": 2}, {"num_hyperplanes": 5}, {"center": [1.0, 1.0]}])
+    @pytest.mark.parametrize("k", [None, 1])
+    def test_keys_of_other_hyperplanes_do_not_merge(self, change, k):
+        options = {"k": k, "seed": 0, "draws": 1, "num_hyperplanes": 4, "center": None}
+        other, metric = LSHPrecisionRecall(**options | change).update(real=REAL), LSHPrecisionRecall(**options)
+        with pytest.raises(ValueError, match="merge: real has keys of other hyperplanes; seed, draws"):
+            metric.merge(other)
+        with pytest.raises(ValueError, match="load_state_dict: real has keys of other hyperplanes"):
+            metric.load_state_dict(other.state_dict())
+        assert metric.state_dict() == {}
+
+    def test_too_few_samples(self):
+        metric = LSHPrecisionRecall()
+        with pytest.raises(ValueError, match="real has 0 rows; at least 2 are needed"):
+            metric.compute()
+        metric.update(real=REAL, generated=GENERATED[:1])
+        with pytest.raises(ValueError, match="generated has 1 rows"):
+            metric.compute()

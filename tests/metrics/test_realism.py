@@ -9,7 +9,8 @@ from hf_ganzip.metrics import realism, realism_scores
 from hf_ganzip.metrics.cells import covered_in_cells
 from hf_ganzip.metrics.hyperplanes import hash_keys, hyperplanes
 
-from .test_lsh import AXES, GENERATED, REAL
+from .conftest import GENERATED, REAL
+from .test_lsh import AXES
 
 
 def test_exact_small_example(monkeypatch):

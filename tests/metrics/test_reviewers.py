@@ -13,12 +13,10 @@ Golden values, of the features in tests/golden/metrics.io.safetensors as float64
 """
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from hf_ganzip.metrics import (
     clipped_density_coverage,
@@ -30,7 +28,6 @@ from hf_ganzip.metrics import (
 from hf_ganzip.metrics.clipped import expected_coverage
 
 
-FEATURES = load_file(Path(__file__).parents[1] / "golden" / "metrics.io.safetensors")
 # name -> vendi of fake and real, of orders 2 and infinity; Gaussian kernel; Monge with all and with 301 of fake
 GOLDEN = {
     "overlap": (
@@ -44,8 +41,13 @@ GOLDEN = {
 }
 
 
-def golden(name):
-    return {"real": FEATURES[f"{name}.real"].double(), "generated": FEATURES[f"{name}.fake"].double()}
+@pytest.fixture
+def sets(features):
+    """The toy distributions, by name."""
+    return {
+        name: {"real": features[f"{name}.real"].double(), "generated": features[f"{name}.fake"].double()}
+        for name in GOLDEN
+    }
 
 
 def normal(*shape, seed=0):
@@ -53,8 +55,8 @@ def normal(*shape, seed=0):
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_golden_values(name):
-    sets, (vendi, vendi_real, second, last, kernel, monge, unequal) = golden(name), GOLDEN[name]
+def test_golden_values(name, sets):
+    sets, (vendi, vendi_real, second, last, kernel, monge, unequal) = sets[name], GOLDEN[name]
     result = vendi_score(**sets)
     assert (result["vendi_score"], result["vendi_score_real"]) == pytest.approx((vendi, vendi_real), rel=1e-12)
     assert vendi_score(**sets, q=2)["vendi_score"] == pytest.approx(second, rel=1e-12)
@@ -66,8 +68,8 @@ def test_golden_values(name):
     assert monge_distance(**some, num_projections=50)["monge_distance"] == pytest.approx(unequal, rel=1e-11)
 
 
-def test_golden_values_of_clipped_density_and_coverage():
-    sets = golden("overlap")
+def test_golden_values_of_clipped_density_and_coverage(sets):
+    sets = sets["overlap"]
     half = torch.cat([sets["generated"][:300], sets["generated"][300:] + 4])
     cases = {
         (0.47581012946017776, 0.415714293718338): (sets["generated"], sets["real"]),
@@ -107,21 +109,6 @@ def test_expected_coverage_is_that_of_uniform_points():
     assert error < 0.002
 
 
-@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
-def test_clipped_values_are_shares_of_good_samples(share):
-    real, good = normal(1500, 4), normal(1500, 4, seed=1)
-    good[int(share * 1500) :] += 40
-    result = clipped_density_coverage(real=real, generated=good)
-    assert result["clipped_density"] == pytest.approx(share, abs=0.05)
-    assert result["clipped_coverage"] == pytest.approx(share, abs=0.05)
-
-
-def test_a_far_outlier_does_not_raise_clipped_density():
-    real, bad = normal(400, 4), normal(400, 4, seed=1) + 30
-    outlier = torch.cat([real, torch.full((1, 4), 300.0)])
-    assert clipped_density_coverage(real=outlier, generated=bad)["clipped_density"] == 0
-
-
 def test_probabilistic_values_by_the_definition():
     real, generated, k, scale = normal(30, 3), normal(25, 3, seed=1), 4, 1.2
     generated[0] = real[0]  # a copy is inside for certain
@@ -141,13 +128,11 @@ def test_probabilistic_values_do_not_depend_on_the_unit_of_the_features():
     assert values[0] == values[1]
 
 
-def test_probabilistic_values_are_one_on_the_same_set_and_nearly_blind_to_an_outlier():
-    real, bad = normal(300, 4), normal(300, 4, seed=1) + 20
+def test_probabilistic_values_are_one_on_the_same_set():
+    real = normal(300, 4)
     assert set(probabilistic_precision_recall(real=real, generated=real.clone()).values()) == {1.0}
     copies = {"real": real[:1].repeat(3, 1), "generated": real[:1].repeat(2, 1)}
     assert set(probabilistic_precision_recall(**copies).values()) == {1}
-    outlier = torch.cat([real, torch.full((1, 4), 20.0)])
-    assert probabilistic_precision_recall(real=outlier, generated=bad)["probabilistic_precision"] < 0.2
 
 
 def test_vendi_counts_what_differs():
@@ -156,13 +141,6 @@ def test_vendi_counts_what_differs():
     assert (result["vendi_score"], result["vendi_score_real"]) == pytest.approx((2, 6))
     orders = [vendi_score(real=x, generated=x[[0, 0, 0, 1]], q=q)["vendi_score"] for q in (0.1, 1, 2, math.inf)]
     assert orders == sorted(orders, reverse=True) and orders[-1] == pytest.approx(4 / 3)
-
-
-def test_monge_distance_of_a_shift_and_of_a_repeated_set():
-    x = normal(200, 5)
-    assert monge_distance(real=x, generated=x.repeat(3, 1))["monge_distance"] == pytest.approx(0, abs=1e-24)
-    shifted = monge_distance(real=x, generated=x + 2, num_projections=20000)["monge_distance"]
-    assert shifted == pytest.approx(3 * 5 * 4, rel=0.03)  # 3 |shift|^2, up to the draw of directions
 
 
 @pytest.mark.parametrize(

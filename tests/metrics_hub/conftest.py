@@ -1,10 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The folders of the modules, and what they measure."""
 
+import warnings
+
 import numpy as np
 import pytest
 
 from hf_ganzip.core.shipped import metric_folders
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # third-party import-time warnings
+    evaluate = pytest.importorskip("evaluate")
+
+    import datasets  # noqa: F401  # for the tests
 
 
 FOLDERS = metric_folders()

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -14,16 +13,21 @@ from hf_ganzip import metrics
 from hf_ganzip.evaluate_modules.install import install_metrics
 
 from ..hub import LocalHub
-from .conftest import FOLDERS, NAMES
-
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # third-party import-time warnings
-    evaluate = pytest.importorskip("evaluate")
+from .conftest import FOLDERS, NAMES, evaluate
 
 
 BARE = """m = evaluate.load("knn_precision_recall")
 print(m.compute(predictions=[[0., 0], [1, 1]], references=[[0., 0], [1, 1]]))"""
+
+
+def run(tmp_path, *command, **changes):
+    """What Python says in a process that has the libraries' folders to itself."""
+    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment.pop("HF_MODULES_CACHE", None)
+    options = {"capture_output": True, "text": True, "env": environment | changes, "cwd": tmp_path}
+    result = subprocess.run([sys.executable, *command], **options)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 class TestBareNames:
@@ -65,37 +69,25 @@ class TestBareNames:
     @pytest.mark.process
     @pytest.mark.parametrize("imports", ["hf_ganzip, evaluate", "evaluate, hf_ganzip"])
     def test_offline_and_nothing_is_written(self, tmp_path, imports):
-        home = tmp_path / "home"
-        command = [sys.executable, "-c", f"import {imports}\n{BARE}"]
-        environment = os.environ | {"HF_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2])}
-        found = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
-        assert "'precision': 1.0" in found.stdout, found.stderr
+        assert "'precision': 1.0" in run(tmp_path, "-c", f"import {imports}\n{BARE}")
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.process
     def test_without_evaluate(self, tmp_path):
         code = "import sys; sys.modules['evaluate'] = None; import hf_ganzip as gz; print(gz.__version__)"
-        assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+        run(tmp_path, "-c", code)
 
 
 @pytest.mark.process
 def test_bare_names_work_after_installing(tmp_path):
-    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[2])}
-    environment.pop("HF_MODULES_CACHE", None)
-
-    def run(*command, **changes):
-        options = {"capture_output": True, "text": True, "env": environment | changes, "cwd": tmp_path}
-        result = subprocess.run([sys.executable, *command], **options)
-        assert result.returncode == 0, result.stderr
-        return result.stdout
-
     for _ in range(2):  # again changes nothing
-        found = json.loads(run("-m", "hf_ganzip", "metrics", "install", "--json"))
+        found = json.loads(run(tmp_path, "-m", "hf_ganzip", "metrics", "install", "--json"))
         assert sorted(found) == NAMES and all(Path(folder).is_relative_to(tmp_path) for folder in found.values())
     assert len(list(tmp_path.rglob("lsh_precision_recall.py"))) == 1
     code = f"import evaluate\n{BARE}"
-    assert "'precision': 1.0" in run("-c", code)  # offline
-    online = {"HF_EVALUATE_OFFLINE": "0", "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
+    assert "'precision': 1.0" in run(tmp_path, "-c", code)  # offline
+    online = dict.fromkeys(["HF_EVALUATE_OFFLINE", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"], "0")
     with LocalHub() as empty:
-        assert "'precision': 1.0" in run("-c", code, HF_ENDPOINT=empty.url, HF_UPDATE_DOWNLOAD_COUNTS="0", **online)
+        online |= {"HF_ENDPOINT": empty.url, "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
+        assert "'precision': 1.0" in run(tmp_path, "-c", code, **online)
         assert any("evaluate-metric/knn_precision_recall" in request for request in empty.requests)

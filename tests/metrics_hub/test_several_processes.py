@@ -3,7 +3,6 @@
 
 import gc
 import time
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,12 +10,13 @@ import pytest
 from hf_ganzip import metrics
 
 from ..processes import run_processes
-from .conftest import FOLDERS, NAMES, pixels
+from .conftest import FOLDERS, NAMES, evaluate, pixels
 
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # third-party import-time warnings
-    evaluate = pytest.importorskip("evaluate")
+def together(part, count=3):
+    """What ``part(rank)`` returns, of all ranks at once."""
+    with ThreadPoolExecutor(count) as threads:
+        return list(threads.map(part, range(count)))
 
 
 class TestSeveralProcesses:
@@ -39,8 +39,7 @@ class TestSeveralProcesses:
                 found = metric.compute(references=real[rank::3])
             return found
 
-        with ThreadPoolExecutor(3) as threads:
-            found = list(threads.map(part, range(3)))
+        found = together(part)
         assert found[0] == pytest.approx(expected, rel=1e-9) and found[1:] == [None, None]
         assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {".lock"}
 
@@ -52,8 +51,7 @@ class TestSeveralProcesses:
             metric.add_batch(predictions=images[0, rank::2], references=images[1, rank::2])
             return metric.compute(feature_extractor=pixels)
 
-        with ThreadPoolExecutor(2) as threads:
-            assert next(threads.map(part, range(2))) == metrics.knn_precision_recall(real=rows[1], generated=rows[0])
+        assert together(part, 2)[0] == metrics.knn_precision_recall(real=rows[1], generated=rows[0])
 
     def test_one_that_never_comes(self, tmp_path, features):
         for rank, missing in ((0, "1, 2"), (1, "0")):
@@ -82,9 +80,7 @@ class TestSeveralProcesses:
             time.sleep(0.3 * (rank == 0))
             return self.load(tmp_path, rank).compute(predictions=generated[rank::3], references=real[rank::3])
 
-        with ThreadPoolExecutor(3) as threads:
-            found = next(threads.map(again, range(3)))
-        assert found == metrics.knn_precision_recall(real=real, generated=generated)
+        assert together(again)[0] == metrics.knn_precision_recall(real=real, generated=generated)
 
     def test_two_evaluations_at_the_same_place(self, tmp_path, features):
         def part(rank):
@@ -95,8 +91,7 @@ class TestSeveralProcesses:
                     self.load(tmp_path, rank, 2).add_batch(references=features[0])
             return metric.compute(predictions=features[1])
 
-        with ThreadPoolExecutor(2) as threads:
-            assert [found is None for found in threads.map(part, range(2))] == [False, True]
+        assert [found is None for found in together(part, 2)] == [False, True]
 
     @pytest.mark.process
     @pytest.mark.parametrize("name", NAMES)

@@ -10,7 +10,7 @@ from hf_ganzip.pruning.channels import ChannelSet
 from hf_ganzip.pruning.criteria import DiffPrune
 from hf_ganzip.pruning.rules import rule_of
 
-from ..conftest import tiny_generator, tiny_unet
+from ..conftest import tiny_unet
 from .conftest import conditional, images
 
 
@@ -33,34 +33,30 @@ class TestImportance:
         assert score(out, importance="absolute") == pytest.approx([0.5, 0.5])
         assert score(out, importance="sum") == pytest.approx([0.3, 0.1])
 
-    def losses(self, values):
-        """A criterion whose losses are given and whose gradients are 1 at every timestep."""
+    def summed(self, losses, threshold, **options):
+        """Timesteps that were looked at and the values of the sum where losses are given and gradients are 1."""
 
         class Given(DiffPrune):
             steps = []
 
             def _step(self, model, weights, images, noise, scale, t):
                 self.steps.append(t)
-                return values[t], [torch.ones_like(weight) for weight in weights]
+                return losses[t], [torch.ones_like(weight) for weight in weights]
 
-        return Given
+        model, criterion = tiny_unet(), Given(images(), threshold, progress=False, **options)
+        found = criterion._accumulate(model, {"conv_in.weight": model.conv_in.weight}, images())
+        return Given.steps, found["conv_in.weight"].unique().tolist()
 
     @pytest.mark.parametrize("include, counted", [(False, 3), (True, 4)])
     def test_where_the_sum_stops(self, include, counted):
-        given = self.losses([100.0, 80.0, 40.0, 4.9, 50.0])
-        criterion = given(images(), 0.05, timesteps=5, include_last=include, progress=False)
-        model = tiny_unet()
-        found = criterion._accumulate(model, {"conv_in.weight": model.conv_in.weight}, images())
-        assert given.steps == [0, 1, 2, 3] and found["conv_in.weight"].unique().tolist() == [counted]
+        losses = [100.0, 80.0, 40.0, 4.9, 50.0]
+        steps, values = self.summed(losses, 0.05, timesteps=5, include_last=include)
+        assert steps == [0, 1, 2, 3] and values == [counted]
 
     def test_thresholds_at_the_ends(self):
-        given = self.losses([1.0] * 1000)
-        model = tiny_unet()
-        weights = {"conv_in.weight": model.conv_in.weight}
-        given(images(), 0.0, progress=False)._accumulate(model, weights, images())
-        assert len(given.steps) == 1000
+        assert len(self.summed([1.0] * 1000, 0.0)[0]) == 1000
         with pytest.raises(ValueError, match="stops before the first timestep"):
-            given(images(), 1.01, progress=False)._accumulate(model, weights, images())
+            self.summed([1.0] * 1000, 1.01)
 
     def test_gradients_add_up_and_batches_change_memory_only(self):
         model = tiny_unet()
@@ -84,9 +80,11 @@ class TestImportance:
 
     def test_resumes_exactly(self, tmp_path, monkeypatch):
         monkeypatch.setattr("hf_ganzip.pruning.criteria.diff_prune._SAVE_EVERY", 2)
-        model = tiny_unet()
+        model, text = conditional(), torch.randn(4, 5, 12)
         sets = rule_of(model).sets(model)
-        whole = DiffPrune(images(), **QUICK)(model, sets)
+        options = {"images": images(channels=4), "model_inputs": {"encoder_hidden_states": text}, **QUICK}
+        whole = DiffPrune(**options)(model, sets)
+        options["checkpoint_dir"] = str(tmp_path)
         original, calls = DiffPrune._step, []
 
         def interrupted(self, *args):
@@ -97,34 +95,21 @@ class TestImportance:
 
         monkeypatch.setattr(DiffPrune, "_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            DiffPrune(images(), checkpoint_dir=str(tmp_path), **QUICK)(model, sets)
-        resumed = DiffPrune(images(), checkpoint_dir=str(tmp_path), **QUICK)(model, sets)
+            DiffPrune(**options)(model, sets)
+        resumed = DiffPrune(**options)(model, sets)
         assert calls == [0, 1, 2, 3, 4, 4, 5]
         assert all(torch.equal(whole[key], resumed[key]) for key in whole)
-        with pytest.raises(ValueError, match="another model, other images or options"):
-            DiffPrune(images(3), checkpoint_dir=str(tmp_path), **QUICK)(model, sets)
-
-    def test_other_conditions_belong_to_another_run(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("hf_ganzip.pruning.criteria.diff_prune._SAVE_EVERY", 2)
-        model = conditional()
-        sets = rule_of(model).sets(model)
-        options = {"images": images(channels=4), "checkpoint_dir": str(tmp_path), **QUICK}
-        text = torch.randn(4, 5, 12)
-        DiffPrune(model_inputs={"encoder_hidden_states": text}, **options)(model, sets)
-        with pytest.raises(ValueError, match="another model, other images or options"):
-            DiffPrune(model_inputs={"encoder_hidden_states": text.flip(0)}, **options)(model, sets)
+        for other in ({"images": images(3, channels=4)}, {"model_inputs": {"encoder_hidden_states": text.flip(0)}}):
+            with pytest.raises(ValueError, match="another model, other images or options"):
+                DiffPrune(**options | other)(model, sets)
 
     @torch.no_grad()
-    def test_without_gradients_around(self):
-        options = {"images": images(), **QUICK}
-        assert prune_(tiny_unet(), PruneConfig("diff_prune", 0.5, criterion_options=options)).parameters_after > 0
-
-    def test_conditions(self):
+    def test_conditions_and_no_gradients_around(self):
         model = conditional()
         text = torch.randn(4, 5, 12)
         criterion = DiffPrune(images(channels=4), model_inputs={"encoder_hidden_states": text}, **QUICK)
         report = prune_(model, PruneConfig(criterion, 0.5))
-        assert report.criterion == "DiffPrune"
+        assert report.criterion == "DiffPrune" and report.parameters_after < report.parameters_before
         (step,) = recorded_steps(model)
         assert "images" not in step["options"]["criterion_options"]
 
@@ -153,11 +138,9 @@ class TestImportance:
         with pytest.raises(ValueError, match=r"allowed are tensors \(N, 3, 8, 8\) of floats in \[-1, 1\]"):
             prune_(tiny_unet(), PruneConfig("diff_prune", criterion_options={"images": bad, **QUICK}))
 
-    def test_without_images_or_a_unet(self):
+    def test_without_images(self):  # of generators: test_criteria.py
         with pytest.raises(ValueError, match="needs images"):
             prune_(tiny_unet(), PruneConfig("diff_prune"))
-        with pytest.raises(ValueError, match="StyleGAN2Generator is none"):
-            prune_(tiny_generator(), PruneConfig("diff_prune", criterion_options={"images": images()}))
 
     @pytest.mark.parametrize("options", [{"importance": "x"}, {"threshold": -1}, {"batch_size": 0}, {"timesteps": 0}])
     def test_wrong_options(self, options):

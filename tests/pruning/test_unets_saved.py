@@ -93,12 +93,3 @@ class TestSavedForm:
         shutil.copy(tmp_path / "dense" / "diffusion_pytorch_model.safetensors", tmp_path)
         with pytest.raises(ValueError, match="shape"):
             UNet2DModel.from_pretrained(tmp_path)
-
-    def test_damaged_structures(self, model, tmp_path):  # more of them in tests/test_structure.py
-        model.save_pretrained(tmp_path)
-        file = tmp_path / "config.json"
-        config = json.loads(file.read_text())
-        config["quantization_config"]["structure"] = {"shapes": {}}
-        file.write_text(json.dumps(config))
-        with pytest.raises(ValueError, match="structure"):
-            UNet2DModel.from_pretrained(tmp_path)

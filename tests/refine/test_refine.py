@@ -22,11 +22,16 @@ def halved(norm, largest):
     return 0.5
 
 
+def refined(make, **options):
+    """A model, its tensors before it was refined, and the report."""
+    model = randomized(make())
+    before = state_of(model)
+    return model, before, refine_(model, RefineConfig(**options, **QUIET))
+
+
 class TestStyleGAN2:
     def test_weights_biases_and_affine_layers_of_the_synthesis_network(self):
-        model = randomized(tiny_generator())
-        before = state_of(model)
-        refine_(model, RefineConfig(**QUIET))
+        model, before, _ = refined(tiny_generator)
         synthesis = {name for name in before if name.startswith("synthesis.") and "noise" not in name}
         expected = {name for name in synthesis if name.endswith(("weight", "bias"))}
         assert changed(before, model) == expected and any("affine" in name for name in expected)
@@ -35,24 +40,18 @@ class TestStyleGAN2:
 
     @pytest.mark.parametrize("options, stays", [({"to_rgb": False}, "torgb"), ({"skip": ("*.affine.*",)}, "affine")])
     def test_what_stays(self, options, stays):
-        model = randomized(tiny_generator())
-        before = state_of(model)
-        refine_(model, RefineConfig(**options, **QUIET))
+        model, before, _ = refined(tiny_generator, **options)
         assert not any(stays in name for name in changed(before, model))
 
     def test_bias_rule(self):
-        model = randomized(tiny_generator())
-        before = state_of(model)
-        refine_(model, RefineConfig(**QUIET))
+        model, before, _ = refined(tiny_generator)
         for name in ("synthesis.b8.conv0.bias", "synthesis.b8.conv0.affine.bias"):
             bias, new = before[name].double(), model.state_dict()[name].double()
             torch.testing.assert_close(new, bias / (bias.norm() + 1e-8).sqrt(), rtol=1e-5, atol=1e-7)
 
 
 def test_stylegan3_refines_its_input_and_image_layers():
-    model = randomized(tiny_stylegan3())
-    before = state_of(model)
-    refine_(model, RefineConfig(**QUIET))
+    model, before, _ = refined(tiny_stylegan3)
     found = changed(before, model)
     last = model.synthesis.layer_names[-1]
     assert {"synthesis.input.weight", "synthesis.input.affine.bias", f"synthesis.{last}.weight"} <= found
@@ -63,9 +62,7 @@ def test_stylegan3_refines_its_input_and_image_layers():
 
 class TestDiffusion:
     def test_norms_are_reset_and_everything_else_is_refined(self):
-        model = randomized(tiny_unet())
-        before = state_of(model)
-        report = refine_(model, RefineConfig(**QUIET))
+        model, before, report = refined(tiny_unet)
         for name, module in model.named_modules():
             if isinstance(module, nn.GroupNorm):
                 assert module.weight.eq(1).all() and module.bias.eq(0).all() and name in report.norms
@@ -74,16 +71,13 @@ class TestDiffusion:
         assert {tensor.name for tensor in report.tensors} == set(before) - norms
 
     def test_norms_can_stay(self):
-        model = randomized(tiny_unet())
-        before = state_of(model)
-        report = refine_(model, RefineConfig(reset_norms=False, **QUIET))
+        model, before, report = refined(tiny_unet, reset_norms=False)
         assert not report.norms and not any("norm" in name for name in changed(before, model))
 
 
 class TestReport:
     def test_condition_numbers_become_their_square_roots(self, tmp_path):
-        model = randomized(tiny_generator())
-        report = refine_(model, RefineConfig(**QUIET))
+        _, _, report = refined(tiny_generator)
         assert len(report.weights) > 10
         for weight in report.weights:
             assert weight.condition_after == pytest.approx(weight.condition_before**0.5, rel=1e-6)

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write hostile and damaged checkpoints into a folder; each would act, or exhaust memory, in a careless reader.
 
-    python -m tests.security.hostile FOLDER
-
 Those that would act create the file CANARY in that folder.
 """
 
@@ -10,17 +8,20 @@ import io
 import json
 import pickle
 import struct
-import sys
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from ..models.golden import GOLDEN
 from .pickles import arrays, executors, frameless, invoke, memory_bombs, networks, program, text
 
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+def saved(data):
+    """A torch file in zip form."""
+    buffer = io.BytesIO()
+    torch.save(data, buffer)
+    return buffer.getvalue()
 
 
 def rebuilt(size, stride, offset=0, numbers=4, count=None):
@@ -69,9 +70,7 @@ def archives(canary):
                 file.writestr(name, data)
         return buffer.getvalue()
 
-    good = io.BytesIO()
-    torch.save({"a": torch.arange(64.0)}, good)
-    good = good.getvalue()
+    good = saved({"a": torch.arange(64.0)})
     with zipfile.ZipFile(io.BytesIO(good)) as file:
         members = [(name, file.read(name)) for name in file.namelist()]
     root = members[0][0].split("/")[0]
@@ -81,7 +80,7 @@ def archives(canary):
         for name, data in members
     ]
     big = [(name, b"big" if name.endswith("byteorder") else data) for name, data in members]
-    overlapping = bytearray(archive([("a/data.pkl", b"\x80\x02N."), ("a/data/0", b"x" * 50)]))
+    overlapping = archive([("a/data.pkl", b"\x80\x02N."), ("a/data/0", b"x" * 50)])
     return {
         "zip_bomb.pt": archive([("a/data.pkl", b"\0" * (200 << 20))], zipfile.ZIP_DEFLATED),
         "zip_compressed_storage.pt": archive(members, zipfile.ZIP_DEFLATED),
@@ -96,9 +95,7 @@ def archives(canary):
         "zip_truncated.pt": good[: len(good) // 2],
         "zip_name_is_no_text.pt": archive([("a/datä.pkl", b"N.")]).replace("ä".encode(), b"\xc3\x28"),
         "zip_empty.pt": archive([]),
-        "zip_directory_lies.pt": bytes(overlapping).replace(
-            struct.pack("<II", 50, 50), struct.pack("<II", 1 << 30, 1 << 30)
-        ),
+        "zip_directory_lies.pt": overlapping.replace(struct.pack("<II", 50, 50), struct.pack("<II", 1 << 30, 1 << 30)),
         "zip_torchscript.pt": archive([(f"{root}/constants.pkl", b"N."), (f"{root}/code/__torch__.py", b"x")]),
     }
 
@@ -113,10 +110,8 @@ def damaged():
     """Good files cut, overwritten, or no checkpoints at all, by name."""
     good = (GOLDEN / "pickles" / "stylegan2_small_skip.pkl").read_bytes()
     state = {"input.input": torch.zeros(0, 1, 4, 4), "style.1.weight": torch.ones(2, 2), "style.1.bias": torch.ones(2)}
-    empty = io.BytesIO()
-    torch.save({"g_ema": state}, empty)
     return {
-        "tensor_without_entries.pt": empty.getvalue(),
+        "tensor_without_entries.pt": saved({"g_ema": state}),
         "empty.pkl": b"",
         "one_byte.pkl": b"\x80",
         "zeros.pkl": b"\0" * 1000,
@@ -152,51 +147,36 @@ def safetensors():
 
 
 def folders():
-    """BigGAN-deep folders: config.json and weights, by name."""
+    """Files of BigGAN-deep folders, config.json and weights, by name."""
     options = json.loads((GOLDEN / "biggan_deep_64.json").read_text())["config"]
-    weights = io.BytesIO()
-    torch.save({"embeddings.weight": torch.zeros(16, 6)}, weights)
-
-    def folder(config):
-        return {
-            "config.json": config if isinstance(config, str) else json.dumps(config),
-            "pytorch_model.bin": weights.getvalue(),
-        }
-
-    return {
-        "deep_missing_tensors": folder(options),
-        "deep_width_huge": folder(options | {"channel_width": 10**12}),
-        "deep_classes_huge": folder(options | {"num_classes": 10**15}),
-        "deep_width_nan": folder(options | {"channel_width": float("nan")}),
-        "deep_width_boolean": folder(options | {"channel_width": True}),
-        "deep_layers_million": folder(options | {"layers": [[True, 1, 1]] * 100_000}),
-        "deep_layers_text": folder(options | {"layers": "x"}),
-        "deep_statistics_infinite": folder(options | {"n_stats": float("inf")}),
-        "deep_config_list": folder([options]),
-        "deep_config_not_json": folder("{"),
-        "deep_config_nested": folder("[" * 100_000 + "]" * 100_000),
-        "deep_config_huge": folder(json.dumps(options | {"comment": "x" * (2 << 20)})),
+    weights = saved({"embeddings.weight": torch.zeros(16, 6)})
+    configs = {
+        "deep_missing_tensors": options,
+        "deep_width_huge": options | {"channel_width": 10**12},
+        "deep_classes_huge": options | {"num_classes": 10**15},
+        "deep_width_nan": options | {"channel_width": float("nan")},
+        "deep_width_boolean": options | {"channel_width": True},
+        "deep_layers_million": options | {"layers": [[True, 1, 1]] * 100_000},
+        "deep_layers_text": options | {"layers": "x"},
+        "deep_statistics_infinite": options | {"n_stats": float("inf")},
+        "deep_config_list": [options],
+        "deep_config_not_json": "{",
+        "deep_config_nested": "[" * 100_000 + "]" * 100_000,
+        "deep_config_huge": json.dumps(options | {"comment": "x" * (2 << 20)}),
     }
+    files = {}
+    for name, config in configs.items():
+        text = config if isinstance(config, str) else json.dumps(config)
+        files |= {f"{name}/config.json": text.encode(), f"{name}/pytorch_model.bin": weights}
+    return files
 
 
 def write(folder):
-    """Write all; returns their paths."""
-    folder = Path(folder)
+    """Write all; returns the paths of the files, and of folders that are one checkpoint."""
     canary = folder / "CANARY"
     files = executors(canary) | memory_bombs() | tensors() | arrays() | archives(canary) | networks()
-    files |= damaged() | safetensors()
-    paths = []
+    files |= damaged() | safetensors() | folders()
     for name, data in files.items():
-        paths.append(folder / name)
-        paths[-1].write_bytes(data)
-    for name, members in folders().items():
-        paths.append(folder / name)
-        paths[-1].mkdir()
-        for member, data in members.items():
-            (paths[-1] / member).write_bytes(data.encode() if isinstance(data, str) else data)
-    return paths
-
-
-if __name__ == "__main__":
-    Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
-    print(f"{len(write(sys.argv[1]))} files")
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
+    return sorted({folder / name.partition("/")[0] for name in files})

@@ -4,12 +4,11 @@
 import os
 import pickle
 import struct
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from tests.checkpoints.foreign import fake_modules, reconstruct_persistent
+from ..checkpoints.foreign import Persistent, persistent_pickle
 
 
 def text(value):
@@ -38,57 +37,50 @@ def invoke(module, name, *args):
     return program(text(module), text(name), b"\x93(", packed, b"tR")
 
 
+def callers(canary):
+    """Pickles that call what runs code, opens files or finds what does, by its dotted name."""
+    calls = {  # by argument
+        f"touch {canary}": "os.system posix.system subprocess.getoutput operator.methodcaller webbrowser.open",
+        _source(canary): "builtins.eval builtins.exec __builtin__.eval torch_utils.persistence._src_to_module",
+        str(canary): "runpy.run_path torch.load torch.jit.load torch.hub.load numpy.load codecs.open shutil.rmtree",
+        "os": "builtins.__import__ importlib.import_module operator.attrgetter",
+        0: "types.CodeType types.FunctionType marshal.loads socket.create_connection",
+    }
+    return {name: invoke(*name.rsplit(".", 1), argument) for argument in calls for name in calls[argument].split()}
+
+
+def _source(canary):
+    return f"open({str(canary)!r}, 'w')"
+
+
 def executors(canary):
     """Pickles that run code, by name."""
-    command = f"touch {canary}"
-    source = f"open({str(canary)!r}, 'w')"
+    command, source = f"touch {canary}", _source(canary)
     getter = bytes_of(text("builtins") + text("getattr") + b"\x93(" + text("os") + text("system") + b"tR")
     nested = bytes_of(invoke("os", "system", command)[2:-1])
     module = bytes_of(text("builtins") + text("__import__") + b"\x93(" + text("os") + b"tR")
-    files = {
-        "os_system": invoke("os", "system", command),
-        "posix_system": invoke("posix", "system", command),
+    files = callers(canary) | {
         "protocol0_os_system": b"cos\nsystem\n(V" + command.encode() + b"\ntR.",
         "inst_opcode": b"(V" + command.encode() + b"\nios\nsystem\n.",
         "obj_opcode": b"\x80\x02(cos\nsystem\n" + text(command) + b"o.",
         "newobj": program(text("os"), text("system"), b"\x93", frameless((command,)), b"\x81"),
         "newobj_ex": program(text("subprocess"), text("Popen"), b"\x93", frameless((command,)), b"}\x92"),
         "extension_registry": b"\x80\x02\x82\x01(tR.",
-        "eval": invoke("builtins", "eval", source),
-        "exec": invoke("builtins", "exec", source),
-        "python2_eval": invoke("__builtin__", "eval", source),
         "compile": invoke("builtins", "compile", source, "x", "exec"),
         "open": invoke("builtins", "open", str(canary), "w"),
         "getattr_chain": invoke("builtins", "getattr", module, "system"),
         "getattr_called": program(getter.body, b"(", text(command), b"tR"),
-        "import": invoke("builtins", "__import__", "os"),
-        "importlib": invoke("importlib", "import_module", "os"),
         "nested_reduce": invoke("collections", "OrderedDict", nested),
         "argument_of_a_tensor": invoke("torch._utils", "_rebuild_tensor_v2", nested),
         "partial": invoke("functools", "partial", bytes_of(text("os") + text("system") + b"\x93"), command),
         "map": invoke("builtins", "map", bytes_of(text("os") + text("system") + b"\x93"), [command]),
-        "attrgetter": invoke("operator", "attrgetter", "system"),
-        "methodcaller": invoke("operator", "methodcaller", "system", command),
         "subprocess": invoke("subprocess", "check_output", ["touch", str(canary)]),
-        "runpy": invoke("runpy", "run_path", str(canary)),
-        "marshal": invoke("marshal", "loads", b"c"),
-        "code_object": invoke("types", "CodeType", 0),
-        "function_type": invoke("types", "FunctionType", 0),
         "codecs_decode": invoke("_codecs", "decode", b"x", "unicode_escape"),
         "codecs_rot13": invoke("_codecs", "encode", "x", "rot13"),
-        "codecs_open": invoke("codecs", "open", str(canary), "w"),
         "pickle_in_pickle": invoke("pickle", "loads", invoke("os", "system", command)),
-        "torch_load": invoke("torch", "load", str(canary)),
-        "torch_hub": invoke("torch.hub", "load", "a/b", "c"),
-        "torch_jit": invoke("torch.jit", "load", str(canary)),
-        "numpy_load": invoke("numpy", "load", str(canary)),
         "numpy_runstring": invoke("numpy.testing._private.utils", "runstring", source, {}),
         "crackfortran": invoke("numpy.f2py.crackfortran", "myeval", source, {}, {}),
         "torch_module_dotted": invoke("torch.nn.modules", "module.torch.os.system", command),
-        "torch_utils_private": invoke("torch_utils.persistence", "_src_to_module", source),
-        "socket": invoke("socket", "create_connection", ("127.0.0.1", 9)),
-        "rmtree": invoke("shutil", "rmtree", str(Path(canary).parent / "nothing")),
-        "webbrowser": invoke("webbrowser", "open", "http://127.0.0.1"),
         "persistent_id": program(frameless(("storage", 1)), b"Q"),
         "persistent_id_text": b"Pos.system\n.",
         "build_on_name": program(text("collections"), text("OrderedDict"), b"\x93", frameless({"a": 1}), b"b"),
@@ -155,34 +147,22 @@ def arrays():
     }
 
 
-class _Module:
-    """A pickled torch module: an object of torch_utils.persistence."""
-
-    def __init__(self, **state):
-        self.state = state
-
-    def __reduce__(self):
-        meta = {"type": "class", "version": 6, "module_src": "", "class_name": "Generator", "state": self.state}
-        return reconstruct_persistent, (meta,)
-
-
 def networks():
     """StyleGAN pickles whose modules contradict themselves, by name."""
 
     def saved(state):
-        with fake_modules(torch_utils__persistence___reconstruct_persistent_obj=reconstruct_persistent):
-            return pickle.dumps({"G_ema": _Module(**state)}, 4)
+        return persistent_pickle({"G_ema": Persistent(state)})
 
     def module(**tensors):
         return {"_parameters": tensors, "_buffers": {}, "_modules": {}}
 
     deep = module()
     for _ in range(60):
-        deep = module() | {"_modules": {"a": _Module(**deep)}}
+        deep = module() | {"_modules": {"a": Persistent(deep)}}
     return {
         "network_empty.pkl": saved(module()),
         "network_nested_60_deep.pkl": saved(deep),
         "network_text_as_parameter.pkl": saved(module(x="text")),
-        "network_in_itself.pkl": saved(module() | {"_modules": {"self": _Module(**deep)}}),
+        "network_in_itself.pkl": saved(module() | {"_modules": {"self": Persistent(deep)}}),
         "network_without_modules.pkl": saved({"_parameters": {}, "_buffers": {}, "_modules": None}),
     }

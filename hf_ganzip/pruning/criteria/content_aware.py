@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ...core.extras import needed_by
 from ...core.hub import unreachable
 from ...core.modes import evaluating, only_gradients_of
 from ..channels import ChannelSet
@@ -85,10 +86,8 @@ class FaceParser:
     """
 
     def __init__(self, model_id: str):
-        try:
+        with needed_by("A face parser needs transformers", "transformers"):
             from transformers import AutoModelForSemanticSegmentation
-        except ImportError as error:
-            raise ImportError("A face parser needs transformers: pip install 'hf_ganzip[transformers]'.") from error
         where = {} if Path(model_id).is_dir() else {"local_files_only": bool(unreachable())}
         self.model = AutoModelForSemanticSegmentation.from_pretrained(model_id, **where).eval()
         names = {int(index): name.lower() for index, name in self.model.config.id2label.items()}

@@ -53,12 +53,8 @@ class Magnitude:
             if w is not None and hasattr(module, "affine"):
                 styles = module.affine(w).double()  # (n, C)
                 scale = styles.new_ones(len(styles), len(weight))
-                if not _is_image_output(module):
+                if type(module).__name__ != "ToRGBLayer" and not getattr(module, "is_image", False):
                     scale = (styles.square() @ weight.square().sum(dim=2).T + 1e-8).rsqrt()  # (n, O)
                 weight = weight * (scale.T @ styles / len(styles))[:, :, None]
             found[channels.name] = weight.abs().sum(dim=(0, 2)).float()
         return found
-
-
-def _is_image_output(module: nn.Module) -> bool:
-    return type(module).__name__ == "ToRGBLayer" or bool(getattr(module, "is_image", False))
