@@ -5,12 +5,14 @@ import copy
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 
 import hf_ganzip as gz
 from hf_ganzip.quantization.packed import packed_modules
 
 from .conftest import run, tiny_generator, tiny_unet
 from .test_transformers import encode, text_encoder
+from .tiny_pipelines import build, generate
 
 
 CASTS = {
@@ -85,3 +87,18 @@ def test_models_of_other_quantizers_are_still_refused(make):
         with pytest.raises(ValueError, match="is not supported for quantized model"):
             model.half()
     assert dequantized.half().dtype == torch.float16
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.torch_dtype. is deprecated:FutureWarning"
+)  # `dtype` is unknown to older diffusers
+def test_pipelines_are_cast(tmp_path):
+    pipe = build("stable diffusion")
+    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+        quantized(part)
+    pipe.save_pretrained(tmp_path / "packed")
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "packed", safety_checker=None)
+    options = {"safety_checker": None, "torch_dtype": torch.bfloat16}
+    loaded = StableDiffusionPipeline.from_pretrained(tmp_path / "packed", **options)
+    assert pipe.to("cpu", torch.bfloat16).dtype == torch.bfloat16
+    assert (generate(pipe) == generate(loaded)).all()
