@@ -20,40 +20,28 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:  # `as`: type checkers do not see through `__all__` below
     # isort: off
     # load
-    from .models import StyleGAN2Generator as StyleGAN2Generator
-    from .models import StyleGAN2Discriminator as StyleGAN2Discriminator
-    from .models import StyleGANGenerator as StyleGANGenerator
-    from .models import StyleGAN3Generator as StyleGAN3Generator
-    from .models import BigGANGenerator as BigGANGenerator
-    from .models import BigGANDiscriminator as BigGANDiscriminator
-    from .models import BigGANDeepGenerator as BigGANDeepGenerator
-    from .models import UGATITGenerator as UGATITGenerator
+    from .models import StyleGAN2Generator as StyleGAN2Generator, StyleGAN2Discriminator as StyleGAN2Discriminator
+    from .models import StyleGANGenerator as StyleGANGenerator, StyleGAN3Generator as StyleGAN3Generator
+    from .models import BigGANGenerator as BigGANGenerator, BigGANDiscriminator as BigGANDiscriminator
+    from .models import BigGANDeepGenerator as BigGANDeepGenerator, UGATITGenerator as UGATITGenerator
     from .models import UGATITDiscriminator as UGATITDiscriminator
-    from .pipelines import GANPipeline as GANPipeline
-    from .pipelines import ImageTranslationPipeline as ImageTranslationPipeline
+    from .pipelines import GANPipeline as GANPipeline, ImageTranslationPipeline as ImageTranslationPipeline
     from .checkpoints import convert as convert
-    from .integration.opening import load_model as load_model
-    from .integration.opening import from_config as from_config
+    from .integration.opening import load_model as load_model, from_config as from_config
     from .integration import GanzipConfig as GanzipConfig
 
     # compress
     from .recipes import compress as compress
-    from .pruning import PruneConfig as PruneConfig
-    from .pruning import prune_ as prune_
-    from .quantization import QuantizeConfig as QuantizeConfig
-    from .quantization import quantize_ as quantize_
-    from .quantization import dequantize_ as dequantize_
-    from .quantization import set_compute_ as set_compute_
-    from .quantization import sensitivity as sensitivity
+    from .pruning import PruneConfig as PruneConfig, prune_ as prune_
+    from .quantization import QuantizeConfig as QuantizeConfig, quantize_ as quantize_, dequantize_ as dequantize_
+    from .quantization import set_compute_ as set_compute_, sensitivity as sensitivity
 
     # refine
-    from .refine import RefineConfig as RefineConfig
-    from .refine import refine_ as refine_
+    from .refine import RefineConfig as RefineConfig, refine_ as refine_
 
     # train
     from .training.feature_quantizer import FeatureQuantizer as FeatureQuantizer
-    from .training.feature_quantization import FQConfig as FQConfig
-    from .training.feature_quantization import add_feature_quantizers as add_feature_quantizers
+    from .training.feature_quantization import FQConfig as FQConfig, add_feature_quantizers as add_feature_quantizers
     from .training.feature_quantization import remove_feature_quantizers as remove_feature_quantizers
 
     # evaluate
@@ -61,13 +49,10 @@ if TYPE_CHECKING:  # `as`: type checkers do not see through `__all__` below
     from .evaluation.comparing.compare import compare as compare
 
     # export
-    from .exporting import export as export
-    from .exporting import OnnxGenerator as OnnxGenerator
-    from .exporting import OnnxUNet2DModel as OnnxUNet2DModel
+    from .exporting import export as export, OnnxGenerator as OnnxGenerator, OnnxUNet2DModel as OnnxUNet2DModel
 
     # publish
-    from .publishing import push_to_hub as push_to_hub
-    from .publishing import save_for_hub as save_for_hub
+    from .publishing import push_to_hub as push_to_hub, save_for_hub as save_for_hub
     # isort: on
 
 _OF_ROOMS = {  # in the order of the work

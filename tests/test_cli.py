@@ -50,7 +50,14 @@ def test_compress_json_of_a_diffusion_model(done, tmp_path):
     assert (run(gz.load_model(tmp_path / "small")) - run(model)).abs().max() < 0.1
 
 
-def test_sample_grid_and_folder(call, done, folder, tmp_path):
+def test_compress_with_activations(done, folder, tmp_path):
+    options = ("--bits", "8", "--activations", "int8", "--activation-range", "minmax", "--bias-correction")
+    done("compress", folder, tmp_path / "small", *options)
+    config = gz.load_model(tmp_path / "small").config.quantization_config.to_dict()
+    assert (config["activations"], config["activation_range"], config["bias_correction"]) == ("int8", "minmax", True)
+
+
+def test_sample_grid_and_folder(done, folder, tmp_path):
     done("sample", folder, tmp_path / "grid.png", "--num-samples", 7)
     assert size(tmp_path / "grid.png")[0] > 7 * 16
     out = done("sample", folder, tmp_path / "grid.png", "--num-samples", 2, "--json")
@@ -58,24 +65,12 @@ def test_sample_grid_and_folder(call, done, folder, tmp_path):
     done("sample", folder, tmp_path / "images", "--num-samples", 3, "--class-label", 2, "--seed", 5)
     files = sorted((tmp_path / "images").glob("*.png"))
     assert len(files) == 3 and size(files[0]) == (16, 16)
-    for name in ("grid.JPG", "grid.webp"):
+    for name in ("grid.JPG", "grid.webp", "again.webp"):
         done("sample", folder, tmp_path / name, "--num-samples", 2)
         assert size(tmp_path / name)[0] > 32
+    assert (tmp_path / "grid.webp").read_bytes() == (tmp_path / "again.webp").read_bytes()
+    assert torch.initial_seed() == 0, "the global seed was changed"
     done("sample", folder, tmp_path / "run-0.5", "--num-samples", 2)
-    code, _, err = call("sample", folder, tmp_path / "images", "--num-samples", 1)
-    assert code == 1 and "is not empty" in err and sorted((tmp_path / "images").glob("*.png")) == files
-
-
-def test_evaluate_takes_options_of_metrics(call, done, tmp_path):
-    np.save(tmp_path / "real.npy", np.random.default_rng(0).normal(size=(5, 8)))
-    flags = ("--metric", "frechet_distance", "--metric", "kernel_distance", "--json")
-    files = (tmp_path / "real.npy", tmp_path / "real.npy")
-    code, _, err = call("evaluate", *files, *flags)
-    assert code == 1 and "allow_singular=True" in err
-    options = ("--option", "frechet_distance.allow_singular=True", "--option", "subset_size=4")
-    found = json.loads(done("evaluate", *files, *flags, *options))["conditions"]["metric_options"]
-    assert found["frechet_distance"]["allow_singular"] is True
-    assert found["kernel_distance"]["subset_size"] == 4
 
 
 def test_text_to_image_pipelines_sample_prompts(call, done, folder, tmp_path):
@@ -117,7 +112,8 @@ def test_pipelines_are_taken_like_their_network(done, tmp_path):
     assert type(DiffusionPipeline.from_pretrained(tmp_path / "small")) is DDPMPipeline
     out = done("compress", tmp_path / "pipe", tmp_path / "alone", "--subfolder", "unet", "--json")
     assert "layers" in json.loads(out) and (tmp_path / "alone" / "config.json").is_file()
-    done("cost", tmp_path / "small", "--base", tmp_path / "pipe", "--repeats", 1, "--no-memory")
+    out = done("cost", tmp_path / "small", "--base", tmp_path / "pipe", "--repeats", 1, "--no-memory")
+    assert "smaller on disk" in out and "macs" in out
     flags = ("--num-samples", 5, "--steps", 3, "--clip-sample", "--metric", "knn_precision_recall", "--json")
     np.save(tmp_path / "real.npy", np.zeros((5, 1, 8, 8), np.uint8))
     report = json.loads(done("evaluate", tmp_path / "real.npy", tmp_path / "pipe", *flags))
@@ -127,14 +123,21 @@ def test_pipelines_are_taken_like_their_network(done, tmp_path):
     assert (conditions["steps"], conditions["clip_sample"]) == (4, True)
 
 
-def test_evaluate_compares_feature_files(done, tmp_path):
-    np.save(tmp_path / "real.npy", np.random.default_rng(0).normal(size=(50, 4)))
-    np.save(tmp_path / "generated.npy", np.random.default_rng(1).normal(size=(40, 4)))
+def test_evaluate_compares_feature_files_with_options_of_metrics(call, done, tmp_path):
+    for seed, (name, shape) in enumerate({"real": (50, 4), "generated": (40, 4), "few": (5, 8)}.items()):
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(seed).normal(size=shape))
     files = (tmp_path / "real.npy", tmp_path / "generated.npy")
     report = json.loads(done("evaluate", *files, "--draws", 2, "--k", 1, "--num-hyperplanes", 3, "--json"))
     lsh = report["metrics"]["lsh_precision_recall"]
     assert (lsh["draws"], lsh["k"], lsh["num_hyperplanes"]) == (2, 1, 3)
     assert (report["conditions"]["n_real"], report["conditions"]["n_generated"]) == (50, 40)
+    flags = (*[tmp_path / "few.npy"] * 2, "--metric", "frechet_distance", "--metric", "kernel_distance", "--json")
+    code, _, err = call("evaluate", *flags)
+    assert code == 1 and "allow_singular=True" in err
+    options = ("--option", "frechet_distance.allow_singular=True", "--option", "subset_size=4")
+    found = json.loads(done("evaluate", *flags, *options))["conditions"]["metric_options"]
+    assert found["frechet_distance"]["allow_singular"] is True
+    assert found["kernel_distance"]["subset_size"] == 4
 
 
 @pytest.mark.process
@@ -168,23 +171,7 @@ def test_study_of_a_diffusion_pipeline(done, tmp_path):
     assert "2 steps (quad spacing of 1000 timesteps, predicted images clipped)" in out
 
 
-def test_fixed_seed_repeats_images(done, folder, tmp_path):
-    for name in ("a", "b"):
-        done("sample", folder, tmp_path / f"{name}.png", "--num-samples", 4, "--seed", 3)
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    assert torch.initial_seed() == 0, "the global seed was changed"
-
-
-def test_compress_with_activations(call, done, folder, tmp_path):
-    options = ("--bits", "8", "--activations", "int8", "--activation-range", "minmax", "--bias-correction")
-    done("compress", folder, tmp_path / "small", *options)
-    config = gz.load_model(tmp_path / "small").config.quantization_config.to_dict()
-    assert (config["activations"], config["activation_range"], config["bias_correction"]) == ("int8", "minmax", True)
-    code, _, error = call("compress", folder, tmp_path / "other", "--activations", "int4")
-    assert code == 1 and "--activations is 'int4'; allowed are None and 'int8'" in error
-
-
-def test_compress_with_a_budget_and_options_of_the_method(call, done, folder, tmp_path):
+def test_compress_with_a_budget_and_options_of_the_method(done, folder, tmp_path):
     options = ["--option", "steps=2", "--option", "batch_size=2"]
     options += ["--option", "base=mse_clip", "--option", "progress=false"]
     method = ["--method", "latent_distill", "--granularity", "channel", "--scale-dtype", "float16"]
@@ -193,8 +180,6 @@ def test_compress_with_a_budget_and_options_of_the_method(call, done, folder, tm
     config = gz.load_model(tmp_path / "small").config.quantization_config.to_dict()
     assert config["method_options"]["steps"] == 2 and config["method_options"]["base"] == "mse_clip"
     assert config["bits"] == 5, "on which defaults depend"
-    code, _, error = call("compress", folder, tmp_path / "other", "--option", "steps")
-    assert code == 1 and "is not NAME=VALUE" in error
 
 
 def test_sensitivity_proposes_overrides(done, folder, tmp_path):
@@ -203,12 +188,6 @@ def test_sensitivity_proposes_overrides(done, folder, tmp_path):
     assert size(tmp_path / "plot.png")[0] > 300
     assert set(found["overrides"]) == {layer["name"] for layer in found["layers"]}
     assert "4 bits" in done("sensitivity", folder, "--bits", "4", "--num-samples", "2")
-
-
-def test_cost_says_what_did_not_improve(done, folder, tmp_path):
-    done("compress", folder, tmp_path / "small")
-    out = done("cost", tmp_path / "small", "--base", folder, "--repeats", "1", "--no-memory")
-    assert "smaller on disk" in out and "macs" in out
 
 
 def test_convert_sample_and_quantize_an_official_checkpoint(done, tmp_path):
@@ -223,7 +202,7 @@ def test_convert_sample_and_quantize_an_official_checkpoint(done, tmp_path):
     assert found["class"] == "StyleGAN2Discriminator" and found["source"]["license"] == "cc-by-nc-4.0"
 
 
-def test_translate_a_folder_of_pictures(call, done, tmp_path):
+def test_translate_a_folder_of_pictures(done, tmp_path):
     tiny_ugatit().save_pretrained(tmp_path / "model")
     (tmp_path / "in").mkdir()
     for name in ("a.png", "b.jpg"):
@@ -234,8 +213,6 @@ def test_translate_a_folder_of_pictures(call, done, tmp_path):
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"a.png", "b.png", "a_heatmap.png", "b_heatmap.png"}
     assert size(tmp_path / "out" / "a.png") == (16, 16)
-    code, _, err = call("translate", tmp_path / "model", tmp_path / "in" / "notes.txt")
-    assert code == 1 and "notes.txt is no PNG, JPEG or WebP file" in err
 
 
 def test_prune_refine_quantize_one_by_one_or_by_recipe(call, done, folder, tmp_path):
@@ -249,11 +226,11 @@ def test_prune_refine_quantize_one_by_one_or_by_recipe(call, done, folder, tmp_p
     out = done("compress", folder, tmp_path / "d", "--recipe", recipe, "--json")
     assert [step["step"] for step in json.loads(out)] == ["prune", "refine", "quantize"]
     assert tuple(gz.load_model(tmp_path / "d").config.channels) == (8, 8, 4)
-    for text, word in (
-        ("a: b", "is no recipe"),
-        ("- {step: paint}", "step"),
-        ("- {step: prune, colour: 1}", "colour"),
-    ):
+    for text, word in {
+        "a: b": "is no recipe",
+        "- {step: paint}": "step",
+        "- {step: prune, colour: 1}": "colour",
+    }.items():
         recipe.write_text(text)
         code, _, err = call("compress", folder, tmp_path / "e", "--recipe", recipe)
         assert code == 1 and word in err and not (tmp_path / "e").exists()
@@ -274,31 +251,29 @@ def test_example_recipes_run(done, folder, tmp_path, name):
     if "ddpm" in name:  # a diffusion model, and images that lie here
         tiny_unet().save_pretrained(tmp_path / "unet")
         np.save(tmp_path / "images.npy", np.zeros((4, 3, 8, 8), dtype="uint8"))
-        options = f"{{images: {tmp_path}/images.npy, timesteps: 2,"
-        file = recipes()[name]
-        text = file.read_text().replace("{images: uoft-cs/cifar10,", options)
-        assert text != file.read_text()
-        (tmp_path / "recipe.yaml").write_text(text)
+        text = recipes()[name].read_text()
+        assert "{images: uoft-cs/cifar10," in text
+        here = text.replace("{images: uoft-cs/cifar10,", f"{{images: {tmp_path}/images.npy, timesteps: 2,")
+        (tmp_path / "recipe.yaml").write_text(here)
         folder, recipe = tmp_path / "unet", tmp_path / "recipe.yaml"
     done("compress", folder, tmp_path / "out", "--recipe", recipe)
 
 
 @pytest.mark.process
-def test_card_and_push_without_sending(call, done, folder, tmp_path):
-    done("compress", folder, tmp_path / "small", "--bits", "3")
+def test_card_and_push_without_sending(call, done, packed, tmp_path):
     flags = ("--num-samples", "150", "--metric", "knn_precision_recall", "--json")
-    (tmp_path / "report.json").write_text(done("evaluate", REAL, tmp_path / "small", *flags))
+    (tmp_path / "report.json").write_text(done("evaluate", REAL, packed, *flags))
     flags = ("--report", tmp_path / "report.json", "--license", "mit", "--dataset", "org/images")
-    out = done("card", tmp_path / "small", "me/small", *flags)
+    out = done("card", packed, "me/small", *flags)
     assert "license: mit" in out and "KNN precision" in out and "- org/images" in out
-    done("card", tmp_path / "small", "me/small", *flags, "--output", tmp_path / "cards" / "README.md")
+    done("card", packed, "me/small", *flags, "--output", tmp_path / "cards" / "README.md")
     assert (tmp_path / "cards" / "README.md").read_text() == out
-    found = json.loads(done("push", tmp_path / "small", "me/small", *flags, "--dry-run", "--samples", "2", "--json"))
+    found = json.loads(done("push", packed, "me/small", *flags, "--dry-run", "--samples", "2", "--json"))
     assert found["url"] == "" and "![Samples](samples.png)" in found["card"]
     (tmp_path / "report.json").write_text("{")
-    code, _, err = call("card", tmp_path / "small", "me/small", *flags)
+    code, _, err = call("card", packed, "me/small", *flags)
     assert code == 1 and "is no JSON" in err
-    code, _, err = call("push", tmp_path / "small", "small", "--dry-run")
+    code, _, err = call("push", packed, "small", "--dry-run")
     assert code == 1 and "namespace/name" in err
 
 

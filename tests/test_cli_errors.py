@@ -19,71 +19,71 @@ THUMBNAIL = str(ROOT / "examples" / "space_compress" / "thumbnail.png")
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    "command, message",
     [
-        (("compress", "{folder}", "{folder}"), "is not empty; choose a new folder"),
-        (("compress", "{tmp}", "{tmp}/x"), "has no config.json"),
-        (("compress", "{folder}", "{file}"), "is a file; choose a folder"),
-        (("compress", "{folder}", "{file}/x"), "x cannot be written: Not a directory"),
-        (("refine", "{folder}", "{tmp}/x", "--plot", "{file}/x/plot.png"), "x cannot be written: Not a directory"),
-        (("sample", "{folder}", "{folder}"), "is not empty; choose a new folder"),
-        (("convert", PICKLE, "{folder}"), "is not empty; choose a new folder"),
-        (("translate", "{folder}", THUMBNAIL, "--output-dir", "{tmp}/x"), "needs a UGATITGenerator"),
-        (("info", "stylegan2-fashion-mnis"), "Did you mean 'stylegan2-fashion-mnist'"),
-        (("info", "{file}"), "is a file; allowed are the folder of a saved model"),
-        (("info", "org/none"), "org/none: no such folder here, and not on the Hub, or no connection"),
-        (("info", "{tmp}/none"), "none, and a Hub id has the form NAMESPACE/NAME"),
-        (("prune", "{folder}", "{tmp}/x", "--criterion", "taylor", "--data", REAL), "are for criteria of diffusion"),
-        (("evaluate", REAL, REAL, "--steps", "9"), "steps is for models; fashion-mnist-test-5000 is none"),
-        (("evaluate", REAL, "{folder}", "--option", "kernel_distance.degree=2"), "the option kernel_distance.degree"),
-        (("evaluate", "fashion-mnist-tst-5000", "{folder}"), "Did you mean 'fashion-mnist-test-5000'"),
-        (("study", "{folder}", "--reference", REAL, "--output-dir", "{file}"), "is a file; choose a folder"),
-        (("study", "{folder}", "--reference", REAL, "--output-dir", "{tmp}/x", "--num-samples", "9"), "128 features"),
-        (("demo", "--output-dir", "{file}"), "is a file; choose a folder"),
-        (("sample", "{folder}", "{tmp}/x.png", "--class-label", "9"), "the model has 3 classes"),
-        (("evaluate", REAL, "{folder}", "--metric", "fidd"), "Unknown metric 'fidd'"),
-        (("evaluate", "{tmp}/none.parquet", "{folder}"), "none.parquet"),
-        (("evaluate", REAL, "{folder}", "--extractor", "vgg61"), "Unknown extractor 'vgg61'. Did you mean 'vgg16'"),
-        (("evaluate", REAL, REAL, "--metric", "frechet_distance", "--k", "2"), "has the option k"),
-        (("info", "{tmp}"), "has no config.json"),
-        (("compress", "{folder}", "{tmp}/x", "--component", "unet"), "--component is ['unet'], but"),
-        (("sample", "{folder}", "{tmp}/x", "--device", "cuda:99"), "--device is cuda:99; allowed are cpu and what"),
-        (("info", "{folder}", "--subfolder", "unet"), "--subfolder is 'unet', but"),
-        (("cost", "{folder}", "--revision", "main"), "--revision is 'main', but"),
+        ("compress {folder} {folder}", "is not empty; choose a new folder"),
+        ("compress {tmp} {tmp}/x", "has no config.json"),
+        ("compress {folder} {file}", "is a file; choose a folder"),
+        ("compress {folder} {file}/x", "x cannot be written: Not a directory"),
+        ("refine {folder} {tmp}/x --plot {file}/x/plot.png", "x cannot be written: Not a directory"),
+        ("sample {folder} {folder}", "is not empty; choose a new folder"),
+        (f"convert {PICKLE} {{folder}}", "is not empty; choose a new folder"),
+        ("convert {pickle} {tmp}/x", "x.pkl: the pickle asks for os.system"),
+        ("convert {file} {tmp}/x", "file: pickle instruction"),
+        ("convert {tmp}/none {tmp}/x", "no file or folder"),
+        (f"translate {{folder}} {THUMBNAIL} --output-dir {{tmp}}/x", "needs a UGATITGenerator"),
+        ("info {file}", "is a file; allowed are the folder of a saved model"),
+        ("info org/none", "org/none: no such folder here, and not on the Hub, or no connection"),
+        ("info {tmp}/none", "none, and a Hub id has the form NAMESPACE/NAME"),
+        (f"prune {{folder}} {{tmp}}/x --criterion taylor --data {REAL} -q", "are for criteria of diffusion"),
+        (f"evaluate {REAL} {REAL} --steps 9 -q", "steps is for models; fashion-mnist-test-5000 is none"),
+        (f"evaluate {REAL} {{folder}} --option kernel_distance.degree=2 -q", "the option kernel_distance.degree"),
+        ("evaluate fashion-mnist-tst-5000 {folder}", "Did you mean 'fashion-mnist-test-5000'"),
+        (f"study {{folder}} --reference {REAL} --output-dir {{file}}", "is a file; choose a folder"),
+        (f"study {{folder}} --reference {REAL} --output-dir {{tmp}}/x --num-samples 9 -q", "128 features"),
+        ("demo --output-dir {file}", "is a file; choose a folder"),
+        ("sample {folder} {tmp}/x.png --class-label 9", "the model has 3 classes"),
+        ("evaluate {tmp}/none.parquet {folder}", "none.parquet"),
+        (f"evaluate {REAL} {REAL} --metric frechet_distance --k 2 -q", "has the option k"),
+        ("info {tmp}", "has no config.json"),
+        ("compress {folder} {tmp}/x --component unet", "--component is ['unet'], but"),
+        ("sample {folder} {tmp}/x --device cuda:99", "--device is cuda:99; allowed are cpu and what"),
+        ("info {folder} --subfolder unet", "--subfolder is 'unet', but"),
+        ("cost {folder} --revision main", "--revision is 'main', but"),
     ],
 )
-def test_errors_are_one_line_without_traceback(call, folder, tmp_path, arguments, message):
-    (tmp_path / "file").write_text("")
-    code, out, err = call(*(a.format(folder=folder, tmp=tmp_path, file=tmp_path / "file") for a in arguments))
+def test_errors_are_one_line_without_traceback(call, files, tmp_path, command, message):
+    code, out, err = call(*command.format(**files).split())
     assert code == 1 and out == ""
     assert message in err and "Traceback" not in err and err.startswith("hf-ganzip: ") and err.count("\n") == 1
     assert not (tmp_path / "x").exists()
 
 
+@pytest.fixture
+def files(folder, tmp_path):
+    """What commands name: a saved generator, and files that are no model."""
+    (tmp_path / "x.pkl").write_bytes(b"cos\nsystem\n(S'x'\ntR.")
+    (tmp_path / "file").write_text("<html>")
+    return {"folder": folder, "tmp": tmp_path, "file": tmp_path / "file", "pickle": tmp_path / "x.pkl"}
+
+
 @pytest.mark.parametrize(
-    "arguments, message",
+    "command, message",
     [
-        *((("compress", "--bits", bits), "Invalid value for '--bits'") for bits in ("1", "9")),
-        (("compress", "--bits", "4", "--mean-bits", "5"), "--mean-bits takes the place of --bits"),
-        (
-            ("compress", "--recipe", "r.yaml", "--bits", "4", "--skip", "x"),
-            "--recipe takes the place of --bits, --skip",
-        ),
-        (("prune", "--ratio", "0.5", "--max-params", "9"), "--max-params takes the place of --ratio"),
-        (("prune", "--max-macs", "9", "--max-params", "9"), "--max-params takes the place of --max-macs"),
-        (("study", "--reference", REAL, "--bits", "9"), "Invalid value for '--bits'"),
-        (("study", "--reference", REAL, "--option", "steps=3"), "write METHOD.steps=VALUE"),
-        (("evaluate", REAL, "--k", "3", "--option", "k=2"), "k is given both as an option of its own and by --option"),
-        (("sample", "{tmp}/grid.gif"), "grid.gif is no folder; files of grids end in .png, .jpg, .jpeg, .webp"),
-        (("compress", "--dtype", "float8"), "Invalid value for '--dtype'"),
+        *((f"compress {{folder}} {{tmp}}/x --bits {bits}", "Invalid value for '--bits'") for bits in (1, 9)),
+        ("compress {folder} {tmp}/x --bits 4 --mean-bits 5", "--mean-bits takes the place of --bits"),
+        ("compress {folder} {tmp}/x --recipe r.yaml --bits 4 --skip x", "takes the place of --bits, --skip"),
+        ("prune {folder} {tmp}/x --ratio 0.5 --max-params 9", "--max-params takes the place of --ratio"),
+        ("prune {folder} {tmp}/x --max-macs 9 --max-params 9", "--max-params takes the place of --max-macs"),
+        (f"study {{folder}} --reference {REAL} --bits 9", "Invalid value for '--bits'"),
+        (f"study {{folder}} --reference {REAL} --option steps=3", "write METHOD.steps=VALUE"),
+        (f"evaluate {REAL} {{folder}} --k 3 --option k=2", "k is given both as an option of its own and by --option"),
+        ("compress {folder} {tmp}/x --dtype float8", "Invalid value for '--dtype'"),
     ],
 )
-def test_wrong_usage_ends_with_2(call, folder, tmp_path, monkeypatch, arguments, message):
+def test_wrong_usage_ends_with_2(call, files, tmp_path, monkeypatch, command, message):
     monkeypatch.setenv("COLUMNS", "200")
-    command, *rest = (argument.format(tmp=tmp_path) for argument in arguments)
-    places = {"evaluate": [*rest[:1], folder], "study": [folder], "sample": [folder]}
-    rest = rest[1:] if command == "evaluate" else rest
-    code, out, err = call(command, *places.get(command, [folder, tmp_path / "x"]), *rest)
+    code, out, err = call(*command.format(**files).split())
     assert code == 2 and out == "" and message in " ".join(err.split()) and "Traceback" not in err
     assert not (tmp_path / "x").exists()
 
@@ -130,22 +130,6 @@ def test_an_unwritable_output_is_found_before_the_work(call, monkeypatch):
         assert code == 1 and "/proc/nothing/model cannot be written: " in err
 
 
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        (b"cos\nsystem\n(S'x'\ntR.", "x.pkl: the pickle asks for os.system"),
-        (b"<html>", "x.pkl: pickle instruction"),
-        (None, "no file or folder"),
-    ],
-)
-def test_convert_refuses_in_one_line(call, tmp_path, content, message):
-    if content is not None:
-        (tmp_path / "x.pkl").write_bytes(content)
-    code, _, err = call("convert", tmp_path / "x.pkl", tmp_path / "out")
-    assert code == 1 and message in err and err.count("\n") == 1
-    assert not (tmp_path / "out").exists()
-
-
 def test_translate_overwrites_and_skips_nothing(call, tmp_path):
     tiny_ugatit().save_pretrained(tmp_path / "model")
     for folder in ("a", "b"):
@@ -155,15 +139,14 @@ def test_translate_overwrites_and_skips_nothing(call, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "z.bmp")
     (tmp_path / "broken.png").write_text("x")
     (tmp_path / "file").write_text("x")
-    for arguments, message in (
-        (("a", "b"), "b/x.png would both be written to x.png"),
-        (("a/x.png", "x_heatmap.png"), "would both be written to x_heatmap.png"),
-        (("a", "z.bmp"), "z.bmp is no PNG, JPEG or WebP file"),
-        (("broken.png",), "broken.png is not a readable image"),
-        (("a", "--output-dir", "a"), "a holds x.png, which would be overwritten"),
-        (("a", "--output-dir", "file"), "file is a file; choose a folder"),
-    ):
-        flags = () if "--output-dir" in arguments else ("--output-dir", tmp_path / "out")
-        places = [each if each.startswith("--") else tmp_path / each for each in arguments]
-        code, out, err = call("translate", tmp_path / "model", *places, *flags)
+    for arguments, message in {
+        "{tmp}/a {tmp}/b": "b/x.png would both be written to x.png",
+        "{tmp}/a/x.png {tmp}/x_heatmap.png": "would both be written to x_heatmap.png",
+        "{tmp}/a {tmp}/z.bmp": "z.bmp is no PNG, JPEG or WebP file",
+        "{tmp}/broken.png": "broken.png is not a readable image",
+        "{tmp}/a --output-dir {tmp}/a": "a holds x.png, which would be overwritten",
+        "{tmp}/a --output-dir {tmp}/file": "file is a file; choose a folder",
+    }.items():
+        command = f"translate {{tmp}}/model --output-dir {{tmp}}/out {arguments}"
+        code, out, err = call(*command.format(tmp=tmp_path).split())
         assert code == 1 and message in err and "bug" not in err and not list((tmp_path).glob("out/*"))

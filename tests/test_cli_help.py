@@ -11,8 +11,6 @@ import typer
 import hf_ganzip as gz
 from hf_ganzip import cli
 
-from .processes import hf_ganzip
-
 
 def test_version(call):
     assert call("--version")[:2] == (0, f"{gz.__version__}\n")
@@ -85,13 +83,6 @@ def test_help_and_completion_come_without_torch(group):
         assert "Usage" in said, command
     for (line, expected), (_, said, _) in zip(COMPLETED.items(), answers[len(commands) :], strict=True):
         assert sorted(said.splitlines()) == sorted(expected), line
-
-
-def test_completion_script():
-    environment = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
-    process = hf_ganzip("--show-completion", "bash", environment=environment)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0 and "_HF_GANZIP_COMPLETE=complete_bash" in out, err
 
 
 def test_completed_values_are_those_of_the_registries():

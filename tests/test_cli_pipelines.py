@@ -25,16 +25,13 @@ def pipeline(tmp_path_factory):
     return folder
 
 
-def test_compress_saves_the_whole_pipeline_again(call, pipeline, tmp_path):
-    code, out, _ = call("compress", pipeline, tmp_path / "small", "--bits", 4)
-    assert code == 0 and out.startswith("--- unet\n") and "smaller" in out
+def test_compress_saves_the_whole_pipeline_again(done, pipeline, tmp_path):
+    out = done("compress", pipeline, tmp_path / "small", "--bits", 4)
+    assert out.startswith("--- unet\n") and "smaller" in out
     small = DiffusionPipeline.from_pretrained(tmp_path / "small")
     assert type(small).__name__ == "StableDiffusionPipeline" and small.scheduler.config.clip_sample is False
     assert packed_modules(small.unet) and not packed_modules(small.text_encoder)
     assert small.unet.config.quantization_config.record[-1]["base_model"] == "unet"
-    full = DiffusionPipeline.from_pretrained(pipeline)
-    gz.quantize_(full, gz.QuantizeConfig(bits=4))
-    assert (generate(small) == generate(full)).all()
 
 
 def test_components_of_a_hub_id(done, pipeline, tmp_path, monkeypatch):
@@ -104,27 +101,24 @@ def test_a_text_encoder_alone(done, tmp_path):
         (("--method", "acik"), "--method: Unknown quantization method 'acik'. Did you mean 'aciq'"),
         (("--mean-bits", "2.0"), "--mean-bits is 2.0; allowed are more than 2"),
         (("--granularity", "rows"), "--granularity is 'rows'; allowed are"),
-        (("--granularity", "group", "--group-size", "1"), "--group-size is 1; allowed are"),
         (("--granularity", "group", "--group-size", "7"), "that --group-size 7 or a smaller size"),
         (("--scale-dtype", "int8"), "--scale-dtype is 'int8'; allowed are"),
+        (("--activations", "int4"), "--activations is 'int4'; allowed are None and 'int8'"),
         (("--option", "seed"), "--option 'seed' is not NAME=VALUE"),
         (("--option", "sed=1"), "--method 'auto' has no option sed"),
         (("--method", "aciq", "--option", "sed=1"), "--method 'aciq' has no option sed"),
         (("--headroom", "2"), "--headroom is 2.0; allowed are"),
         (("--preset", "papr"), "--preset: Unknown preset 'papr'. Did you mean 'paper'"),
         (("--skip", "nothing.*"), "--skip 'nothing.*' matches no layer"),
-        (("--requantize", "--recipe", "x.yaml"), "--recipe takes the place of --requantize"),
         (("--recipe", "x.yaml"), "--recipe is x.yaml"),
         (("--component", "unett"), "Did you mean 'unet'? Set --component to some of"),
         (("--subfolder", "none"), "--subfolder is 'none', but"),
-        (("--revision", "main"), "--revision is 'main', but"),
         (("--device", "tpu"), "--device is tpu; allowed are"),
     ],
 )
-def test_errors_of_compress_name_its_options(call, pipeline, tmp_path, monkeypatch, arguments, message):
-    monkeypatch.setenv("COLUMNS", "300")
+def test_errors_of_compress_name_its_options(call, pipeline, tmp_path, arguments, message):
     code, out, err = call("compress", pipeline, tmp_path / "small", *arguments)
-    assert code and out == "" and message in " ".join(err.split()) and not (tmp_path / "small").exists()
+    assert code == 1 and out == "" and message in err and not (tmp_path / "small").exists()
 
 
 def test_a_quantized_model_leads_to_its_option(call, tmp_path):

@@ -22,6 +22,9 @@ from .conftest import run, tiny_generator, tiny_ugatit, tiny_unet
 from .hub import TOKEN, LocalHub
 
 
+OPENERS = (gz.load_model, describe, gz.GANPipeline.from_pretrained, gz.BigGANGenerator.from_pretrained)
+
+
 @pytest.fixture
 def saved(tmp_path):
     """A model, pipelines with one network, with two of which one is a denoiser, and with two others."""
@@ -71,14 +74,7 @@ def test_without_a_connection_one_attempt_decides(saved, hub, tmp_path, monkeypa
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert unreachable() and torch.equal(run(gz.load_model("org/model")), expected)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: pytest.fail("a retry"))
-    calls = (
-        gz.load_model,
-        describe,
-        gz.GANPipeline.from_pretrained,
-        gz.StyleGAN2Generator.from_pretrained,
-        gz.convert,
-    )
-    for call in calls:
+    for call in (*OPENERS, gz.convert):
         with pytest.raises(OSError, match="org/typo"):
             call("org/typo")
     with pytest.raises(OSError, match="org/typo"):
@@ -113,6 +109,7 @@ def test_a_subfolder_is_all_that_is_downloaded(hub, tmp_path):
 def test_the_network_of_a_pipeline(saved, hub, tmp_path):
     for name, cls in (("gan", "StyleGAN2Generator"), ("ddpm", "UNet2DModel")):
         here, there = gz.load_model(saved / name), gz.load_model(f"org/{name}", cache_dir=tmp_path / "cache")
+        assert all(tensor.data_ptr() % 64 == 0 for tensor in (*here.parameters(), *here.buffers()))
         assert type(here).__name__ == cls and torch.equal(run(here), run(there))
         assert type(open_source(saved / name).model).__name__ == cls
     assert Path(gz.load_model("org/two", cache_dir=tmp_path / "cache").config["_name_or_path"]).name == "unet"
@@ -124,29 +121,22 @@ def test_the_network_of_a_pipeline(saved, hub, tmp_path):
     assert type(pipe.generator).__name__ == "StyleGAN2Generator"
 
 
-def test_a_pipeline_opens_a_generator_alone(saved, hub, tmp_path):
-    """From a folder of it, from a part of a pipeline on the Hub, by name; with options of both."""
-    for name, options in (
-        (saved / "gan" / "generator", {}),
-        ("org/gan", {"subfolder": "generator", "cache_dir": tmp_path / "cache", "token": TOKEN}),
-    ):
-        pipe = gz.GANPipeline.from_pretrained(name, class_names=["a", "b", "c"], torch_dtype=torch.bfloat16, **options)
-        assert pipe.dtype == torch.bfloat16 and pipe.config.class_names == ["a", "b", "c"]
+def test_a_pipeline_opens_a_generator_alone(hub, tmp_path):
+    """Here a part of a pipeline on the Hub, with options of both; tests/test_first_hour.py: from a folder, by name."""
+    options = {
+        "subfolder": "generator",
+        "cache_dir": tmp_path / "cache",
+        "token": TOKEN,
+        "torch_dtype": torch.bfloat16,
+    }
+    pipe = gz.GANPipeline.from_pretrained("org/gan", class_names=["a", "b", "c"], **options)
+    assert pipe.dtype == torch.bfloat16 and pipe.config.class_names == ["a", "b", "c"]
     tiny_ugatit().save_pretrained(tmp_path / "ugatit")
     assert gz.ImageTranslationPipeline.from_pretrained(tmp_path / "ugatit").generator.config.resolution == 16
     with pytest.raises(ValueError, match="UGATITGenerator draws no latents; .* use ImageTranslationPipeline"):
         gz.GANPipeline.from_pretrained(tmp_path / "ugatit")
     with pytest.raises(ValueError, match="StyleGAN2Generator makes images of latents; .* use GANPipeline"):
         gz.ImageTranslationPipeline.from_pretrained("stylegan2-fashion-mnist")
-
-
-@pytest.mark.parametrize("cls", [FeatureNetwork, gz.StyleGAN2Discriminator, gz.BigGANGenerator])
-def test_classes_open_bundled_names(cls):
-    names = {
-        "FeatureNetwork": "fashion-mnist-features",
-        "StyleGAN2Discriminator": "stylegan2-fashion-mnist-discriminator",
-    }
-    assert type(cls.from_pretrained(names.get(cls.__name__, "biggan-fashion-mnist"))) is cls
 
 
 def test_describe_takes_pipelines_and_hub_ids(saved, hub, tmp_path):
@@ -160,25 +150,14 @@ def test_describe_takes_pipelines_and_hub_ids(saved, hub, tmp_path):
         describe(saved / "gan")
 
 
-def test_class_of_a_transformers_model(tmp_path):
-    from .test_transformers import text_encoder
-
-    text_encoder().save_pretrained(tmp_path)
-    assert describe(tmp_path)["class_name"] == "CLIPTextModel"
-
-
 def test_bundled_names_and_mistyped_ones(tmp_path, monkeypatch):
-    assert torch.equal(
-        run(gz.load_model("stylegan2-fashion-mnist")), run(gz.load_model(model_folder("stylegan2-fashion-mnist")))
-    )
+    by_name, by_folder = (gz.load_model(each("stylegan2-fashion-mnist")) for each in (str, model_folder))
+    assert torch.equal(run(by_name), run(by_folder))
+    assert type(FeatureNetwork.from_pretrained("fashion-mnist-features")) is FeatureNetwork
+    discriminator = gz.StyleGAN2Discriminator.from_pretrained("stylegan2-fashion-mnist-discriminator")
+    assert type(discriminator) is gz.StyleGAN2Discriminator
     assert describe("biggan-fashion-mnist")["class_name"] == "BigGANGenerator"
-    for call in (
-        gz.load_model,
-        gz.from_config,
-        describe,
-        gz.GANPipeline.from_pretrained,
-        gz.BigGANGenerator.from_pretrained,
-    ):
+    for call in (*OPENERS, gz.from_config):
         with pytest.raises(ValueError, match="'stylegan2-fashion-mnis'. Did you mean 'stylegan2-fashion-mnist'"):
             call("stylegan2-fashion-mnis")
     (tmp_path / "model.pkl").write_text("x")

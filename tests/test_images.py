@@ -79,14 +79,10 @@ def test_grey_images_among_colour_ones_get_three_channels():
     assert stacked.shape == (2, 3, 2, 2) and (stacked[0] == 9).all()
 
 
-def test_missing_labels(tmp_path):
+def test_labels_may_be_missing_and_must_match_images(tmp_path):
     (tmp_path / "train-images-idx3-ubyte").write_bytes(idx_bytes(PIXELS))
     assert read_images(tmp_path)[1] is None
     assert load_images(tmp_path, resolution=5).tensors[1].tolist() == [0] * 6
-
-
-def test_labels_must_match_images(tmp_path):
-    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx_bytes(PIXELS))
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx_bytes(LABELS[:4]))
     with pytest.raises(ValueError, match="6 images in train-images-idx3-ubyte but 4 labels"):
         read_images(tmp_path)
@@ -122,7 +118,7 @@ def test_lossless_modes_are_read(tmp_path, mode, channels):
     assert read_images(tmp_path)[0][0].shape == (4, 4, channels)
 
 
-def test_wrong_parquet_files(tmp_path):
+def test_the_only_column_of_images_is_found_in_parquet_files_that_have_one(tmp_path):
     path = tmp_path / "a.parquet"
     with pytest.raises(FileNotFoundError, match="no parquet file"):
         read_images(path)
@@ -138,11 +134,7 @@ def test_wrong_parquet_files(tmp_path):
     pq.write_table(pa.table({"image": [{"bytes": None, "path": "elsewhere.png"}]}), path)
     with pytest.raises(ValueError, match="row 0: column 'image' holds no encoded image"):
         read_images(path)
-
-
-def test_the_only_column_of_images_is_found(tmp_path):
     cell = {"bytes": png_bytes(PIXELS[0]), "path": None}
-    path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"img": [cell], "label": [3]}), path)  # the names of CIFAR-10
     images, labels = read_images(path)
     assert len(images) == 1 and labels.tolist() == [3]

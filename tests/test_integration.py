@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoModel, DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
+from diffusers import AutoModel, UNet2DModel
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS
 
 import hf_ganzip as gz
@@ -83,10 +83,7 @@ def test_in_memory_while_loading_and_restored_the_model_is_the_same(make, option
     assert saved == again and saved["layers"] == memory["layers"]
     assert any(entry.get(layout) for entry in saved["layers"].values())
     assert {name: saved.get(name) for name in options.keys() - {"method_options"}}.items() <= options.items()
-    assert ("bias_correction" in saved, "activations" in saved) == (
-        "bias_correction" in options,
-        "activations" in options,
-    )
+    assert saved.keys() & {"bias_correction", "activations"} == options.keys() & {"bias_correction", "activations"}
     for layer in packed_modules(restored).values():
         assert layer.packed_buffers().keys() == layer.packed_layout.buffers.keys()
     sizes = {layer["name"]: layer["bytes"] for layer in describe(tmp_path / "packed")["layers"]}
@@ -115,15 +112,23 @@ def test_keep_in_fp32_modules_stay_float32(packed):
 
 
 _FRESH = """
-import sys, torch
-import hf_ganzip, diffusers.quantizers.auto, transformers
-assert "hf_ganzip" in diffusers.quantizers.auto.AUTO_QUANTIZER_MAPPING
+import diffusers, sys, torch, transformers
+for cls, name in (
+    (transformers.AutoModel, "text_encoder"),
+    (transformers.CLIPTextModel, "text_encoder"),
+    (diffusers.UNet2DModel, "unet"),
+):
+    try:
+        cls.from_pretrained(f"{sys.argv[1]}/{name}")
+    except Exception as error:
+        print(f"{cls.__name__}: {error}")
+import hf_ganzip  # after all that was imported
 results = []
-for name, cls in (
-    ("generator", hf_ganzip.StyleGAN2Generator),
-    ("unet", diffusers.UNet2DModel),
-    ("unet", diffusers.AutoModel),
-    ("text_encoder", transformers.AutoModel),
+for cls, name in (
+    (hf_ganzip.StyleGAN2Generator, "generator"),
+    (diffusers.UNet2DModel, "unet"),
+    (diffusers.AutoModel, "unet"),
+    (transformers.AutoModel, "text_encoder"),
 ):
     model = cls.from_pretrained(f"{sys.argv[1]}/{name}").eval()
     args, kwargs = torch.load(f"{sys.argv[1]}/{name}.pt")
@@ -134,7 +139,7 @@ torch.save(results, sys.argv[1] + "/results.pt")
 
 
 @pytest.mark.process
-def test_a_fresh_process_restores_the_same_output(tmp_path):
+def test_a_fresh_process_raises_rather_than_loads_noise_until_we_are_imported_and_then_restores(tmp_path):
     expected = {}
     for name, make in (("generator", tiny_generator), ("unet", tiny_unet), ("text_encoder", text_encoder)):
         model = make()
@@ -143,7 +148,13 @@ def test_a_fresh_process_restores_the_same_output(tmp_path):
         inputs = ((IDS,), {}) if name == "text_encoder" else family_of(model).example_inputs(model)
         torch.save(inputs, tmp_path / f"{name}.pt")
         expected[name] = encode(model) if name == "text_encoder" else run(model)
-    subprocess.run([sys.executable, "-c", _FRESH, tmp_path], check=True, capture_output=True, timeout=200)
+    found = subprocess.run([sys.executable, "-c", _FRESH, tmp_path], capture_output=True, text=True, timeout=200)
+    assert found.returncode == 0, found.stderr
+    messages = dict(line.split(": ", 1) for line in found.stdout.splitlines())
+    assert messages.keys() == {"AutoModel", "CLIPTextModel", "UNet2DModel"}
+    assert "Unknown quantization type, got hf_ganzip" in messages["UNet2DModel"]
+    assert found.stderr.count("Unknown quantization type, got hf_ganzip") >= 2
+    assert found.stderr.count("CLIPTextModel LOAD REPORT") >= 2 and "MISMATCH" in found.stderr
     results = torch.load(tmp_path / "results.pt")
     assert len(results) == 4
     for loader, name, output in results:
@@ -160,20 +171,6 @@ def test_shards_are_quantized_while_loading_and_restored(tmp_path):
     assert all(len(list((tmp_path / folder).glob("*.safetensors"))) > 2 for folder in ("full", "small"))
     for cls in (UNet2DModel, AutoModel):
         assert torch.equal(run(cls.from_pretrained(str(tmp_path / "small"))), run(model))
-
-
-def test_ddpm_pipeline_restores_a_packed_unet(tmp_path):
-    unet = tiny_unet()
-    gz.quantize_(unet, bits=4)
-    pipeline = DDPMPipeline(unet, DDPMScheduler(num_train_timesteps=10))
-    pipeline.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "model_index.json").read_text())["unet"] == ["diffusers", "UNet2DModel"]
-    images = []
-    for pipe in (pipeline, DDPMPipeline.from_pretrained(tmp_path), DiffusionPipeline.from_pretrained(tmp_path)):
-        pipe.set_progress_bar_config(disable=True)
-        generator = torch.Generator().manual_seed(0)
-        images.append(pipe(generator=generator, num_inference_steps=2, output_type="np").images)
-    assert (images[0] == images[1]).all() and (images[0] == images[2]).all()
 
 
 def test_record_says_what_was_done(packed, folder):
@@ -215,18 +212,8 @@ def test_a_pruned_folder_is_quantized_while_loading(tmp_path, method):
     assert loaded.hf_quantizer.report.quantized
     for each in (loaded, restored):
         assert [step["name"] for step in recorded_steps(each)] == ["prune", "quantize"]
-    assert recorded_steps(restored)[1]["base_model"] == "pruned" and not config.record and config.structure is None
-    with pytest.raises(ValueError, match="quantized already .*; load it without quantization_config="):
-        UNet2DModel.from_pretrained(tmp_path / "both", quantization_config=gz.GanzipConfig(bits=2))
-
-
-def test_dequantize_method_of_diffusers(packed, tmp_path):
-    model = gz.StyleGAN2Generator.from_pretrained(packed)
-    expected = run(model)
-    model.dequantize()
-    assert torch.equal(run(model), expected)
-    model.save_pretrained(tmp_path / "plain")
-    assert torch.equal(run(gz.StyleGAN2Generator.from_pretrained(tmp_path / "plain")), expected)
+    assert recorded_steps(restored)[1]["base_model"] == "pruned"
+    assert not config.record and config.structure is None and config.layers is None  # it may serve another model
 
 
 @pytest.mark.parametrize("dequantize", [gz.dequantize_, lambda model: model.dequantize()], ids=["ours", "diffusers"])
@@ -238,26 +225,16 @@ def test_the_record_survives_dequantizing(dequantize, pruned, tmp_path):
         gz.prune_(model, gz.PruneConfig("random", 0.5))
         names = ["prune", *names]
     gz.quantize_(model, bits=4)
+    expected = run(model)
     dequantize(model)
+    assert torch.equal(run(model), expected)
     model.save_pretrained(tmp_path)
     restored = UNet2DModel.from_pretrained(tmp_path)
-    assert torch.equal(run(restored), run(model))
+    assert torch.equal(run(restored), expected)
     for each in (model, restored):
         assert [step["name"] for step in recorded_steps(each)] == names
     gz.quantize_(restored, bits=4)
     assert [step["name"] for step in recorded_steps(restored)] == [*names, "quantize"]
-
-
-def test_one_config_serves_several_models(folder, tmp_path):
-    tiny_unet().save_pretrained(tmp_path / "unet")
-    config = gz.GanzipConfig(bits=4)
-    first = gz.StyleGAN2Generator.from_pretrained(folder, quantization_config=config)
-    second = UNet2DModel.from_pretrained(tmp_path / "unet", quantization_config=config)
-    assert not config.record and config.layers is None
-    for model in (first, second):
-        assert len(recorded_steps(model)) == 1
-        model.save_pretrained(tmp_path / "saved")
-        assert torch.equal(run(type(model).from_pretrained(tmp_path / "saved")), run(model))
 
 
 def test_device_map_keeps_the_output(packed):

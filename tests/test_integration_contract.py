@@ -44,22 +44,16 @@ def test_a_folders_config_and_the_argument_go_through_the_method_that_is_wrapped
         owner, caller = transformers_auto.AutoHfQuantizer, transformers_auto.get_hf_quantizer
         module = transformers_integration
     wrapped = owner.merge_quantization_configs
-    assert list(inspect.signature(wrapped.__wrapped__).parameters) == [
-        "quantization_config",
-        "quantization_config_from_args",
-    ]
+    parameters = list(inspect.signature(wrapped.__wrapped__).parameters)
+    assert parameters == ["quantization_config", "quantization_config_from_args"]
     assert f"{owner.__name__}.merge_quantization_configs(" in inspect.getsource(caller)
     module.register()
     assert owner.merge_quantization_configs is wrapped and not hasattr(wrapped.__wrapped__, "__wrapped__")
 
 
 def test_no_new_abstract_methods():
-    assert DiffusersQuantizer.__abstractmethods__ <= {
-        "_process_model_before_weight_loading",
-        "_process_model_after_weight_loading",
-        "is_serializable",
-        "is_trainable",
-    }
+    hooks = {"_process_model_before_weight_loading", "_process_model_after_weight_loading"}
+    assert DiffusersQuantizer.__abstractmethods__ <= hooks | {"is_serializable", "is_trainable"}
 
 
 def test_every_hook_we_override_exists():

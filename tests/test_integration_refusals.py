@@ -84,7 +84,7 @@ def reshape_layer(config):
         (edit_weights, flip_a_bit, r"differ from their digest in config.json: \['synthesis.b4.conv1'\]"),
         (edit_weights, shorten, "has shape .* in the checkpoint; config.json asks for"),
         (edit_weights, retype, "is torch.float32 in the checkpoint; allowed is torch.float16"),
-        (edit_config, add_layer, "synthesis.b64.conv0: the model has no such layer"),
+        (edit_config, add_layer, r"StyleGAN2Generator: config.json does not fit: .*b64.conv0: the model has no such"),
         (edit_config, reshape_layer, r"shape \(16, 16, 9\) in the table, \(16, 16, 3, 3\) in the model"),
         (edit_config, lambda c: c["quantization_config"]["layers"][FIRST].pop("bits"), "damaged entry"),
         (edit_config, lambda c: c["quantization_config"].update(layers={}), "no layers table"),

@@ -161,22 +161,16 @@ def test_adapters_with_nan_or_more_than_a_product_are_refused(unet, folder):
     assert torch.equal(predict(unet), expected)
 
 
-def test_layers_that_are_not_packed_are_merged_as_ever():
-    unet = conditional_unet()
-    unet.add_adapter(lora("to_q"))
-    before = {name: tensor.clone() for name, tensor in unet.state_dict().items() if "lora" not in name}
-    unet.fuse_lora()
-    assert any(not torch.equal(tensor, before[name]) for name, tensor in unet.state_dict().items() if name in before)
-    unet.unfuse_lora()
-    for name, tensor in before.items():
-        torch.testing.assert_close(unet.state_dict()[name], tensor)
-
-
 def test_merging_goes_through_unpacked_weights(unet, tmp_path):
     trained(unet)
     expected = predict(unet)
     gz.dequantize_(unet)
     torch.testing.assert_close(predict(unet), expected)
+    before = state_of(unet)
+    unet.fuse_lora()
+    assert any(name.endswith("to_q.base_layer.weight") for name in changed(before, unet))
+    unet.unfuse_lora()
+    torch.testing.assert_close(state_of(unet), before)
     unet.fuse_lora()
     unet.unload_lora()
     torch.testing.assert_close(predict(unet), expected, rtol=1e-4, atol=1e-5)
@@ -250,11 +244,3 @@ def test_packed_weights_are_read_and_not_written(unet):
         with pytest.raises(RuntimeError, match=r"read-only.* Call hf_ganzip.dequantize_\(model\) first"):
             write()
     assert torch.equal(layer.weight, before)
-
-
-def test_adapters_of_convolutions(unet):
-    """peft makes them by the class of the layer beside which they stand: type(layer)(...)."""
-    before, plain = run(unet), packed_modules(unet)
-    unet.add_adapter(lora("conv1"))
-    assert len(packed_modules(unet)) == len(plain) and not torch.equal(run(unet), before)
-    assert all(p.requires_grad == ("lora" in name) for name, p in unet.named_parameters())

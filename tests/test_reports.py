@@ -43,7 +43,6 @@ REPORTS = [  # and the rows of their data frames
     (COMPARED, 3),
     (PushReport("me/x", "", {NASTY: 5}, "card", {}), 1),
 ]
-EACH = pytest.mark.parametrize("report, rows", REPORTS, ids=[type(report).__name__ for report, _ in REPORTS])
 
 
 class Checker(HTMLParser):
@@ -65,22 +64,14 @@ class Checker(HTMLParser):
         self.text += data
 
 
-@EACH
-def test_html_is_folded_and_escaped(report, rows):
+@pytest.mark.parametrize("report, rows", REPORTS, ids=[type(report).__name__ for report, _ in REPORTS])
+def test_html_is_folded_and_escaped_repr_is_short_and_frames_have_a_row_for_each(report, rows):
     page = Checker(report._repr_html_())
     assert not page.open and "script" not in page.tags and NASTY in page.text
     assert page.tags.index("table") < page.tags.index("details")
-
-
-@EACH
-def test_repr_is_short(report, rows):
     lines = repr(report).splitlines()
     assert len(lines) <= 3 and max(map(len, lines)) <= 119
     assert lines[0].startswith(type(report).__name__)
-
-
-@EACH
-def test_pandas(report, rows):
     frame = report.to_pandas()
     assert len(frame) == rows
     assert frame.columns.tolist() == list(report.rows()[0])

@@ -49,13 +49,8 @@ def sd3(**changes):
 
     config = {"sample_size": 8, "in_channels": 4, "out_channels": 4, "num_layers": 2, "num_attention_heads": 2}
     config |= {"attention_head_dim": 8, "caption_projection_dim": 16, "joint_attention_dim": 12}
-    config |= {
-        "pooled_projection_dim": 10,
-        "pos_embed_max_size": 8,
-        "qk_norm": "rms_norm",
-        "dual_attention_layers": (0,),
-    }
-    return SD3Transformer2DModel(**config | changes).eval()
+    config |= {"pooled_projection_dim": 10, "pos_embed_max_size": 8, "qk_norm": "rms_norm"}
+    return SD3Transformer2DModel(**config | {"dual_attention_layers": (0,)} | changes).eval()
 
 
 def flux(**changes):
@@ -91,6 +86,13 @@ FAMILIES = {
     "WanTransformer3DModel": wan,
     "AutoencoderKL": autoencoder,
 }
+
+
+def encoded(projected, added):
+    """Options of what is attended to and of what is added to the timestep, for a UNet that projects the first."""
+    return {"encoder_hid_dim": 20, "encoder_hid_dim_type": projected, "addition_embed_type": added}
+
+
 CONDITIONS = {  # of the same families, other kinds of conditions
     "unet, classes": lambda: tiny_unet(num_class_embeds=5),
     "unet, class is a timestep": lambda: tiny_unet(class_embed_type="timestep"),
@@ -102,24 +104,12 @@ CONDITIONS = {  # of the same families, other kinds of conditions
     "its refiner": lambda: xl_unet(projection_class_embeddings_input_dim=32 + 5 * 8),
     "inpainting": lambda: conditional_unet(in_channels=9, out_channels=4),
     "deepfloyd": lambda: conditional_unet(
-        encoder_hid_dim=20,
-        encoder_hid_dim_type="text_proj",
-        addition_embed_type="text",
-        addition_embed_type_num_heads=4,
-        out_channels=8,
+        **encoded("text_proj", "text"), addition_embed_type_num_heads=4, out_channels=8
     ),
-    "kandinsky 2.1": lambda: conditional_unet(
-        encoder_hid_dim=20, encoder_hid_dim_type="text_image_proj", addition_embed_type="text_image"
-    ),
-    "kandinsky 2.2": lambda: conditional_unet(
-        encoder_hid_dim=20, encoder_hid_dim_type="image_proj", addition_embed_type="image"
-    ),
+    "kandinsky 2.1": lambda: conditional_unet(**encoded("text_image_proj", "text_image")),
+    "kandinsky 2.2": lambda: conditional_unet(**encoded("image_proj", "image")),
     "kandinsky 2.2, hints": lambda: conditional_unet(
-        encoder_hid_dim=20,
-        encoder_hid_dim_type="image_proj",
-        addition_embed_type="image_hint",
-        in_channels=8,
-        out_channels=8,
+        **encoded("image_proj", "image_hint"), in_channels=8, out_channels=8
     ),
     "pixart, sizes": lambda: pixart(use_additional_conditions=True),
     "flux, no guidance": lambda: flux(guidance_embeds=False),

@@ -38,6 +38,15 @@ def t5(features):
     return tokenizer, T5EncoderModel(config).eval()
 
 
+def texts(*pairs):
+    """The pairs by the names of the arguments of pipelines: tokenizer, text_encoder, tokenizer_2 ..."""
+    found = {}
+    for number, pair in enumerate(pairs, 1):
+        suffix = f"_{number}" if number > 1 else ""
+        found |= {f"{kind}{suffix}": each for kind, each in zip(("tokenizer", "text_encoder"), pair)}
+    return found
+
+
 def vae(**changes):
     return autoencoder(latent_channels=4, **changes)
 
@@ -47,11 +56,9 @@ def stable_diffusion():
 
     from .tiny_diffusion import conditional_unet
 
-    tokenizer, text_encoder = clip()
     return StableDiffusionPipeline(
+        **texts(clip()),
         vae=vae(),
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
         unet=conditional_unet(cross_attention_dim=16),
         scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
         safety_checker=None,
@@ -63,13 +70,9 @@ def stable_diffusion():
 def stable_diffusion_xl():
     from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 
-    (tokenizer, text_encoder), (tokenizer_2, text_encoder_2) = clip(), clip(projected=True)
     return StableDiffusionXLPipeline(
+        **texts(clip(), clip(projected=True)),
         vae=vae(),
-        text_encoder=text_encoder,
-        text_encoder_2=text_encoder_2,
-        tokenizer=tokenizer,
-        tokenizer_2=tokenizer_2,
         unet=xl_unet(),
         scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
         add_watermarker=False,
@@ -79,32 +82,21 @@ def stable_diffusion_xl():
 def stable_diffusion_3():
     from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 
-    (tokenizer, text_encoder), (tokenizer_2, text_encoder_2) = clip(projected=True), clip(projected=True)
-    tokenizer_3, text_encoder_3 = t5(32)
     return StableDiffusion3Pipeline(
+        **texts(clip(projected=True), clip(projected=True), t5(32)),
         transformer=sd3(joint_attention_dim=32, pooled_projection_dim=32),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=vae(shift_factor=0.06),
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        text_encoder_2=text_encoder_2,
-        tokenizer_2=tokenizer_2,
-        text_encoder_3=text_encoder_3,
-        tokenizer_3=tokenizer_3,
     )
 
 
 def flux_dev():
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
-    (tokenizer, text_encoder), (tokenizer_2, text_encoder_2) = clip(), t5(32)
     return FluxPipeline(
+        **texts(clip(), t5(32)),
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
         vae=vae(shift_factor=0.1),
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        text_encoder_2=text_encoder_2,
-        tokenizer_2=tokenizer_2,
         transformer=flux(joint_attention_dim=32, pooled_projection_dim=16),
     )
 

@@ -13,7 +13,7 @@ import typer
 
 from . import completion, flags
 from .opening import Place, open_model, open_whole, read_prompts
-from .shared import app, parse_options, print_json, refuse_unwritable, say
+from .shared import app, parse_options, refuse_unwritable, show
 
 
 def _side(said: str) -> typer.models.ArgumentInfo:
@@ -126,9 +126,7 @@ def compare(
         progress=not quiet,
         **({"metrics": tuple(metric)} if metric else {}),
     )
-    if as_json:
-        return print_json(report.to_dict())
-    say(f"{report}\n{output_dir / 'report.html'}")
+    show(report.to_dict(), f"{report}\n{output_dir / 'report.html'}", as_json)
 
 
 @app.command()
@@ -155,7 +153,7 @@ def cost(
     place = Place(subfolder, revision, device, dtype)
     other = None if base is None else open_model(base, Place(device=device, dtype=dtype))
     report = measure_cost(open_model(model, place), other, repeats=repeats, memory=memory)
-    print_json(report.to_dict()) if as_json else say(report)
+    show(report.to_dict(), report, as_json)
 
 
 @app.command()
@@ -208,11 +206,10 @@ def sensitivity(
 
         plot.parent.mkdir(parents=True, exist_ok=True)
         save_sensitivity_plot(report, plot)
-    if as_json:
-        return print_json(report.to_dict() | {"overrides": overrides})
-    say(report)
+    text = str(report)
     if overrides is not None:
-        say(f"overrides for a mean of {mean_bits} bits:\n{json.dumps(overrides, indent=1)}")
+        text += f"\noverrides for a mean of {mean_bits} bits:\n{json.dumps(overrides, indent=1)}"
+    show(report.to_dict() | {"overrides": overrides}, text, as_json)
 
 
 @app.command()
@@ -287,4 +284,4 @@ def study(
     opened, _ = open_whole(model, None, Place(subfolder, revision, device))
     result = run_study(opened, reference, output_dir, config, progress=not quiet)
     file = write_report(result, output_dir)
-    print_json(result) if as_json else say(f"{file}\n{file.read_text(encoding='utf-8')}")
+    show(result, f"{file}\n{file.read_text(encoding='utf-8')}", as_json)

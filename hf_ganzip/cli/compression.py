@@ -11,7 +11,7 @@ import typer
 
 from . import completion, flags
 from .opening import Place, hushed, open_whole, without_bars
-from .shared import app, parse_options, print_json, refuse_full, refuse_together, refuse_unwritable, say, settings
+from .shared import app, parse_options, refuse_full, refuse_together, refuse_unwritable, settings, show
 
 
 _OF_QUANTIZATION = (
@@ -116,17 +116,6 @@ def compress(
     if mean_bits is not None and mean_bits <= 2:
         raise ValueError(f"mean_bits is {mean_bits}; allowed are more than 2, the fewest bits, to which scales add.")
     refuse_full(output_dir)
-    place = Place(subfolder, revision, device, dtype)
-    if recipe is not None:
-        steps = [hushed(step) for step in read_recipe(recipe)]
-        steps_of(steps)  # wrong options are found before anything is loaded
-        whole, networks = open_whole(model, components, place)
-        found = [
-            (_labels(name) | {"step": step["step"]}, report)
-            for name, network in networks.items()
-            for step, report in zip(steps, run(network, steps)[1])
-        ]
-        return _finish(whole, output_dir, found, as_json)
     options = {"step": "quantize", "method": method, "bits": bits, "preset": preset, "granularity": granularity}
     options |= {"group_size": group_size, "scale_dtype": scale_dtype, "method_options": parse_options(option or ())}
     options |= {"skip": tuple(skip or ()), "skip_last_block": None if last_block is None else not last_block}
@@ -134,14 +123,15 @@ def compress(
     options |= {"activations": activations, "activation_range": activation_range, "bias_correction": bias_correction}
     if mean_bits is not None:
         options["bits"] = min(8, int(mean_bits))  # of which defaults depend
-    options = hushed(options)
-    steps_of([options])
-    whole, networks = open_whole(model, components, place)
+    steps = [hushed(step) for step in (read_recipe(recipe) if recipe is not None else [options])]
+    steps_of(steps)  # wrong options are found before anything is loaded
+    whole, networks = open_whole(model, components, Place(subfolder, revision, device, dtype))
     found = []
     for name, network in networks.items():
         if mean_bits is not None:
-            options["overrides"] = _within(mean_bits, network, options)
-        found.append((_labels(name), run(network, [options])[1][0]))
+            steps[0]["overrides"] = _within(mean_bits, network, steps[0])
+        labels = [_labels(name) | ({"step": step["step"]} if recipe is not None else {}) for step in steps]
+        found += zip(labels, run(network, steps)[1])
     _finish(whole, output_dir, found, as_json)
 
 
@@ -164,12 +154,9 @@ def _labels(component: str) -> dict[str, str]:
 def _finish(whole: Any, output_dir: Path, found: Sequence[tuple[dict[str, str], Any]], as_json: bool) -> None:
     """Save, and print the reports: that of a model alone as it is, others in a list with their component and step."""
     whole.save_pretrained(output_dir)
-    if as_json:
-        dicts = [labels | report.to_dict() for labels, report in found]
-        return print_json(dicts[0] if not found[0][0] else dicts)
-    for labels, report in found:
-        say(f"--- {' '.join(labels.values())}\n{report}\n" if labels else report)
-    say(f"saved to {output_dir}")
+    dicts = [labels | report.to_dict() for labels, report in found]
+    texts = [f"--- {' '.join(labels.values())}\n{report}\n" if labels else str(report) for labels, report in found]
+    show(dicts if found[0][0] else dicts[0], "\n".join([*texts, f"saved to {output_dir}"]), as_json)
 
 
 @app.command()

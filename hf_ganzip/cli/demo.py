@@ -48,7 +48,7 @@ class DemoConfig:
     progress: bool = True
 
 
-def run_demo(config: DemoConfig | None = None) -> dict[str, Any]:
+def run_demo(config: DemoConfig) -> dict[str, Any]:
     """Quantize the bundled generator at several bits and compare it with real images.
 
     Writes ``samples.png`` (one row per setting, the same latents in each), ``mean_images.png``,
@@ -63,7 +63,6 @@ def run_demo(config: DemoConfig | None = None) -> dict[str, Any]:
     Raises:
         RuntimeError: The reloaded model does not repeat the images of the saved one.
     """
-    config = config or DemoConfig()
     started = time.monotonic()
     output = Path(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)

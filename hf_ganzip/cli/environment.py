@@ -8,7 +8,7 @@ import platform
 from typing import Any
 
 from . import flags
-from .shared import app, print_json
+from .shared import app, show
 
 
 _PACKAGES = (
@@ -21,10 +21,7 @@ _PACKAGES = (
 def env(as_json: flags.Json = False) -> None:
     """Show versions and the machine, for bug reports."""
     found = environment()
-    if as_json:
-        return print_json(found)
-    for name, value in found.items():
-        print(f"{name:18} {value}")
+    show(found, "\n".join(f"{name:18} {value}" for name, value in found.items()), as_json)
 
 
 def environment() -> dict[str, Any]:

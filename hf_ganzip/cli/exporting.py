@@ -11,7 +11,7 @@ import typer
 
 from . import flags
 from .opening import Place, open_model, open_whole
-from .shared import app, print_json, refuse_full, refuse_options, say
+from .shared import app, refuse_full, refuse_options, show
 
 
 @app.command()
@@ -74,23 +74,20 @@ def export(
         refuse_options({**fixed, "noise": noise is not None, "web": web}, "components of pipelines have none of these")
         whole, networks = open_whole(model, components, Place(subfolder, revision))
         found = export_parts(whole, output_dir, list(networks), opset=opset, checks=checks)
-        if as_json:
-            return print_json({name: report.to_dict() for name, report in found.items()})
-        return say("\n".join(map(str, found.values())))
+        dicts = {name: report.to_dict() for name, report in found.items()}
+        return show(dicts, "\n".join(map(str, found.values())), as_json)
     opened = open_model(model, Place(subfolder, revision))
+    hint = ""
     if web:
         page = {"title": title or Path(model).name, "class_names": class_names(model), "cdn": cdn, "runtime": runtime}
         report = export_web(opened, output_dir, **page, **options)
-    else:
-        report = run(opened, output_dir, **options)
-    if as_json:
-        return print_json(report.to_dict())
-    say(report)
-    if web:
-        say(
-            f"python -m http.server --directory {output_dir} shows the page; hf-ganzip push {output_dir} "
+        hint = (
+            f"\npython -m http.server --directory {output_dir} shows the page; hf-ganzip push {output_dir} "
             "NAMESPACE/NAME --space static publishes it"
         )
+    else:
+        report = run(opened, output_dir, **options)
+    show(report.to_dict(), f"{report}{hint}", as_json)
 
 
 Reports = Annotated[
@@ -145,10 +142,8 @@ def card(
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(text, encoding="utf-8")
-    if as_json:
-        return print_json({"card": text, "output": None if output is None else str(output)})
-    if output is None:
-        print(text, end="")
+    if as_json or output is None:
+        show({"card": text, "output": output and str(output)}, text.removesuffix("\n"), as_json)
 
 
 @app.command()
@@ -207,7 +202,7 @@ def push(
         open_saved(_folder(model)),
         repo_id,
         report=_read(report),
-        reference=None if base is None else open_model(base),
+        reference=None if base is None else open_model(base, Place()),
         base_model=base_model,
         license=license,
         datasets=dataset or (),
@@ -221,11 +216,7 @@ def push(
         measure=measure,
         dry_run=dry_run,
     )
-    if as_json:
-        return print_json(found.to_dict())
-    if dry_run:
-        print(found.card)
-    print(found)
+    show(found.to_dict(), f"{found.card}\n{found}" if dry_run else found, as_json)
 
 
 _OF_SPACES = ("space", "private", "create_pr", "dry_run", "as_json", "model", "repo_id")
@@ -244,11 +235,9 @@ def _push_space(context: typer.Context, space: str, folder: str, repo_id: str, a
     if space == "gradio":
         options |= {name: context.params[name] for name in _OF_GRADIO}
     found = (push_demo if space == "gradio" else push_page)(folder, repo_id, **options)
-    if as_json:
-        return print_json(found)
-    for name, size in found["files"].items():
-        print(f"{size:>14,}  {name}")
-    print(found["url"] or f"nothing was uploaded; the Space would be {repo_id}")
+    files = [f"{size:>14,}  {name}" for name, size in found["files"].items()]
+    where = found["url"] or f"nothing was uploaded; the Space would be {repo_id}"
+    show(found, "\n".join([*files, where]), as_json)
 
 
 def _folder(model: str) -> Path:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from . import completion, flags
-from .shared import app, parse_options, print_json
+from .shared import app, parse_options, show
 
 
 @app.command()
@@ -113,7 +113,7 @@ def evaluate(
         extractor=extractor,
         options=chosen | of_metrics,
     )
-    print_json(report.to_dict()) if as_json else print(report)
+    show(report.to_dict(), report, as_json)
     if eval_results is not None:
         write_eval_results([report.to_dict()], eval_results)
     if metric and report.failures:
@@ -135,10 +135,7 @@ def install(as_json: flags.Json = False) -> None:
     from ..evaluate_modules.install import install_metrics
 
     installed = {name: str(folder) for name, folder in install_metrics().items()}
-    if as_json:
-        return print_json(installed)
-    for name, folder in installed.items():
-        print(f'evaluate.load("{name}")  {folder}')
+    show(installed, "\n".join(f'evaluate.load("{name}")  {folder}' for name, folder in installed.items()), as_json)
 
 
 @metrics_app.command("list")
@@ -147,10 +144,7 @@ def list_metrics(as_json: flags.Json = False) -> None:
     from ..core.shipped import metric_folders
 
     folders = {name: str(folder) for name, folder in metric_folders().items()}
-    if as_json:
-        return print_json(folders)
-    for name, folder in folders.items():
-        print(f"{name}  {folder}")
+    show(folders, "\n".join(f"{name}  {folder}" for name, folder in folders.items()), as_json)
 
 
 @metrics_app.command("push")
@@ -170,7 +164,5 @@ def push_metrics(
     from ..publishing.spaces import push_metrics as run
 
     found = run(namespace, metric, repository=repository, private=private, create_pr=create_pr, dry_run=dry_run)
-    if as_json:
-        return print_json(found)
-    for name, entry in found.items():
-        print(f'evaluate.load("{name}")  {entry["url"] or ", ".join(entry["files"])}')
+    places = {name: entry["url"] or ", ".join(entry["files"]) for name, entry in found.items()}
+    show(found, "\n".join(f'evaluate.load("{name}")  {place}' for name, place in places.items()), as_json)

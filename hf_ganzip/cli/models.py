@@ -13,7 +13,7 @@ import typer
 
 from . import flags
 from .opening import Place, open_model, open_whole, prompted_pipeline, read_prompts
-from .shared import app, print_json, refuse_full, refuse_options, refuse_unwritable, say
+from .shared import app, refuse_full, refuse_options, refuse_unwritable, show
 
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp")
@@ -33,31 +33,25 @@ def demo(
 
     refuse_unwritable(output_dir)
     result = run_demo(DemoConfig(output_dir=str(output_dir), num_samples=num_samples, seed=seed))
-    if as_json:
-        return print_json(result)
-    conditions, saved = result["conditions"], result["saved_model"]
-    print(format_table(result["rows"]))
-    print(
-        f"\n{conditions['n_generated']} generated against {conditions['n_real']} real images; features "
+    conditions, saved, speed = result["conditions"], result["saved_model"], result["speed"]
+    text = (
+        f"{format_table(result['rows'])}\n\n"
+        f"{conditions['n_generated']} generated against {conditions['n_real']} real images; features "
         f"{conditions['extractor']} {conditions['extractor_digest'][:12]}; {conditions['num_hyperplanes']} "
         f"hyperplanes, mean of {conditions['draws']} draws, k = {conditions['k']}, seed {conditions['seed']}; FD: "
-        "Frechet distance of the features; KiB: all tensors of the model."
-    )
-    print(
+        "Frechet distance of the features; KiB: all tensors of the model.\n"
         f"{saved['folder']}: {saved['method']} at {saved['bits']} bits, {saved['file_bytes']:,} bytes, reloaded "
-        "bit-exactly."
+        "bit-exactly.\n"
     )
-    speed = result["speed"]
-    print(
+    text += (
         f"{speed['folder']}: 8 bits, activations too, {speed['file_bytes']:,} bytes, in ONNX Runtime "
         f"{speed['int8_ms']:.2f} ms an image; full precision in torch {speed['full_ms']:.2f} ms: {speed['times']:.1f} "
         "times as fast."
         if speed
         else "Speed: not measured; pip install 'hf_ganzip[export]' brings ONNX Runtime."
     )
-    print(
-        f"Pictures: {output_dir}/samples.png, mean_images.png, precision_recall.png. {result['seconds']:.0f} s in all."
-    )
+    pictures = f"{output_dir}/samples.png, mean_images.png, precision_recall.png"
+    show(result, f"{text}\nPictures: {pictures}. {result['seconds']:.0f} s in all.", as_json)
 
 
 @app.command()
@@ -85,15 +79,11 @@ def convert(
     model = run(checkpoint, network=network, license=license, url=url)
     save_converted(model, output_dir)
     source = model.config["_ganzip_source"]
-    if as_json:
-        return print_json({"class": type(model).__name__, "parameters": model.num_parameters(), "source": source})
-    print(
-        f"{type(model).__name__}, {model.num_parameters():,} parameters, from {source['format']} ({source['network']})"
-    )
-    for note in source["notes"]:
-        print(f"note: {note}")
-    print(f"licence: {source['license']}")
-    print(f"saved to {output_dir}")
+    name, parameters = type(model).__name__, model.num_parameters()
+    lines = [f"{name}, {parameters:,} parameters, from {source['format']} ({source['network']})"]
+    lines += [f"note: {note}" for note in source["notes"]]
+    lines += [f"licence: {source['license']}", f"saved to {output_dir}"]
+    show({"class": name, "parameters": parameters, "source": source}, "\n".join(lines), as_json)
 
 
 @app.command()
@@ -134,9 +124,8 @@ def translate(
                 if heatmaps:
                     heatmap.save(output_dir / f"{file.stem}_heatmap.png")
             bar.update(len(chunk))
-    if as_json:
-        return print_json({"output": str(output_dir), "num_images": len(files), "heatmaps": heatmaps})
-    say(f"{_count(len(files))} written to {output_dir}")
+    value = {"output": str(output_dir), "num_images": len(files), "heatmaps": heatmaps}
+    show(value, f"{_count(len(files))} written to {output_dir}", as_json)
 
 
 def _image_files(paths: list[Path], output_dir: Path) -> list[Path]:
@@ -185,7 +174,7 @@ def info(
     from ..saved.inspection import describe, format_description
 
     description = describe(model, **Place(subfolder, revision).hub_options(model))
-    print_json(description) if as_json else print(format_description(description))
+    show(description, format_description(description), as_json)
 
 
 @app.command()
@@ -271,10 +260,9 @@ def sample(
         )
         names = class_names(model)
     _save_images(images, labels, names, output)
-    if as_json:
-        told = {"prompts": prompts} if prompts else {}
-        return print_json({"output": str(output), "num_samples": num_samples, "seed": seed} | told)
-    say(f"{_count(num_samples)} written to {output}")
+    value = {"output": str(output), "num_samples": num_samples, "seed": seed}
+    told = {"prompts": prompts} if prompts else {}
+    show(value | told, f"{_count(num_samples)} written to {output}", as_json)
 
 
 def _save_images(images: Any, labels: Any, names: Sequence[str] | None, output: Path) -> None:

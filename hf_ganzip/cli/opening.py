@@ -50,14 +50,13 @@ class Place:
             raise ValueError(f"device is {self.device}; allowed are cpu and what this machine has: {said}") from error
 
 
-def open_model(model: str, place: Place | None = None) -> Any:
+def open_model(model: str, place: Place) -> Any:
     """One network: the model of an argument, or the denoiser of a pipeline."""
     from ..integration.opening import load_model
 
-    place = place or Place()
     place.check_device()
-    dtype = {} if place.torch_dtype is None else {"torch_dtype": place.torch_dtype}
-    return load_model(model, **place.hub_options(model), **dtype).to(place.device or "cpu")
+    opened = load_model(model, **place.hub_options(model), torch_dtype=place.torch_dtype)
+    return opened.to(place.device or "cpu")
 
 
 def open_whole(model: str, components: Sequence[str] | None, place: Place) -> tuple[Any, dict[str, Any]]:

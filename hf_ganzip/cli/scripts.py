@@ -16,7 +16,7 @@ import typer
 from ..core.registry import lookup
 from ..core.shipped import first_line, recipes, scripts, shipped
 from . import completion, flags
-from .shared import app, print_json, refuse_full
+from .shared import app, refuse_full, show
 
 
 # Everything but --launch is the script's, --help behind its name included.
@@ -90,11 +90,9 @@ def examples(
         shutil.copytree(shipped("examples"), output_dir, ignore=ignored, dirs_exist_ok=True)
     found = {"scripts": scripts(), "recipes": recipes()}
     lines = {kind: {name: first_line(path) for name, path in files.items()} for kind, files in found.items()}
-    if as_json:
-        return print_json(lines | {"output": None if output_dir is None else str(output_dir)})
-    for kind, files in lines.items():
-        print(f"{kind}:")
-        for name, said in files.items():
-            print(f"  {name:24} {said}")
-    if output_dir is not None:
-        print(f"copied to {output_dir}")
+    listed = [
+        "\n".join([f"{kind}:", *(f"  {name:24} {said}" for name, said in files.items())])
+        for kind, files in lines.items()
+    ]
+    copied = [] if output_dir is None else [f"copied to {output_dir}"]
+    show(lines | {"output": output_dir and str(output_dir)}, "\n".join(listed + copied), as_json)

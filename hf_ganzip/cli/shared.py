@@ -60,7 +60,7 @@ def options_of_all(
     ] = False,
 ) -> None:
     """Make image generators small, and say what that cost."""
-    settings.debug = debug
+    settings.debug, settings.quiet = debug, False
     command = context.command.commands.get(context.invoked_subcommand)  # type: ignore[attr-defined]
     options = [each for each in getattr(command, "params", ()) if each.param_type_name == "option"]
     settings.flags = {each.name: max(each.opts, key=len) for each in options}
@@ -147,12 +147,9 @@ def parse_options(entries: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def say(text: Any = "") -> None:
-    """A line for people, unless they asked for quiet."""
-    if not settings.quiet:
+def show(value: Any, text: Any, as_json: bool) -> None:
+    """The report on standard output: as JSON, or its text for people, unless they asked for quiet."""
+    if as_json:
+        print(json.dumps(value, indent=1))
+    elif not settings.quiet:
         print(text)
-
-
-def print_json(value: Any) -> None:
-    """The report on standard output."""
-    print(json.dumps(value, indent=1))
