@@ -244,3 +244,11 @@ def test_packed_weights_are_read_and_not_written(unet):
         with pytest.raises(RuntimeError, match=r"read-only.* Call hf_ganzip.dequantize_\(model\) first"):
             write()
     assert torch.equal(layer.weight, before)
+
+
+def test_adapters_of_convolutions(unet):
+    """peft makes them by the class of the layer beside which they stand: type(layer)(...)."""
+    before, plain = run(unet), packed_modules(unet)
+    unet.add_adapter(lora("conv1"))
+    assert len(packed_modules(unet)) == len(plain) and not torch.equal(run(unet), before)
+    assert all(p.requires_grad == ("lora" in name) for name, p in unet.named_parameters())
