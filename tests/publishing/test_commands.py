@@ -19,29 +19,21 @@ METRICS = sorted(metric_folders())
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-@pytest.fixture
-def folder(tmp_path):
-    model = tiny_generator()
-    report = gz.quantize_(model, gz.QuantizeConfig(bits=4))
-    model.save_pretrained(tmp_path / "small")
-    (tmp_path / "quantize.json").write_text(json.dumps(report.to_dict()))
-    return tmp_path / "small"
-
-
 class TestPush:
-    def test_there_and_back(self, done, hub, equal, folder, tmp_path):
-        tiny_generator().save_pretrained(tmp_path / "full")
-        flags = ("--report", tmp_path / "quantize.json", "--license", "mit", "--base", tmp_path / "full", "--json")
-        found = json.loads(done("push", folder, "me/small", "--samples", "4", "--public", *flags))
+    def test_there_and_back(self, done, hub, equal, folder, packed, tmp_path):
+        report = gz.quantize_(tiny_generator(), bits=4)
+        (tmp_path / "quantize.json").write_text(json.dumps(report.to_dict()))
+        flags = ("--report", tmp_path / "quantize.json", "--license", "mit", "--base", folder, "--json")
+        found = json.loads(done("push", packed, "me/small", "--samples", "4", "--public", *flags))
         repository = hub.repositories["me/small"]
         assert not repository.private and found["url"].startswith(f"{hub.url}/me/small/commit/")
         assert set(repository.files) == set(found["files"]) == {"README.md", "config.json", *found["files"]}
         assert repository.files["README.md"].decode() == found["card"]
         assert ModelCard(found["card"]).data.license == "mit" and "samples.png" in repository.files
-        assert torch.equal(run(gz.load_model("me/small", cache_dir=tmp_path)), run(gz.load_model(folder)))
+        assert torch.equal(run(gz.load_model("me/small", cache_dir=tmp_path)), run(gz.load_model(packed)))
 
-    def test_a_model_on_the_hub_has_a_card_and_goes_to_another_place(self, done, hub, equal, folder):
-        done("push", folder, "me/small", "--samples", "0", "--license", "mit", "--no-measure")
+    def test_a_model_on_the_hub_has_a_card_and_goes_to_another_place(self, done, hub, equal, packed):
+        done("push", packed, "me/small", "--samples", "0", "--license", "mit", "--no-measure")
         first = hub.repositories["me/small"].files
         assert done("card", "me/small", "me/small", "--no-check") == first["README.md"].decode()
         out = done("push", "me/small", "me/again", "--samples", "0")
@@ -51,32 +43,32 @@ class TestPush:
         assert ModelCard(second.files["README.md"].decode()).data.license == "mit"  # of the README.md that was there
 
     @pytest.mark.parametrize("flags, branch", [(("--revision", "4-bit"), "4-bit"), (("--create-pr",), "refs/pr/1")])
-    def test_branch_or_pull_request(self, done, hub, equal, folder, flags, branch):
-        out = done("push", folder, "me/small", "--samples", "0", *flags)
+    def test_branch_or_pull_request(self, done, hub, equal, packed, flags, branch):
+        out = done("push", packed, "me/small", "--samples", "0", *flags)
         repository = hub.repositories["me/small"]
         assert repository.files == {} and WEIGHTS in repository.commits[repository.branches[branch]]
         assert (f"{hub.url}/me/small/discussions/1" in out) == (branch == "refs/pr/1")
 
-    def test_a_fault_is_one_line(self, call, hub, equal, folder):
+    def test_a_fault_is_one_line(self, call, hub, equal, packed):
         hub.faults["POST /api/repos/create"] = [403]
-        code, out, err = call("push", folder, "me/small", "--samples", "0")
+        code, out, err = call("push", packed, "me/small", "--samples", "0")
         assert code == 1 and out == "" and "no write permission" in err and err.count("\n") == 1
-        assert call("push", folder, "me/small", "--samples", "0")[0] == 0
+        assert call("push", packed, "me/small", "--samples", "0")[0] == 0
 
 
 class TestCard:
-    def test_the_snippet_is_executed_unless_that_is_declined(self, done, folder, monkeypatch):
+    def test_the_snippet_is_executed_unless_that_is_declined(self, done, packed, monkeypatch):
         snippets = []
         monkeypatch.setattr("hf_ganzip.publishing.check.run_snippet", snippets.append)
-        checked = done("card", folder, "me/small")
-        assert len(snippets) == 1 and str(folder) in snippets[0]
-        assert done("card", folder, "me/small", "--no-check") == checked and len(snippets) == 1
+        checked = done("card", packed, "me/small")
+        assert len(snippets) == 1 and str(packed) in snippets[0]
+        assert done("card", packed, "me/small", "--no-check") == checked and len(snippets) == 1
 
     @pytest.mark.process
-    def test_a_folder_that_does_not_load_gets_no_card(self, call, folder, tmp_path):
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | {"w_dim": 12}))
-        code, _, err = call("card", folder, "me/small", "--output", tmp_path / "card.md")
+    def test_a_folder_that_does_not_load_gets_no_card(self, call, packed, tmp_path):
+        config = json.loads((packed / "config.json").read_text())
+        (packed / "config.json").write_text(json.dumps(config | {"w_dim": 12}))
+        code, _, err = call("card", packed, "me/small", "--output", tmp_path / "card.md")
         assert code == 1 and "the loading snippet failed" in err and not (tmp_path / "card.md").exists()
 
 

@@ -56,7 +56,6 @@ class TestFiles:
         gz.save_for_hub(DDPMPipeline(tiny_unet(), DDPMScheduler()), tmp_path / "pipeline")
         assert not list(tmp_path.rglob("*.py")) and "auto_map" not in (tmp_path / "model/config.json").read_text()
 
-
     def test_saving_again_leaves_one_form_which_is_the_same_every_time(self, tmp_path):
         forms = []
         for standalone in (True, False, True):

@@ -116,35 +116,25 @@ def test_only_public_repositories_are_opened(space, hub):
 
 
 @pytest.mark.parametrize(
-    "name, message",
+    "name, limits, message",
     [
-        ("org/none", "org/none is not on the Hub, or not public"),
-        ("org/empty", "org/empty has no config.json with safetensors beside it"),
-        ("org/huge", r"org/huge has [\d,]+ parameters; here at most 100,000,000 are opened"),
-        ("org/discriminator", "StyleGAN2Discriminator"),
-        ("org/class", "names the class 'os.system'"),
-        ("org/packed", "already quantized"),
-        ("org/garbage", "org/garbage cannot be opened: "),
-        ("org/mismatch", "org/mismatch cannot be opened: "),
+        ("none", {}, "org/none is not on the Hub, or not public"),
+        ("empty", {}, "org/empty has no config.json with safetensors beside it"),
+        ("huge", {}, r"org/huge has [\d,]+ parameters; here at most 100,000,000 are opened"),
+        ("discriminator", {}, "StyleGAN2Discriminator"),
+        ("class", {}, "names the class 'os.system'"),
+        ("packed", {}, "already quantized"),
+        ("garbage", {}, "org/garbage cannot be opened: "),
+        ("mismatch", {}, "org/mismatch cannot be opened: "),
+        ("small", {"download_bytes": 1000}, "MiB of weights; here at most 0 are opened"),
+        ("small", {"side": 4}, "makes images of 16 pixels; here at most 4 are drawn"),
+        ("small", {"parameters": 10}, "parameters; here at most 10 are opened"),
     ],
 )
-def test_what_the_hub_may_hold(space, hub, name, message):
+def test_what_the_hub_may_hold(space, hub, name, limits, message):
     with pytest.raises(ValueError, match=message) as caught:
-        space.run(space.Request(name, num_images=64))
+        space.run(space.Request(f"org/{name}", num_images=64), replace(space.LIMITS, **limits))
     assert "\n" not in str(caught.value) and hub.cache.name not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "limits, message",
-    [
-        ({"download_bytes": 1000}, "MiB of weights; here at most 0 are opened"),
-        ({"side": 4}, "makes images of 16 pixels; here at most 4 are drawn"),
-        ({"parameters": 10}, "parameters; here at most 10 are opened"),
-    ],
-)
-def test_limits(space, hub, limits, message):
-    with pytest.raises(ValueError, match=message):
-        space.run(space.Request("org/small"), replace(space.LIMITS, **limits))
 
 
 def test_a_hub_that_is_down(space, hub):
