@@ -135,8 +135,9 @@ class TestDtypes:
             quantized(in_dtype(torch.float16, tmp_path)),
             DDPMPipeline(tiny_unet().half(), DDPMScheduler()),
         )
-        for model in (packed, pipeline, text_encoder().half()):
+        for model in (packed, pipeline):
             assert "torch_dtype=torch.float16)" in push(model, dry_run=True).card
+        push(text_encoder().half(), dry_run=True)  # transformers takes the dtype of the file
 
     def test_modules_that_are_always_loaded_in_float32(self, hub):
         with pytest.raises(ValueError, match="keeps mapping of a StyleGAN2Generator in float32: load it with"):
