@@ -60,7 +60,7 @@ def test_page(page, hub, tmp_path):
 
 @pytest.mark.parametrize("page", pages())
 def test_blocks_have_a_known_language(page):
-    further = "diff" if page in OWN_TEST else "yaml" if page.startswith("model_cards/") else ""
+    further = "diff" if page in OWN_TEST else "yaml" if page.startswith("model_cards/") else "text"
     allowed = {"python", "bash", "text", further}
     unknown = [(block.line, block.language) for block in code_blocks(ROOT / page) if block.language not in allowed]
     assert not unknown

@@ -49,7 +49,7 @@ def finished(steps, tmp_path, **origin):
             "refine": lambda: gz.refine_(model, gz.RefineConfig(progress=False)),
             "train": lambda: record_step(model, Step("train", {})),
             "finetune": lambda: record_step(model, Step("finetune", {"max_train_steps": 5})),
-            "quantize": lambda: gz.quantize_(model, gz.QuantizeConfig(method="aciq", bits=4)),
+            "quantize": lambda: gz.quantize_(model, "aciq", bits=4),
         }[step]()
     model.save_pretrained(tmp_path / "model")
     return tmp_path / "model"
@@ -211,6 +211,10 @@ class TestText:
             render_card(finished([], tmp_path), "me/small", report=[3])
         with pytest.raises(TypeError, match="keys foo is no report that a card shows"):
             render_card(tmp_path / "model", "me/small", report={"foo": 3})
+
+    def test_a_folder_without_a_model(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="has no config.json"):
+            render_card(tmp_path, "me/small")
 
     @pytest.mark.parametrize(
         "file, content, message",
