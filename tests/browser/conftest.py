@@ -40,7 +40,7 @@ def opened(browser):
         page = browser.new_page(viewport={"width": width, "height": height})
         page.set_default_timeout(120_000)
         page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
-        page.on("pageerror", errors.append)
+        page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.goto(address)
         pages.append(page)
