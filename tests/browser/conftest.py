@@ -32,29 +32,15 @@ def browser():
 
 
 @pytest.fixture
-def opened(browser):
-    """Open a page; at the end nothing may have gone elsewhere, and no error may have been logged."""
-    pages, hosts, errors = [], set(), []
-
-    def open_page(address, width=1280, height=1150):
-        page = browser.new_page(viewport={"width": width, "height": height})
-        page.set_default_timeout(120_000)
-        page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.goto(address)
-        pages.append(page)
-        return page
-
-    yield open_page
-    for page in pages:
-        page.close()
-    assert hosts <= {"127.0.0.1", None} and not errors  # None: data: and blob: addresses
-
-
-@pytest.fixture
-def page(opened, address):
-    """The app's page."""
-    page = opened(address)
+def page(browser, address):
+    """The app's page; at the end nothing may have gone elsewhere, and no script may have failed."""
+    page = browser.new_page(viewport={"width": 1280, "height": 1150})
+    page.set_default_timeout(60_000)
+    hosts, errors = set(), []
+    page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
+    page.on("pageerror", lambda error: errors.append(error))
+    page.goto(address)
     page.wait_for_selector("button.primary")
-    return page
+    yield page
+    page.close()
+    assert hosts <= {"127.0.0.1", None} and not errors  # None: data: and blob: addresses

@@ -26,35 +26,57 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def site(browser, tmp_path_factory):
-    """Folder of the pages of bundled models of 8 bits, its address, and the models by name."""
+def archive(browser, tmp_path_factory):
+    given = os.environ.get("ONNXRUNTIME_WEB")
     try:
-        archive = runtime_archive(tmp_path_factory.mktemp("npm"), os.environ.get("ONNXRUNTIME_WEB"))
+        return runtime_archive(tmp_path_factory.mktemp("npm"), given)
     except (FileNotFoundError, ConnectionError) as error:
         pytest.skip(f"onnxruntime-web is not here: {error}")
-    folder, models = tmp_path_factory.mktemp("pages"), {}
+
+
+@pytest.fixture(scope="module")
+def folders(archive, tmp_path_factory):
+    """Name -> folder of the page of a bundled model of 8 bits."""
+    found = {}
     for name in ("stylegan2-fashion-mnist", "ddpm-fashion-mnist"):
-        model = models[name] = gz.load_model(name)
+        model = gz.load_model(name)
         gz.quantize_(model, bits=8)
-        export_web(model, folder / name, title=name, class_names=class_names(name), runtime=archive, checks=1)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=folder))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield folder, f"http://127.0.0.1:{server.server_port}", models
-    server.shutdown()
-    server.server_close()
+        found[name] = tmp_path_factory.mktemp("pages") / name
+        export_web(model, found[name], title=name, class_names=class_names(name), runtime=archive, checks=1)
+        found[f"{name} model"] = model
+    return found
 
 
 @pytest.fixture
-def drawn(opened, site):
-    """Open the page of a model: the page, which has drawn, and the model."""
+def opened(browser, folders):
+    """Open the page of a model; at the end nothing may have gone elsewhere, and no error may have been logged."""
+    pages, problems = [], []
 
-    def open_page(name, **size):
-        _, address, models = site
-        page = opened(f"{address}/{name}/", **size)
-        settle(page, "true")
-        return page, models[name]
+    def open_page(name, width=1000, height=800):
+        server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=folders[name]))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/"
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.set_default_timeout(120_000)
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on(
+            "request",
+            lambda request: (
+                None if request.url.startswith((address, "blob:", "data:")) else problems.append(request.url)
+            ),
+        )
+        page.goto(address)
+        page.wait_for_function("globalThis.drawn")
+        pages.append((page, server))
+        return page
 
-    return open_page
+    yield open_page
+    for page, server in pages:
+        page.close()
+        server.shutdown()
+        server.server_close()
+    assert not problems
 
 
 def pixels(page):
@@ -83,8 +105,8 @@ def in_torch(model, page):
     return ((image[0, 0] + 1) * 127.5).round().clamp(0, 255).numpy()
 
 
-def test_a_generator_draws_what_torch_draws(drawn):
-    page, model = drawn("stylegan2-fashion-mnist")
+def test_a_generator_draws_what_torch_draws(opened, folders):
+    page, model = opened("stylegan2-fashion-mnist"), folders["stylegan2-fashion-mnist model"]
     first = pixels(page)
     assert np.abs(first - in_torch(model, page)).max() <= 2 and first.std() > 20
     page.get_by_label("Class").select_option("sneaker")
@@ -101,8 +123,8 @@ def test_a_generator_draws_what_torch_draws(drawn):
     assert "ms per image" in page.inner_text("#time") and "MB" in page.inner_text("#size")
 
 
-def test_by_keyboard_alone_and_on_a_small_screen(drawn):
-    page, _ = drawn("stylegan2-fashion-mnist", width=360, height=640)
+def test_by_keyboard_alone_and_on_a_small_screen(opened):
+    page = opened("stylegan2-fashion-mnist", width=360, height=640)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert page.locator("canvas").bounding_box()["width"] > 250
     page.locator("#seed").focus()
@@ -124,8 +146,8 @@ def test_by_keyboard_alone_and_on_a_small_screen(drawn):
     assert page.get_by_role("button", name="Walk").get_attribute("aria-pressed") == "false"
 
 
-def test_a_diffusion_model_denoises_to_what_torch_denoises_to(drawn):
-    page, model = drawn("ddpm-fashion-mnist")
+def test_a_diffusion_model_denoises_to_what_torch_denoises_to(opened, folders):
+    page, model = opened("ddpm-fashion-mnist"), folders["ddpm-fashion-mnist model"]
     page.get_by_label("Steps of denoising").fill("5")
     settle(page, "drawn.settings.steps === 5")
     side = model.config.sample_size
@@ -142,8 +164,8 @@ def test_a_diffusion_model_denoises_to_what_torch_denoises_to(drawn):
     assert np.abs(pixels(page) - expected).max() <= 2 and expected.std() > 20
 
 
-def test_the_bundled_generator_is_below_a_megabyte(site):
-    folder = site[0] / "stylegan2-fashion-mnist"
+def test_the_bundled_generator_is_below_a_megabyte(folders):
+    folder = folders["stylegan2-fashion-mnist"]
     own = [file for file in folder.iterdir() if file.is_file()]
     assert {"index.html", "script.js", "model.onnx", "config.json", "README.md"} == {file.name for file in own}
     assert sum(file.stat().st_size for file in own) < 1_000_000
