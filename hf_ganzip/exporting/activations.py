@@ -8,7 +8,6 @@ outputs are measured here, as those of inputs were when the model was quantized.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -76,16 +75,11 @@ def measured_ranges(
     found = {}
     for name, layer in layers.items():
         given, gave = watching.found[name]
-        if layer.packed_layout.activations == "static":
-            own = (layer.input_scale, layer.input_zero_point)
-        else:
-            own = range_codes(*given.range(kind))
-        found[name] = LayerRanges(_range(*own), _range(*range_codes(*gave.range(kind))))
+        static = layer.packed_layout.activations == "static"
+        own = (layer.input_scale, layer.input_zero_point) if static else range_codes(*given.range(kind))
+        ranges = ((float(scale), int(zero_point)) for scale, zero_point in (own, range_codes(*gave.range(kind))))
+        found[name] = LayerRanges(*ranges)
     return found
-
-
-def _range(scale: Tensor, zero_point: Tensor) -> Range:
-    return float(scale), int(zero_point)
 
 
 def round_activations_(
@@ -196,11 +190,10 @@ def _in_phases(nodes: _Nodes, node: Any, weight: IntegerWeight, ranges: LayerRan
     where = {} if weight.axis is None else {"axis": 0}
     taps = {0: (2, -4, -2), 1: (1, 2, 1)}  # start, end, step: even outputs see the last and the first tap
     channels, height, width = node.outputs[0].shape[1:]
-    int64 = functools.partial(np.array, dtype=np.int64)
     for rows in (0, 1):
         row = []
         for columns in (0, 1):
-            start, end, step = (builder.shared(int64(each)) for each in zip(taps[rows], taps[columns]))
+            start, end, step = (builder.shared(np.array(each)) for each in zip(taps[rows], taps[columns]))
             part = builder.op("Slice", outer, start, end, builder.shared(np.array([2, 3])), step)
             part = builder.op("DequantizeLinear", part, weight.scale, **where)
             pads = [1 - rows, 1 - columns, 1, 1]  # all parts (H + 1, W + 1)
@@ -210,10 +203,10 @@ def _in_phases(nodes: _Nodes, node: Any, weight: IntegerWeight, ranges: LayerRan
         # With channels last, as integer kernels compute, neighbours are woven by copying whole pixels and rows:
         # DepthToSpace moves single bytes.
         woven = after.op("Concat", row, {"axis": 3})
-        row_shape = builder.shared(int64([0, height // 2 + 1, 1, (width + 1) * channels]))
+        row_shape = builder.shared(np.array([0, height // 2 + 1, 1, (width + 1) * channels]))
         parts.append(after.op("Reshape", [woven, row_shape]))
     merged = after.op("Concat", parts, {"axis": 2})
-    merged = after.op("Reshape", [merged, builder.shared(int64([0, height + 1, width + 1, channels]))])
+    merged = after.op("Reshape", [merged, builder.shared(np.array([0, height + 1, width + 1, channels]))])
     ends = [builder.shared(np.array(each)) for each in ([0, 0], [-1, -1], [1, 2])]
     merged = after.op("Slice", [merged, *ends])
     merged = after.op("Transpose", [merged], {"perm": [0, 3, 1, 2]})

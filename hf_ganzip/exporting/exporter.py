@@ -96,9 +96,8 @@ def export(
     model = network_of(model)
     if not isinstance(model, nn.Module):
         raise TypeError(f"export: a {type(model).__name__} is no model; allowed are generators and diffusion models.")
-    options: dict[str, Any] = {"truncation_psi": truncation_psi, "class_label": class_label, "noise": noise}
-    common: dict[str, Any] = {"opset": opset, "checks": checks, "activation_inputs": activation_inputs}
-    return _export(model, folder, partial(interface_of, **options), **common)
+    interface = partial(interface_of, truncation_psi=truncation_psi, class_label=class_label, noise=noise)
+    return _export(model, folder, interface, opset=opset, checks=checks, activation_inputs=activation_inputs)
 
 
 def export_parts(
@@ -122,8 +121,7 @@ def export_parts(
             found[name] = export(network, Path(folder, name), **options)
             continue
         for part in ("vae_decoder", "vae_encoder"):
-            common = {"opset": FIRST_OPSET, "checks": 4, "activation_inputs": None, **options}
-            found[part] = _export(network, Path(folder, part), partial(autoencoder_interface, part), **common)
+            found[part] = _export(network, Path(folder, part), partial(autoencoder_interface, part), **options)
     return found
 
 
@@ -132,9 +130,9 @@ def _export(
     folder: Path,
     interface_for: Callable[[nn.Module], Interface],
     *,
-    opset: int,
-    checks: int,
-    activation_inputs: Any,
+    opset: int = FIRST_OPSET,
+    checks: int = 4,
+    activation_inputs: Any = None,
 ) -> ExportReport:
     interface = interface_for(_plain(model))
     integer = any(module.packed_compute == "int8" for module in packed_modules(model).values())

@@ -198,13 +198,12 @@ def _by_family(model: nn.Module) -> Interface:
             tensors |= {key: value[key] for key in nested[name]}
         else:
             fixed[name] = value
-    dynamic: dict[str, dict[int, str]] = {}
+    dynamic: dict[str, dict[int, str]] = {name: {} for name in tensors}
     for name, tensor in tensors.items():
-        batched = tensor.ndim and len(tensor) == _BATCH and name not in _UNBATCHED
-        dynamic[name] = {0: "batch"} if batched else {}
-    for name, axis in _TOKENS.items():
-        if name in tensors:
-            dynamic[name][axis] = "tokens"
+        if tensor.ndim and len(tensor) == _BATCH and name not in _UNBATCHED:
+            dynamic[name][0] = "batch"
+        if name in _TOKENS:
+            dynamic[name][_TOKENS[name]] = "tokens"
     with torch.no_grad():
         network = _Network(_by_name, model, fixed=fixed, nested=nested)
         count = len(network(**map_tensors(torch.clone, tensors)))

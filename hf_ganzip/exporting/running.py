@@ -50,12 +50,15 @@ class OnnxModel(nn.Module):
         ImportError: onnxruntime is missing.
     """
 
+    _kind = ""  # what was exported: a class, or more in words; "": any
+
     def __init__(self, folder: str | Path, *, providers: Sequence[Any] | None = None, threads: int | None = None):
         super().__init__()
         self.folder = Path(folder)
         self.config = FrozenDict(read_config(self.folder))
         self.exported = self.config["export"]
-        self._check()
+        if not self._takes(name := self.exported["class_name"]):
+            raise ValueError(f"{folder} is an exported {name}; allowed for {type(self).__name__} are {self._kind}.")
         self._options: dict[str, Any] = {"providers": providers, "threads": threads}
         self._options["integer"] = bool(self.exported["activations"])
         self.session = Session(self.folder / FILE, **self._options)
@@ -92,18 +95,15 @@ class OnnxModel(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.exported['class_name']}, {self.folder / FILE}"
 
-    def _check(self) -> None:
-        """Raise ValueError for the export of a model of another kind."""
+    def _takes(self, name: str) -> bool:
+        """Whether exports of this class are called so."""
+        return self._kind in ("", name)
 
     def _run(
         self, session: Session, inputs: Mapping[str, Tensor], outputs: Sequence[str] | None = None
     ) -> tuple[Tensor, ...]:
         feeds = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in inputs.items()}
         return tuple(map(torch.from_numpy, session(feeds, outputs)))
-
-    def _refuse(self, allowed: str) -> None:
-        name = self.exported["class_name"]
-        raise ValueError(f"{self.folder} is an exported {name}; allowed for {type(self).__name__} are {allowed}.")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -134,6 +134,7 @@ class OnnxGenerator(OnnxModel):
         folder: As for :class:`OnnxModel`, as are the others.
     """
 
+    _kind = "generators of images from latents"
     _shape: Any  # what was exported, without weights: it knows its latents and noise
 
     def __new__(cls, folder: str | Path, **options: Any) -> Any:
@@ -191,9 +192,8 @@ class OnnxGenerator(OnnxModel):
             )
         return inputs
 
-    def _check(self) -> None:
-        if not hasattr(class_named(self.exported["class_name"]), "draw_latents"):
-            self._refuse("generators of images from latents")
+    def _takes(self, name: str) -> bool:
+        return hasattr(class_named(name), "draw_latents")
 
 
 class OnnxStyleGenerator(OnnxGenerator):
@@ -290,6 +290,8 @@ class OnnxStyleGenerator(OnnxGenerator):
 class OnnxTranslator(OnnxModel):
     """An exported network from images to images, for :class:`.ImageTranslationPipeline`."""
 
+    _kind = "UGATITGenerator"
+
     def forward(  # type: ignore[override]  # called like what was exported
         self, images: Tensor, return_dict: bool = True
     ) -> TranslationOutput | tuple[Tensor, ...]:
@@ -297,13 +299,11 @@ class OnnxTranslator(OnnxModel):
         found = self._run(self.session, {"images": images.float()})
         return TranslationOutput(*found) if return_dict else found
 
-    def _check(self) -> None:
-        if self.exported["class_name"] != "UGATITGenerator":
-            self._refuse("UGATITGenerator")
-
 
 class OnnxUNet2DModel(OnnxModel):
     """An exported UNet2DModel, for diffusers' ``DDPMPipeline`` and ``DDIMPipeline``."""
+
+    _kind = "UNet2DModel"
 
     def forward(  # type: ignore[override]  # called like what was exported
         self,
@@ -319,7 +319,3 @@ class OnnxUNet2DModel(OnnxModel):
             inputs["class_labels"] = class_labels
         (found,) = self._run(self.session, inputs)
         return UNet2DOutput(sample=found) if return_dict else (found,)
-
-    def _check(self) -> None:
-        if self.exported["class_name"] != "UNet2DModel":
-            self._refuse("UNet2DModel")

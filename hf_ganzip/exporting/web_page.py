@@ -77,14 +77,11 @@ def export_web(
         if archive is not None:
             _unpack(archive, folder / "runtime")
     _write_page(folder, title or name, _CDN if cdn else "")
-    extra = {"title": title or name, "class_names": list(class_names), "truncates_latents": False}
-    if hasattr(model, "draw_latents"):
-        extra["truncates_latents"] = bool(getattr(model, "truncates_only_latents", False))
-        extra["num_ws"] = getattr(model, "num_ws", 0)
-    else:
-        extra["sampler"] = _SAMPLER
     saved = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    saved["export"] |= extra
+    saved["export"] |= {"title": title or name, "class_names": list(class_names)}
+    saved["export"]["truncates_latents"] = bool(getattr(model, "truncates_only_latents", False))
+    own = {"num_ws": getattr(model, "num_ws", 0)} if hasattr(model, "draw_latents") else {"sampler": _SAMPLER}
+    saved["export"] |= own
     (folder / CONFIG).write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
     return report
 
@@ -105,9 +102,8 @@ def runtime_archive(folder: Path, given: str | Path | None = None) -> Path:
                 f"web: npm is not installed, which gets onnxruntime-web; install Node.js, download {_ARCHIVE} and "
                 "give it as runtime=, or link it with cdn=True."
             )
-        done = subprocess.run(
-            [npm, "pack", "--silent", f"onnxruntime-web@{VERSION}"], cwd=folder, capture_output=True, text=True
-        )
+        command = [npm, "pack", "--silent", f"onnxruntime-web@{VERSION}"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if done.returncode:
             raise ConnectionError(f"web: npm could not get onnxruntime-web {VERSION}: {done.stderr.strip()[-300:]}")
     if not archive.is_file():

@@ -15,9 +15,9 @@ from ..core.hub import CODE_FILES
 from ..core.record import origin
 from ..recipes import STEPS
 from ..saved.folder import dtype_argument, loading_snippet, read_saved
-from .metadata import Facts, Licence, base_of, find_licence, metadata, own_evaluations
+from .metadata import Facts, Licence, base_of, find_licence, metadata
 from .remote_code import is_standalone, remote_snippet
-from .tables import changes, cost_table, details, quality_table, source_table
+from .tables import changes, cost_table, details, quality_table, source_table, subject
 
 
 PICTURE = "samples.png"  # shown by the card if it lies beside it
@@ -152,39 +152,44 @@ def render_card(
     code = next((file.name for file in sorted(folder.rglob(CODE_FILES[0]))), "")
     own = evaluations_of(folder, repo_id, report, base_model)
     facts = Facts(saved, repo_id, steps, base, licence, datasets, own)
-    return (
-        jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-        .from_string(_TEMPLATE)
-        .render(
-            metadata=metadata(facts),
-            title=title or repo_id.rpartition("/")[2],
-            summary=_summary(facts, bool(code)),
-            snippet=loading_snippet(saved, repo_id),
-            remote=remote_snippet(saved, repo_id, dtype_argument(saved)) if code else "",
-            remote_note=_REMOTE.format(file=code, what=_STANDALONE if is_standalone(code) else _THIN_CODE),
-            picture=picture or (PICTURE if (folder / PICTURE).is_file() else None),
-            costs="\n\n".join(map(cost_table, found["cost"])),
-            quality=quality_table(found["evaluate"]),
-            recipe=recipe_of(steps),
-            origins=_origins(steps),
-            changes=changes(found),
-            source=source_table(next((part["source"] for part in saved.parts.values() if part["source"]), None)),
-            details=details(saved, found),
-            reported=any(found.values()),
-            licence=licence.text,
-        )
+    template = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True).from_string(_TEMPLATE)
+    return template.render(
+        metadata=metadata(facts),
+        title=title or repo_id.rpartition("/")[2],
+        summary=_summary(facts, bool(code)),
+        snippet=loading_snippet(saved, repo_id),
+        remote=remote_snippet(saved, repo_id, dtype_argument(saved)) if code else "",
+        remote_note=_REMOTE.format(file=code, what=_STANDALONE if is_standalone(code) else _THIN_CODE),
+        picture=picture or (PICTURE if (folder / PICTURE).is_file() else None),
+        costs="\n\n".join(map(cost_table, found["cost"])),
+        quality=quality_table(found["evaluate"]),
+        recipe=recipe_of(steps),
+        origins=_origins(steps),
+        changes=changes(found),
+        source=source_table(next((part["source"] for part in saved.parts.values() if part["source"]), None)),
+        details=details(saved, found),
+        reported=any(found.values()),
+        licence=licence.text,
     )
 
 
 def evaluations_of(
     folder: str | Path, repo_id: str, report: Any, base_model: str | None = None
 ) -> list[Mapping[str, Any]]:
-    """Which of the reports are evaluations of this model itself; arguments as for :func:`render_card`."""
-    saved = read_saved(Path(folder))
+    """Which of the reports are evaluations of this model itself, for ``model-index``; of the others only the table
+    tells. Arguments as for :func:`render_card`.
+
+    Returns:
+        All whose ``generated`` is called like the folder, the repository, or what was loaded, if no step started
+        there; if there are none, the first that is not called like the base model.
+    """
+    saved, evaluations = read_saved(Path(folder)), by_kind(as_dicts(report))["evaluate"]
     steps = [step for part in saved.parts.values() for step in part["record"]]
-    evaluations = by_kind(as_dicts(report))["evaluate"]
-    names = _names(Path(folder), repo_id, saved.origin, steps)
-    return own_evaluations(evaluations, names, base_of(steps, base_model))
+    started = {_last(step["base_model"]) for step in steps}
+    own = {_last(origin(Path(folder).resolve())), _last(repo_id), *({_last(saved.origin)} - started)} - {""}
+    base = base_of(steps, base_model).name.rpartition("/")[2]
+    found = [each for each in evaluations if subject(each) in own]
+    return found or [each for each in evaluations if subject(each) != base][:1]
 
 
 def as_dicts(reports: Any) -> list[dict[str, Any]]:
@@ -243,22 +248,11 @@ def recipe_of(steps: Sequence[Mapping[str, Any]]) -> str:
             for key, value in (_OLDER.get(step["name"], {}) | step["options"]).items()
             if value not in (None, {}, [], ()) and (config is None or (key in defaults and value != defaults[key]))
         }
-        essential = {key: step["options"][key] for key in _essential(step) if key in step["options"]}
-        rows.append({"step": step["name"], **essential, **options})
+        given = {key: step["options"][key] for key in _ESSENTIAL.get(step["name"], ()) if key in step["options"]}
+        if any(step["options"].get(target) is not None for target in ("max_params", "max_macs")):
+            given.pop("ratio", None)  # the target took its place
+        rows.append({"step": step["name"], **given, **options})
     return yaml.safe_dump(rows, sort_keys=False, allow_unicode=True) if rows else ""
-
-
-def _essential(step: Mapping[str, Any]) -> tuple[str, ...]:
-    """Without a ratio where a target took its place."""
-    names, options = _ESSENTIAL.get(step["name"], ()), step["options"]
-    targeted = options.get("max_params") is not None or options.get("max_macs") is not None
-    return tuple(name for name in names if not (targeted and name == "ratio"))
-
-
-def _names(folder: Path, repo_id: str, loaded_from: str, steps: Sequence[Mapping[str, Any]]) -> set[str]:
-    """What this model may be called in an evaluation; like what it was loaded from only if no step started there."""
-    started = {_last(step["base_model"]) for step in steps}
-    return {_last(origin(folder.resolve())), _last(repo_id), *({_last(loaded_from)} - started)} - {""}
 
 
 def _last(name: str) -> str:

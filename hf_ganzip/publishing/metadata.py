@@ -15,7 +15,6 @@ from huggingface_hub import EvalResult, ModelCardData, metadata_load
 from ..assets import ASSETS, asset_path
 from ..evaluation.eval_results import QUALITY, figures
 from ..saved.folder import Saved
-from .tables import subject
 
 
 _PIPELINES = {
@@ -166,21 +165,6 @@ def _stated(card: Mapping[str, Any]) -> dict[str, str]:
         found["license"] == "other" and found.get("license_name", "unknown") == "unknown"
     )
     return {} if unknown else found
-
-
-def own_evaluations(evaluations: Sequence[Mapping[str, Any]], names: set[str], base: Base) -> list[Mapping[str, Any]]:
-    """Which evaluations are this model's, for ``model-index``; of the others only the table tells.
-
-    Args:
-        evaluations: Reports.
-        names: What this model is called: its folder, its repository.
-        base: An evaluation that is called like it is the full model's.
-
-    Returns:
-        All whose ``generated`` is one of ``names``; if there are none, the first that is not called like the base.
-    """
-    own = [report for report in evaluations if subject(report) in names]
-    return own or [report for report in evaluations if subject(report) != base.name.rpartition("/")[2]][:1]
 
 
 def metadata(facts: Facts) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ __all__ = {names}
 '''
 
 
-def write_code(folder: str | Path, *, standalone: bool = False) -> list[Path]:
+def write_code(folder: str | Path, *, standalone: bool = False) -> None:
     """Write the modules into a folder of ``save_pretrained``, and name them in its JSON files; does nothing where
     diffusers needs no code.
 
@@ -48,9 +48,6 @@ def write_code(folder: str | Path, *, standalone: bool = False) -> list[Path]:
         folder: Of a model or pipeline.
         standalone: Whether the code of the generator, the pipeline and the unpacking itself is written, so that nobody
             needs hf_ganzip.
-
-    Returns:
-        Files that were written.
 
     Raises:
         ValueError: ``standalone`` of a part that transformers loads, or of a discriminator.
@@ -61,22 +58,20 @@ def write_code(folder: str | Path, *, standalone: bool = False) -> list[Path]:
     parts = {name: part for name, part in saved.parts.items() if _needs_code(part)}
     own_pipeline = saved.is_pipeline and saved.library.startswith("hf_ganzip")
     if not parts and not own_pipeline:
-        return []
+        return
     classes = sorted({part["class_name"] for part in parts.values()} | ({saved.class_name} if own_pipeline else set()))
     if standalone:
         _check_standalone(parts)
     elif not saved.is_pipeline and saved.library == "transformers":
-        return []  # its quantizer is registered by `import hf_ganzip` alone
-    places = [folder / name for name in parts] + [folder] * own_pipeline
-    packed = any(part["quantization"] for part in parts.values())
-    written = _standalone(places, classes, packed) if standalone else _thin(places, classes)
-    name = written[0].stem
+        return  # its quantizer is registered by `import hf_ganzip` alone
+    name, text = _standalone(parts, classes) if standalone else _thin(classes)
+    for place in [*parts, ""] if own_pipeline else parts:
+        (folder / place / f"{name}.py").write_text(text, encoding="utf-8")
     for part, found in parts.items():
         if found["library"] != "transformers":
             _change(folder / part / "config.json", {"auto_map": {"AutoModel": f"{name}.{found['class_name']}"}})
     if saved.is_pipeline:
         _change(folder / "model_index.json", _index_of(saved, parts, own_pipeline, name))
-    return written
 
 
 def is_standalone(file: str) -> bool:
@@ -94,17 +89,13 @@ def remote_snippet(saved: Saved, place: str, dtype: str) -> str:
         dtype: Further argument, ", torch_dtype=...", or "".
     """
     name, cls = ("pipe", "DiffusionPipeline") if saved.is_pipeline else ("model", "AutoModel")
-    drawing = (
-        []
-        if dtype or not generator_of(saved)
-        else [pipeline_call(saved, "pipe") if saved.is_pipeline else _model_call(saved)]
-    )
-    lines = ["import torch"] * any("torch." in line for line in (dtype, *drawing)) + [
-        f"from diffusers import {cls}",
-        "",
-    ]
+    drawing = ""
+    if generator_of(saved) and not dtype:
+        drawing = "\n" + (pipeline_call(saved, "pipe") if saved.is_pipeline else _model_call(saved))
+    head = "import torch\n" if "torch." in dtype + drawing else ""
     quoted = json.dumps(place, ensure_ascii=False)
-    return "\n".join([*lines, f"{name} = {cls}.from_pretrained({quoted}, trust_remote_code=True{dtype})", *drawing])
+    load = f"{name} = {cls}.from_pretrained({quoted}, trust_remote_code=True{dtype})"
+    return f"{head}from diffusers import {cls}\n\n{load}{drawing}"
 
 
 def _model_call(saved: Saved) -> str:
@@ -134,27 +125,21 @@ def _check_standalone(parts: Mapping[str, Mapping[str, Any]]) -> None:
             )
 
 
-def _thin(places: Iterable[Path], classes: Iterable[str]) -> list[Path]:
+def _thin(classes: Sequence[str]) -> tuple[str, str]:
+    """Name and text of the module that imports hf_ganzip."""
     lines = [f"from {library_of(name)} import {name}" for name in classes]
-    text = _TEXT.format(what=" and ".join(classes), imports="\n".join(lines), names=json.dumps(list(classes)))
-    return _write(places, _THIN, text)
+    return _THIN, _TEXT.format(what=" and ".join(classes), imports="\n".join(lines), names=json.dumps(classes))
 
 
-def _standalone(places: Iterable[Path], classes: Iterable[str], packed: bool) -> list[Path]:
+def _standalone(parts: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -> tuple[str, str]:
+    """Name and text of the module that needs no package of ours."""
     roots = [(getattr(importlib.import_module(str(library_of(name))), name).__module__, name) for name in classes]
     roots = [(module if module.startswith("hf_ganzip") else "diffusers", name) for module, name in roots]
-    text = standalone_code(
-        f"{' and '.join(classes)}: the model, its pipeline and its packed weights.", roots, opens_packed=packed
-    )
+    packed = any(part["quantization"] for part in parts.values())
+    title = f"{' and '.join(classes)}: the model, its pipeline and its packed weights."
+    text = standalone_code(title, roots, opens_packed=packed)
     # Named by its content: diffusers copies the files of all local folders into one package, by their names.
-    return _write(places, f"{_ALONE}{hashlib.sha256(text.encode()).hexdigest()[:8]}", text)
-
-
-def _write(places: Iterable[Path], name: str, text: str) -> list[Path]:
-    files = [place / f"{name}.py" for place in places]
-    for file in files:
-        file.write_text(text, encoding="utf-8")
-    return files
+    return f"{_ALONE}{hashlib.sha256(text.encode()).hexdigest()[:8]}", text
 
 
 def _index_of(saved: Saved, parts: Mapping[str, Any], own_pipeline: bool, name: str) -> dict[str, Any]:

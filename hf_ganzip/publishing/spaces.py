@@ -26,6 +26,11 @@ from .wheel import requirements_of, write_wheel
 
 
 _LEFT_OUT = ("__pycache__", "tests.py")
+_NEEDED = ("README.md", "app.py", "requirements.txt")
+_STALE = ("hf_ganzip-*.whl",)  # of another version
+_START = "start.py"
+_THUMBNAIL = "thumbnail.png"
+_HEAD = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 
 
 def push_metrics(
@@ -66,7 +71,7 @@ def push_metrics(
     chosen = {name: lookup(folders, name, "metric") for name in names or folders}
     for name in chosen:
         check_target(f"{namespace}/{name}")
-    check_repository(repository)
+    _check_repository(repository)
     options: dict[str, Any] = {"private": private, "create_pr": create_pr, "dry_run": dry_run, "token": token}
     found = {}
     with tempfile.TemporaryDirectory() as parent:
@@ -111,12 +116,12 @@ def push_demo(
         ConnectionError: The Hub refused or cannot be reached; says what to do.
     """
     check_target(repo_id)
-    check_repository(repository)
+    _check_repository(repository)
     source = Path(folder)
     if not source.is_dir():
         demos = {path.name.removeprefix("space_"): path for path in shipped("examples").glob("space_*")}
         source = lookup(demos, str(folder), "folder or demo")
-    missing = [name for name in NEEDED if not (source / name).is_file()]
+    missing = [name for name in _NEEDED if not (source / name).is_file()]
     if missing:
         raise ValueError(f"{folder} is no Gradio Space: it has no {missing[0]}.")
     options: dict[str, Any] = {"private": private, "create_pr": create_pr, "dry_run": dry_run, "token": token}
@@ -136,12 +141,22 @@ def _push(
     repository: str | None,
     **options: Any,
 ) -> dict[str, Any]:
+    """Upload a copy of a page's folder with the wheel; what :func:`push_demo` returns."""
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(shutil.copytree(source, Path(parent, source.name), ignore=shutil.ignore_patterns(*_LEFT_OUT)))
         if module is not None:
             _load_from_hub(folder / "README.md", module, repo_id)
-        install = complete_space(folder, repo_id, wheel, title=title, repository=repository)
-        space: dict[str, Any] = {"repo_type": "space", "space_sdk": "gradio", "stale": STALE}
+        shutil.copy(wheel, folder)
+        shutil.copy(Path(hf_ganzip.__file__).parent / "space" / _START, folder)
+        requirements = folder / "requirements.txt"
+        requirements.write_text("\n".join(_on_pypi(requirements)) + "\n", encoding="utf-8")
+        where = f"{constants.ENDPOINT}/spaces/{repo_id}/resolve/main"
+        head: dict[str, Any] = {"app_file": _START} | ({} if title is None else {"title": title})
+        if (folder / _THUMBNAIL).is_file():
+            head["thumbnail"] = f"{where}/{_THUMBNAIL}"
+        install = f'pip install "hf_ganzip @ {where}/{wheel.name}"'
+        _write_head(folder / "README.md", head, install, repository)
+        space: dict[str, Any] = {"repo_type": "space", "space_sdk": "gradio", "stale": _STALE}
         url = upload(folder, repo_id, message=message, **space, **options)
         return {"files": sizes(folder), "install": install, "url": url}
 
@@ -194,50 +209,10 @@ def _load_from_hub(readme: Path, name: str, repo_id: str) -> None:
     readme.write_text(text, encoding="utf-8")
 
 
-NEEDED = ("README.md", "app.py", "requirements.txt")
-STALE = ("hf_ganzip-*.whl",)  # of another version
-_START = "start.py"
-_THUMBNAIL = "thumbnail.png"
-_HEAD = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
-
-
-def check_repository(repository: str | None) -> None:
-    """Refuse what is no address.
-
-    Raises:
-        ValueError: ``repository`` neither begins with https:// or http:// nor is None.
-    """
+def _check_repository(repository: str | None) -> None:
+    """Refuse what is no address."""
     if repository is not None and not re.fullmatch(r"https?://[^\s()<>\"']+", repository):
         raise ValueError(f"repository is {repository!r}; allowed are addresses that begin with https:// or http://.")
-
-
-def complete_space(
-    folder: Path, repo_id: str, wheel: Path, *, title: str | None = None, repository: str | None = None
-) -> str:
-    """Make a copy of a page's folder what is uploaded; returns the `pip install` line for those who want the package.
-
-    Args:
-        folder: With the files of ``NEEDED``; changed in place.
-        repo_id: Of the Space.
-        wheel: Of this package.
-        title: Of the Space; None: that of README.md.
-        repository: Address of the source, which README.md links; None: none.
-
-    Raises:
-        ValueError: README.md has no head, or a line of requirements.txt is none.
-        RuntimeError: As :func:`.requirements_of`.
-    """
-    shutil.copy(wheel, folder)
-    shutil.copy(Path(hf_ganzip.__file__).parent / "space" / _START, folder)
-    requirements = folder / "requirements.txt"
-    requirements.write_text("\n".join(_on_pypi(requirements)) + "\n", encoding="utf-8")
-    where = f"{constants.ENDPOINT}/spaces/{repo_id}/resolve/main"
-    head: dict[str, Any] = {"app_file": _START} | ({} if title is None else {"title": title})
-    if (folder / _THUMBNAIL).is_file():
-        head["thumbnail"] = f"{where}/{_THUMBNAIL}"
-    install = f'pip install "hf_ganzip @ {where}/{wheel.name}"'
-    _write_head(folder / "README.md", head, install, repository)
-    return install
 
 
 def _on_pypi(file: Path) -> list[str]:

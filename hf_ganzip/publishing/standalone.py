@@ -85,7 +85,6 @@ class _Module:
         tree, lines, end = ast.parse(source), source.splitlines(), 0
         self.definitions: dict[str, _Definition] = {}
         self.imports: dict[str, Key] = {}
-        self.imported: list[str] = []  # modules of ours
         for node in tree.body:
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 self.imports |= _imported(node, package)
@@ -93,7 +92,7 @@ class _Module:
                 found = _definition(node, names, lines, end)
                 self.definitions |= dict.fromkeys(names, found)
             end = node.end_lineno or end
-        self.imported = [key[0] for key in self.imports.values() if key[1]]
+        self.imported = [key[0] for key in self.imports.values() if key[1]]  # modules of ours
         for node in ast.walk(tree):  # within functions
             if isinstance(node, ast.ImportFrom) and node.level:
                 self.imports |= _imported(node, package)
@@ -180,9 +179,10 @@ def standalone_code(title: str, roots: Iterable[Key], *, opens_packed: bool) -> 
         parts.append(_renamed(definition.text, {old: new for old, new in renames.items() if old != new}))
     from .. import __version__
 
-    values = {"title": title, "version": __version__, "imports": _lines(imports), "digest": _DIGEST, "value": ""}
+    lines = "\n".join(sorted(imports, key=lambda line: (not line.startswith("import"), line)))  # in the usual order
+    head = _HEAD.format(title=title, version=__version__, imports=lines, digest=_DIGEST, value="")
     tail = _TAIL.format(digest=_DIGEST, register="register_restoring()\n" * opens_packed)
-    text = "\n\n".join([_HEAD.format(**values), *(f"{part}\n" for part in parts)]) + tail
+    text = "\n\n".join([head, *(f"{part}\n" for part in parts)]) + tail
     digest = hashlib.sha256(text.encode()).hexdigest()
     return text.replace(f'{_DIGEST} = ""', f'{_DIGEST} = "{digest}"')
 
@@ -242,9 +242,3 @@ def _renamed(text: str, renames: dict[str, str]) -> str:
 
 def _bound(line: str) -> str:
     return line.split()[-1].partition(".")[0] if line.startswith("import") and " as " not in line else line.split()[-1]
-
-
-def _lines(imports: Iterable[str]) -> str:
-    """Imports in the usual order, one name a line."""
-    ours = sorted(imports, key=lambda line: (not line.startswith("import"), line))
-    return "\n".join(ours)

@@ -87,10 +87,8 @@ def on_compute(
         if source == EXAMPLE:
             real, generated = load_example(example)
         else:
-            real, generated = (
-                features_of(path, side, extractor)
-                for path, side in ((real_file, "real"), (generated_file, "generated"))
-            )
+            real = features_of(real_file, "real", extractor)
+            generated = features_of(generated_file, "generated", extractor)
         result = compare(real, generated, settings)
         figure = curve_figure(curves(real, generated, settings), result)
     except (ValueError, TypeError) as error:
@@ -136,6 +134,7 @@ def build_app(metric: str = "lsh_precision_recall") -> gradio.Blocks:
 
 
 def _build_measure(gr: Any, metric: str) -> None:
+    whole = partial(gr.Number, precision=0)
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
             source = gr.Radio([EXAMPLE, UPLOAD], value=EXAMPLE, label="Samples", elem_id="source")
@@ -148,28 +147,20 @@ def _build_measure(gr: Any, metric: str) -> None:
                 generated = gr.File(label="Generated samples", file_types=kinds, elem_id="generated", height=150)
                 extractor = gr.Dropdown([PIXELS, FASHION], value=PIXELS, label="Features of images (for .zip only)")
             with gr.Row():
-                k = gr.Number(
-                    3, label="k", info="Neighbour that sets a ball's radius", minimum=1, maximum=50, precision=0
-                )
-                planes = gr.Number(
-                    0, label="Hyperplanes H", info="0: floor(log2(N + M))", minimum=0, maximum=62, precision=0
-                )
+                k = whole(3, label="k", info="Neighbour that sets a ball's radius", minimum=1, maximum=50)
+                planes = whole(0, label="Hyperplanes H", info="0: floor(log2(N + M))", minimum=0, maximum=62)
             with gr.Row():
-                draws = gr.Number(
-                    10, label="Draws", info="Of hyperplanes, averaged", minimum=1, maximum=20, precision=0
-                )
-                seed = gr.Number(0, label="Seed", info="Same seed, same planes", minimum=0, precision=0)
+                draws = whole(10, label="Draws", info="Of hyperplanes, averaged", minimum=1, maximum=20)
+                seed = whole(0, label="Seed", info="Same seed, same planes", minimum=0)
             button = gr.Button("Compute", variant="primary", elem_id="compute")
         with gr.Column(scale=3, min_width=420):
             numbers = gr.HTML('<div class="note">Choose samples and press <b>Compute</b>.</div>', elem_id="numbers")
             picture = gr.HTML(elem_id="curves")
-    source.change(
-        lambda choice: (gr.update(visible=choice == EXAMPLE), gr.update(visible=choice == UPLOAD)),
-        source,
-        [examples, uploads],
-        api_visibility="private",
-        queue=False,
-    )
+
+    def switch(choice: str) -> list[Any]:
+        return [gr.update(visible=choice == each) for each in (EXAMPLE, UPLOAD)]
+
+    source.change(switch, source, [examples, uploads], api_visibility="private", queue=False)
     inputs = [source, example, real, generated, extractor, k, planes, draws, seed]
     button.click(partial(on_compute, metric), inputs, [numbers, picture], api_visibility="private")
 

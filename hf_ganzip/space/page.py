@@ -109,11 +109,9 @@ def refused(reason: object) -> str:
 
 def cell(name: str, text: str, share: float | None = None, *, side: str | None = None, note: str = "") -> str:
     """HTML of a cell, marked ``data-metric`` and ``data-side``, with a bar of length ``share`` and HTML behind it."""
-    bar = (
-        ""
-        if share is None
-        else f'<span class="bar" aria-hidden="true"><i style="width:{100 * share:.1f}%"></i></span>'
-    )
+    bar = ""
+    if share is not None:
+        bar = f'<span class="bar" aria-hidden="true"><i style="width:{100 * share:.1f}%"></i></span>'
     mark = "" if side is None else f' data-side="{side}"'
     return f'<td><b data-metric="{name}"{mark}>{text}</b>{note}{bar}</td>'
 
@@ -126,10 +124,6 @@ def pixel_features(images: Iterable[np.ndarray]) -> np.ndarray:
         >>> pixel_features([np.full((8, 9, 1), 255, np.uint8)]).shape
         (1, 3072)
     """
-    rows = [
-        np.asarray(
-            Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)).copy()).resize((_SIDE, _SIDE))
-        ).ravel()
-        for image in images
-    ]
+    coloured = (Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)).copy()) for image in images)
+    rows = [np.asarray(image.resize((_SIDE, _SIDE))).ravel() for image in coloured]
     return np.stack(rows).astype(np.float32) / 255

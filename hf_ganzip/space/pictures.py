@@ -41,10 +41,8 @@ def curve_figure(curves: Mapping[str, Mapping[str, Any]], chosen: Mapping[str, i
             axes = grid[row][column]
             axes.axvline(chosen[name], color="0.75", linewidth=6, zorder=0)
             for pair, label in PAIRS.items():
-                if f"{pair}_{kind}" in curve:
-                    axes.plot(
-                        curve["x"], curve[f"{pair}_{kind}"], "o-", color=_COLOURS[pair], label=label, markersize=4
-                    )
+                if (values := curve.get(f"{pair}_{kind}")) is not None:
+                    axes.plot(curve["x"], values, "o-", color=_COLOURS[pair], label=label, markersize=4)
             axes.set(ylim=(-0.03, 1.03), ylabel=kind.capitalize() if column == 0 else None)
             axes.grid(alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)
@@ -142,25 +140,16 @@ def region_figure(k: int = 1, num_hyperplanes: int = 5, seed: int = 2) -> tuple[
 def _scatter(
     axes: Axes, points: np.ndarray, colour: str, marker: str, *, edge: str | None = None, size: int = 34, **more: Any
 ) -> None:
-    axes.scatter(
-        *points.T,
-        c=colour,
-        marker=marker,
-        s=size,
-        edgecolors=edge or "white",
-        linewidths=1.6 if edge else 0.7,
-        zorder=3,
-        **more,
-    )
+    rim: dict[str, Any] = {"edgecolors": edge or "white", "linewidths": 1.6 if edge else 0.7}
+    axes.scatter(*points.T, c=colour, marker=marker, s=size, zorder=3, **rim, **more)
 
 
 def _draw_lines(axes: Axes, planes: tuple[np.ndarray, np.ndarray]) -> None:
-    x = np.array([-_EXTENT, _EXTENT])
+    ends = np.array([-_EXTENT, _EXTENT])
     for (a, b), offset in zip(*planes):
-        if abs(b) > abs(a):
-            axes.plot(x, -(a * x + offset) / b, color="0.35", linewidth=0.9, zorder=1)
-        else:
-            axes.plot(-(b * x + offset) / a, x, color="0.35", linewidth=0.9, zorder=1)
+        steep = abs(a) >= abs(b)
+        x, y = (-(b * ends + offset) / a, ends) if steep else (ends, -(a * ends + offset) / b)
+        axes.plot(x, y, color="0.35", linewidth=0.9, zorder=1)
 
 
 def _draw_regions(
@@ -172,21 +161,13 @@ def _draw_regions(
     side = np.linspace(-_EXTENT, _EXTENT, 400)
     grid = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
     keys = hash_keys(torch.from_numpy(grid), *planes).numpy().reshape(400, 400)
-    extent = (-_EXTENT, _EXTENT, -_EXTENT, _EXTENT)
+    place: dict[str, Any] = {"extent": (-_EXTENT, _EXTENT, -_EXTENT, _EXTENT), "origin": "lower", "zorder": 0}
     if filled is not None:
         inside = np.where(np.isin(keys, filled), 1.0, np.nan)
-        axes.imshow(inside, extent=extent, origin="lower", cmap=ListedColormap([colour]), alpha=0.22, zorder=0)
+        axes.imshow(inside, cmap=ListedColormap([colour]), alpha=0.22, **place)
     else:
-        _, numbers = np.unique(keys, return_inverse=True)
-        axes.imshow(
-            numbers.reshape(400, 400),
-            extent=extent,
-            origin="lower",
-            cmap="tab20",
-            alpha=0.28,
-            zorder=0,
-            interpolation="nearest",
-        )
+        numbers = np.unique(keys, return_inverse=True)[1].reshape(400, 400)
+        axes.imshow(numbers, cmap="tab20", alpha=0.28, interpolation="nearest", **place)
 
 
 def _draw_balls(

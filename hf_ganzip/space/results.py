@@ -83,13 +83,10 @@ def results_table(result: Mapping[str, Any], metric: str = "lsh_precision_recall
     for pair, label in PAIRS.items():
         cells = "".join(_cell(result, f"{pair}_{kind}") for kind in ("precision", "recall"))
         rows.append(f'<tr><th scope="row">{label}</th>{cells}</tr>')
+    labels = {"density": "Density", "coverage": "Coverage", "frechet_distance": "Fr&eacute;chet distance"}
     others = "".join(
         f'<div><dt>{label}</dt><dd data-metric="{name}">{_number(result[name])}</dd></div>'
-        for name, label in (
-            ("density", "Density"),
-            ("coverage", "Coverage"),
-            ("frechet_distance", "Fr&eacute;chet distance"),
-        )
+        for name, label in labels.items()
     )
     pairs = (
         "<table><caption>Precision is quality, recall is diversity; both from 0 to 1, higher is better.</caption>"

@@ -46,7 +46,6 @@ LIMITS = Limits()
 _SUFFIXES = (".npy", ".safetensors", ".parquet", ".zip")
 _FLOATS = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}  # safetensors dtypes and their bytes
 _UNEQUAL_LISTS = "has lists of different lengths; allowed is one length for all."
-_IGNORED = ("__MACOSX/", ".DS_Store")
 
 
 def read_upload(path: str | Path, limits: Limits = LIMITS) -> np.ndarray | list[np.ndarray]:
@@ -217,8 +216,7 @@ def _read_zip(path: str | Path, size: int, limits: Limits) -> list[np.ndarray]:
         _check_directory(file, size, limits)
         try:
             with zipfile.ZipFile(file) as archive:
-                members = [info for info in archive.infolist() if not info.is_dir()]
-                members = [info for info in members if not _is_ignored(info.filename)]
+                members = [info for info in archive.infolist() if not (info.is_dir() or _is_ignored(info.filename))]
                 _check_members(members, limits)
                 images, pixels = [], 0
                 for info in sorted(members, key=lambda info: info.filename):
@@ -244,7 +242,8 @@ def _check_directory(file: BinaryIO, size: int, limits: Limits) -> None:
 
 
 def _is_ignored(name: str) -> bool:
-    return name.startswith(_IGNORED[0]) or name.rsplit("/", 1)[-1] == _IGNORED[1]
+    """Whether macOS added it."""
+    return name.startswith("__MACOSX/") or name.rpartition("/")[2] == ".DS_Store"
 
 
 def _check_members(members: list[zipfile.ZipInfo], limits: Limits) -> None:

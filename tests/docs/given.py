@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from .pages import ROOT
 
 
 SHORTER_RECIPES = {"samples: 200": "samples: 16"}
+LABELS = [i % 10 for i in range(200)]
 
 
 def repositories(folder: Path) -> dict[str, Path]:
@@ -48,40 +50,36 @@ def repositories(folder: Path) -> dict[str, Path]:
     found["org/flux-lora"] = folder / "org" / "flux-lora"
     layers = {"x_embedder.lora_A.weight": torch.ones(2, 16), "x_embedder.lora_B.weight": torch.ones(32, 2)}
     models["black-forest-labs/FLUX.1-dev"].save_lora_weights(found["org/flux-lora"], transformer_lora_layers=layers)
-    grey, colour = _pixels(28, 0), _pixels(32, 3)
+    grey, colour = _pixels(28), _pixels(32, "RGB")
     for name, column, pixels in (
         ("zalando-datasets/fashion_mnist", "image", grey),
         ("uoft-cs/cifar10", "img", colour),
         ("org/images", "image", grey),
     ):
-        found[f"datasets/{name}"] = folder / "datasets" / name
-        (found[f"datasets/{name}"] / "data").mkdir(parents=True)
-        table = pa.table(
-            {column: [{"bytes": _png(each), "path": None} for each in pixels], "label": _labels(len(pixels))}
-        )
+        data = folder / "datasets" / name / "data"
+        data.mkdir(parents=True)
+        found[f"datasets/{name}"] = data.parent
+        table = pa.table({column: [{"bytes": _png(each), "path": None} for each in pixels], "label": LABELS})
         for split in ("train", "test"):
-            pq.write_table(table, found[f"datasets/{name}"] / "data" / f"{split}-00000-of-00001.parquet")
+            pq.write_table(table, data / f"{split}-00000-of-00001.parquet")
     return found
 
 
 def names(page: Path) -> Mapping[str, Any]:
     """Variables of a page; what it expects in the working folder is written there."""
     Path("metrics_hub").symlink_to(ROOT / "metrics_hub")
-    Path("examples", "recipes").mkdir(parents=True)
-    for path in (ROOT / "examples").iterdir():
-        if path.name != "recipes":
-            Path("examples", path.name).symlink_to(path)
-    for path in (ROOT / "examples" / "recipes").iterdir():
+    shutil.copytree(ROOT / "examples", "examples")
+    for path in Path("examples", "recipes").iterdir():
         text = path.read_text(encoding="utf-8")
         for long, short in SHORTER_RECIPES.items():
             text = text.replace(long, short)
-        Path("examples", "recipes", path.name).write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     key = str(page.relative_to(ROOT))
     if key.startswith("metrics_hub/") or key == "docs/metrics.md":
         return _metrics()
     return {
         "docs/models.md": _models,
-        "docs/quantization.md": _quantization,
+        "docs/quantization.md": lambda: {"model": tiny_generator()},
         "docs/training.md": _training,
         "docs/publishing.md": _small,
         "docs/scaling-out.md": _small,
@@ -93,7 +91,7 @@ def names(page: Path) -> Mapping[str, Any]:
 def _metrics() -> Mapping[str, Any]:
     random = np.random.default_rng(0)
     sets = {name: random.normal(size=(60, 8)) for name in ("real", "generated", "real_batch", "more_real", "features")}
-    for name, pixels in (("REAL", _pixels(28, 0)), ("GENERATED", _pixels(28, 0)[::-1])):
+    for name, pixels in (("REAL", _pixels(28)), ("GENERATED", _pixels(28)[::-1])):
         Path(name).mkdir()
         for i, each in enumerate(pixels):
             Path(name, f"{i:03}.png").write_bytes(_png(each))
@@ -117,23 +115,15 @@ def _models() -> Mapping[str, Any]:
     torch.save(checkpoint, "550000.pt")
     torch.save({"genA2B": part(load_golden("ugatit_light")[1], "G.")}, "selfie2anime.pt")
     Path("stylegan3-t-ffhqu-256x256.pkl").write_bytes((GOLDEN / "pickles" / "stylegan3_t.pkl").read_bytes())
-    Image.fromarray(_pixels(64, 3)[0]).save("selfie.png")
+    Image.fromarray(_pixels(64, "RGB")[0]).save("selfie.png")
     return {}
-
-
-def _quantization() -> Mapping[str, Any]:
-    return {"model": tiny_generator()}
 
 
 def _training() -> Mapping[str, Any]:
     import torch
 
-    images = torch.randn(4, 3, 16, 16)
-    return {
-        "discriminator": tiny_biggan_discriminator(),
-        "images": images,
-        "labels": torch.zeros(4, dtype=torch.int64),
-    }
+    images, labels = torch.randn(4, 3, 16, 16), torch.zeros(4, dtype=torch.int64)
+    return {"discriminator": tiny_biggan_discriminator(), "images": images, "labels": labels}
 
 
 def _small() -> Mapping[str, Any]:
@@ -147,26 +137,19 @@ def _small() -> Mapping[str, Any]:
 
 def _fashion_mnist() -> Mapping[str, Any]:
     Path("FASHION_MNIST").mkdir()
-    pixels = _pixels(28, 0)
-    for prefix in ("train", "t10k"):
-        for name, array in (
-            ("images-idx3-ubyte", pixels),
-            ("labels-idx1-ubyte", np.array(_labels(len(pixels)), np.uint8)),
-        ):
-            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
-            Path("FASHION_MNIST", f"{prefix}-{name}.gz").write_bytes(gzip.compress(header + array.tobytes()))
+    for name, array in (("images-idx3", _pixels(28)), ("labels-idx1", np.array(LABELS, np.uint8))):
+        header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+        for prefix in ("train", "t10k"):
+            file = Path("FASHION_MNIST", f"{prefix}-{name}-ubyte.gz")
+            file.write_bytes(gzip.compress(header + array.tobytes()))
     return {}
 
 
-def _pixels(side: int, channels: int, count: int = 200) -> np.ndarray:
-    """Bundled images (count, side, side[, channels]) uint8; sides other than 28 by resizing."""
-    column = pq.read_table(asset_path("fashion-mnist-test-5000"))["image"].slice(0, count).to_pylist()
-    images = [Image.open(io.BytesIO(cell["bytes"])).convert("RGB" if channels else "L") for cell in column]
+def _pixels(side: int, mode: str = "L") -> np.ndarray:
+    """200 bundled images (200, side, side[, 3]) uint8; sides other than 28 by resizing."""
+    column = pq.read_table(asset_path("fashion-mnist-test-5000"))["image"].slice(0, len(LABELS)).to_pylist()
+    images = [Image.open(io.BytesIO(cell["bytes"])).convert(mode) for cell in column]
     return np.stack([np.asarray(image.resize((side, side))) for image in images])
-
-
-def _labels(count: int) -> list[int]:
-    return [i % 10 for i in range(count)]
 
 
 def _png(pixels: np.ndarray) -> bytes:

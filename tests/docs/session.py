@@ -52,11 +52,8 @@ ELSEWHERE = {
 
 def commands_of(block: Block) -> list[str]:
     """Lines of a shell block, continued ones joined, that have no test of their own, shortened."""
-    found = []
-    for line in block.code.replace("\\\n", " ").splitlines():
-        if line.strip() and not any(line.startswith(name) for name in ELSEWHERE):
-            found.append(shortened(line))
-    return found
+    lines = block.code.replace("\\\n", " ").splitlines()
+    return [shortened(line) for line in lines if line.strip() and not line.startswith(tuple(ELSEWHERE))]
 
 
 def shortened(code: str) -> str:

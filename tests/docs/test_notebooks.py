@@ -42,12 +42,8 @@ def test_both_are_there():
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook(path, tmp_path):
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(tmp_path),
-        "MPLBACKEND": "agg",
-    }
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    environment |= {"HF_HOME": str(tmp_path), "MPLBACKEND": "agg"}
     command = [sys.executable, "-c", EXECUTE, str(path)]
     said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert said.returncode == 0, said.stderr[-3000:]

@@ -12,8 +12,9 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler
 
 import hf_ganzip as gz
 from hf_ganzip.exporting import OnnxModel, OnnxTranslator
+from hf_ganzip.exporting.libraries import Session
 
-from ..conftest import TINY, gan_pipeline, sources, tiny_generator, tiny_unet
+from ..conftest import TINY, gan_pipeline, perturbed, sources, tiny_generator, tiny_unet
 
 
 pytestmark = pytest.mark.process  # every export takes seconds; those of `make test` are in test_export.py
@@ -29,11 +30,7 @@ def opened(model, folder, cls=gz.OnnxGenerator, **options):
 def styled(tmp_path_factory):
     """A packed StyleGAN2 and its export."""
     torch.manual_seed(0)
-    model = tiny_generator()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("noise_strength"):
-                parameter.fill_(0.3)
+    model = perturbed(tiny_generator())  # with noise
     gz.quantize_(model, bits=4)
     return model, opened(model, tmp_path_factory.mktemp("styled"))
 
@@ -134,9 +131,7 @@ def test_translation_in_the_pipeline(tmp_path):
     images = torch.rand(2, 3, 16, 16)
     found = []
     for each in (model, opened(model, tmp_path, OnnxTranslator)):
-        pipe = gz.ImageTranslationPipeline(each)
-        pipe.set_progress_bar_config(disable=True)
-        found.append(pipe(images, output_type="np").images)
+        found.append(gz.ImageTranslationPipeline(each)(images, output_type="np").images)
     np.testing.assert_allclose(*found, atol=1e-4)
 
 
@@ -154,10 +149,8 @@ def test_unets_in_pipelines_of_diffusers(classes, tmp_path):
     for pipeline, scheduler in ((DDPMPipeline, DDPMScheduler), (DDIMPipeline, DDIMScheduler)):
         found = []
         for unet in (model, exported):
-            pipe = pipeline(unet, scheduler())
-            pipe.set_progress_bar_config(disable=True)
             options = {"num_inference_steps": 4, "output_type": "np", "batch_size": 2}
-            found.append(pipe(generator=torch.Generator().manual_seed(0), **options).images)
+            found.append(pipeline(unet, scheduler())(generator=sources(0)[0], **options).images)
         np.testing.assert_allclose(*found, atol=1e-3)
 
 
@@ -173,3 +166,22 @@ def test_any_other_model_by_the_names_of_its_inputs(tmp_path):
     close(exported(**inputs)[0], expected)
     saved = json.loads((tmp_path / "out" / "config.json").read_text())["export"]
     assert saved["class_name"] == "DiTTransformer2DModel"
+
+
+@pytest.mark.parametrize("bits", (4, 8))
+@pytest.mark.parametrize("name", ("generator", "biggan", "unet"))
+def test_openvino_opens_the_same_files(name, bits, tmp_path):
+    openvino = pytest.importorskip("openvino", reason="openvino is not installed")
+    model = TINY[name]()
+    gz.quantize_(model, bits=bits, headroom=0.0)  # it computes packed bytes wrongly
+    options = {"noise": "const"} if name == "generator" else {}
+    report = gz.export(model, tmp_path / "out", checks=1, **options)
+    core, random = openvino.Core(), np.random.default_rng(0)
+    compiled = core.compile_model(core.read_model(report.file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    shapes = {name: [2 if each == "batch" else each for each in shape] for name, shape in report.inputs.items()}
+    feeds = {name: random.normal(size=shape).astype("float32") for name, shape in shapes.items()}
+    if "timestep" in feeds:
+        feeds["timestep"] = np.array([5, 400])
+    found = compiled(feeds)[compiled.output(0)]
+    expected = Session(report.file)(feeds, [report.outputs[0]])[0]
+    assert np.abs(found - expected).max() < 1e-3 * max(1, np.abs(expected).max())

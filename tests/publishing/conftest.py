@@ -69,8 +69,8 @@ def pruned_unet():
     return quantized(unet)
 
 
-def in_fresh_process(code, folder, *, without_us, **changes):
-    """Last line of the standard output; the process has not imported hf_ganzip, or cannot."""
+def in_fresh_process(code, folder, *, without_us=True, **changes):
+    """Last line of the standard output; the process cannot import hf_ganzip, or has not."""
     code = (WITHOUT_US if without_us else "") + textwrap.dedent(code)
     environment = os.environ | {"HF_HOME": str(folder / "home")} | changes
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=folder)

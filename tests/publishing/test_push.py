@@ -9,7 +9,6 @@ from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, LDMPipeline, V
 from huggingface_hub import ModelCard, snapshot_download
 
 import hf_ganzip as gz
-from hf_ganzip.assets import asset_path
 from hf_ganzip.publishing import check
 
 from ..conftest import run, tiny_generator, tiny_unet
@@ -27,10 +26,13 @@ def in_dtype(dtype, folder):
 
 class TestWhole:
     @pytest.mark.process
-    def test_a_packed_generator_there_and_back(self, hub, tmp_path):
+    def test_a_packed_generator_there_and_back(self, hub, tmp_path, monkeypatch):
         model = tiny_generator()
         report = gz.quantize_(model, bits=4)
-        before = run(model)
+        before, executed, run_snippet = run(model), [], check.run_snippet
+        monkeypatch.setattr(
+            "hf_ganzip.publishing.push.run_snippet", lambda text: executed.append(text) or run_snippet(text)
+        )
         found = gz.push_to_hub(model, "me/small", report=report, license="apache-2.0", samples=4)
         assert found.url.startswith(f"{hub.url}/me/small/commit/") and commits(hub) == 1
         repository = hub.repositories["me/small"]
@@ -43,6 +45,8 @@ class TestWhole:
         assert "`hf_ganzip_code.py`: a few lines that import hf_ganzip" in text and "trust_remote_code=True" in text
         assert "| weights on disk |" in text and "The weights are under apache-2.0." in text
         assert torch.equal(run(model), before) and set(found.compared["model"]) == {"tensors", "output"}
+        (snippet,) = executed
+        assert snippet.replace(snippet.split('from_pretrained("')[1].split('"')[0], "me/small") in text
         code = (
             "import hf_ganzip as gz, torch, diffusers\n"
             "from tests.conftest import run\n"
@@ -50,18 +54,6 @@ class TestWhole:
         )
         hub.run(code, tmp_path / "cache")
         assert torch.equal(torch.load(tmp_path / "out.pt"), before)
-
-    @pytest.mark.process
-    def test_the_snippet_of_the_card_is_what_was_executed(self, hub, monkeypatch):
-        executed = []
-        original = check.run_snippet
-        monkeypatch.setattr(
-            "hf_ganzip.publishing.push.run_snippet", lambda text: executed.append(text) or original(text)
-        )
-        found = push(quantized())
-        (text,) = executed
-        place = text.split('from_pretrained("')[1].split('"')[0]
-        assert text.replace(place, "me/small") in found.card
 
     @pytest.mark.process
     def test_a_pipeline(self, hub, tmp_path):
@@ -72,42 +64,35 @@ class TestWhole:
         folder = snapshot_download("me/pipeline", cache_dir=tmp_path / "cache")
         assert torch.equal(run(DDPMPipeline.from_pretrained(folder).unet), run(unet))
 
-    def test_what_is_measured(self, hub, equal):
+    def test_what_is_measured_and_a_dry_run_sends_nothing(self, hub, equal):
         model, full = quantized(), tiny_generator()
-        assert "Size and speed" not in push(model, dry_run=True, measure=False).card
+        found = push(model, dry_run=True, measure=False)
+        assert "# small" in found.card and "Size and speed" not in found.card and "torch_dtype" not in found.card
         text = push(model, reference=full, dry_run=True, standalone=True).card
         assert "full model | this model" in text and "time of one pass" in text
         assert "(Apache-2.0): all that the model needs but torch and diffusers" in text
-
-    def test_shards(self, hub, equal, tmp_path):
-        model = quantized()
-        found = push(model, max_shard_size="2KB")
-        assert sum(name.endswith(".safetensors") for name in found.files) > 2
-        assert "diffusion_pytorch_model.safetensors.index.json" in found.files
-        folder = snapshot_download("me/small", cache_dir=tmp_path / "cache")
-        assert torch.equal(run(gz.load_model(folder)), run(model))
+        assert hub.requests == [] and found.url == "" and "nothing was uploaded" in str(found)
 
     def test_the_repository_holds_the_last_model_and_no_other(self, hub, equal, tmp_path):
-        push(quantized(), max_shard_size="2KB")
+        sharded, other = quantized(), tiny_generator(image_channels=1)
+        files = push(sharded, max_shard_size="2KB").files
+        assert sum(name.endswith(".safetensors") for name in files) > 2
+        assert "diffusion_pytorch_model.safetensors.index.json" in files
+        assert torch.equal(run(gz.load_model("me/small")), run(sharded))
         hub.repositories["me/small"].files["notes.txt"] = b"of the owner"
-        torch.manual_seed(1)
-        other = tiny_generator()
-        found = push(other)
-        repository = hub.repositories["me/small"]
-        assert commits(hub) == 2 and set(repository.files) == {*found.files, "notes.txt"}
-        folder = snapshot_download("me/small", cache_dir=tmp_path / "cache")
-        assert torch.equal(run(gz.load_model(folder)), run(other))
+        files = push(other).files
+        assert commits(hub) == 2 and set(hub.repositories["me/small"].files) == {*files, "notes.txt"}
+        assert torch.equal(run(gz.load_model("me/small")), run(other))
 
-    def test_shards_of_a_pipeline_are_replaced(self, hub, equal, tmp_path):
-        push(DDPMPipeline(tiny_unet(), DDPMScheduler()), max_shard_size="20KB")
-        assert "unet/diffusion_pytorch_model.safetensors.index.json" in hub.repositories["me/small"].files
+    def test_shards_of_a_pipeline_are_replaced(self, hub, equal):
         unet = tiny_unet()
+        push(DDPMPipeline(unet, DDPMScheduler()), max_shard_size="20KB")
+        assert "unet/diffusion_pytorch_model.safetensors.index.json" in hub.repositories["me/small"].files
         found = push(DDPMPipeline(unet, DDPMScheduler()))
         assert set(hub.repositories["me/small"].files) == set(found.files)
-        folder = snapshot_download("me/small", cache_dir=tmp_path / "cache")
-        assert torch.equal(run(DDPMPipeline.from_pretrained(folder).unet), run(unet))
         push(unet)  # a model alone after a pipeline
         assert "model_index.json" not in hub.repositories["me/small"].files
+        assert torch.equal(run(gz.load_model("me/small")), run(unet))
 
     def test_no_path_of_this_machine_leaves_it(self, hub, equal, tmp_path):
         tiny_generator().save_pretrained(tmp_path / "private-folder")
@@ -135,93 +120,65 @@ class TestWhole:
         assert kept.data.library_name == "hf_ganzip"
 
 
+@pytest.mark.process
 class TestDtypes:
-    """What is published is in the dtype that the model has."""
+    """What is published is in the dtype that the model has: loaded so in a fresh process, and compared."""
 
-    @pytest.mark.process
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
     def test_half(self, hub, tmp_path, dtype):
-        found = push(in_dtype(dtype, tmp_path), dry_run=True)
-        assert f'from_pretrained("me/small", torch_dtype={dtype})' in found.card and "import torch\n" in found.card
-        assert f"in {str(dtype)[6:]}." in found.card
+        text = push(in_dtype(dtype, tmp_path), dry_run=True).card
+        assert f'from_pretrained("me/small", torch_dtype={dtype})' in text and "import torch\n" in text
+        assert f"in {str(dtype)[6:]}." in text
 
-    @pytest.mark.process
-    def test_half_and_quantized(self, hub, tmp_path):
-        model = in_dtype(torch.float16, tmp_path)
-        gz.quantize_(model, bits=4)
-        assert "torch_dtype=torch.float16" in push(model, dry_run=True).card
+    def test_half_of_other_kinds(self, hub, tmp_path):
+        packed, pipeline = (
+            quantized(in_dtype(torch.float16, tmp_path)),
+            DDPMPipeline(tiny_unet().half(), DDPMScheduler()),
+        )
+        for model in (packed, pipeline):
+            assert "torch_dtype=torch.float16)" in push(model, dry_run=True).card
+        push(text_encoder().half(), dry_run=True)  # transformers takes the dtype of the file
 
-    @pytest.mark.process
     def test_modules_that_are_always_loaded_in_float32(self, hub):
         with pytest.raises(ValueError, match="keeps mapping of a StyleGAN2Generator in float32: load it with"):
             push(tiny_generator().half(), dry_run=True)
 
-    @pytest.mark.process
-    def test_a_pipeline(self, hub):
-        found = push(DDPMPipeline(tiny_unet().half(), DDPMScheduler()), dry_run=True)
-        assert "torch_dtype=torch.float16)" in found.card
-
-    @pytest.mark.process
     def test_parts_of_a_pipeline_in_two_dtypes(self, hub):
         unet = tiny_unet(in_channels=2, out_channels=2).half()
         vqvae = VQModel(block_out_channels=(8,), latent_channels=2, num_vq_embeddings=4, norm_num_groups=4)
-        found = push(LDMPipeline(vqvae, unet, DDIMScheduler()), dry_run=True)  # loaded in a fresh process and compared
+        found = push(LDMPipeline(vqvae, unet, DDIMScheduler()), dry_run=True)
         assert set(found.compared) == {"unet", "vqvae"}
         option = 'torch_dtype={"unet": torch.float16, "default": torch.float32}'
         assert f'LDMPipeline.from_pretrained("me/small", {option})' in found.card
 
-    def test_float32_needs_no_word(self, hub, equal):
-        assert "torch_dtype" not in push(quantized(), dry_run=True).card
+
+def test_every_row_of_the_picture_says_whose_it_is(hub, equal, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        "hf_ganzip.images.grids.save_image_grid", lambda images, path, **options: drawn.update(options, images=images)
+    )
+    push(quantized(), reference=tiny_generator(), samples=12, dry_run=True)
+    assert drawn["row_labels"] == ("full",) * 2 + ("this model",) * 2
+    assert drawn["columns"] == 10 and len(drawn["images"]) == 40  # whole rows
 
 
-class TestPicture:
-    def test_every_row_says_whose_it_is(self, hub, equal, monkeypatch):
-        drawn = {}
-        monkeypatch.setattr(
-            "hf_ganzip.images.grids.save_image_grid",
-            lambda images, path, **options: drawn.update(options, images=images),
-        )
-        push(quantized(), reference=tiny_generator(), samples=12, dry_run=True)
-        assert drawn["row_labels"] == ("full",) * 2 + ("this model",) * 2
-        assert drawn["columns"] == 10 and len(drawn["images"]) == 40  # whole rows
-
-
-class TestLicence:
-    def test_of_a_bundled_base(self, hub, equal):
-        model = gz.load_model(asset_path("stylegan2-fashion-mnist"))
-        gz.quantize_(model)
-        assert ModelCard(push(model, dry_run=True).card).data.license == "apache-2.0"
-
-    def test_of_a_base_on_the_hub(self, hub, equal, tmp_path):
-        push(tiny_generator(), "me/full", license="cc-by-4.0")
-        model = gz.StyleGAN2Generator.from_pretrained(
-            snapshot_download("me/full", cache_dir=tmp_path / "cache", allow_patterns=["*.json", "*.safetensors"])
-        )
-        gz.quantize_(model, bits=4)
-        found = ModelCard(push(model).card)
-        assert found.data.license == "cc-by-4.0" and found.data.base_model == "me/full"
-        assert "The licence is that of me/full." in found.text
-        hub.faults["GET /api/models/me/full"] = [500] * 9
-        assert ModelCard(push(model).card).data.license == "other"
+def test_the_licence_of_a_base_on_the_hub(hub, equal, tmp_path):
+    push(tiny_generator(), "me/full", license="cc-by-4.0")
+    patterns = ["*.json", "*.safetensors"]  # without the card
+    folder = snapshot_download("me/full", cache_dir=tmp_path / "cache", allow_patterns=patterns)
+    model = quantized(gz.StyleGAN2Generator.from_pretrained(folder))
+    found = ModelCard(push(model).card)
+    assert found.data.license == "cc-by-4.0" and found.data.base_model == "me/full"
+    assert "The licence is that of me/full." in found.text
+    hub.faults["GET /api/models/me/full"] = [500] * 9
+    assert ModelCard(push(model).card).data.license == "other"
 
 
 @pytest.mark.process
-class TestTransformers:
-    def test_a_text_encoder(self, hub, tmp_path):
-        model = text_encoder()
-        gz.quantize_(model, bits=4)
-        found = push(model)
-        assert "from transformers import CLIPTextModel" in found.card
-        assert {"transformers", "CLIPTextModel"} <= set(ModelCard(found.card).data.tags)
-        folder = snapshot_download("me/small", cache_dir=tmp_path / "cache")
-        assert torch.equal(encode(type(model).from_pretrained(folder)), encode(model))
-
-    def test_half(self, hub):
-        push(text_encoder().half(), dry_run=True)
-
-
-class TestWhereItGoes:
-    def test_dry_run_sends_nothing(self, hub, equal):
-        found = push(quantized(), dry_run=True)
-        assert hub.requests == [] and found.url == "" and "# small" in found.card
-        assert "nothing was uploaded" in str(found)
+def test_a_text_encoder(hub, tmp_path):
+    model = quantized(text_encoder())
+    found = push(model)
+    assert "from transformers import CLIPTextModel" in found.card
+    assert {"transformers", "CLIPTextModel"} <= set(ModelCard(found.card).data.tags)
+    folder = snapshot_download("me/small", cache_dir=tmp_path / "cache")
+    assert torch.equal(encode(type(model).from_pretrained(folder)), encode(model))

@@ -12,7 +12,6 @@ from diffusers import AutoModel, DDPMPipeline, DDPMScheduler, DiffusionPipeline
 
 import hf_ganzip as gz
 from hf_ganzip.core.hub import parts_of
-from hf_ganzip.publishing.remote_code import write_code
 from hf_ganzip.publishing.standalone import standalone_code
 from hf_ganzip.saved.folder import open_saved, read_saved
 from hf_ganzip.saved.inspection import describe
@@ -26,12 +25,15 @@ pytestmark = pytest.mark.filterwarnings("default:Use 'content=:DeprecationWarnin
 
 
 class TestFiles:
-    def test_a_model(self, tmp_path):
-        gz.save_for_hub(quantized(), tmp_path)
-        text = (tmp_path / "hf_ganzip_code.py").read_text()
+    def test_a_model_which_saved_again_by_itself_has_none(self, tmp_path, caplog):
+        gz.save_for_hub(quantized(), tmp_path / "hub")
+        text = (tmp_path / "hub/hf_ganzip_code.py").read_text()
         assert "pip install hf_ganzip" in text and len(text.splitlines()) < 20
-        config = json.loads((tmp_path / "config.json").read_text())
+        config = json.loads((tmp_path / "hub/config.json").read_text())
         assert config["auto_map"] == {"AutoModel": "hf_ganzip_code.StyleGAN2Generator"}
+        gz.load_model(tmp_path / "hub").save_pretrained(tmp_path / "bare")
+        assert not list((tmp_path / "bare").glob("*.py")) and "auto_map" not in caplog.text
+        assert "auto_map" not in (tmp_path / "bare/config.json").read_text()
 
     def test_a_pipeline_of_ours(self, tmp_path):
         gz.save_for_hub(gz.GANPipeline(quantized()), tmp_path, standalone=True)
@@ -54,19 +56,12 @@ class TestFiles:
         gz.save_for_hub(DDPMPipeline(tiny_unet(), DDPMScheduler()), tmp_path / "pipeline")
         assert not list(tmp_path.rglob("*.py")) and "auto_map" not in (tmp_path / "model/config.json").read_text()
 
-    def test_bare_folders_stay_as_they_are(self, tmp_path, caplog):
-        gz.save_for_hub(quantized(), tmp_path / "hub")
-        model = gz.load_model(tmp_path / "hub")
-        model.save_pretrained(tmp_path / "bare")
-        assert not list((tmp_path / "bare").glob("*.py")) and "auto_map" not in caplog.text
-        assert "auto_map" not in (tmp_path / "bare/config.json").read_text()
-
-    def test_saving_again_leaves_one_form(self, tmp_path):
-        pipe = gz.GANPipeline(quantized())
-        gz.save_for_hub(pipe, tmp_path, standalone=True)
-        gz.save_for_hub(pipe, tmp_path)
-        found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.py"))
-        assert found == ["generator/hf_ganzip_code.py", "hf_ganzip_code.py"]
+    def test_saving_again_leaves_one_form_which_is_the_same_every_time(self, tmp_path):
+        forms = []
+        for standalone in (True, False, True):
+            gz.save_for_hub(gz.GANPipeline(quantized()), tmp_path, standalone=standalone)
+            forms.append({str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*.py")})
+        assert forms[0] == forms[2] and set(forms[1]) == {"generator/hf_ganzip_code.py", "hf_ganzip_code.py"}
 
     def test_where_a_standalone_file_cannot_be(self, tmp_path):
         with pytest.raises(ValueError, match="is a StyleGAN2Discriminator, which is trained with hf_ganzip"):
@@ -120,15 +115,8 @@ class TestStandaloneText:
             print(two.SynthesisLayer_of_stylegan2_layers.__name__, two.SynthesisLayer_of_stylegan3_layers.__name__)
             """,
             tmp_path,
-            without_us=True,
         )
         assert said == "SynthesisLayer_of_stylegan2_layers SynthesisLayer_of_stylegan3_layers"
-
-    def test_it_is_the_same_every_time(self, tmp_path):
-        for name in "ab":
-            gz.save_for_hub(quantized(), tmp_path / name, standalone=True)
-        (a,), (b,) = (list((tmp_path / name).glob("*.py")) for name in "ab")
-        assert a.name == b.name and a.read_text() == b.read_text()
 
 
 class TestWithThePackage:
@@ -173,8 +161,3 @@ class TestWithThePackage:
         assert type(found).__name__ == "Theirs"
         with pytest.raises(ValueError, match="trust_remote_code=True"):
             AutoModel.from_pretrained(str(tmp_path))
-
-
-def test_a_folder_without_a_model(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        write_code(tmp_path)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fresh processes open repositories with ``trust_remote_code=True``, with hf_ganzip and where it cannot be imported."""
 
+import json
 import os
 
 import pytest
@@ -14,13 +15,6 @@ from .conftest import GENERATORS, in_fresh_process, pruned_unet, quantized
 
 
 pytestmark = pytest.mark.filterwarnings("default:Use 'content=:DeprecationWarning")  # huggingface_hub's call of httpx
-REFUSED = """
-    from diffusers import AutoModel
-    try:
-        AutoModel.from_pretrained("model", trust_remote_code=True)
-    except ImportError as error:
-        print(error)
-"""
 
 
 @pytest.mark.process
@@ -93,7 +87,7 @@ class TestOpened:
         online["HF_TOKEN"] = os.environ["HF_TOKEN"]
         for offline, changes in ((False, online), (True, {"HF_HUB_OFFLINE": "1"})):
             asked = len(hub.requests)
-            said = in_fresh_process(code.replace("{offline}", str(offline)), tmp_path, without_us=True, **changes)
+            said = in_fresh_process(code.replace("{offline}", str(offline)), tmp_path, **changes)
             assert said == "alone" and (len(hub.requests) == asked) == offline
             for found, expected in zip(torch.load(tmp_path / "outputs.pt"), (a, a, b, b)):
                 assert torch.equal(found, expected)
@@ -113,7 +107,6 @@ class TestOpened:
                 pipe.generator.save_pretrained("again-" + name)
             """,
             tmp_path,
-            without_us=True,
         )
         for name, model in models.items():
             assert torch.equal(run(gz.load_model(tmp_path / f"again-{name}")), run(model))
@@ -136,33 +129,29 @@ class TestOpened:
         )
         assert said == "True hf_ganzip.models.stylegan2"
 
-    def test_thin_without_the_package_says_what_to_install(self, tmp_path):
-        gz.save_for_hub(quantized(), tmp_path / "model")
-        said = in_fresh_process(REFUSED, tmp_path, without_us=True)
-        assert said.endswith("which is not installed: pip install hf_ganzip")
-
-    def test_no_trust(self, tmp_path):
-        gz.save_for_hub(quantized(), tmp_path / "model")
+    def test_refusals(self, tmp_path):
+        """Without trust; thin where the package is not installed; standalone, but edited by hand."""
+        gz.save_for_hub(quantized(), tmp_path / "thin")
         gz.save_for_hub(gz.GANPipeline(quantized()), tmp_path / "pipe", standalone=True)
+        gz.save_for_hub(quantized(), tmp_path / "edited", standalone=True)
+        (file,) = (tmp_path / "edited").glob("*.py")
+        file.write_text(file.read_text().replace("float32", "float64", 1))
         said = in_fresh_process(
             """
+            import json
             from diffusers import AutoModel, DiffusionPipeline
-            said = []
-            for cls, name in ((AutoModel, "model"), (DiffusionPipeline, "pipe")):
+            def refusal(cls, name, **options):
                 try:
-                    cls.from_pretrained(name)
-                except ValueError as error:
-                    said.append("Pass `trust_remote_code=True` to allow loading remote code" in str(error))
-            print(said)
+                    cls.from_pretrained(name, **options)
+                except (ImportError, ValueError) as error:
+                    return str(error)
+            trust = {"trust_remote_code": True}
+            said = [refusal(AutoModel, "thin"), refusal(DiffusionPipeline, "pipe")]
+            print(json.dumps([*said, refusal(AutoModel, "thin", **trust), refusal(AutoModel, "edited", **trust)]))
             """,
             tmp_path,
-            without_us=True,
         )
-        assert said == "[True, True]"
-
-    def test_edited_by_hand(self, tmp_path):
-        gz.save_for_hub(quantized(), tmp_path / "model", standalone=True)
-        (file,) = (tmp_path / "model").glob("*.py")
-        file.write_text(file.read_text().replace("float32", "float64", 1))
-        said = in_fresh_process(REFUSED, tmp_path, without_us=True)
-        assert "is not as hf_ganzip wrote it: its SHA-256 is" in said and "download it again" in said
+        *untrusted, thin, edited = json.loads(said)
+        assert all("Pass `trust_remote_code=True` to allow loading remote code" in each for each in untrusted)
+        assert thin.endswith("which is not installed: pip install hf_ganzip")
+        assert "is not as hf_ganzip wrote it: its SHA-256 is" in edited and "download it again" in edited

@@ -23,11 +23,9 @@ def served(script, folder, environment=None, python=sys.executable, ours=True):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = (environment or os.environ) | {
-        "PYTHONPATH": str(ROOT) if ours else "",
-        "GRADIO_SERVER_PORT": str(port),
-    }
-    environment |= {"NO_PROXY": "127.0.0.1", "GRADIO_TEMP_DIR": str(folder / "uploads")}
+    changes = {"PYTHONPATH": str(ROOT) if ours else "", "NO_PROXY": "127.0.0.1"}
+    changes |= {"GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(folder / "uploads")}
+    environment = (environment or os.environ) | changes
     log = folder / "app.txt"
     with open(log, "wb") as output:
         app = subprocess.Popen([python, str(ROOT / script)], env=environment, stdout=output, stderr=subprocess.STDOUT)

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the app's handlers answer, without a browser."""
 
-import os
 import re
-import subprocess
+import runpy
 import sys
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,20 +12,12 @@ from PIL import Image
 
 from hf_ganzip.core.shipped import metric_folders
 from hf_ganzip.metrics import METRICS, frechet_distance, knn_precision_recall, lsh_precision_recall
-from hf_ganzip.space.app import (
-    EXAMPLE,
-    FASHION,
-    PIXELS,
-    TITLES,
-    UPLOAD,
-    build_app,
-    features_of,
-    on_compute,
-    on_regions,
-)
+from hf_ganzip.space import app
 from hf_ganzip.space.examples import EXAMPLES, load_example
 from hf_ganzip.space.page import pixel_features
 from hf_ganzip.space.results import Settings, compare
+
+from ..publishing.conftest import in_fresh_process
 
 
 def values(html):
@@ -35,17 +25,10 @@ def values(html):
     return dict(re.findall(r'data-metric="(\w+)">([^<]+)<', html))
 
 
-def compute(
-    *,
-    real=None,
-    generated=None,
-    example="Mode collapse (toy)",
-    source=EXAMPLE,
-    metric="lsh_precision_recall",
-    **changes,
-):
-    options = {"extractor": PIXELS, "k": 3, "planes": 0, "draws": 10, "seed": 0} | changes
-    return on_compute(metric, source, example, real, generated, *options.values())
+def compute(real=None, generated=None, example="Mode collapse (toy)", **changes):
+    options = {"source": app.EXAMPLE, "metric": "lsh_precision_recall", "extractor": app.PIXELS}
+    options |= {"k": 3, "planes": 0, "draws": 10, "seed": 0}
+    return app.on_compute(example=example, real_file=real, generated_file=generated, **options | changes)
 
 
 @pytest.fixture
@@ -71,27 +54,29 @@ def test_example_gives_the_numbers_of_the_functions():
 
 def test_uploads_give_the_numbers_of_the_functions(files):
     (real, generated), paths = files
-    shown = values(compute(source=UPLOAD, **paths, k=2, planes=5, draws=4, seed=7)[0])
+    shown = values(compute(source=app.UPLOAD, **paths, k=2, planes=5, draws=4, seed=7)[0])
     expected = lsh_precision_recall(real=real, generated=generated, k=2, num_hyperplanes=5, draws=4, seed=7)
     assert shown["lsh_knn_recall"] == f"{expected['lsh_knn_recall']:.4f}"
     assert shown["frechet_distance"] == f"{frechet_distance(real=real, generated=generated)['frechet_distance']:.4f}"
 
 
-@pytest.mark.parametrize("mode, extractor, dim", [("RGB", PIXELS, 3072), ("L", PIXELS, 3072), ("L", FASHION, 128)])
+@pytest.mark.parametrize(
+    "mode, extractor, dim", [("RGB", app.PIXELS, 3072), ("L", app.PIXELS, 3072), ("L", app.FASHION, 128)]
+)
 def test_images_become_features(tmp_path, mode, extractor, dim):
     random = np.random.default_rng(0)
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for i in range(5):
             with archive.open(f"{i}.png", "w") as member:
                 Image.fromarray(random.integers(0, 256, (28, 28, 3)).astype("uint8")).convert(mode).save(member, "png")
-    features = features_of(str(tmp_path / "a.zip"), "real", extractor)
+    features = app.features_of(str(tmp_path / "a.zip"), "real", extractor)
     assert features.shape == (5, dim) and features.dtype == np.float32 and 0 <= features.min()
 
 
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"source": UPLOAD}, "Upload a file of real samples."),
+        ({"source": app.UPLOAD}, "Upload a file of real samples."),
         ({"k": 0}, "k is 0; allowed are whole numbers from 1 to 50."),
         ({"k": None}, "k is None; allowed are whole numbers"),
         ({"planes": 63}, "Hyperplanes is 63; allowed are whole numbers from 0 to 62."),
@@ -109,10 +94,10 @@ def test_refusals_are_shown_as_one_line(changes, message):
 def test_refused_uploads_are_shown(files, tmp_path):
     (real, _), paths = files
     np.save(tmp_path / "objects.npy", np.array([[1, "a"], [2, None]], dtype=object), allow_pickle=True)
-    numbers, _ = compute(source=UPLOAD, real=str(tmp_path / "objects.npy"), generated=paths["generated"])
+    numbers, _ = compute(source=app.UPLOAD, real=str(tmp_path / "objects.npy"), generated=paths["generated"])
     assert "objects.npy: holds pickled Python objects" in numbers
     np.save(tmp_path / "narrow.npy", real[:, :4])
-    numbers, _ = compute(source=UPLOAD, real=str(tmp_path / "narrow.npy"), generated=paths["generated"])
+    numbers, _ = compute(source=app.UPLOAD, real=str(tmp_path / "narrow.npy"), generated=paths["generated"])
     assert "real has dimension 4 and generated has dimension 6" in numbers
 
 
@@ -145,38 +130,37 @@ def test_distance_of_wide_features_is_left_out():
 
 
 def test_toy_picture_describes_itself():
-    assert 'alt="Regions and balls on points in the plane. lsh precision 0.69' in on_regions(1, 5, 2)
+    assert 'alt="Regions and balls on points in the plane. lsh precision 0.69' in app.on_regions(1, 5, 2)
 
 
 @pytest.mark.process
-def test_every_metric_has_an_app():
+def test_every_metric_has_an_app(tmp_path):
     """In a process of its own: gradio leaves event loops behind, whose warnings would hit other tests."""
     pytest.importorskip("gradio_client", reason="gradio is not installed")
     code = (
         "from hf_ganzip.space.app import TITLES, build_app\n"
-        "for metric in TITLES:\n    app = build_app(metric)\n    print(app.title, app.analytics_enabled, sep=': ')"
+        "pages = list(map(build_app, TITLES))\n"
+        "print([page.title for page in pages if not page.analytics_enabled])"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
-    lines = result.stdout.splitlines()
-    assert len(lines) == len(TITLES), result.stderr
-    assert all(line.endswith(" of generated images: False") for line in lines)
+    titles = [f"{title} of generated images" for title in app.TITLES.values()]
+    assert in_fresh_process(code, tmp_path, without_us=False) == str(titles)
 
 
-@pytest.mark.parametrize("metric", TITLES)
+@pytest.mark.parametrize("metric", app.TITLES)
 def test_the_metric_of_a_space_comes_first(metric):
     numbers, _ = compute(metric=metric)
     assert (numbers.index("<dl>") < numbers.index("<table>")) == (metric in ("density_coverage", "frechet_distance"))
 
 
 def test_every_module_has_a_title():
-    assert sorted(TITLES) == sorted(metric_folders()) and set(TITLES) < set(METRICS)
+    assert sorted(app.TITLES) == sorted(metric_folders()) and set(app.TITLES) < set(METRICS)
 
 
-@pytest.mark.parametrize("metric", ["fdi", "kernel_distance"])  # the page does not show the second
-def test_unknown_metric_is_refused(metric):
-    with pytest.raises(ValueError, match=f"Unknown metric '{metric}'"):
-        build_app(metric)
+@pytest.mark.parametrize("metric", ["bogus", "kernel_distance"])  # the page does not show the second
+def test_an_unknown_metric_is_one_line(monkeypatch, metric):
+    monkeypatch.setattr(sys, "argv", ["space", metric])
+    with pytest.raises(SystemExit, match=f"^Unknown metric '{metric}'.*lsh_precision_recall[^\n]*$"):
+        runpy.run_module("hf_ganzip.space", run_name="__main__")
 
 
 def test_pixels_do_not_depend_on_how_a_grey_image_is_stored():

@@ -2,9 +2,6 @@
 """What the served pages refuse over HTTP, past what a browser would send."""
 
 import json
-import os
-import subprocess
-import sys
 from urllib.error import HTTPError
 from urllib.request import Request
 
@@ -95,13 +92,3 @@ def test_sixteen_wait_and_more_are_refused(page):
         job = {"data": PAGES[script][0], "fn_index": function, "session_hash": f"visitor{visitor}"}
         statuses.append(ask(address, "queue/join", json.dumps(job).encode())[0])
     assert 16 <= statuses.count(200) <= 20 and set(statuses) == {200, 503}, "a few may have been served meanwhile"
-
-
-@pytest.mark.parametrize("metric", ["bogus", "kernel_distance"])
-def test_an_unknown_metric_is_one_line(metric):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [sys.executable, "-m", "hf_ganzip.space", metric], capture_output=True, text=True, timeout=120, env=environment
-    )
-    assert result.returncode == 1 and result.stderr.startswith(f"Unknown metric '{metric}'.")
-    assert len(result.stderr.splitlines()) == 1 and "lsh_precision_recall" in result.stderr
