@@ -12,18 +12,15 @@ generator and the discriminator as diffusers folders. CPU smoke run: --smoke (ab
 import argparse
 
 from hf_ganzip.models import StyleGAN2Discriminator, StyleGAN2Generator
-from hf_ganzip.scripts.gan import gan_parser, parse_gan_args, start, train
+from hf_ganzip.scripts.gan import gan_parser, parse_gan_args, start, style_flags, train
 
 
 def parse_args(input_args=None) -> argparse.Namespace:
     parser = gan_parser(__doc__)
+    style_flags(parser)
     add = parser.add_argument
-    add("--z_dim", type=int, default=128, help="length of latents")
-    add("--w_dim", type=int, default=128, help="length of styles")
-    add("--mapping_layers", type=int, default=2, help="from latents to styles")
     add("--generator_channels", type=int, nargs="+", default=[128, 128, 64, 32], help="one per resolution from 4")
     add("--discriminator_channels", type=int, nargs="+", default=[128, 128, 64, 32], help="likewise")
-    add("--mbstd_group_size", type=int, default=8, help="images whose spread the discriminator sees together")
     args = parse_gan_args(parser, input_args)
     if args.smoke:
         args.generator_channels = args.discriminator_channels = [8, 8, 8, 4]

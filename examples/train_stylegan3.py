@@ -4,27 +4,24 @@
     accelerate launch examples/train_stylegan3.py --dataset_name zalando-datasets/fashion_mnist --output_dir out
 
 As train_stylegan2.py, with layers instead of resolutions; running magnitudes move in the discriminator's phase. On
-small images most of the work is for the margin around them: with --margin_size 4 a step at 32 x 32 takes half the time,
-and with --mixed_precision bf16 half of that. CPU smoke run: --smoke.
+small images most of the work is for the margin around them: at 32 x 32 a pass of the generator and back takes half the
+time with --margin_size 4, and half of that with --mixed_precision bf16. CPU smoke run: --smoke.
 """
 
 import argparse
 
 from hf_ganzip.models import StyleGAN2Discriminator, StyleGAN3Generator
-from hf_ganzip.scripts.gan import gan_parser, parse_gan_args, start, train
+from hf_ganzip.scripts.gan import gan_parser, parse_gan_args, start, style_flags, train
 
 
 def parse_args(input_args=None) -> argparse.Namespace:
     parser = gan_parser(__doc__)
+    style_flags(parser)
     add = parser.add_argument
-    add("--z_dim", type=int, default=128, help="length of latents")
-    add("--w_dim", type=int, default=128, help="length of styles")
-    add("--mapping_layers", type=int, default=2, help="from latents to styles")
     add("--num_layers", type=int, default=6, help="of the generator, before the image")
     add("--margin_size", type=int, default=10, help="pixels beyond the image on every side")
     add("--channel_base", type=int, default=1024, help="of both networks: width times frequency, or times side")
     add("--channel_max", type=int, default=64, help="of both networks: largest width")
-    add("--mbstd_group_size", type=int, default=8, help="images whose spread the discriminator sees together")
     args = parse_gan_args(parser, input_args)
     if args.smoke:
         args.z_dim, args.w_dim, args.channel_base, args.channel_max, args.margin_size = 8, 8, 256, 12, 2

@@ -60,6 +60,15 @@ def gan_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def style_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of a StyleGAN and its discriminator, whatever its layers."""
+    add = parser.add_argument
+    add("--z_dim", type=int, default=128, help="length of latents")
+    add("--w_dim", type=int, default=128, help="length of styles")
+    add("--mapping_layers", type=int, default=2, help="from latents to styles")
+    add("--mbstd_group_size", type=int, default=8, help="images whose spread the discriminator sees together")
+
+
 def parse_gan_args(parser: argparse.ArgumentParser, input_args=None) -> argparse.Namespace:
     """Parse, check the data flags and apply ``--smoke``."""
     args = parser.parse_args(input_args)
