@@ -211,8 +211,8 @@ class PendingStatistics:
     """What the codebooks hold for the training alone, for its checkpoint: where the features were at the last update
     (``follow``), and what was collected since (``accumulate="step"``).
 
-    Statistics are summed over processes, and go to rank 0 when they are loaded: the next update adds up the same, for
-    any number of processes. To be saved by all processes at once.
+    Statistics of every process are kept, and go back to it where there are as many: the next update adds up in the same
+    order. Where there are not, rank 0 takes their sum. To be saved by all processes at once.
     """
 
     def __init__(self, model: nn.Module):
@@ -225,8 +225,10 @@ class PendingStatistics:
             found = {} if quantizer.scale is None else {"scale": quantizer.scale}
             if quantizer.pending is not None:
                 found |= {name: value.clone() for name, value in vars(quantizer.pending).items()}
-                if quantizer.distributed:
-                    dist.all_reduce(found["statistics"])
+                parts = [torch.empty_like(found["statistics"]) for _ in range(_world_size(quantizer))]
+                if len(parts) > 1:
+                    dist.all_gather(parts, found["statistics"])
+                    found["statistics"] = torch.stack(parts)
             state |= {f"{index}.{name}": value for name, value in found.items()}
         return state
 
@@ -236,9 +238,16 @@ class PendingStatistics:
             names = [name for name in ("scale", *_COLLECTED) if f"{index}.{name}" in state]
             found = {name: state[f"{index}.{name}"].to(quantizer.embed.device) for name in names}
             quantizer.scale = found.pop("scale", None)
-            if found and quantizer.distributed and dist.get_rank():
-                found["statistics"] = torch.zeros_like(found["statistics"])
+            if found:
+                parts, rank = found["statistics"], dist.get_rank() if quantizer.distributed else 0
+                parts = parts[None] if parts.ndim == 2 else parts  # (processes, K, 1 + C)
+                alike = len(parts) == _world_size(quantizer)
+                found["statistics"] = parts[rank] if alike else parts.sum(0) * float(rank == 0)
             quantizer.pending = Collected(**found) if found else None
+
+
+def _world_size(quantizer: FeatureQuantizer) -> int:
+    return dist.get_world_size() if quantizer.distributed else 1
 
 
 class _Hook:

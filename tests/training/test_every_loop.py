@@ -125,7 +125,7 @@ def train_in_a_group(rank, count, folder, name, resumes):
     "name, rtol, resumes",
     [
         ("gan", None, True),
-        ("gan, codebooks", None, False),
+        ("gan, codebooks", None, True),
         ("distillation", 2e-4, True),
         ("diffusion", 2e-4, False),
         ("translation", 2e-3, False),

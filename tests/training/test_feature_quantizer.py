@@ -16,7 +16,7 @@ from hf_ganzip.checkpoints.codebooks import (
     to_official_state,
     to_vector_quantize_pytorch,
 )
-from hf_ganzip.training.feature_quantization import phase, update_codebooks_
+from hf_ganzip.training.feature_quantization import PendingStatistics, phase, update_codebooks_
 from hf_ganzip.training.feature_quantizer import FeatureQuantizer
 
 from ..conftest import changed, state_of
@@ -261,7 +261,7 @@ def test_layouts_of_others_and_back(there, back, name, shape):
 
 
 def _train_on_shares(rank, world, options):
-    """State of a codebook that saw its process's share of every batch."""
+    """States of a codebook, and of what it collected since, that saw its process's share of every batch."""
     torch.manual_seed(0)
     features = torch.randn(4, 12, 3)
     layer = FeatureQuantizer(3, 5, **PLAIN | options)
@@ -269,12 +269,19 @@ def _train_on_shares(rank, world, options):
     for batch in features:
         layer(batch.chunk(world)[rank])
         update_codebooks_(layer)
-    return layer.state_dict()
+    state = layer.state_dict()
+    layer(features[0].chunk(world)[rank])
+    return state, PendingStatistics(layer).state_dict()
 
 
 @pytest.mark.parametrize("options", [{}, {"follow": True, "accumulate": "step"}], ids=["", "following"])
 def test_two_processes_with_shares_equal_one_process_with_all(tmp_path, options):
-    first, second = run_processes(_train_on_shares, 2, tmp_path, options)
-    assert same(first, second)
-    for key, value in _train_on_shares(0, 1, options).items():
+    (first, collected), second = run_processes(_train_on_shares, 2, tmp_path, options)
+    assert same(first, second[0]) and same(collected, second[1])
+    state, wanted = _train_on_shares(0, 1, options)
+    for key, value in state.items():
         near(first[key], value, 2e-6 if options else 1e-6)
+    if options:
+        layer = FeatureQuantizer(3, 5, **PLAIN | options)
+        PendingStatistics(layer).load_state_dict(collected)
+        near(layer.pending.statistics, wanted["0.statistics"], 2e-6)
