@@ -307,16 +307,18 @@ def main(args: argparse.Namespace) -> None:
         if key not in ("output_dir", "images", "variants", "seeds", "first_seed")
     }
     conditions |= {"threads": torch.get_num_threads(), "versions": versions(), "training_images": len(dataset)}
-    report = {"conditions": conditions, "dense": figures_of(model, validator, held_out), "runs": []}
     found = finished_runs(output / "report.json", conditions, CONDITIONS)
     runs = {(run["variant"], run["seed"]): run for run in found}
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     wanted = [(variant, seed) for seed in seeds for variant in args.variants]
+    folders = {each: output / f"{each[0].replace(' ', '-')}-{each[1]}" for each in wanted}
+    folders = {each: folder for each, folder in folders.items() if folder.is_dir() or each not in runs}
+    for folder in folders.values():
+        check_conditions(folder, {key: conditions[key] for key in CONDITIONS})
+    report = {"conditions": conditions, "dense": figures_of(model, validator, held_out), "runs": []}
     for variant, seed in wanted:
-        folder = output / f"{variant.replace(' ', '-')}-{seed}"
-        if folder.is_dir() or (variant, seed) not in runs:
+        if folder := folders.get((variant, seed)):
             done = folder / "curve.json"
-            check_conditions(folder, {key: conditions[key] for key in CONDITIONS})
             if not done.is_file():
                 done.write_text(json.dumps(train(args, variant, seed, dataset, held_out, validator, folder)))
             runs[variant, seed] = {"variant": variant, "seed": seed, "curve": json.loads(done.read_text())}
