@@ -32,7 +32,7 @@ _HELD_OUT = 2  # batches
 _DIVERGED = 3.0  # times the error before the first step, or times this share of the output:
 _SMALL = 1e-2
 _DEFAULTS = {
-    "steps": 400,
+    "steps": 500,
     "batch_size": 32,
     "learning_rate": 0.01,
     "scale_learning_rate": 0.002,
@@ -65,7 +65,7 @@ class LatentDistill:
 
     Args:
         base: Name or object of the method that gives the start: codes, levels and scales.
-        steps: Optimizer steps; None: 400, or 300 of diffusion models.
+        steps: Optimizer steps; None: 500, or 300 of diffusion models.
         batch_size: Samples in each, of diffusion models each at a timestep of its own; None: 32, or 8.
         learning_rate: Of v, in units of the distance between levels (Adam, cosine decay); None: 0.01, or 0.004.
         scale_learning_rate: Of log s, of the levels and of the parameters in full precision; None: 0.002, or 0.0005.
