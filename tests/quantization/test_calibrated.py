@@ -232,7 +232,7 @@ class TestLatentDistill:
         assert LatentDistill(**options)._base() == GPTQ(**options)
 
 
-@pytest.mark.parametrize(("make", "steps", "rate"), [(tiny_discriminator, 300, 0.01), (tiny_unet, 300, 0.004)])
+@pytest.mark.parametrize(("make", "steps", "rate"), [(tiny_discriminator, 500, 0.01), (tiny_unet, 300, 0.004)])
 def test_options_of_training_that_are_not_given_are_those_of_the_kind_of_model(monkeypatch, make, steps, rate):
     class Stop(Exception):
         pass
