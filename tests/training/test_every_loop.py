@@ -102,6 +102,7 @@ def shared(models):
 GROUPS = {  # loop, images a step, options
     "gan": (train_tiny_gan, 8, {}),
     "gan, codebooks": (train_tiny_gan, 8, OFFICIAL),
+    "gan, living codebooks": (train_tiny_gan, 8, LIVING),
     "distillation": (train_distillation, 8, {}),
     "diffusion": (train_noise_predictor, 8, SCHEDULED | {"dataloader_num_workers": 1}),
     "translation": (train_translators, 2, {}),
@@ -126,6 +127,7 @@ def train_in_a_group(rank, count, folder, name, resumes):
     [
         ("gan", None, True),
         ("gan, codebooks", None, True),
+        ("gan, living codebooks", None, True),
         ("distillation", 2e-4, True),
         ("diffusion", 2e-4, False),
         ("translation", 2e-3, False),
