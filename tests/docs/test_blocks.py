@@ -66,6 +66,13 @@ def test_blocks_have_a_known_language(page):
     assert not unknown
 
 
+@pytest.mark.parametrize("page", pages())
+def test_pictures_are_there(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    shown = re.findall(r"!\[[^]]*\]\((?!https?:)([^)\s]+)", text)
+    assert [each for each in shown if not (ROOT / page).parent.joinpath(each).is_file()] == []
+
+
 def test_no_exception_is_out_of_date():
     blocks = [
         block for page in WITH_CODE for block in code_blocks(ROOT / page) if block.language in ("bash", "python")
