@@ -29,11 +29,16 @@ def publish_section(text: str, page: Path | None) -> None:
 
 
 def finished_runs(report: Path, conditions: dict[str, Any], names: Iterable[str]) -> list[dict[str, Any]]:
-    """Runs of a report.json under the same conditions of these names; their folders may be gone."""
+    """Runs of a report.json; their folders may be gone.
+
+    Raises:
+        ValueError: They were made under other conditions of these names.
+    """
     if not report.is_file():
         return []
-    found, wanted = json.loads(report.read_text()), json.loads(json.dumps(conditions))
-    return found["runs"] if all(found["conditions"].get(name) == wanted[name] for name in names) else []
+    found = json.loads(report.read_text())
+    _refuse_other(report, found["conditions"], {name: conditions[name] for name in names})
+    return found["runs"]
 
 
 def check_conditions(folder: Path, conditions: dict[str, Any]) -> None:
@@ -48,14 +53,14 @@ def check_conditions(folder: Path, conditions: dict[str, Any]) -> None:
             raise ValueError(f"{folder} holds a run under unknown conditions; choose another output_dir.")
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(wanted, indent=1))
-    found = json.loads(path.read_text())
-    other = [
-        f"{name} {found.get(name)!r}, now {wanted.get(name)!r}"
-        for name in sorted({*found, *wanted})
-        if found.get(name) != wanted.get(name)
-    ]
+    _refuse_other(folder, json.loads(path.read_text()), conditions)
+
+
+def _refuse_other(place: Path, found: dict[str, Any], conditions: dict[str, Any]) -> None:
+    wanted = json.loads(json.dumps(conditions))
+    other = [f"{name} {found.get(name)!r}, now {wanted[name]!r}" for name in wanted if found.get(name) != wanted[name]]
     if other:
         raise ValueError(
-            f"{folder} holds a run under other conditions ({'; '.join(other)}); choose another output_dir, or repeat "
-            "them."
+            f"{place} holds what was made under other conditions ({'; '.join(other)}); choose another output_dir, or "
+            "repeat them."
         )

@@ -32,6 +32,9 @@ def test_smoke_run_and_a_second_that_finds_everything_in_the_report(tmp_path, fo
             assert all(point["frechet_distance"] > 0 and point["condition"] >= 1 for point in run["curve"])
         for run in (tmp_path / "out").glob("*-0"):
             shutil.rmtree(run)  # the report is enough
+    refused = launch("study_svs", *flags, "--ratio", "0.3", check=False)  # and not overwritten
+    assert refused.returncode and "report.json holds what was made under other conditions (ratio 0.7" in refused.stderr
+    assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| SVS sqrt | 1 |" in text and (tmp_path / "out" / "curves.png").is_file()
     assert (tmp_path / "out" / "spectra.png").is_file() and report["dense"]["sigma_0.000"] == 1
