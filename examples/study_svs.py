@@ -30,6 +30,7 @@ from hf_ganzip.evaluation.sources import load_reference
 from hf_ganzip.evaluation.validation import Validator
 from hf_ganzip.images import load_images, to_model_range
 from hf_ganzip.models.feature_network import FeatureNetwork
+from hf_ganzip.pruning.config import GROUP_RULES
 from hf_ganzip.pruning.criteria import CRITERIA
 from hf_ganzip.refine.refine import selection
 from hf_ganzip.refine.scalings import SCALINGS, Scaling
@@ -60,6 +61,7 @@ CONDITIONS = (  # a run under others is another run
     "model",
     "ratio",
     "criterion",
+    "group_rule",
     "score_images",
     "max_train_steps",
     "train_batch_size",
@@ -91,6 +93,7 @@ def parse_args(input_args=None) -> argparse.Namespace:
     add("--reference", default="fashion-mnist-test-5000", help="real images of the figures")
     add("--ratio", type=float, default=0.7, help="share of channels that is pruned")
     add("--criterion", choices=sorted(CRITERIA), help="default: dcp for GANs, diff_prune for diffusion")
+    add("--group_rule", choices=GROUP_RULES, default="blocks", help="how channels under group norms go")
     add("--score_images", type=int, default=64, help="training images with which diff_prune and taylor score channels")
     add(
         "--variants",
@@ -143,11 +146,14 @@ def compressed(args: argparse.Namespace, variant: str, seed: int, dataset: Tenso
             model, gz.PruneConfig(name, args.ratio, criterion_options=scoring(args, name, seed), seed=seed, **changes)
         )
     elif fresh or changes:  # only the widths matter
-        gz.prune_(model, gz.PruneConfig("random", args.ratio, seed=seed, **changes))
+        gz.prune_(model, gz.PruneConfig("random", args.ratio, seed=seed, group_rule=args.group_rule, **changes))
     else:
         name = args.criterion or "diff_prune"
         options = scoring(args, name, seed, dataset, labelled(model))
-        gz.prune_(model, gz.PruneConfig(name, args.ratio, criterion_options=options, seed=seed))
+        gz.prune_(
+            model,
+            gz.PruneConfig(name, args.ratio, group_rule=args.group_rule, criterion_options=options, seed=seed),
+        )
     if fresh and not hasattr(model, "mapping"):
         set_seed(seed)
         model = gz.from_config(model)

@@ -188,7 +188,7 @@ def prune(
         ),
     ] = None,
     group_rule: Annotated[
-        str, typer.Option(help="Channels under group norms: blocks, same_positions or exact.")
+        str, typer.Option(help="Channels under group norms: blocks, same_positions, exact or whole_groups.")
     ] = "blocks",
     multiple_of: Annotated[int, typer.Option(min=1, help="Round widths up to multiples of it.")] = 1,
     inherit: Annotated[str, typer.Option(help="all weights, or mapping: the mapping network only.")] = "all",

@@ -71,12 +71,23 @@ def _build_structure(
         owner, _, leaf = name.rpartition(".")
         set_tensor_(pruned.get_submodule(owner), leaf, value.clone(memory_format=torch.contiguous_format))
     for module in pruned.modules():
-        if isinstance(module, nn.GroupNorm) and module.affine and len(module.weight) % module.num_groups:
-            module.num_groups = math.gcd(module.num_groups, len(module.weight))
+        if isinstance(module, nn.GroupNorm) and module.affine:
+            module.num_groups = _num_groups(module, config)
     update_attributes_(pruned)
     if config.init != "keep":
         _initialize(pruned, config)
     return pruned
+
+
+def _num_groups(norm: nn.GroupNorm, config: PruneConfig) -> int:
+    """Of a norm whose weight is cut: the largest divisor of old number and width; with whole groups, the largest number
+    of groups of equal width that are no smaller than they were.
+    """
+    width = len(norm.weight)
+    if config.group_rule != "whole_groups":
+        return math.gcd(norm.num_groups, width)
+    least = norm.num_channels // norm.num_groups
+    return max((n for n in range(1, norm.num_groups + 1) if width % n == 0 and width // n >= least), default=1)
 
 
 def _load(pruned: nn.Module, values: Mapping[str, Tensor], strict: bool) -> None:

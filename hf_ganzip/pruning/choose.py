@@ -41,7 +41,7 @@ def kept_counts(
             )
             found[channels.name] = kept_count(channels, rule, own, config)
             if limit is not None:
-                found[channels.name] = max(found[channels.name], _blocks(channels, config))
+                found[channels.name] = max(found[channels.name], math.prod(_blocks(channels, config)))
             if found[channels.name] < 1:
                 raise ValueError(f"prune_: ratio {own} leaves no channel of {channels.name} ({channels.width}).")
         return found
@@ -66,18 +66,21 @@ def kept_counts(
     return counts(0.0 if size(0.0) <= limit else high)
 
 
-def _blocks(channels: ChannelSet, config: PruneConfig) -> int:
-    return 1 if channels.norm and config.group_rule == "exact" else channels.blocks
+def _blocks(channels: ChannelSet, config: PruneConfig) -> tuple[int, int]:
+    """Number of blocks that lose equally many channels, and how many channels of a block go together."""
+    if channels.norm and config.group_rule in ("exact", "whole_groups"):
+        return 1, channels.width // channels.blocks if config.group_rule == "whole_groups" else 1
+    return channels.blocks, 1
 
 
 def kept_count(channels: ChannelSet, rule: PruningRule, ratio: float, config: PruneConfig) -> int:
     """Number of channels of a set that stay."""
-    blocks, width = _blocks(channels, config), channels.width
+    (blocks, together), width = _blocks(channels, config), channels.width
     if channels.norm and config.group_rule == "same_positions":
         each = int((width // blocks) * (1 - ratio)) or width // blocks  # groups that would be emptied stay whole
     else:
-        each = width // blocks - (width - rule.keep(width, ratio)) // blocks
-    step = config.multiple_of // math.gcd(config.multiple_of, blocks)
+        each = width // blocks - (width - rule.keep(width, ratio)) // (blocks * together) * together
+    step = math.lcm(config.multiple_of // math.gcd(config.multiple_of, blocks), together)
     return blocks * min(width // blocks, -(-each // step) * step)
 
 
@@ -98,8 +101,9 @@ def kept_channels(
             raise ValueError(f"prune_: the criterion gives no ({channels.width},) scores for {channels.name}.")
         if not torch.isfinite(score).all():
             raise ValueError(f"prune_: the scores of {channels.name} are not finite; nothing was changed.")
-        blocks = _blocks(channels, config)
-        parts = score.detach().cpu().reshape(blocks, -1)
+        blocks, together = _blocks(channels, config)
+        score = score.detach().cpu().reshape(-1, together).mean(dim=1).repeat_interleave(together)
+        parts = score.reshape(blocks, -1)
         if channels.norm and config.group_rule == "same_positions":
             parts = parts.mean(dim=0, keepdim=True).expand(blocks, -1)
         order = parts.argsort(dim=1, stable=True)[:, parts.shape[1] - counts[channels.name] // blocks :]

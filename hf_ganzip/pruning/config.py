@@ -14,7 +14,7 @@ from .criteria import CRITERIA
 
 INHERIT = ("all", "mapping")
 INITS = ("keep", "he", "xavier")
-GROUP_RULES = ("blocks", "same_positions", "exact")
+GROUP_RULES = ("blocks", "same_positions", "exact", "whole_groups")
 
 
 @named_options
@@ -36,7 +36,9 @@ class PruneConfig:
         group_rule: Channels under a group norm. "blocks": every group loses its own n // G least important channels,
             so that less than the ratio goes (Diff-Pruning's code). "same_positions": the same positions of every
             group, by mean importance, rounded the other way (torch-pruning). "exact": as if there were no groups;
-            their number becomes the largest divisor of both.
+            their number becomes the largest divisor of both. "whole_groups": groups go whole, those of least mean
+            importance, so that what stays is normalized as it was; the others leave groups smaller, at last of one
+            channel, whose mean such a norm takes away.
         compensate_gain: Generators: multiply weights whose run-time gain depends on the number of input channels (the
             StyleGANs' image outputs and residual shortcuts) by sqrt(C' / C), so that what stays computes what it did.
             The published code does not.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,9 @@ from .rules import rule_of
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,13 @@ def prune_(model: ModelMixin, config: PruneConfig | None = None) -> PruneReport:
         from ..integration.diffusers import attach_structure
 
         attach_structure(pruned)
+    if single := _newly_single(model, pruned):
+        logger.warning(
+            "prune_: %d group norms are left with one channel per group, among them %s: such a norm takes the mean of "
+            "every channel away. A lower ratio or group_rule='whole_groups' avoids it.",
+            len(single),
+            single[-1],
+        )
     _exchange(model, pruned, rule)
     found = tuple(
         PrunedSet(channels.name, channels.width, len(kept[channels.name]), tuple(kept[channels.name].tolist()))
@@ -147,6 +158,13 @@ def _verify(model: nn.Module) -> None:
         look("the output", model, args, model(*args, **kwargs).sample)
     if broken:
         raise ValueError(f"prune_: {broken[0]} is not finite after pruning; nothing was changed.")
+
+
+def _newly_single(model: nn.Module, pruned: nn.Module) -> list[str]:
+    """Group norms with one channel per group that had more."""
+    before = {name: norm for name, norm in model.named_modules() if isinstance(norm, nn.GroupNorm)}
+    after = {name: pruned.get_submodule(name) for name in before}
+    return [n for n, norm in after.items() if norm.num_channels == norm.num_groups < before[n].num_channels]
 
 
 def _exchange(model: ModelMixin, pruned: ModelMixin, rule: PruningRule) -> None:

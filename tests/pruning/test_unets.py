@@ -136,11 +136,58 @@ class TestEveryUNet:
         assert torch.equal(run(restored), run(model))
         assert [step["name"] for step in recorded_steps(restored)] == ["prune", "prune"]
 
-    @pytest.mark.parametrize("group_rule", ["same_positions", "exact"])
+    @pytest.mark.parametrize("group_rule", ["same_positions", "exact", "whole_groups"])
     def test_other_group_rules(self, name, group_rule):
         model = UNETS[name]()
         prune_(model, PruneConfig("magnitude", 0.4, group_rule=group_rule))
         assert torch.isfinite(run(model)).all()
+
+
+class TestWholeGroups:
+    """What stays is normalized as it was: a group keeps its channels, or goes with all of them."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def pruned(cls):
+        dense = UNETS["unet"]()
+        model = copy.deepcopy(dense)
+        report = prune_(model, PruneConfig("magnitude", 0.5, group_rule="whole_groups"))
+        return dense, model, report
+
+    def test_channels_of_a_group_share_its_fate(self, pruned):
+        dense, _, report = pruned
+        for channels in rule_of(dense).sets(dense):
+            if channels.norm:
+                kept = next(each.kept for each in report.sets if each.name == channels.name)
+                size = channels.width // channels.blocks
+                counts = torch.bincount(torch.tensor(kept) // size, minlength=channels.blocks)
+                assert set(counts.tolist()) == {0, size} and len(kept) == channels.width // 2
+
+    def test_norms_compute_what_they_did(self, pruned):
+        dense, model, report = pruned
+        kept = {each.name: list(each.kept) for each in report.sets}
+        compared = 0
+        for channels in rule_of(dense).sets(dense):
+            for name in {part.tensor.rpartition(".")[0] for part in channels.slices if "norm" in part.tensor}:
+                norm, new = dense.get_submodule(name), model.get_submodule(name)
+                assert new.num_channels // new.num_groups == norm.num_channels // norm.num_groups
+                if norm.num_channels == channels.width:
+                    x = torch.randn(2, channels.width, 4, 4)
+                    expected = norm(x)[:, kept[channels.name]]
+                    torch.testing.assert_close(new(x[:, kept[channels.name]]), expected, rtol=1e-5, atol=1e-6)
+                    compared += 1
+        assert compared >= 10
+
+    def test_saved_form(self, pruned, tmp_path):
+        assert torch.equal(run(reopened(pruned[1], tmp_path)), run(pruned[1]))
+
+    def test_one_channel_per_group_is_told(self, caplog):
+        """Such a norm takes the mean of every channel away, and with it what the network knew of brightness."""
+        prune_(UNETS["unet"](), PruneConfig("magnitude", 0.5))
+        assert "conv_norm_out: such a norm takes the mean" in caplog.text and "'whole_groups'" in caplog.text
+        caplog.clear()
+        prune_(UNETS["unet"](), PruneConfig("magnitude", 0.5, group_rule="whole_groups"))
+        assert not caplog.text
 
 
 class TestBadInput:
