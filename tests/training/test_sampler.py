@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
+import types
+
 import pytest
 import torch
+from accelerate.data_loader import prepare_data_loader
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader, TensorDataset
 
+from hf_ganzip.training.run import TrainingRun
 from hf_ganzip.training.sampler import ClassGroupedBatchSampler
 
 
@@ -34,6 +39,25 @@ def test_order_is_a_function_of_seed_and_epoch():
         orders.append(list(sampler))
     assert orders[0] == orders[1] == orders[3] != orders[2]
     assert list(ClassGroupedBatchSampler(labels, 8, 4, seed=2)) != orders[0]
+
+
+def test_every_epoch_has_an_order_of_its_own_on_several_processes():
+    """What Accelerate makes of a loader for one of them does not pass the epoch on to our sampler; the loop does."""
+    labels = torch.arange(80) % 4
+    sampler = ClassGroupedBatchSampler(labels, 8, 4)
+    loader = DataLoader(TensorDataset(torch.arange(80)), batch_sampler=sampler)
+    loader = prepare_data_loader(loader, num_processes=2, process_index=0, put_on_device=False)
+    run = types.SimpleNamespace(step=0, finished=False)
+    seen = []
+    for _, (indices,) in TrainingRun.batches(run, loader, sampler=sampler):
+        seen.append(indices.tolist())
+        run.step += 1
+        run.finished = run.step == 2 * len(loader)
+    epochs = seen[: len(loader)], seen[len(loader) :]
+    assert len(loader) == 5 and sorted(epochs[0]) != sorted(epochs[1])
+    for epoch, found in enumerate(epochs):
+        sampler.set_epoch(epoch)
+        assert found == list(sampler)[::2]
 
 
 def test_sizes_that_do_not_fit():
