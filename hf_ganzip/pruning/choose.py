@@ -69,7 +69,8 @@ def kept_counts(
 def _blocks(channels: ChannelSet, config: PruneConfig) -> tuple[int, int]:
     """Number of blocks that lose equally many channels, and how many channels of a block go together."""
     if channels.norm and config.group_rule in ("exact", "whole_groups"):
-        return 1, channels.width // channels.blocks if config.group_rule == "whole_groups" else 1
+        whole = config.group_rule == "whole_groups" and channels.blocks > 1
+        return 1, channels.width // channels.blocks if whole else 1
     return channels.blocks, 1
 
 

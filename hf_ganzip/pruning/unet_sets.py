@@ -72,7 +72,9 @@ def _channel_set(twin: nn.Module, group: Any, names: dict[nn.Module, str], order
         for offset in _offsets(name, item.idxs, item.root_idxs, width, pairs):
             slices.update(_slices(module, name, writes, offset))
         if isinstance(module, nn.GroupNorm):
-            blocks, norm = max(blocks, module.num_groups), True
+            norm = True
+            if width % module.num_groups == 0:  # not so where a norm spans sets that were pruned differently
+                blocks = max(blocks, module.num_groups)
         within, _, leaf = name.rpartition(".")
         if leaf in ("to_q", "to_k", "to_v") and writes:
             attention: Any = twin.get_submodule(within)
