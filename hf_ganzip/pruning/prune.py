@@ -162,9 +162,11 @@ def _verify(model: nn.Module) -> None:
 
 def _newly_single(model: nn.Module, pruned: nn.Module) -> list[str]:
     """Group norms with one channel per group that had more."""
-    before = {name: norm for name, norm in model.named_modules() if isinstance(norm, nn.GroupNorm)}
-    after = {name: pruned.get_submodule(name) for name in before}
-    return [n for n, norm in after.items() if norm.num_channels == norm.num_groups < before[n].num_channels]
+    pairs = zip(model.named_modules(), pruned.modules())
+    norms = [
+        (n, old, new) for (n, old), new in pairs if isinstance(old, nn.GroupNorm) and isinstance(new, nn.GroupNorm)
+    ]
+    return [name for name, old, new in norms if new.num_channels == new.num_groups < old.num_channels]
 
 
 def _exchange(model: ModelMixin, pruned: ModelMixin, rule: PruningRule) -> None:
