@@ -299,7 +299,11 @@ def unfinished(done: Path, steps: int) -> bool:
 
 
 def finished(report: Path, conditions: dict[str, Any]) -> dict[tuple[str, int], dict]:
-    """Runs of a report with the same options, whose folders may be gone: (variant, seed) -> run."""
+    """Runs of a report with the same options, whose folders may be gone: (variant, seed) -> run.
+
+    Raises:
+        ValueError: The report is of other conditions.
+    """
     runs = finished_runs(report, conditions, (*CONDITIONS, "places"))
     before = json.loads(report.read_text())["conditions"]["options"] if runs else {}
     now = json.loads(json.dumps(conditions["options"]))

@@ -60,7 +60,8 @@ def test_stylegan2_and_more_seeds_where_only_the_report_is_left(tmp_path, folder
     finished = defined_by("study_fq")["finished"]
     conditions = report["conditions"]
     assert set(finished(out / "report.json", conditions)) == {("plain", 0), ("FQ, quantized", 0)}
-    assert not finished(out / "report.json", conditions | {"width": 0.5})
+    with pytest.raises(ValueError, match="other conditions .width 1.0, now 0.5.; choose another output_dir"):
+        finished(out / "report.json", conditions | {"width": 0.5})
     assert not finished(out / "report.json", conditions | {"max_train_steps": 4})
     other = conditions["options"] | {"FQ, quantized": {"num_codes": 2}}
     assert set(finished(out / "report.json", conditions | {"options": other})) == {("plain", 0)}
