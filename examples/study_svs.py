@@ -93,7 +93,12 @@ def parse_args(input_args=None) -> argparse.Namespace:
     add("--reference", default="fashion-mnist-test-5000", help="real images of the figures")
     add("--ratio", type=float, default=0.7, help="share of channels that is pruned")
     add("--criterion", choices=sorted(CRITERIA), help="default: dcp for GANs, diff_prune for diffusion")
-    add("--group_rule", choices=GROUP_RULES, default="blocks", help="how channels under group norms go")
+    add(
+        "--group_rule",
+        choices=GROUP_RULES,
+        default="blocks",
+        help="how channels under group norms go, of a diffusion model",
+    )
     add("--score_images", type=int, default=64, help="training images with which diff_prune and taylor score channels")
     add(
         "--variants",

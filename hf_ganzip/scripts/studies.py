@@ -36,8 +36,9 @@ def finished_runs(report: Path, conditions: dict[str, Any], names: Iterable[str]
     """
     if not report.is_file():
         return []
-    found = json.loads(report.read_text())
-    _refuse_other(report, found["conditions"], {name: conditions[name] for name in names})
+    found, names = json.loads(report.read_text()), list(names)
+    known = {name: found["conditions"].get(name) for name in names}
+    _refuse_other(report, known, {name: conditions[name] for name in names})
     return found["runs"]
 
 
@@ -58,7 +59,11 @@ def check_conditions(folder: Path, conditions: dict[str, Any]) -> None:
 
 def _refuse_other(place: Path, found: dict[str, Any], conditions: dict[str, Any]) -> None:
     wanted = json.loads(json.dumps(conditions))
-    other = [f"{name} {found.get(name)!r}, now {wanted[name]!r}" for name in wanted if found.get(name) != wanted[name]]
+    other = [
+        f"{name} {found.get(name)!r}, now {wanted.get(name)!r}"
+        for name in sorted({*found, *wanted})
+        if found.get(name) != wanted.get(name)
+    ]
     if other:
         raise ValueError(
             f"{place} holds what was made under other conditions ({'; '.join(other)}); choose another output_dir, or "

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of repeated runs."""
+"""Tables of repeated runs, and runs that are gone on with."""
 
 import pytest
 from scipy.stats import ttest_1samp
 
+from hf_ganzip.scripts.studies import check_conditions, finished_runs
 from hf_ganzip.studies.runs import differences_table, half_interval, mean_with_interval, paired_differences, runs_table
 
 
@@ -41,3 +42,17 @@ def test_differences_are_to_the_first_variant_seed_by_seed():
         "|---|---|---|---|",
         "| b | 2 | 0.25 (-2.93 to 3.43) | 2.5 (-16.6 to 21.6) |",
     ]
+
+
+def test_runs_and_reports_of_other_conditions_are_refused(tmp_path):
+    run, report = tmp_path / "run", tmp_path / "report.json"
+    for _ in range(2):
+        check_conditions(run, {"width": 1, "steps": (2, 3)})
+    for other in ({"width": 1}, {"width": 1, "steps": [2, 4]}, {"width": 1, "steps": [2, 3], "more": 1}):
+        with pytest.raises(ValueError, match="other conditions"):
+            check_conditions(run, other)
+    assert finished_runs(report, {"width": 1}, ["width"]) == []
+    report.write_text('{"conditions": {"width": 1, "threads": 2}, "runs": [{"seed": 0}]}')
+    assert finished_runs(report, {"width": 1, "threads": 3}, ["width"]) == [{"seed": 0}]
+    with pytest.raises(ValueError, match="report.json holds .* .width 1, now 2."):
+        finished_runs(report, {"width": 2}, ["width"])
