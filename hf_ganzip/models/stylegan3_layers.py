@@ -145,14 +145,14 @@ class FilteredActivation:
     ) -> Tensor:
         """x (B, C, size, size) and bias (C,) to (B, C, out, out)."""
         x = x + bias.to(x.dtype)[:, None, None]
+        if gain != 1:
+            x = x * gain  # above 0, it may go before the activation, where there are fewer pixels
         x = self._upsample(x, up_filter)
         inplace = not torch.is_grad_enabled()
         if slope != 1:
             x = F.leaky_relu(x, slope, inplace=inplace)
-        if gain != 1:
-            x = x.mul_(gain) if inplace else x * gain
         if clamp is not None:
-            x = x.clamp_(-clamp, clamp) if inplace else x.clamp(-clamp, clamp)
+            x = F.hardtanh(x, -clamp, clamp, inplace=inplace)  # the gradient of clamp takes five passes
         return self._downsample(x, down_filter)
 
     def _upsample(self, x: Tensor, kernel: Tensor | None) -> Tensor:

@@ -81,7 +81,7 @@ def activate(x: Tensor, activation: str, clamp: float | None = None) -> Tensor:
     if activation == "lrelu":
         x = F.leaky_relu(x, 0.2, inplace=inplace)
     if clamp is not None:
-        x = x.clamp_(-clamp, clamp) if inplace else x.clamp(-clamp, clamp)
+        x = F.hardtanh(x, -clamp, clamp, inplace=inplace)  # the gradient of clamp takes five passes
     return x
 
 
