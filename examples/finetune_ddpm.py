@@ -86,7 +86,8 @@ def finetune(args: argparse.Namespace, run: Finetuning, unet: UNet2DModel, prese
     else:
         dense, teacher = run.full_model() if args.pretrained_model_name_or_path else None, None
     run.accelerator.print(f"{len(dataset)} images; network {unet.num_parameters():,} parameters")
-    average = train_diffusion(unet, dataset, config, run.accelerator, teacher, run.validator(dense))
+    validator = run.validator(unet.config.sample_size, dense)
+    average = train_diffusion(unet, dataset, config, run.accelerator, teacher, validator)
     if run.accelerator.is_main_process:
         save_pipeline(average, config, run.output / "pipeline")
     run.finish(average, "unet", config, step)

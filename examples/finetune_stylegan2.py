@@ -110,7 +110,7 @@ def main(args: argparse.Namespace, smoke=smoke_generator) -> None:
         run.accelerator,
         perceptual=perceptual,
         mask=FaceParser(args.mask) if args.mask else None,
-        validate=run.validator(),
+        validate=run.validator(shared["resolution"]),
     )
     if run.accelerator.is_main_process:
         run.accelerator.unwrap_model(discriminator).save_pretrained(run.output / "discriminator")

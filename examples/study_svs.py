@@ -311,7 +311,7 @@ def main(args: argparse.Namespace) -> None:
     sampling = {"steps": args.sampling_steps, "clip_sample": args.clip_sample}
     images, labels = load_reference(args.reference, resolution=size)
     held_out = images[: args.noise_images], labels
-    validator = Validator(args.reference, num_samples=args.num_samples, dense=model, **sampling)
+    validator = Validator(args.reference, resolution=size, num_samples=args.num_samples, dense=model, **sampling)
     conditions = {
         key: value
         for key, value in vars(args).items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import tokenize
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor
 from ..assets import ASSETS, resolve
 from ..core.extras import needed_by
 from ..core.registry import suggestion
-from ..images import pil_to_array, resize_image, stack_images
+from ..images import pil_to_array, resize_image, square_image, stack_images
 from ..images.files import StoredImages, find_images
 from ..integration.opening import load_model
 from .streams import ImageStream, open_stream, squares
@@ -216,13 +216,15 @@ def _read_feature_column(path: Path) -> Tensor | None:
     return torch.from_numpy(values.reshape(len(column), -1).copy())
 
 
-def images_of(side: Source, resolution: int | None = None) -> Tensor | ImageStream | None:
-    """The images of a side, or where they are, cut and resized to squares of ``resolution`` if that is given; None for
-    features and models.
+def images_of(
+    side: Source, resolution: int | None = None, resize: Callable[[np.ndarray, int], np.ndarray] = square_image
+) -> Tensor | ImageStream | None:
+    """The images of a side, or where they are, as ``resize`` makes squares of ``resolution`` of them if that is given;
+    None for features and models.
     """
     if side.stream is not None:
-        return side.stream.at(resolution)
-    return None if side.images is None else squares(side.images, resolution)
+        return side.stream.at(resolution, resize)
+    return None if side.images is None else squares(side.images, resolution, resize)
 
 
 def common_digest(sides: Mapping[str, Source], digest: str | None) -> str | None:

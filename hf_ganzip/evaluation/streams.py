@@ -32,7 +32,7 @@ class ImageStream:
         channels: 1 if all of ``stored`` are grey, else 3.
         digests: sha256 of each of ``stored``, encoded as it is.
         conversions: What is lost or changed in decoding -> in how many images.
-        resolution: Side to which :func:`.square_image` resizes them; None leaves their sizes.
+        resolution: Side of the squares that ``resize`` makes of them; None leaves their sizes.
     """
 
     stored: StoredImages
@@ -42,6 +42,7 @@ class ImageStream:
     digests: Sequence[bytes]
     conversions: Mapping[str, int]
     resolution: int | None = None
+    resize: Callable[[np.ndarray, int], np.ndarray] = square_image
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -53,14 +54,16 @@ class ImageStream:
         """Consecutive parts of ``count`` images; the last may have fewer."""
         return [self[start : start + count] for start in range(0, len(self), count)]
 
-    def at(self, resolution: int | None) -> ImageStream:
-        """The same images, each cut to its centred square and resized to this side; None leaves their sizes."""
-        return dataclasses.replace(self, resolution=resolution)
+    def at(
+        self, resolution: int | None, resize: Callable[[np.ndarray, int], np.ndarray] = square_image
+    ) -> ImageStream:
+        """The same images as squares of this side, as ``resize`` makes each of them; None leaves their sizes."""
+        return dataclasses.replace(self, resolution=resolution, resize=resize)
 
     @property
     def digest(self) -> str:
         """sha256 of all that decides the pixels."""
-        digest = hashlib.sha256(f"{self.channels} {self.resolution}".encode())
+        digest = hashlib.sha256(f"{self.channels} {self.resolution} {self.resize.__name__}".encode())
         for number in self.numbers:
             digest.update(self.digests[number])
         return digest.hexdigest()
@@ -77,7 +80,7 @@ class ImageStream:
         """
         image = self.stored.decode(self.numbers[place], photograph_to_array)
         if self.resolution is not None:
-            image = square_image(image, self.resolution)
+            image = self.resize(image, self.resolution)
         return np.broadcast_to(image, (*image.shape[:2], self.channels))
 
 

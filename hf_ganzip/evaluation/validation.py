@@ -10,11 +10,12 @@ from typing import Any
 
 from diffusers import ModelMixin
 
+from ..images import resize_image
 from .evaluate import measure, metrics_of_features
 from .extractors import extract_features, load_extractor
 from .perceptual import structural_similarity
 from .sampling import sample_images
-from .sources import open_source
+from .sources import images_of, open_source
 
 
 VALIDATION_METRICS = ("frechet_distance", "knn_precision_recall", "lsh_precision_recall")
@@ -26,6 +27,8 @@ class Validator:
 
     Args:
         reference: Real images, as :func:`.open_source` finds them.
+        resolution: Side of the training images; those of ``reference`` are brought to it as these are: larger ones
+            cropped and resized, smaller ones centred on black. None keeps theirs.
         metrics: Names as for :func:`.find_metrics` or functions ``(real=, generated=) -> dict``, of features.
         num_samples: Images that the model is asked for, the same latents each time.
         seed: Of latents and hyperplanes.
@@ -45,6 +48,7 @@ class Validator:
         self,
         reference: Any,
         *,
+        resolution: int | None = None,
         metrics: Sequence[str | Callable] = VALIDATION_METRICS,
         num_samples: int = 2500,
         seed: int = 0,
@@ -59,7 +63,7 @@ class Validator:
             for name, metric in metrics_of_features(metrics).items()
         }
         source = open_source(reference, streamed=True)
-        images = source.images if source.stream is None else source.stream
+        images = images_of(source, resolution, resize_image)
         if images is None:
             raise ValueError(f"validation: {source.name} holds no images.")
         self.extract: Callable = load_extractor(extractor)

@@ -189,9 +189,9 @@ class Finetuning:
             raise ValueError(f"the images have {found} channels; the model makes {channels}.")
         return dataset
 
-    def validator(self, dense: ModelMixin | None = None) -> Validator | None:
+    def validator(self, resolution: int, dense: ModelMixin | None = None) -> Validator | None:
         """Figures during training, with ``--validation_data``; with the ``dense`` model also likeness to its images."""
-        return make_validator(self.args, self.accelerator, dense)
+        return make_validator(self.args, self.accelerator, resolution, dense)
 
     def publish(self, model: ModelMixin) -> None:
         """Upload the final model; without a namespace in ``--hub_model_id`` to that of whoever is logged in."""

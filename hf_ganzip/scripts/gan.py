@@ -114,7 +114,7 @@ def train(
         f"{len(images)} images {tuple(images.shape[1:])}, {generator.config.num_classes} classes; "
         f"generator {generator.num_parameters():,} parameters, discriminator {discriminator.num_parameters():,}"
     )
-    validator = shared.make_validator(args, accelerator)
+    validator = shared.make_validator(args, accelerator, images.shape[-1])
     average = train_gan(generator, discriminator, dataset, config, accelerator, validator)
     if accelerator.is_main_process:
         if getattr(args, "standing_statistics", 0):

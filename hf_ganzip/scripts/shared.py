@@ -40,13 +40,16 @@ _UNTRACKED = ("hub_token",)
 
 
 def make_validator(
-    args: argparse.Namespace, accelerator: Accelerator, dense: ModelMixin | None = None
+    args: argparse.Namespace, accelerator: Accelerator, resolution: int, dense: ModelMixin | None = None
 ) -> Validator | None:
-    """Figures during training by the flags of :func:`.validation_flags`; None without data, or on any but process 0."""
+    """Figures during training by the flags of :func:`.validation_flags`, at the ``resolution`` of the training images;
+    None without data, or on any but process 0.
+    """
     if not args.validation_data or not accelerator.is_main_process:
         return None
     return Validator(
         args.validation_data,
+        resolution=resolution,
         metrics=args.validation_metrics,
         num_samples=args.num_validation_images,
         seed=args.seed,

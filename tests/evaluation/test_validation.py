@@ -1,11 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 
+import numpy
 import pytest
 import torch
+from accelerate import Accelerator
+from PIL import Image
 
+from hf_ganzip.evaluation.extractors import extract_features, load_extractor
 from hf_ganzip.evaluation.plotting import save_training_curves
+from hf_ganzip.evaluation.sources import load_reference
 from hf_ganzip.evaluation.validation import Validator
+from hf_ganzip.images import load_images
+from hf_ganzip.scripts.gan import gan_parser, parse_gan_args
+from hf_ganzip.scripts.shared import make_validator
 from hf_ganzip.training.logs import figures_of, read_log
 
 from ..conftest import tiny_generator
@@ -57,6 +65,30 @@ def test_metrics_whose_figures_would_be_lost_and_a_reference_of_features_are_ref
         validator(["is"])
     with pytest.raises(ValueError, match="holds no images"):
         Validator(torch.randn(8, 4))
+
+
+def test_the_reference_is_brought_to_the_size_of_the_training_images(tmp_path):
+    for side, shade in ((40, 200), (12, 100)):  # larger and smaller than the 16 pixels of the training
+        Image.fromarray(numpy.full((side, side, 3), shade, dtype=numpy.uint8)).save(tmp_path / f"{side}.png")
+    trained_on = load_images(tmp_path, resolution=16).tensors[0]
+    of_training = pixels(trained_on)
+    for reference in (tmp_path, trained_on):
+        found = Validator(reference, resolution=16, metrics=["knn_precision_recall"], extractor=pixels).real
+        assert torch.equal(torch.as_tensor(found), of_training)
+    wide = torch.full((2, 3, 40, 40), 7, dtype=torch.uint8)
+    sides = []
+    Validator(wide, resolution=16, extractor=lambda images: sides.append(images.shape[2:]) or pixels(images))
+    assert sides == [(16, 16)]
+
+
+def test_training_scripts_measure_at_their_resolution(tmp_path):
+    flags = ["--smoke", "--output_dir", str(tmp_path), "--validation_data", "fashion-mnist-test-5000"]
+    args = parse_gan_args(gan_parser("a script"), [*flags, "--num_validation_images", "8"])
+    small, large = (make_validator(args, Accelerator(cpu=True), side).real for side in (16, 32))
+    assert not numpy.allclose(small, large)
+    images, _ = load_reference("fashion-mnist-test-5000", resolution=16)
+    expected = extract_features(images, load_extractor("fashion_mnist"), progress=False)
+    assert numpy.allclose(small, expected, atol=1e-5)
 
 
 def test_likeness_to_the_dense_model():
