@@ -118,14 +118,18 @@ def measure(
         ValueError: An unknown metric, one of logits, or an option that none of the metrics has.
     """
     found = metrics_of_features(metrics)
-    chosen = _options_by_metric(found, metric_options or {}, seed)
+    chosen = options_by_metric(found, metric_options or {}, seed)
     return {name: metric(real=real, generated=generated, **chosen[name]) for name, metric in found.items()}
 
 
-def _options_by_metric(
+def options_by_metric(
     metrics: Mapping[str, Callable[..., Any]], options: Mapping[str, Any], seed: int
 ) -> dict[str, dict[str, Any]]:
-    """What each metric gets of the options, and of the seed; every option must be known to one."""
+    """What each metric gets of the options, and of the seed.
+
+    Raises:
+        ValueError: An option that none of the metrics has.
+    """
     known = {name: inspect.signature(metric).parameters.keys() - _INPUTS for name, metric in metrics.items()}
     chosen: dict[str, dict[str, Any]] = {name: {} for name in metrics}
     for key in sorted(options, key=lambda key: "." in key):  # those of one metric come last and win
@@ -245,12 +249,12 @@ def evaluate(
     run, sampling = ({name: given.pop(name) for name in names} for names in (_RUN, _SAMPLING))
     wanted = [metrics] if isinstance(metrics, str) else list(metrics)
     found, own = find_measured(wanted, presets=extractor is None)
-    chosen = _options_by_metric(found, given, seed)  # before the long work
+    chosen = options_by_metric(found, given, seed)  # before the long work
     check_extractor(extractor)
     sides = _open_sides(generated, reference, run, sampling)
     if own and all(side.features is not None for side in sides.values()):
         found, own = find_measured(wanted, presets=False)
-        chosen = _options_by_metric(found, given, seed)
+        chosen = options_by_metric(found, given, seed)
     images: dict[str, Any] = {where: images_of(side, run["resolution"]) for where, side in sides.items()}
     extract = None
     if found.keys() - OF_LOGITS.keys() - own.keys() and any(side.features is None for side in sides.values()):

@@ -11,7 +11,7 @@ from typing import Any
 from diffusers import ModelMixin
 
 from ..images import resize_image
-from .evaluate import measure, metrics_of_features
+from .evaluate import measure, metrics_of_features, options_by_metric
 from .extractors import extract_features, load_extractor
 from .perceptual import structural_similarity
 from .sampling import sample_images
@@ -40,8 +40,8 @@ class Validator:
             noise.
 
     Raises:
-        ValueError: An unknown metric, or the reference holds no images; when called, a metric that gives no figure, or
-            one of a name that another metric gave.
+        ValueError: An unknown metric, an option that none has, or the reference holds no images; when called, a metric
+            that gives no figure, or one of a name that another metric gave.
     """
 
     def __init__(
@@ -58,9 +58,10 @@ class Validator:
         clip_sample: bool = False,
         dense: ModelMixin | None = None,
     ):
+        found = metrics_of_features(metrics)
+        options_by_metric(found, options or {}, seed)
         self._conditions = {
-            name: _CONDITIONS.union(inspect.signature(metric).parameters)
-            for name, metric in metrics_of_features(metrics).items()
+            name: _CONDITIONS.union(inspect.signature(metric).parameters) for name, metric in found.items()
         }
         source = open_source(reference, streamed=True)
         images = images_of(source, resolution, resize_image)

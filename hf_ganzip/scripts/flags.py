@@ -144,8 +144,7 @@ def validation_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--validation_k",
         type=int,
-        default=3,
-        help="nearest neighbours of precision, recall, density and coverage (5 in the paper's code)",
+        help="nearest neighbours, of metrics that have them; default: that of each, 3 of precision and recall",
     )
     add("--extractor", default="fashion_mnist", help="feature network: fashion_mnist, inception_v3, vgg16:WEIGHTS ...")
 

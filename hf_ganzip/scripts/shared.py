@@ -54,7 +54,7 @@ def make_validator(
         num_samples=args.num_validation_images,
         seed=args.seed,
         extractor=args.extractor,
-        options={"k": args.validation_k},
+        options={} if args.validation_k is None else {"k": args.validation_k},
         dense=dense,
     )
 

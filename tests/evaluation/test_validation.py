@@ -61,6 +61,8 @@ def test_metrics_whose_figures_would_be_lost_and_a_reference_of_features_are_ref
         validator(["knn_precision_recall", twin])(tiny_generator())
     with pytest.raises(ValueError, match="Unknown metric 'kidd'. Did you mean 'kid'"):
         validator(["kidd"])
+    with pytest.raises(ValueError, match="none of the metrics frechet_distance has the option k"):
+        validator(["frechet_distance"], options={"k": 5})
     with pytest.raises(ValueError, match="inception_score is no metric of features"):
         validator(["is"])
     with pytest.raises(ValueError, match="holds no images"):
@@ -81,9 +83,9 @@ def test_the_reference_is_brought_to_the_size_of_the_training_images(tmp_path):
     assert sides == [(16, 16)]
 
 
-def test_training_scripts_measure_at_their_resolution(tmp_path):
+def test_training_scripts_measure_at_their_resolution_by_any_metric(tmp_path):
     flags = ["--smoke", "--output_dir", str(tmp_path), "--validation_data", "fashion-mnist-test-5000"]
-    args = parse_gan_args(gan_parser("a script"), [*flags, "--num_validation_images", "8"])
+    args = parse_gan_args(gan_parser("a script"), [*flags, "--validation_metrics", "frechet_distance"])
     small, large = (make_validator(args, Accelerator(cpu=True), side).real for side in (16, 32))
     assert not numpy.allclose(small, large)
     images, _ = load_reference("fashion-mnist-test-5000", resolution=16)
