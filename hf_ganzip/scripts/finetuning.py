@@ -77,7 +77,7 @@ def parse_finetune_args(
     check_data_flags(parser, args)
     if args.smoke:
         apply_smoke(args)
-        args.train_batch_size, args.num_validation_images = 8, 8
+        args.train_batch_size, args.num_validation_images = 8, 150
     return args
 
 

@@ -76,7 +76,7 @@ def parse_gan_args(parser: argparse.ArgumentParser, input_args=None) -> argparse
     if args.smoke:
         shared.apply_smoke(args)
         args.train_batch_size, args.class_group_size = 8, 4
-        args.num_validation_images = 40
+        args.num_validation_images = 150  # more than features have dimensions
     return args
 
 

@@ -15,14 +15,14 @@ from .conftest import checkpoints, defined_by, launch
 @pytest.mark.process
 def test_biggan_with_twin_classifiers_validation_figures_and_their_curves(tmp_path):
     flags = ("--smoke", "--output_dir", tmp_path, "--tac", "--validation_data", "fashion-mnist-test-5000")
-    result = launch("train_biggan", *flags, "--validation_metrics", "lsh_precision_recall")
+    result = launch("train_biggan", *flags)
     assert "64 images (1, 32, 32), 2 classes; generator" in result.stdout
     assert models.BigGANGenerator.from_pretrained(tmp_path / "generator").config.num_classes == 2
     assert models.BigGANDiscriminator.from_pretrained(tmp_path / "discriminator").config.head == "tac"
     assert checkpoints(tmp_path) == ["checkpoint-2", "checkpoint-4"]
     report = json.loads((tmp_path / "report.json").read_text())
     assert [row["step"] for row in report["figures"]] == [2, 4]
-    assert {"average_lsh_precision", "trained_lsh_recall"} <= set(report["figures"][0])
+    assert {"average_frechet_distance", "trained_lsh_recall"} <= set(report["figures"][0])
     assert report["options"]["loss"] == "hinge"
     assert (tmp_path / "curves.png").is_file()
 
