@@ -167,7 +167,7 @@ class Figures:
     """Callable with a generator; gives FD, precision and recall, and the inception score by the bundled classifier."""
 
     def __init__(self, reference: str, num_samples: int):
-        images, self.labels = load_reference(reference)
+        images, self.labels = load_reference(reference, resolution=32)
         self.num_samples = num_samples
         self.extract = load_extractor("fashion_mnist")
         self.classifier = FeatureNetwork.from_pretrained(asset_path("fashion-mnist-features")).classifier

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import tokenize
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ..core.registry import suggestion
 from ..images import pil_to_array, resize_image, square_image, stack_images
 from ..images.files import StoredImages, find_images
 from ..integration.opening import load_model
-from .streams import ImageStream, open_stream, squares
+from .streams import ImageStream, Resize, open_stream, squares
 
 
 def load_reference(
@@ -217,7 +217,7 @@ def _read_feature_column(path: Path) -> Tensor | None:
 
 
 def images_of(
-    side: Source, resolution: int | None = None, resize: Callable[[np.ndarray, int], np.ndarray] = square_image
+    side: Source, resolution: int | None = None, resize: Resize = square_image
 ) -> Tensor | ImageStream | None:
     """The images of a side, or where they are, as ``resize`` makes squares of ``resolution`` of them if that is given;
     None for features and models.

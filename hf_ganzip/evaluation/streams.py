@@ -18,6 +18,8 @@ from ..images import is_grey, loss_of, photograph_to_array, square_image, stack_
 from ..images.files import StoredImages, is_turned, open_image, raise_all
 
 
+Resize = Callable[[np.ndarray, int], np.ndarray]  # uint8 (H, W, C) and a side to (side, side, C)
+
 _BATCH_BYTES = 2**26  # of uint8 pixels; networks take them as float32, four times as large
 
 
@@ -42,7 +44,7 @@ class ImageStream:
     digests: Sequence[bytes]
     conversions: Mapping[str, int]
     resolution: int | None = None
-    resize: Callable[[np.ndarray, int], np.ndarray] = square_image
+    resize: Resize = square_image
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -54,9 +56,7 @@ class ImageStream:
         """Consecutive parts of ``count`` images; the last may have fewer."""
         return [self[start : start + count] for start in range(0, len(self), count)]
 
-    def at(
-        self, resolution: int | None, resize: Callable[[np.ndarray, int], np.ndarray] = square_image
-    ) -> ImageStream:
+    def at(self, resolution: int | None, resize: Resize = square_image) -> ImageStream:
         """The same images as squares of this side, as ``resize`` makes each of them; None leaves their sizes."""
         return dataclasses.replace(self, resolution=resolution, resize=resize)
 
@@ -160,9 +160,7 @@ def _of_one_size(images: Tensor | ImageStream, places: range) -> Iterator[list[i
         yield from (group[start : start + count] for start in range(0, len(group), count))
 
 
-def squares(
-    images: Tensor, resolution: int | None, resize: Callable[[np.ndarray, int], np.ndarray] = square_image
-) -> Tensor:
+def squares(images: Tensor, resolution: int | None, resize: Resize = square_image) -> Tensor:
     """Images uint8 (N, C, H, W) as ``resize`` makes each of them; None leaves their size."""
     if resolution is None or tuple(images.shape[2:]) == (resolution, resolution):
         return images
